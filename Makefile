@@ -1,0 +1,132 @@
+# capv-static-ip: `make help` lists what can be done here.
+#
+# Needs Go, make and git. Every other program is built from a module file under
+# tests/programs, at the version written there, and kept in a cache.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+GO ?= go
+# Nothing here needs a C compiler, except the race detector (RACE=1).
+export CGO_ENABLED := $(if $(RACE),1,0)
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+
+# The image that `make image` makes and `make manifests` names.
+IMG ?= capv-static-ip:dev
+# `prebuilt` takes bin/capv-static-ip; `compiled` compiles in the image BUILDER.
+BINARY ?= prebuilt
+BUILDER ?= golang:1.26
+BASE ?= scratch
+ARCH ?= $(shell $(GO) env GOARCH)
+IMAGE_ARGS = --build-arg BINARY=$(BINARY) --build-arg BUILDER=$(BUILDER) \
+	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
+
+UNIT := ./webhook/... ./allocator/... ./cmd/... ./tests/harness/...
+INTEGRATION := ./tests/integration/...
+# For one package of tests; a cold start also builds a control plane.
+TIMEOUT ?= 25m
+# For `make fuzz`, per target.
+FUZZTIME ?= 20s
+# More for `go test`, as in `make test-unit TESTFLAGS='-run TestName -count=1'`.
+TESTFLAGS ?=
+
+# $(call tool,NAME) runs a program at its pinned version; it is built first if
+# the cache does not have it.
+tool = tool="$$($(GO) run ./tests/programs/build $(1))" && "$$tool"
+gotest = $(call tool,gotestsum) --format pkgname-and-test-fails --format-hide-empty-pkg -- \
+	$(if $(RACE),-race) -timeout $(TIMEOUT) $(TESTFLAGS)
+# Rights are generated from the markers in the code that needs them.
+controller-gen = $(call tool,controller-gen) rbac:roleName=capv-static-ip-manager \
+	paths=./cmd/... paths=./webhook/... paths=./allocator/...
+
+##@ Use
+
+.PHONY: help
+help: ## Show this list.
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Play the whole scenario on a real control plane; KEEP=1 keeps it running.
+	@KEEP='$(KEEP)' $(GO) run ./tests/demo
+
+.PHONY: build
+build: ## Build bin/capv-static-ip.
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
+
+.PHONY: manifests
+manifests: ## Render deploy/default into dist/capv-static-ip.yaml, with the image IMG.
+	@mkdir -p dist/overlay
+	@printf 'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n- ../../deploy/default\n' \
+		> dist/overlay/kustomization.yaml
+	@$(call tool,kustomize) version >/dev/null && cd dist/overlay && "$$tool" edit set image 'capv-static-ip=$(IMG)' && \
+		"$$tool" build . > ../capv-static-ip.yaml
+	@echo 'dist/capv-static-ip.yaml: image $(IMG)'
+
+.PHONY: image
+image: ## Make the image IMG, on BASE, with docker, buildah or podman.
+ifeq ($(BINARY),prebuilt)
+	GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
+endif
+	@if command -v docker >/dev/null; then set -- docker build; \
+	elif command -v buildah >/dev/null; then set -- buildah bud --isolation chroot; \
+	elif command -v podman >/dev/null; then set -- podman build; \
+	else echo 'make image needs docker, buildah or podman' >&2; exit 1; fi; \
+	set -- "$$@" $(IMAGE_ARGS) .; echo "$$@"; "$$@"
+
+##@ Test
+
+.PHONY: test
+test: lint ## Everything: lint, unit tests, integration tests on a real control plane.
+	@$(gotest) $(UNIT) $(INTEGRATION)
+
+.PHONY: test-unit
+test-unit: ## The tests that need no control plane.
+	@$(gotest) $(UNIT)
+
+.PHONY: test-integration
+test-integration: ## The tests on a real control plane with the real IPAM provider.
+	@$(gotest) $(INTEGRATION)
+
+.PHONY: fuzz
+fuzz: ## Fuzz each fuzz target for FUZZTIME.
+	@for pkg in $$($(GO) list $(UNIT)); do \
+		for target in $$($(GO) test -list '^Fuzz' "$$pkg" | grep '^Fuzz' || true); do \
+			echo "$$pkg $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg" || exit 1; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Measure what an injected address costs, in one run on one control plane.
+	@$(GO) run ./tests/bench
+
+.PHONY: lint
+lint: ## Check format and style.
+	@$(call tool,golangci-lint) run ./...
+
+.PHONY: fmt
+fmt: ## Format the code as lint wants it.
+	@$(call tool,golangci-lint) fmt ./...
+
+##@ Generate
+
+.PHONY: generate
+generate: ## Generate deploy/rbac/role.yaml from the markers in the code.
+	@$(controller-gen) output:rbac:artifacts:config=deploy/rbac
+
+.PHONY: verify-generate
+verify-generate: ## Fail if a generated file is stale.
+	@fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT; \
+	$(controller-gen) output:rbac:artifacts:config="$$fresh" || exit 1; \
+	git diff --no-index --exit-code deploy/rbac/role.yaml "$$fresh/role.yaml" || \
+		{ echo 'deploy/rbac/role.yaml is stale: run `make generate`' >&2; exit 1; }
+
+.PHONY: clean
+clean: ## Remove what was made here; the cache of programs stays.
+	rm -rf bin dist
