@@ -1,0 +1,252 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/tests/programs"
+)
+
+// Options says how a control plane differs from the usual one.
+type Options struct {
+	// AdmissionPlugins are enabled beyond the default ones, for example
+	// OwnerReferencesPermissionEnforcement.
+	AdmissionPlugins []string
+	// APIServerArgs are appended to those of kube-apiserver.
+	APIServerArgs []string
+	// WithoutMetal3 leaves the provider's API out, see InstallMetal3CRDs.
+	WithoutMetal3 bool
+	// Progress receives a line for each step that takes long; os.Stderr if nil.
+	Progress io.Writer
+	// KeepFiles leaves the control plane's folder, with all logs, after Stop.
+	KeepFiles bool
+}
+
+// ControlPlane is a running etcd, kube-apiserver and kube-controller-manager
+// (garbage collector and namespaces), with the APIs of CAPI, CAPV and metal3.
+type ControlPlane struct {
+	// Config has all rights and no client-side throttle.
+	Config *rest.Config
+	// Client has all rights, and knows the types of Scheme.
+	Client client.WithWatch
+	// Kubeconfig is the path of a file for Config.
+	Kubeconfig string
+	// Dir holds everything that belongs to this control plane: keys, etcd's
+	// data, and the log of each process.
+	Dir string
+	// KeepFiles leaves Dir in place after Stop.
+	KeepFiles bool
+
+	options   Options
+	builder   *programs.Builder
+	ports     *ports
+	dirLock   *os.File
+	authority *authority
+	apiPort   int
+
+	apiServer         *Process
+	controllerManager *Process
+
+	mu        sync.Mutex
+	processes []*Process
+	closers   []io.Closer
+	stopped   bool
+}
+
+// Start starts a control plane and installs the APIs that a management cluster
+// with CAPV and metal3 has. It is stopped by Stop, and when ctx ends.
+func Start(ctx context.Context, options Options) (*ControlPlane, error) {
+	if options.Progress == nil {
+		options.Progress = os.Stderr
+	}
+	c, err := newControlPlane(options)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.start(ctx); err != nil {
+		return nil, fmt.Errorf("starting the control plane: %w", errors.Join(err, c.Stop()))
+	}
+	context.AfterFunc(ctx, func() { _ = c.Stop() })
+	return c, nil
+}
+
+func newControlPlane(options Options) (*ControlPlane, error) {
+	builder, err := programs.NewBuilder(options.Progress)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := newPorts(builder.Cache)
+	if err != nil {
+		return nil, err
+	}
+	dir, lock, err := newRunDir()
+	if err != nil {
+		return nil, err
+	}
+	authority, err := newAuthority("capv-static-ip harness, control plane")
+	if err != nil {
+		return nil, err
+	}
+	return &ControlPlane{
+		Dir: dir, KeepFiles: options.KeepFiles, dirLock: lock,
+		options: options, builder: builder, ports: ports, authority: authority,
+	}, nil
+}
+
+func (c *ControlPlane) start(ctx context.Context) error {
+	binaries := map[string]string{}
+	for _, name := range []string{"kustomize", "etcd", "kube-apiserver", "kube-controller-manager"} {
+		path, err := c.builder.Path(ctx, name)
+		if err != nil {
+			return err
+		}
+		binaries[name] = path
+	}
+	// Reading the APIs' definitions costs about as much as starting the servers.
+	var definitions manifests
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		definitions, err = c.definitions(groupCtx)
+		return err
+	})
+	group.Go(func() error {
+		etcd, err := c.startEtcd(groupCtx, binaries["etcd"])
+		if err != nil {
+			return err
+		}
+		return c.startAPIServer(groupCtx, binaries["kube-apiserver"], etcd)
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	if err := c.connect(); err != nil {
+		return err
+	}
+	if err := c.installCRDs(ctx, definitions); err != nil {
+		return err
+	}
+	// It looks for new APIs only every half minute, so it comes after them.
+	return c.startControllerManager(ctx, binaries["kube-controller-manager"])
+}
+
+// RestartAPIServer stops kube-apiserver and starts it again, on the same port
+// and the same etcd.
+func (c *ControlPlane) RestartAPIServer(ctx context.Context) error {
+	if err := c.apiServer.Stop(); err != nil {
+		return err
+	}
+	return c.apiServer.Start(ctx)
+}
+
+// APIServer returns the process of kube-apiserver.
+func (c *ControlPlane) APIServer() *Process { return c.apiServer }
+
+// ControllerManager returns the process of kube-controller-manager, whose
+// garbage collector a test may want to pause.
+func (c *ControlPlane) ControllerManager() *Process { return c.controllerManager }
+
+// Stop ends everything that was started on this control plane. Nothing of it is
+// needed any more, so nothing is given time to tidy up.
+func (c *ControlPlane) Stop() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		return nil
+	}
+	c.stopped = true
+	for _, closer := range c.closers {
+		_ = closer.Close()
+	}
+	for _, process := range slices.Backward(c.processes) {
+		process.Kill()
+	}
+	c.ports.release()
+	defer c.dirLock.Close()
+	if c.KeepFiles {
+		return nil
+	}
+	return os.RemoveAll(c.Dir)
+}
+
+// run starts a process that ends with the control plane.
+func (c *ControlPlane) run(ctx context.Context, process *Process) error {
+	if process.LogPath == "" {
+		process.LogPath = filepath.Join(c.Dir, process.Name+".log")
+	}
+	c.mu.Lock()
+	if c.stopped {
+		c.mu.Unlock()
+		return fmt.Errorf("starting %s: the control plane has been stopped", process.Name)
+	}
+	c.processes = append(c.processes, process)
+	c.mu.Unlock()
+	return process.Start(ctx)
+}
+
+// closeLater closes something when the control plane stops.
+func (c *ControlPlane) closeLater(closer io.Closer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closers = append(c.closers, closer)
+}
+
+// DumpLogs writes the last lines of each process's log.
+func (c *ControlPlane) DumpLogs(to io.Writer, lines int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, process := range c.processes {
+		fmt.Fprintf(to, "--- %s (%s)\n%s\n", process.Name, process.LogPath, process.LogTail(lines))
+	}
+}
+
+// staleAfter is how long the folder of a run that was cut short stays, for
+// people to read its logs.
+const staleAfter = time.Hour
+
+// newRunDir makes a folder for one control plane, locked while it is in use,
+// and removes those that earlier runs could not remove.
+func newRunDir() (string, *os.File, error) {
+	base := filepath.Join(os.TempDir(), fmt.Sprintf("capv-static-ip-%d", os.Getuid()))
+	if err := os.MkdirAll(base, 0o700); err != nil {
+		return "", nil, fmt.Errorf("making a folder for the control plane: %w", err)
+	}
+	removeStale(base)
+	dir, err := os.MkdirTemp(base, "plane-")
+	if err != nil {
+		return "", nil, fmt.Errorf("making a folder for the control plane: %w", err)
+	}
+	lock, err := lockFile(filepath.Join(dir, "lock"))
+	if err != nil {
+		return "", nil, fmt.Errorf("locking the control plane's folder: %w", err)
+	}
+	return dir, lock, nil
+}
+
+func removeStale(base string) {
+	entries, err := os.ReadDir(base)
+	if err != nil {
+		return
+	}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err != nil || time.Since(info.ModTime()) < staleAfter {
+			continue
+		}
+		dir := filepath.Join(base, entry.Name())
+		if lock, err := lockFile(filepath.Join(dir, "lock")); err == nil {
+			_ = os.RemoveAll(dir)
+			_ = lock.Close()
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const (
+	// SystemNamespace is where deploy/ puts the manager.
+	SystemNamespace = "capv-static-ip-system"
+	// managerAccount is the ServiceAccount that deploy/ runs the manager as.
+	managerAccount = "capv-static-ip-manager"
+)
+
+// Installation is what deploy/ brings to a cluster, without the pods: the
+// rights of the manager's ServiceAccount and the webhook configuration, which
+// calls the managers that StartManager starts.
+type Installation struct {
+	// Forwarder stands for the webhook's Service: the API server calls it, and
+	// it calls one of the managers that run.
+	Forwarder *Forwarder
+	// Certificates are what every manager serves with.
+	Certificates *Certificates
+
+	plane    *ControlPlane
+	objects  manifests
+	identity Credentials
+	binary   string
+	started  int
+}
+
+// Install builds the manager and applies deploy/default. No manager runs yet,
+// so machines that need an address are refused until one does.
+func (c *ControlPlane) Install(ctx context.Context) (*Installation, error) {
+	binary, err := c.builder.Manager(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rendered, err := c.render(ctx, filepath.Join(c.builder.Root, "deploy", "default"))
+	if err != nil {
+		return nil, err
+	}
+	certificates, err := NewCertificates(filepath.Join(c.Dir, "manager-certificates"))
+	if err != nil {
+		return nil, err
+	}
+	forwarder, err := c.NewForwarder()
+	if err != nil {
+		return nil, err
+	}
+	identity, err := c.ServiceAccount(SystemNamespace, managerAccount)
+	if err != nil {
+		return nil, err
+	}
+	objects := rendered.only(applied...)
+	if err := objects.pointWebhooks(forwarder.Address(), certificates.CABundle); err != nil {
+		return nil, err
+	}
+	if err := c.apply(ctx, objects); err != nil {
+		return nil, err
+	}
+	return &Installation{
+		Forwarder: forwarder, Certificates: certificates,
+		plane: c, objects: objects, identity: identity, binary: binary,
+	}, nil
+}
+
+// Identity returns the credentials of the manager's ServiceAccount.
+func (i *Installation) Identity() Credentials { return i.identity }
+
+// Apply applies deploy/default again, for a test that took something away.
+func (i *Installation) Apply(ctx context.Context) error {
+	return i.plane.apply(ctx, i.objects)
+}
+
+// RemoveWebhook removes the webhook configuration: what is created afterwards
+// is created as if we were not installed.
+func (i *Installation) RemoveWebhook(ctx context.Context) error {
+	for _, object := range i.objects.only("MutatingWebhookConfiguration") {
+		if err := i.plane.Client.Delete(ctx, object.DeepCopy()); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("removing the webhook configuration: %w", err)
+		}
+	}
+	return nil
+}
+
+// CreateNamespace makes a namespace with a fresh name that begins with prefix.
+func (c *ControlPlane) CreateNamespace(ctx context.Context, prefix string) (string, error) {
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: prefix + "-"}}
+	if err := c.Client.Create(ctx, namespace); err != nil {
+		return "", fmt.Errorf("creating a namespace for %s: %w", prefix, err)
+	}
+	return namespace.Name, nil
+}

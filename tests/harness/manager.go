@@ -1,0 +1,147 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// ManagerOptions says how a manager differs from the usual one.
+type ManagerOptions struct {
+	// Namespace limits what the manager watches; all namespaces if empty.
+	Namespace string
+	// OrphanGracePeriod is how long a claim without a machine is left alone;
+	// the manager's own default if 0.
+	OrphanGracePeriod time.Duration
+	// WithoutLeaderElection makes the manager run its controller at once.
+	WithoutLeaderElection bool
+	// Verbosity is the level of its log, 2 if 0.
+	Verbosity int
+	// Args are appended to the manager's flags.
+	Args []string
+	// WithoutTraffic keeps the manager from being called by the API server
+	// until somebody adds its WebhookAddress to the forwarder.
+	WithoutTraffic bool
+}
+
+// Manager is one replica of capv-static-ip.
+type Manager struct {
+	*Process
+	// WebhookAddress is where the replica serves admission.
+	WebhookAddress string
+
+	installation *Installation
+	options      ManagerOptions
+	health       string
+	diagnostics  string
+}
+
+// Leadership changes hands within seconds here, which takes 15 in production.
+const (
+	leaseDuration = 3 * time.Second
+	renewDeadline = 2 * time.Second
+	retryPeriod   = 500 * time.Millisecond
+)
+
+// StartManager starts a replica of the manager, under exactly the rights of its
+// ServiceAccount, and sends it traffic once it is ready.
+func (i *Installation) StartManager(ctx context.Context, options ManagerOptions) (*Manager, error) {
+	var ports [3]int
+	for n := range ports {
+		port, err := i.plane.ports.take()
+		if err != nil {
+			return nil, err
+		}
+		ports[n] = port
+	}
+	i.started++
+	manager := &Manager{
+		WebhookAddress: loopback(ports[0]),
+		health:         loopback(ports[1]),
+		diagnostics:    loopback(ports[2]),
+		installation:   i,
+		options:        options,
+	}
+	name := "capv-static-ip-" + strconv.Itoa(i.started)
+	manager.Process = &Process{
+		Name:    name,
+		LogPath: filepath.Join(i.plane.Dir, name+".log"),
+		path:    i.binary,
+		args:    manager.args(ports[0]),
+		ready:   answers(http.DefaultTransport, "http://"+manager.health+"/readyz"),
+	}
+	if err := i.plane.run(ctx, manager.Process); err != nil {
+		return nil, err
+	}
+	manager.takeTraffic()
+	return manager, nil
+}
+
+func (m *Manager) args(webhookPort int) []string {
+	verbosity := m.options.Verbosity
+	if verbosity == 0 {
+		verbosity = 2
+	}
+	args := []string{
+		"--kubeconfig=" + m.installation.identity.Kubeconfig,
+		"--webhook-host=127.0.0.1",
+		"--webhook-port=" + strconv.Itoa(webhookPort),
+		"--webhook-cert-dir=" + m.installation.Certificates.Dir,
+		"--health-addr=" + m.health,
+		"--diagnostics-address=" + m.diagnostics,
+		"--insecure-diagnostics",
+		"-v=" + strconv.Itoa(verbosity),
+	}
+	if m.options.Namespace != "" {
+		args = append(args, "--namespace="+m.options.Namespace)
+	}
+	if m.options.OrphanGracePeriod != 0 {
+		args = append(args, "--orphan-grace-period="+m.options.OrphanGracePeriod.String())
+	}
+	if !m.options.WithoutLeaderElection {
+		args = append(args,
+			"--leader-elect",
+			"--leader-elect-namespace="+SystemNamespace,
+			"--leader-elect-lease-duration="+leaseDuration.String(),
+			"--leader-elect-renew-deadline="+renewDeadline.String(),
+			"--leader-elect-retry-period="+retryPeriod.String(),
+		)
+	}
+	return append(args, m.options.Args...)
+}
+
+// Start starts the replica again after Stop or Kill, at the same addresses.
+func (m *Manager) Start(ctx context.Context) error {
+	if err := m.Process.Start(ctx); err != nil {
+		return err
+	}
+	m.takeTraffic()
+	return nil
+}
+
+func (m *Manager) takeTraffic() {
+	if !m.options.WithoutTraffic {
+		m.installation.Forwarder.AddBackend(m.WebhookAddress)
+	}
+}
+
+// Stop ends the replica as a rolling update does: it gets no new connections,
+// finishes what it has begun, and exits. An exit status other than 0 is an error.
+func (m *Manager) Stop() error {
+	m.installation.Forwarder.RemoveBackend(m.WebhookAddress)
+	return m.Process.Stop()
+}
+
+// Ready tells whether the replica says that it can serve, and why not.
+func (m *Manager) Ready(ctx context.Context) error {
+	if err := m.ready(ctx); err != nil {
+		return fmt.Errorf("asking %s if it is ready: %w", m.Name, err)
+	}
+	return nil
+}
+
+// MetricsAddress is where the replica serves its metrics, without authentication.
+func (m *Manager) MetricsAddress() string { return m.diagnostics }

@@ -1,0 +1,105 @@
+package harness
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+)
+
+const (
+	// Soon is a deadline for what should take a fraction of a second, with room
+	// for a machine that is busy.
+	Soon = 20 * time.Second
+	// waitInterval is how often a condition is looked at.
+	waitInterval = 20 * time.Millisecond
+)
+
+// Eventually waits until a condition holds, that is until it returns nil, and
+// returns what was last missing if it does not hold in time. What is waited for
+// is said in the error, as in "waiting for the claim to be released".
+func Eventually(ctx context.Context, timeout time.Duration, what string, condition func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	ticker := time.NewTicker(waitInterval)
+	defer ticker.Stop()
+	var last error
+	for {
+		err := condition(ctx)
+		if err == nil {
+			return nil
+		}
+		// A condition that was cut short by the deadline says nothing new.
+		if last == nil || ctx.Err() == nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting %s for %s: %w", timeout, what, last)
+		case <-ticker.C:
+		}
+	}
+}
+
+// Consistently watches that a condition holds for a while, and returns the
+// error at which it ceases to.
+func Consistently(ctx context.Context, during time.Duration, what string, condition func(context.Context) error) error {
+	end := time.After(during)
+	ticker := time.NewTicker(waitInterval)
+	defer ticker.Stop()
+	for {
+		if err := condition(ctx); err != nil {
+			return fmt.Errorf("expecting for %s that %s: %w", during, what, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("expecting for %s that %s: %w", during, what, ctx.Err())
+		case <-end:
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// WaitGone waits until an object does not exist any more, or exists anew under
+// another UID.
+func WaitGone(ctx context.Context, c client.Client, object client.Object, timeout time.Duration) error {
+	uid := object.GetUID()
+	what := fmt.Sprintf("%T %s to be gone", object, object.GetName())
+	return Eventually(ctx, timeout, what, func(ctx context.Context) error {
+		err := c.Get(ctx, client.ObjectKeyFromObject(object), object)
+		switch {
+		case apierrors.IsNotFound(err):
+			return nil
+		case err != nil:
+			return err
+		case uid != "" && object.GetUID() != uid:
+			return nil
+		default:
+			return fmt.Errorf("it exists, deleted at %v, with finalizers %v", object.GetDeletionTimestamp(), object.GetFinalizers())
+		}
+	})
+}
+
+// WaitBound waits until metal3 has bound a claim, and returns its address.
+func WaitBound(ctx context.Context, c client.Client, claim *ipamv1.IPClaim, timeout time.Duration) (*ipamv1.IPAddress, error) {
+	address := &ipamv1.IPAddress{}
+	err := Eventually(ctx, timeout, "claim "+claim.Name+" to be bound", func(ctx context.Context) error {
+		if err := c.Get(ctx, client.ObjectKeyFromObject(claim), claim); err != nil {
+			return err
+		}
+		if claim.Status.Address == nil {
+			message := "none given"
+			if claim.Status.ErrorMessage != nil {
+				message = *claim.Status.ErrorMessage
+			}
+			return fmt.Errorf("it names no address; error message: %s", message)
+		}
+		return c.Get(ctx, client.ObjectKey{Namespace: claim.Namespace, Name: claim.Status.Address.Name}, address)
+	})
+	return address, err
+}
