@@ -14,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -183,4 +185,32 @@ func TestAPIServerComesBackAfterRestart(t *testing.T) {
 	if err := plane.Client.Get(t.Context(), client.ObjectKey{Name: ns}, &corev1.Namespace{}); err != nil {
 		t.Errorf("reading what was there before the restart: %v", err)
 	}
+}
+
+// It is not parallel: the webhook is called for every machine.
+func TestInstallationCallsTheForwarder(t *testing.T) {
+	ns := namespace(t)
+	installation, err := plane.Install(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	create(t, harness.Machine(ns, "dhcp", harness.WithDevices(harness.DHCPDevice())))
+	err = plane.Client.Create(t.Context(), harness.Machine(ns, "static"))
+	if !apierrors.IsInternalError(err) {
+		t.Errorf("creating a machine while no manager runs: got %v, want the webhook not to answer", err)
+	}
+	c, err := client.New(installation.Identity().Config, client.Options{Scheme: harness.Scheme})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.List(t.Context(), &capvv1.VSphereMachineList{}); err != nil {
+		t.Errorf("listing machines with the manager's rights: %v", err)
+	}
+	if err := c.List(t.Context(), &corev1.SecretList{}); !apierrors.IsForbidden(err) {
+		t.Errorf("listing secrets with the manager's rights: got %v, want it forbidden", err)
+	}
+	if err := installation.RemoveWebhook(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	create(t, harness.Machine(ns, "static"))
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strconv"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -30,17 +33,15 @@ type Installation struct {
 	plane    *ControlPlane
 	objects  manifests
 	identity Credentials
-	binary   string
-	started  int
+
+	mu      sync.Mutex
+	binary  string
+	started int
 }
 
-// Install builds the manager and applies deploy/default. No manager runs yet,
-// so machines that need an address are refused until one does.
+// Install applies deploy/default. No manager runs yet, so machines that need an
+// address are refused until one does.
 func (c *ControlPlane) Install(ctx context.Context) (*Installation, error) {
-	binary, err := c.builder.Manager(ctx)
-	if err != nil {
-		return nil, err
-	}
 	rendered, err := c.render(ctx, filepath.Join(c.builder.Root, "deploy", "default"))
 	if err != nil {
 		return nil, err
@@ -64,10 +65,37 @@ func (c *ControlPlane) Install(ctx context.Context) (*Installation, error) {
 	if err := c.apply(ctx, objects); err != nil {
 		return nil, err
 	}
-	return &Installation{
+	installation := &Installation{
 		Forwarder: forwarder, Certificates: certificates,
-		plane: c, objects: objects, identity: identity, binary: binary,
-	}, nil
+		plane: c, objects: objects, identity: identity,
+	}
+	return installation, installation.awaitWebhook(ctx)
+}
+
+// awaitWebhook waits until the API server has noticed the webhook. As no
+// manager runs yet, it then refuses a machine that needs an address.
+func (i *Installation) awaitWebhook(ctx context.Context) error {
+	return Eventually(ctx, Soon, "the API server to call the webhook", func(ctx context.Context) error {
+		err := i.plane.Client.Create(ctx, Machine(metav1.NamespaceDefault, "probe"), client.DryRunAll)
+		if apierrors.IsInternalError(err) {
+			return nil
+		}
+		return fmt.Errorf("asked for a machine, got error %v, want that of a call in vain", err)
+	})
+}
+
+// nextManager returns the path of the manager's program, which is built for the
+// first replica, and the name of the next replica.
+func (i *Installation) nextManager(ctx context.Context) (binary, name string, err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.binary == "" {
+		if i.binary, err = i.plane.builder.Manager(ctx); err != nil {
+			return "", "", err
+		}
+	}
+	i.started++
+	return i.binary, "capv-static-ip-" + strconv.Itoa(i.started), nil
 }
 
 // Identity returns the credentials of the manager's ServiceAccount.
@@ -86,7 +114,9 @@ func (i *Installation) RemoveWebhook(ctx context.Context) error {
 			return fmt.Errorf("removing the webhook configuration: %w", err)
 		}
 	}
-	return nil
+	return Eventually(ctx, Soon, "the API server to forget the webhook", func(ctx context.Context) error {
+		return i.plane.Client.Create(ctx, Machine(metav1.NamespaceDefault, "probe"), client.DryRunAll)
+	})
 }
 
 // CreateNamespace makes a namespace with a fresh name that begins with prefix.

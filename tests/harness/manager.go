@@ -57,7 +57,10 @@ func (i *Installation) StartManager(ctx context.Context, options ManagerOptions)
 		}
 		ports[n] = port
 	}
-	i.started++
+	binary, name, err := i.nextManager(ctx)
+	if err != nil {
+		return nil, err
+	}
 	manager := &Manager{
 		WebhookAddress: loopback(ports[0]),
 		health:         loopback(ports[1]),
@@ -65,11 +68,10 @@ func (i *Installation) StartManager(ctx context.Context, options ManagerOptions)
 		installation:   i,
 		options:        options,
 	}
-	name := "capv-static-ip-" + strconv.Itoa(i.started)
 	manager.Process = &Process{
 		Name:    name,
 		LogPath: filepath.Join(i.plane.Dir, name+".log"),
-		path:    i.binary,
+		path:    binary,
 		args:    manager.args(ports[0]),
 		ready:   answers(http.DefaultTransport, "http://"+manager.health+"/readyz"),
 	}

@@ -6,6 +6,9 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // Metal3Options says how the provider runs.
@@ -116,5 +119,7 @@ func (m *Metal3) RemoveWebhooks(ctx context.Context) error {
 			return fmt.Errorf("removing the webhooks of metal3: %w", err)
 		}
 	}
-	return nil
+	return Eventually(ctx, Soon, "the API server to forget the webhooks of metal3", func(ctx context.Context) error {
+		return m.plane.Client.Create(ctx, Claim(metav1.NamespaceDefault, "probe", DefaultPool), client.DryRunAll)
+	})
 }
