@@ -1,0 +1,169 @@
+package allocator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines,verbs=get;list;watch
+
+// MachineKind is the kind of object that addresses are claimed for.
+var MachineKind = infrav1.GroupVersion.WithKind("VSphereMachine")
+
+// Allocator claims addresses for machines that are being admitted.
+type Allocator struct {
+	provider Provider
+	// client writes; its reads come from the cache.
+	client client.Client
+	// live reads from the API server, where a stale answer would do harm.
+	live    client.Reader
+	wakeups wakeups
+}
+
+// New makes an Allocator. Writes go through c, whose reads come from informers
+// of the provider's kinds; live reads past them. Its Sources must be started,
+// or requests wait until their deadline.
+func New(provider Provider, c client.Client, live client.Reader) *Allocator {
+	return &Allocator{provider: provider, client: c, live: live}
+}
+
+// Check sees that every pool in the request exists, is served, and has a free
+// address for each claim that does not exist yet. It changes nothing. It
+// returns a Refusal if the request cannot be served.
+func (a *Allocator) Check(ctx context.Context, req Request) error {
+	_, err := a.pools(ctx, req)
+	return err
+}
+
+// Claim binds an address for every want of the request, or fails. All pools
+// are checked before the first claim is made, so that a refusal does not drain
+// the healthy ones. It waits for the provider until the context's deadline.
+//
+// Claims made by a call that failed are left for TakeBack. The errors are a
+// Refusal, ErrMachineExists, or what the API server said.
+func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
+	if err := a.seeNoMachine(ctx, req.Machine); err != nil {
+		return nil, err
+	}
+	pools, err := a.pools(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	claims := make([]Claim, len(req.Wants))
+	for i, want := range req.Wants {
+		claims[i], err = a.ensureClaim(ctx, req, want)
+		if err != nil {
+			return nil, err
+		}
+	}
+
+	start := time.Now()
+	bindings := make([]Binding, len(req.Wants))
+	for i, want := range req.Wants {
+		pool := pools[want.Pool]
+		address, err := a.await(ctx, pool, claims[i])
+		if err != nil {
+			return nil, err
+		}
+		bindings[i], err = a.provider.Bind(pool, address, want)
+		if err != nil {
+			return nil, err
+		}
+	}
+	providerWait.WithLabelValues(req.Wants[0].Pool.Kind).Observe(time.Since(start).Seconds())
+	return bindings, nil
+}
+
+// seeNoMachine returns ErrMachineExists if a machine of this name lives. The
+// cache may be behind: a claim that exists already makes ensureClaim ask again.
+func (a *Allocator) seeNoMachine(ctx context.Context, machine Machine) error {
+	exists, err := machineExists(ctx, a.client, machine.NamespacedName)
+	if err != nil || !exists {
+		return err
+	}
+	return a.seeNoLiveMachine(ctx, machine)
+}
+
+func (a *Allocator) seeNoLiveMachine(ctx context.Context, machine Machine) error {
+	exists, err := machineExists(ctx, a.live, machine.NamespacedName)
+	if err != nil {
+		return err
+	}
+	if exists {
+		return ErrMachineExists
+	}
+	return nil
+}
+
+func machineExists(ctx context.Context, reader client.Reader, key types.NamespacedName) (bool, error) {
+	machine := &metav1.PartialObjectMetadata{}
+	machine.SetGroupVersionKind(MachineKind)
+	err := reader.Get(ctx, key, machine)
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("reading VSphereMachine %s: %w", key, err)
+	}
+	return err == nil, nil
+}
+
+// pools reads the pools of a request and sees that they have room. What the
+// cache refuses is asked again of the API server: a pool may have been made, or
+// an address freed, a moment ago.
+func (a *Allocator) pools(ctx context.Context, req Request) (map[PoolReference]Pool, error) {
+	pools, err := a.poolsFrom(ctx, a.client, req)
+	if _, refused := AsRefusal(err); refused {
+		return a.poolsFrom(ctx, a.live, req)
+	}
+	return pools, err
+}
+
+func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Request) (map[PoolReference]Pool, error) {
+	pools := map[PoolReference]Pool{}
+	fresh := map[PoolReference][]string{}
+	for _, want := range req.Wants {
+		if _, known := pools[want.Pool]; !known {
+			pool, err := a.provider.Pool(ctx, reader, req.Machine.Namespace, want)
+			if err != nil {
+				return nil, err
+			}
+			pools[want.Pool] = pool
+		}
+		exists, err := a.claimExists(ctx, reader, req.claimKey(want))
+		if err != nil {
+			return nil, err
+		}
+		if !exists {
+			fresh[want.Pool] = append(fresh[want.Pool], req.claimKey(want).Name)
+		}
+	}
+	for ref, claims := range fresh {
+		if free, needed := pools[ref].Free(claims); free < needed {
+			return nil, exhausted(pools[ref], free, needed)
+		}
+	}
+	return pools, nil
+}
+
+func exhausted(pool Pool, free, needed uint64) error {
+	more := ""
+	if needed > 1 {
+		more = fmt.Sprintf(" and the machine needs %d", needed)
+	}
+	return Refuse(PoolExhausted, "%s %q in namespace %q is exhausted: %d of %d addresses in use%s; "+
+		"add addresses to the pool or delete a machine that holds one",
+		pool.Reference.Kind, pool.Reference.Name, pool.GetNamespace(), pool.Total-min(free, pool.Total), pool.Total, more)
+}
+
+func (a *Allocator) claimExists(ctx context.Context, reader client.Reader, key types.NamespacedName) (bool, error) {
+	_, claim, _ := a.provider.Kinds()
+	err := reader.Get(ctx, key, claim)
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("reading claim %s: %w", key, err)
+	}
+	return err == nil, nil
+}

@@ -1,0 +1,94 @@
+package allocator
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Device identifies one entry of a machine's spec.network.devices.
+type Device struct {
+	Index       int    `json:"index"`
+	DeviceName  string `json:"deviceName,omitempty"`
+	NetworkName string `json:"networkName,omitempty"`
+}
+
+// PoolReference names a pool in the namespace of the machine.
+type PoolReference struct {
+	APIGroup string `json:"apiGroup"`
+	Kind     string `json:"kind"`
+	Name     string `json:"name"`
+}
+
+// Binding is a claim and its address, held by one device of one machine.
+//
+// Gateway, Nameservers and SearchDomains are what the pool had to say about the
+// address when it was bound. They are kept so that an update that drops the
+// address can be mended as it was, without asking the provider.
+type Binding struct {
+	Device        Device        `json:"device"`
+	Pool          PoolReference `json:"pool"`
+	Claim         string        `json:"claim"`
+	Address       netip.Prefix  `json:"address"`
+	Gateway       netip.Addr    `json:"gateway,omitzero"`
+	Nameservers   []string      `json:"nameservers,omitempty"`
+	SearchDomains []string      `json:"searchDomains,omitempty"`
+}
+
+// Bindings is the content of BindingsAnnotation: the machine it was written
+// for, so that a copied manifest is told apart, and what that machine holds.
+type Bindings struct {
+	Machine  string    `json:"machine"`
+	Bindings []Binding `json:"bindings"`
+}
+
+// ParseBindings reads the value of BindingsAnnotation.
+func ParseBindings(annotation string) (Bindings, error) {
+	var b Bindings
+	if err := json.Unmarshal([]byte(annotation), &b); err != nil {
+		return Bindings{}, fmt.Errorf("reading annotation %s: %w", BindingsAnnotation, err)
+	}
+	return b, nil
+}
+
+// Encode is the form in which BindingsAnnotation holds the bindings.
+func (b Bindings) Encode() (string, error) {
+	text, err := json.Marshal(b)
+	if err != nil {
+		return "", fmt.Errorf("writing annotation %s: %w", BindingsAnnotation, err)
+	}
+	return string(text), nil
+}
+
+// Machine is for whom addresses are claimed. At admission the object is not
+// stored yet: a name is all there is.
+type Machine struct {
+	types.NamespacedName
+	// Cluster is the name of the CAPI Cluster, empty if the machine names none.
+	Cluster string
+}
+
+// Want is one address that one device needs from one pool.
+type Want struct {
+	Device Device
+	Pool   PoolReference
+	// AskedBy says which metadata named the pool, for a denial that can be
+	// acted upon, e.g. `label x of VSphereMachineTemplate "cp"`.
+	AskedBy string
+}
+
+// Request is what one admission request asks of the allocator.
+type Request struct {
+	// Stamp is put on every claim that the request uses. Its time is that of
+	// this very try, so that a request delivered twice does not mistake the
+	// other's claim for its own.
+	Stamp   Stamp
+	Machine Machine
+	Wants   []Want
+}
+
+func (r Request) claimKey(w Want) types.NamespacedName {
+	return types.NamespacedName{Namespace: r.Machine.Namespace, Name: ClaimName(r.Machine.Name, w.Device.Index)}
+}

@@ -1,0 +1,12 @@
+// Package allocator turns what a machine asks for into addresses that it holds.
+//
+// It is the only code that talks to IPAM objects. A request names devices and
+// pools; the allocator sees that every pool can serve, makes one claim for each
+// device, waits on watches until the provider has bound them all, and answers
+// with bindings. It never chooses an address: the provider does.
+//
+// Everything that must survive a restart is written on the claims themselves:
+// whom they belong to (a label and an annotation naming the machine) and which
+// request used them last (the stamp). Taking a claim back is safe only because
+// every use of a claim changes its stamp, and so its resourceVersion.
+package allocator

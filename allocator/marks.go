@@ -1,0 +1,144 @@
+package allocator
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const (
+	// ReleaseFinalizer keeps a machine until its addresses are given back.
+	ReleaseFinalizer = "capv-static-ip.dev/release"
+	// InUseFinalizer keeps an address object, and so the address, while its
+	// machine or that machine's VM exists, whatever happens to the claim.
+	InUseFinalizer = "capv-static-ip.dev/in-use"
+
+	// BindingsAnnotation holds a machine's bindings as JSON, see Bindings.
+	BindingsAnnotation = "capv-static-ip.dev/bindings"
+	// MachineLabel marks a claim as ours. Its value is a hash of the machine's
+	// name, because label values end at 63 characters.
+	MachineLabel = "capv-static-ip.dev/machine"
+	// MachineNameAnnotation holds, on a claim and on an address, the full name
+	// of the machine.
+	MachineNameAnnotation = "capv-static-ip.dev/machine-name"
+	// MachineUIDAnnotation holds, on a protected address, the UID of the
+	// machine, so that its VM can be found when the machine is gone.
+	MachineUIDAnnotation = "capv-static-ip.dev/machine-uid"
+	// LastUsedAnnotation is the stamp on a claim: the time of its last use
+	// (RFC 3339, to the nanosecond) and the UID of the admission request,
+	// separated by a space.
+	LastUsedAnnotation = "capv-static-ip.dev/last-used"
+)
+
+// ClaimName is the name of a machine's claim for the first pool of the device
+// with this index: <machine>-<index>, which is the name that the static IP
+// adapter for CAPV used, so that its claims are recognised. A name over the
+// limit for object names (253) is cut and ends in a hash of the whole.
+func ClaimName(machine string, index int) string {
+	name := machine + "-" + strconv.Itoa(index)
+	if len(name) <= validation.DNS1123SubdomainMaxLength {
+		return name
+	}
+	suffix := "-" + shortHash(machine) + "-" + strconv.Itoa(index)
+	head := machine[:validation.DNS1123SubdomainMaxLength-len(suffix)]
+	return strings.TrimRight(head, ".-") + suffix
+}
+
+// AdapterMachine is the reverse of ClaimName for names that were not cut: the
+// machine to which a claim without a mark would belong. It is empty when the
+// name does not end in a device index.
+func AdapterMachine(claim string) string {
+	dash := strings.LastIndexByte(claim, '-')
+	if dash <= 0 {
+		return ""
+	}
+	if _, err := strconv.ParseUint(claim[dash+1:], 10, 16); err != nil {
+		return ""
+	}
+	return claim[:dash]
+}
+
+// MachineLabelValue is the value of MachineLabel for a machine of this name.
+func MachineLabelValue(machine string) string {
+	return shortHash(machine)
+}
+
+func shortHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:8])
+}
+
+// MachineOf is the name of the machine that a claim or address says it belongs
+// to, empty if it says nothing.
+func MachineOf(obj client.Object) string {
+	return obj.GetAnnotations()[MachineNameAnnotation]
+}
+
+// Mark makes a claim the machine's by name. The cluster's label is what pausing
+// and moving a cluster goes by.
+func Mark(claim client.Object, machine Machine) {
+	setLabel(claim, MachineLabel, MachineLabelValue(machine.Name))
+	if machine.Cluster != "" {
+		setLabel(claim, clusterv1.ClusterNameLabel, machine.Cluster)
+	}
+	setAnnotation(claim, MachineNameAnnotation, machine.Name)
+}
+
+// Use stamps a claim.
+func Use(claim client.Object, stamp Stamp) {
+	setAnnotation(claim, LastUsedAnnotation, stamp.String())
+}
+
+// IsMarked tells whether a claim carries our mark for the machine of this name.
+func IsMarked(claim client.Object, machine string) bool {
+	return MachineOf(claim) == machine && claim.GetLabels()[MachineLabel] == MachineLabelValue(machine)
+}
+
+// Stamp says when a claim was last used for an admission, and by which request.
+type Stamp struct {
+	Time    time.Time
+	Request types.UID
+}
+
+// String is the form in which LastUsedAnnotation holds the stamp.
+func (s Stamp) String() string {
+	return s.Time.UTC().Format(time.RFC3339Nano) + " " + string(s.Request)
+}
+
+// StampOf reads the stamp of a claim. It fails on a claim that has none, or
+// one that does not parse.
+func StampOf(claim client.Object) (Stamp, error) {
+	value := claim.GetAnnotations()[LastUsedAnnotation]
+	at, request, _ := strings.Cut(value, " ")
+	t, err := time.Parse(time.RFC3339, at)
+	if err != nil {
+		return Stamp{}, fmt.Errorf("reading annotation %s: %w", LastUsedAnnotation, err)
+	}
+	return Stamp{Time: t, Request: types.UID(request)}, nil
+}
+
+func setLabel(obj client.Object, key, value string) {
+	labels := obj.GetLabels()
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[key] = value
+	obj.SetLabels(labels)
+}
+
+func setAnnotation(obj client.Object, key, value string) {
+	annotations := obj.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[key] = value
+	obj.SetAnnotations(annotations)
+}

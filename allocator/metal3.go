@@ -1,0 +1,224 @@
+package allocator
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// +kubebuilder:rbac:groups=ipam.metal3.io,resources=ippools,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=ipam.metal3.io,resources=ipclaims,verbs=get;list;watch;create;update;patch;delete
+// +kubebuilder:rbac:groups=ipam.metal3.io,resources=ipaddresses,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
+
+const (
+	// SearchDomainsAnnotation on a pool holds DNS search domains, separated by
+	// commas; it is the static IP adapter's name for them.
+	SearchDomainsAnnotation = "cluster.x-k8s.io/dns-search-domains"
+
+	// metal3RequestAnnotation makes metal3 bind a claim to this very address or
+	// not at all (ipam/utils.go, IPAddressAnnotation).
+	metal3RequestAnnotation = "ipAddress"
+
+	// metal3Exhausted is what metal3 writes into a claim's status.errorMessage
+	// (ipam/ippool_manager.go, allocateAddress).
+	metal3Exhausted = "Exhausted IP Pools"
+)
+
+// Metal3 is the provider behind metal3 IPPools: IPClaim and IPAddress.
+type Metal3 struct{}
+
+var _ Provider = Metal3{}
+
+// Metal3Pool refers to the metal3 IPPool of this name.
+func Metal3Pool(name string) PoolReference {
+	return PoolReference{APIGroup: ipamv1.GroupVersion.Group, Kind: "IPPool", Name: name}
+}
+
+// Kinds implements Provider.
+func (Metal3) Kinds() (pool, claim, address client.Object) {
+	return &ipamv1.IPPool{}, &ipamv1.IPClaim{}, &ipamv1.IPAddress{}
+}
+
+// NewClaim implements Provider.
+func (Metal3) NewClaim(key types.NamespacedName, pool PoolReference) client.Object {
+	return &ipamv1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
+		Spec:       ipamv1.IPClaimSpec{Pool: corev1.ObjectReference{Name: pool.Name, Namespace: key.Namespace}},
+	}
+}
+
+// Request implements Provider.
+func (Metal3) Request(claim client.Object, ip netip.Addr) {
+	setAnnotation(claim, metal3RequestAnnotation, ip.String())
+}
+
+// IsFree implements Provider.
+func (Metal3) IsFree(claim client.Object) bool {
+	return !slices.ContainsFunc(claim.GetFinalizers(), func(f string) bool { return f != ipamv1.IPClaimFinalizer })
+}
+
+// Claim implements Provider.
+func (Metal3) Claim(obj client.Object) Claim {
+	claim := obj.(*ipamv1.IPClaim)
+	view := Claim{Object: claim, Pool: Metal3Pool(claim.Spec.Pool.Name)}
+	if claim.Status.Address != nil {
+		view.Address = claim.Status.Address.Name
+	}
+	if claim.Status.ErrorMessage != nil {
+		view.Failure = *claim.Status.ErrorMessage
+		view.Exhausted = view.Failure == metal3Exhausted
+	}
+	return view
+}
+
+// Address implements Provider.
+func (Metal3) Address(obj client.Object) Address {
+	address := obj.(*ipamv1.IPAddress)
+	return Address{
+		Object: address,
+		Pool:   Metal3Pool(address.Spec.Pool.Name),
+		Claim:  address.Spec.Claim.Name,
+		IP:     string(address.Spec.Address),
+	}
+}
+
+// Pool implements Provider. metal3 says nothing about a pool that it does not
+// serve, so what it would ignore is looked for here.
+func (m Metal3) Pool(ctx context.Context, reader client.Reader, namespace string, want Want) (Pool, error) {
+	pool := &ipamv1.IPPool{}
+	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: want.Pool.Name}, pool)
+	switch {
+	case meta.IsNoMatchError(err):
+		return Pool{}, Refuse(PoolNotFound, "IPPool %q in namespace %q, asked for by %s, cannot exist: "+
+			"the metal3 IP Address Manager is not installed; install it", want.Pool.Name, namespace, want.AskedBy)
+	case apierrors.IsNotFound(err):
+		return Pool{}, Refuse(PoolNotFound, "IPPool %q not found in namespace %q, asked for by %s: "+
+			"create the pool or correct its name there", want.Pool.Name, namespace, want.AskedBy)
+	case err != nil:
+		return Pool{}, fmt.Errorf("reading IPPool %s/%s: %w", namespace, want.Pool.Name, err)
+	case !pool.DeletionTimestamp.IsZero():
+		return Pool{}, Refuse(PoolTerminating, "IPPool %q in namespace %q is being deleted: "+
+			"name another pool in %s", pool.Name, namespace, want.AskedBy)
+	}
+	if err := m.served(ctx, reader, pool); err != nil {
+		return Pool{}, err
+	}
+	used, err := m.used(ctx, reader, pool)
+	if err != nil {
+		return Pool{}, err
+	}
+	return Pool{
+		Object:    pool,
+		Reference: want.Pool,
+		Total:     size(metal3Ranges(pool)),
+		Free:      func(claims []string) (uint64, uint64) { return metal3Free(pool, used, claims) },
+	}, nil
+}
+
+// served refuses a pool that metal3 ignores: one whose Cluster does not exist
+// or is paused (controllers/ippool_controller.go, Reconcile).
+func (Metal3) served(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool) error {
+	if pool.Spec.ClusterName == nil {
+		return nil
+	}
+	cluster := &clusterv1.Cluster{}
+	err := reader.Get(ctx, client.ObjectKey{Namespace: pool.Namespace, Name: *pool.Spec.ClusterName}, cluster)
+	switch {
+	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+		return Refuse(PoolNotServed, "IPPool %q in namespace %q is not served: its spec.clusterName is %q, and that Cluster does not exist; "+
+			"create the Cluster or correct the pool", pool.Name, pool.Namespace, *pool.Spec.ClusterName)
+	case err != nil:
+		return fmt.Errorf("reading Cluster %s/%s of IPPool %s: %w", pool.Namespace, *pool.Spec.ClusterName, pool.Name, err)
+	case annotations.IsPaused(cluster, pool):
+		return Refuse(PoolNotServed, "IPPool %q in namespace %q is not served: it or its Cluster %q is paused; "+
+			"resume it", pool.Name, pool.Namespace, cluster.Name)
+	}
+	return nil
+}
+
+// used lists the addresses that metal3 counts as taken: those of the pool's
+// address objects, terminating ones included. Addresses that metal3 handed to
+// claims of the CAPI contract are not among them; a pool filled by those shows
+// when metal3 refuses the claim.
+func (Metal3) used(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool) ([]netip.Addr, error) {
+	addresses := &ipamv1.IPAddressList{}
+	err := reader.List(ctx, addresses, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("listing the addresses of IPPool %s/%s: %w", pool.Namespace, pool.Name, err)
+	}
+	used := make([]netip.Addr, 0, len(addresses.Items))
+	for i := range addresses.Items {
+		address := &addresses.Items[i]
+		if address.Spec.Pool.Name != pool.Name {
+			continue
+		}
+		if a, err := netip.ParseAddr(string(address.Spec.Address)); err == nil {
+			used = append(used, a)
+		}
+	}
+	return used, nil
+}
+
+// Bind implements Provider.
+func (Metal3) Bind(pool Pool, address Address, want Want) (Binding, error) {
+	metal3Address := address.Object.(*ipamv1.IPAddress)
+	invalid := func(format string, args ...any) (Binding, error) {
+		return Binding{}, Refuse(InvalidAddress, "IPPool %q in namespace %q answered with an unusable address: %s; correct the pool",
+			pool.GetName(), pool.GetNamespace(), fmt.Sprintf(format, args...))
+	}
+
+	ip, err := netip.ParseAddr(address.IP)
+	if err != nil {
+		return invalid("%q is not an IP address", address.IP)
+	}
+	ip = ip.Unmap()
+	if !metal3Ranges(pool.Object.(*ipamv1.IPPool)).Contains(ip) {
+		return invalid("%s is outside the pool's ranges", ip)
+	}
+	if metal3Address.Spec.Prefix < 1 || metal3Address.Spec.Prefix > ip.BitLen() {
+		return invalid("%s has prefix length %d, which must be 1 to %d", ip, metal3Address.Spec.Prefix, ip.BitLen())
+	}
+	binding := Binding{
+		Device:        want.Device,
+		Pool:          want.Pool,
+		Claim:         address.Claim,
+		Address:       netip.PrefixFrom(ip, metal3Address.Spec.Prefix),
+		SearchDomains: splitDomains(pool.GetAnnotations()[SearchDomainsAnnotation]),
+	}
+	if gateway := metal3Address.Spec.Gateway; gateway != nil && *gateway != "" {
+		binding.Gateway, err = netip.ParseAddr(string(*gateway))
+		if err != nil {
+			return invalid("its gateway %q is not an IP address", *gateway)
+		}
+		if binding.Gateway.Is4() != ip.Is4() {
+			return invalid("its gateway %s is not of the family of %s", binding.Gateway, ip)
+		}
+	}
+	for _, server := range metal3Address.Spec.DNSServers {
+		binding.Nameservers = append(binding.Nameservers, string(server))
+	}
+	return binding, nil
+}
+
+func splitDomains(list string) []string {
+	var domains []string
+	for domain := range strings.SplitSeq(list, ",") {
+		if domain = strings.TrimSpace(domain); domain != "" {
+			domains = append(domains, domain)
+		}
+	}
+	return domains
+}

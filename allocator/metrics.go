@@ -1,0 +1,28 @@
+package allocator
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+)
+
+var (
+	providerWait = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "capv_static_ip_provider_wait_seconds",
+		Help:    "Time from the last claim made until the provider had bound all claims of a machine.",
+		Buckets: []float64{.005, .01, .02, .03, .05, .075, .1, .2, .5, 1, 2, 5, 10},
+	}, []string{"pool_kind"})
+
+	claimsMade = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_claims_made_total",
+		Help: "Claims made for machines at admission.",
+	})
+
+	claimsTakenBack = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_claims_taken_back_total",
+		Help: "Claims deleted by the request that used them, because it was denied.",
+	})
+)
+
+func init() {
+	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack)
+}

@@ -1,0 +1,55 @@
+package allocator
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Reason classifies a refusal for events and metrics.
+type Reason string
+
+// The reasons for which a machine can be refused.
+const (
+	PoolNotFound     Reason = "PoolNotFound"
+	PoolTerminating  Reason = "PoolTerminating"
+	PoolExhausted    Reason = "PoolExhausted"
+	PoolNotServed    Reason = "PoolNotServed"
+	NotBoundInTime   Reason = "NotBoundInTime"
+	ClaimNotOurs     Reason = "ClaimNotOurs"
+	ClaimTerminating Reason = "ClaimTerminating"
+	ClaimRefused     Reason = "ClaimRefused"
+	InvalidAddress   Reason = "InvalidAddress"
+	NamespaceGone    Reason = "NamespaceTerminating"
+	TimeoutTooShort  Reason = "TimeoutTooShort"
+	BindingsInvalid  Reason = "BindingsInvalid"
+	BindingsShared   Reason = "BindingsShared"
+	DevicePinned     Reason = "DevicePinned"
+)
+
+// Refusal is an error that its reader can act upon: one sentence with the
+// object, the cause and the remedy. The sentence is the same on every try of
+// the same case, because CAPI copies it into conditions, and a text that
+// changes makes it reconcile for ever.
+type Refusal struct {
+	Reason  Reason
+	Message string
+}
+
+func (r *Refusal) Error() string { return r.Message }
+
+// Refuse makes a Refusal.
+func Refuse(reason Reason, format string, args ...any) error {
+	return &Refusal{Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// AsRefusal finds a Refusal in the chain of err.
+func AsRefusal(err error) (*Refusal, bool) {
+	var r *Refusal
+	ok := errors.As(err, &r)
+	return r, ok
+}
+
+// ErrMachineExists says that a machine of this name lives already: the API
+// server will answer the create with a conflict, and the claims found belong
+// to the living machine.
+var ErrMachineExists = errors.New("a machine of this name exists")

@@ -1,0 +1,110 @@
+package release
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines/finalizers,verbs=update
+// +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspherevms,verbs=get;list;watch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// Reconciler takes each machine's bindings one step further. It is keyed by the
+// machine's name, because claims and addresses outlive the machine.
+type Reconciler struct {
+	provider allocator.Provider
+	client   client.Client
+	live     client.Reader
+	events   events.EventRecorder
+	grace    time.Duration
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithValues("VSphereMachine", klog.KRef(req.Namespace, req.Name)))
+	s, err := r.observe(ctx, req.NamespacedName)
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("observing VSphereMachine %s: %w", req.NamespacedName, err)
+	}
+	if err := r.restore(ctx, s); err != nil {
+		return result(fmt.Errorf("restoring the marks of VSphereMachine %s: %w", req.NamespacedName, err))
+	}
+
+	var requeue time.Duration
+	var errs []error
+	for _, h := range s.holdings {
+		next, wait := decide(s.machineState, *h, time.Now(), r.grace)
+		if wait > 0 && (requeue == 0 || wait < requeue) {
+			requeue = wait
+		}
+		if err := r.perform(ctx, s, h, next); err != nil {
+			errs = append(errs, fmt.Errorf("performing %q: %w", next, err))
+		}
+	}
+	if len(errs) > 0 {
+		return result(errors.Join(errs...))
+	}
+	if err := r.letGo(ctx, s); err != nil {
+		return result(fmt.Errorf("letting go of VSphereMachine %s: %w", req.NamespacedName, err))
+	}
+	return reconcile.Result{RequeueAfter: requeue}, nil
+}
+
+// result makes of a conflict a quiet retry: the state read was not the newest.
+// Nothing can be made in a namespace that is being deleted, and nothing need be.
+func result(err error) (reconcile.Result, error) {
+	switch {
+	case err == nil, apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
+		return reconcile.Result{}, nil
+	case apierrors.IsConflict(err):
+		return reconcile.Result{RequeueAfter: conflictRetry}, nil
+	}
+	return reconcile.Result{}, err
+}
+
+// conflictRetry is the time in which a watch usually brings what an update
+// conflicted with.
+const conflictRetry = 50 * time.Millisecond
+
+func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next step) error {
+	switch next {
+	case adopt:
+		return r.adopt(ctx, s, h)
+	case protect:
+		return r.protect(ctx, s, h)
+	case remake:
+		return r.remake(ctx, s, h)
+	case report:
+		r.report(ctx, s, h)
+	case release:
+		return r.release(ctx, s, h)
+	case unprotect:
+		return r.unprotect(ctx, h)
+	case reap:
+		return r.reap(ctx, s, h)
+	}
+	return nil
+}
+
+func (r *Reconciler) event(s *state, kind, reason, format string, args ...any) {
+	if s.exists {
+		r.events.Eventf(s.object, nil, kind, reason, "Reconcile", format, args...)
+	}
+}
+
+func keyOf(obj client.Object, name string) types.NamespacedName {
+	return types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}
+}

@@ -1,0 +1,209 @@
+package release
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// machineState is what matters about the machine of one name.
+type machineState struct {
+	name     string
+	exists   bool
+	uid      types.UID
+	deleting bool
+	// waited says that a finalizer other than ours and the garbage collector's
+	// is left: someone, as a rule CAPV, is not done with the machine.
+	waited bool
+	// moving says that clusterctl deletes the object here because it lives on
+	// in another management cluster.
+	moving bool
+}
+
+// holding is what is known of one binding: any part of it may be missing.
+type holding struct {
+	claim     *allocator.Claim
+	address   *allocator.Address
+	annotated *allocator.Binding
+	// sharedWith names another machine whose annotation holds the address too.
+	sharedWith string
+	// vmExists says that a VSphereVM of the machine that held it exists.
+	vmExists bool
+	// paused says that the Cluster, or the machine, is paused.
+	paused bool
+}
+
+// step is what is to be done next about a holding.
+type step string
+
+const (
+	leave     step = "leave"
+	adopt     step = "adopt"     // tie claim and address to the machine
+	protect   step = "protect"   // put our finalizer on the address
+	remake    step = "remake"    // make a claim again that others deleted
+	report    step = "report"    // tell that the address is no longer the machine's
+	release   step = "release"   // give claim and address back
+	unprotect step = "unprotect" // take our finalizer off the address
+	reap      step = "reap"      // delete the claim of a machine that never came
+)
+
+// decide is the next step for one holding of the machine of this name. Where
+// that is to wait, it says for how long; zero waits for a change.
+func decide(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	switch {
+	case !m.exists || h.isOfEarlierMachine(m):
+		return decideGone(m, h, now, grace)
+	case m.moving:
+		return leave, 0
+	case m.deleting:
+		return decideDeleting(m, h), 0
+	case h.paused:
+		return leave, 0
+	}
+	return decideLiving(m, h), 0
+}
+
+// decideLiving ties a binding to its machine, and mends it where others broke it.
+func decideLiving(m machineState, h holding) step {
+	switch {
+	case h.claim == nil:
+		return decideWithoutClaim(m, h)
+	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m):
+		return leave
+	case h.claim.Failure != "":
+		return report
+	case h.address == nil:
+		return leave
+	case !h.isAnnotatedAddress():
+		return report
+	}
+	return adopt
+}
+
+// decideWithoutClaim: the address is the binding as long as it is protected.
+func decideWithoutClaim(m machineState, h holding) step {
+	switch {
+	case h.annotated == nil:
+		return leave
+	case h.address == nil || !h.isAnnotatedAddress():
+		return report
+	case !h.belongsTo(m):
+		return leave
+	case isProtected(h.address):
+		return remake
+	case h.address.GetDeletionTimestamp().IsZero():
+		return protect
+	}
+	return report
+}
+
+// decideDeleting gives a binding back when nobody else is left on the machine
+// and no VM of it is left either.
+func decideDeleting(m machineState, h holding) step {
+	switch {
+	case m.waited || !h.belongsTo(m):
+		return leave
+	case !h.vmExists:
+		return release
+	case h.address != nil && h.address.GetDeletionTimestamp().IsZero() && !isProtected(h.address):
+		// CAPV lets go of a machine without an owner Machine before the VM is gone.
+		return protect
+	}
+	return leave
+}
+
+// decideGone cleans up behind a machine that does not exist (any more).
+func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	switch {
+	case h.paused || h.isMoving():
+		return leave, 0
+	case h.address != nil && isProtected(h.address) && !h.vmExists:
+		return unprotect, 0
+	case m.exists || h.claim == nil || !h.isOrphan(m.name):
+		return leave, 0
+	}
+	if wait := grace - now.Sub(lastUsed(h.claim)); wait > 0 {
+		return leave, wait
+	}
+	return reap, 0
+}
+
+// belongsTo tells whether the machine has authority over the holding: by the
+// owner UID on the claim, or, where the claim has no owner, by our mark on it as
+// long as no other machine holds the address. An annotation alone is no authority.
+func (h holding) belongsTo(m machineState) bool {
+	if h.claim == nil {
+		return h.address != nil && h.addressBelongsTo(m)
+	}
+	if len(h.claim.GetOwnerReferences()) > 0 {
+		return allocator.OwnerMachine(h.claim).UID == m.uid
+	}
+	return allocator.IsMarked(h.claim, m.name) && h.sharedWith == ""
+}
+
+// addressBelongsTo judges an address whose claim is gone: by the machine's UID
+// on it, or, where that was lost or is from before a move, by its name together
+// with the machine's own word.
+func (h holding) addressBelongsTo(m machineState) bool {
+	if h.address.GetAnnotations()[allocator.MachineUIDAnnotation] == string(m.uid) {
+		return true
+	}
+	named := allocator.MachineOf(h.address)
+	return h.annotated != nil && h.sharedWith == "" && (named == "" || named == m.name)
+}
+
+// isOfEarlierMachine tells whether the holding is what is left of a machine of
+// the same name that is gone.
+func (h holding) isOfEarlierMachine(m machineState) bool {
+	if h.claim != nil {
+		owner := allocator.OwnerMachine(h.claim)
+		return owner.UID != "" && owner.UID != m.uid
+	}
+	if h.address == nil || h.annotated != nil {
+		return false
+	}
+	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
+	return uid != "" && uid != string(m.uid)
+}
+
+// isOrphan tells whether the claim waits for a machine of this name that never
+// came. A claim with an owner is the garbage collector's.
+func (h holding) isOrphan(machine string) bool {
+	return allocator.IsMarked(h.claim, machine) &&
+		len(h.claim.GetOwnerReferences()) == 0 &&
+		h.claim.GetDeletionTimestamp().IsZero()
+}
+
+func (h holding) isMoving() bool {
+	return h.claim != nil && isMoving(h.claim) || h.address != nil && isMoving(h.address)
+}
+
+func (h holding) isAnnotatedAddress() bool {
+	ip, err := netip.ParseAddr(h.address.IP)
+	return err == nil && ip.Unmap() == h.annotated.Address.Addr()
+}
+
+func isMoving(obj client.Object) bool {
+	_, moving := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
+	return moving
+}
+
+func isProtected(address client.Object) bool {
+	return slices.Contains(address.GetFinalizers(), allocator.InUseFinalizer)
+}
+
+// lastUsed is when a request last used the claim. A claim whose stamp cannot be
+// read was used when it was made.
+func lastUsed(claim client.Object) time.Time {
+	stamp, err := allocator.StampOf(claim)
+	if err != nil {
+		return claim.GetCreationTimestamp().Time
+	}
+	return stamp.Time
+}

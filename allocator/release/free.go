@@ -1,0 +1,86 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// release gives a binding back. It waits for nothing that the provider must do.
+func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
+	if err := r.unprotect(ctx, h); err != nil {
+		return err
+	}
+	if h.claim != nil && h.claim.GetDeletionTimestamp().IsZero() {
+		if err := allocator.DeleteAsRead(ctx, r.client, h.claim.Object); err != nil {
+			return fmt.Errorf("releasing claim %s: %w", klog.KObj(h.claim), err)
+		}
+	}
+	claimsReleased.Inc()
+	if h.address != nil {
+		klog.FromContext(ctx).Info("Released an address", "address", h.address.IP)
+		r.event(s, corev1.EventTypeNormal, "AddressReleased", "Released %s to %s %s", h.address.IP, h.address.Pool.Kind, h.address.Pool.Name)
+	}
+	return nil
+}
+
+// unprotect takes our finalizer and marks off the address.
+func (r *Reconciler) unprotect(ctx context.Context, h *holding) error {
+	if h.address == nil || !isProtected(h.address) {
+		return nil
+	}
+	address := h.address.Object
+	before := address.DeepCopyObject().(client.Object)
+	controllerutil.RemoveFinalizer(address, allocator.InUseFinalizer)
+	annotations := address.GetAnnotations()
+	delete(annotations, allocator.MachineNameAnnotation)
+	delete(annotations, allocator.MachineUIDAnnotation)
+	address.SetAnnotations(annotations)
+	if err := r.patch(ctx, address, before); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("unprotecting address %s: %w", klog.KObj(address), err)
+	}
+	klog.FromContext(ctx).Info("Unprotected an address", "address", klog.KObj(address))
+	return nil
+}
+
+// letGo takes our finalizer off a machine that is otherwise done. What its VMs
+// still use stays protected without it.
+func (r *Reconciler) letGo(ctx context.Context, s *state) error {
+	if !s.deleting || s.moving || s.waited || !controllerutil.ContainsFinalizer(s.object, allocator.ReleaseFinalizer) {
+		return nil
+	}
+	before := s.object.DeepCopy()
+	controllerutil.RemoveFinalizer(s.object, allocator.ReleaseFinalizer)
+	return client.IgnoreNotFound(r.patch(ctx, s.object, before))
+}
+
+// reap deletes an orphan claim. The claim is read before the machine, both from
+// the API server: a request that comes in between has changed the claim's
+// stamp, and the delete conflicts.
+func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
+	claim := r.claimKind()
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(h.claim), claim); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	fresh := r.provider.Claim(claim)
+	if !(holding{claim: &fresh}).isOrphan(s.name) || time.Since(lastUsed(claim)) < r.grace {
+		return nil
+	}
+	err := r.live.Get(ctx, keyOf(claim, s.name), metadataOf(allocator.MachineKind))
+	if err == nil || !isAbsent(err) {
+		return err
+	}
+	if err := allocator.DeleteAsRead(ctx, r.client, claim); err != nil {
+		return fmt.Errorf("reaping claim %s: %w", klog.KObj(claim), err)
+	}
+	claimsReaped.Inc()
+	klog.FromContext(ctx).Info("Reaped a claim without a machine", "claim", klog.KObj(claim))
+	return nil
+}

@@ -1,0 +1,184 @@
+package release
+
+import (
+	"context"
+	"fmt"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// Names of cache indexes.
+const (
+	// byMachine finds claims and addresses by the machine they name.
+	byMachine = "capv-static-ip.dev/machine"
+	// machinesByAddress finds machines by what their annotation says they hold.
+	machinesByAddress = "capv-static-ip.dev/address"
+)
+
+// machineOfClaim is the machine that a claim names: in its mark, by its owner,
+// or, as the static IP adapter did, by its own name.
+func machineOfClaim(claim client.Object) string {
+	if name := allocator.MachineOf(claim); name != "" {
+		return name
+	}
+	if owner := allocator.OwnerMachine(claim); owner.Name != "" {
+		return owner.Name
+	}
+	return allocator.AdapterMachine(claim.GetName())
+}
+
+func (r *Reconciler) machineOfAddress(address client.Object) string {
+	if name := allocator.MachineOf(address); name != "" {
+		return name
+	}
+	if !isProtected(address) {
+		return ""
+	}
+	return allocator.AdapterMachine(r.provider.Address(address).Claim)
+}
+
+func addressIndexValue(pool allocator.PoolReference, ip string) string {
+	return pool.Kind + "." + pool.APIGroup + "/" + pool.Name + "/" + ip
+}
+
+func indexByMachine(machineOf func(client.Object) string) map[string]client.IndexerFunc {
+	return map[string]client.IndexerFunc{byMachine: func(obj client.Object) []string {
+		if name := machineOf(obj); name != "" {
+			return []string{name}
+		}
+		return nil
+	}}
+}
+
+func indexMachinesByAddress() map[string]client.IndexerFunc {
+	return map[string]client.IndexerFunc{machinesByAddress: func(obj client.Object) []string {
+		bindings, err := allocator.ParseBindings(obj.GetAnnotations()[allocator.BindingsAnnotation])
+		if err != nil {
+			return nil
+		}
+		var values []string
+		for _, b := range bindings.Bindings {
+			values = append(values, addressIndexValue(b.Pool, b.Address.Addr().String()))
+		}
+		return values
+	}}
+}
+
+func (r *Reconciler) claimsNaming(ctx context.Context, machine types.NamespacedName) ([]allocator.Claim, error) {
+	list, err := r.listNaming(ctx, machine, r.claimKind())
+	if err != nil {
+		return nil, fmt.Errorf("listing claims: %w", err)
+	}
+	claims := make([]allocator.Claim, len(list))
+	for i, obj := range list {
+		claims[i] = r.provider.Claim(obj)
+	}
+	return claims, nil
+}
+
+func (r *Reconciler) addressesNaming(ctx context.Context, machine types.NamespacedName) ([]allocator.Address, error) {
+	list, err := r.listNaming(ctx, machine, r.addressKind())
+	if err != nil {
+		return nil, fmt.Errorf("listing addresses: %w", err)
+	}
+	addresses := make([]allocator.Address, len(list))
+	for i, obj := range list {
+		addresses[i] = r.provider.Address(obj)
+	}
+	return addresses, nil
+}
+
+// listNaming lists the objects of a kind that name the machine, from the cache.
+func (r *Reconciler) listNaming(ctx context.Context, machine types.NamespacedName, kind client.Object) ([]client.Object, error) {
+	return listObjects(ctx, r.client, kind, client.InNamespace(machine.Namespace), client.MatchingFields{byMachine: machine.Name})
+}
+
+// listObjects lists the objects of the kind of this empty one. There are none
+// where the kind is not served.
+func listObjects(ctx context.Context, c client.Client, kind client.Object, opts ...client.ListOption) ([]client.Object, error) {
+	list, err := emptyList(c, kind)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.List(ctx, list, opts...); err != nil {
+		if isAbsent(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	objects := make([]client.Object, 0, meta.LenList(list))
+	err = meta.EachListItem(list, func(item runtime.Object) error {
+		objects = append(objects, item.(client.Object))
+		return nil
+	})
+	return objects, err
+}
+
+func emptyList(c client.Client, kind client.Object) (client.ObjectList, error) {
+	gvk, err := c.GroupVersionKindFor(kind)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := kind.(*metav1.PartialObjectMetadata); ok {
+		return metadataListOf(gvk), nil
+	}
+	list, err := c.Scheme().New(gvk.GroupVersion().WithKind(gvk.Kind + "List"))
+	if err != nil {
+		return nil, err
+	}
+	return list.(client.ObjectList), nil
+}
+
+// claim reads a claim from the cache or, where it has none, from the API
+// server. It returns nil if there is no such claim.
+func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName) (*allocator.Claim, error) {
+	obj := r.claimKind()
+	if found, err := r.getAny(ctx, key, obj); err != nil || !found {
+		return nil, err
+	}
+	claim := r.provider.Claim(obj)
+	return &claim, nil
+}
+
+// address is to addresses what claim is to claims.
+func (r *Reconciler) address(ctx context.Context, key types.NamespacedName) (*allocator.Address, error) {
+	obj := r.addressKind()
+	if found, err := r.getAny(ctx, key, obj); err != nil || !found {
+		return nil, err
+	}
+	address := r.provider.Address(obj)
+	return &address, nil
+}
+
+func (r *Reconciler) getAny(ctx context.Context, key types.NamespacedName, obj client.Object) (bool, error) {
+	for _, reader := range []client.Reader{r.client, r.live} {
+		err := reader.Get(ctx, key, obj)
+		if err == nil {
+			return true, nil
+		}
+		if !isAbsent(err) {
+			return false, fmt.Errorf("reading %T %s: %w", obj, key, err)
+		}
+	}
+	return false, nil
+}
+
+func (r *Reconciler) claimKind() client.Object {
+	_, claim, _ := r.provider.Kinds()
+	return claim
+}
+
+func (r *Reconciler) addressKind() client.Object {
+	_, _, address := r.provider.Kinds()
+	return address
+}
+
+func ownerOf(machine *metav1.PartialObjectMetadata) metav1.OwnerReference {
+	return *metav1.NewControllerRef(machine, allocator.MachineKind)
+}

@@ -1,0 +1,27 @@
+package release
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+)
+
+var (
+	claimsReleased = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_claims_released_total",
+		Help: "Bindings given back because their machine and its VM are gone.",
+	})
+
+	claimsReaped = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_claims_reaped_total",
+		Help: "Claims deleted because their machine was never stored.",
+	})
+
+	addressesLost = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_addresses_lost_total",
+		Help: "Times a machine was found using an address that is not bound to it.",
+	})
+)
+
+func init() {
+	metrics.Registry.MustRegister(claimsReleased, claimsReaped, addressesLost)
+}

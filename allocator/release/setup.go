@@ -1,0 +1,119 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// workers is the number of machines reconciled at once. A reconcile mostly
+// waits for the API server.
+const workers = 10
+
+// Setup adds the controllers to the manager. They run on the elected replica
+// only. The sources that it returns must be started, on every replica: an
+// elected one continues with caches that are warm.
+func Setup(mgr manager.Manager, provider allocator.Provider, grace time.Duration) ([]allocator.Source, error) {
+	r := &Reconciler{
+		provider: provider,
+		client:   mgr.GetClient(),
+		live:     mgr.GetAPIReader(),
+		events:   mgr.GetEventRecorder("capv-static-ip"),
+		grace:    grace,
+	}
+	machines, err := controller.New("release", mgr, controller.Options{Reconciler: r, MaxConcurrentReconciles: workers})
+	if err != nil {
+		return nil, fmt.Errorf("adding the release controller: %w", err)
+	}
+	p := &poolReconciler{provider: provider, client: mgr.GetClient()}
+	pools, err := controller.New("terminating-pool", mgr, controller.Options{Reconciler: p})
+	if err != nil {
+		return nil, fmt.Errorf("adding the terminating-pool controller: %w", err)
+	}
+	return append(r.sources(machines, mgr.GetCache()), p.sources(pools, mgr.GetCache())...), nil
+}
+
+func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []allocator.Source {
+	machine := metadataOf(allocator.MachineKind)
+	vm := metadataOf(vmKind)
+	return []allocator.Source{
+		{Object: machine, Indexes: indexMachinesByAddress(), Started: watch(c, from, machine, client.Object.GetName)},
+		{Object: vm, Started: watch(c, from, vm, func(vm client.Object) string { return allocator.OwnerMachine(vm).Name })},
+		{Object: r.claimKind(), Indexes: indexByMachine(machineOfClaim), Started: watch(c, from, r.claimKind(), machineOfClaim)},
+		{Object: r.addressKind(), Indexes: indexByMachine(r.machineOfAddress), Started: watch(c, from, r.addressKind(), r.machineOfAddress)},
+		{Object: &clusterv1.Cluster{}, Started: func(context.Context, cache.Informer) error {
+			return c.Watch(source.Kind[client.Object](from, &clusterv1.Cluster{},
+				handler.EnqueueRequestsFromMapFunc(r.machinesOfCluster), resumed()))
+		}},
+	}
+}
+
+// watch enqueues the machine that an object is about.
+func watch(c controller.Controller, from cache.Cache, kind client.Object, machineOf func(client.Object) string) func(context.Context, cache.Informer) error {
+	enqueue := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, obj client.Object) []reconcile.Request {
+		name := machineOf(obj)
+		if name == "" {
+			return nil
+		}
+		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}}}
+	})
+	return func(context.Context, cache.Informer) error {
+		return c.Watch(source.Kind(from, kind, enqueue))
+	}
+}
+
+// resumed passes the events after which a Cluster no longer holds anything up.
+func resumed() predicate.Predicate {
+	paused := func(obj client.Object) bool {
+		cluster, ok := obj.(*clusterv1.Cluster)
+		return ok && cluster.Spec.Paused != nil && *cluster.Spec.Paused
+	}
+	return predicate.Funcs{
+		CreateFunc:  func(event.CreateEvent) bool { return false },
+		UpdateFunc:  func(e event.UpdateEvent) bool { return paused(e.ObjectOld) && !paused(e.ObjectNew) },
+		DeleteFunc:  func(e event.DeleteEvent) bool { return paused(e.Object) },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+// machinesOfCluster lists the machines of a Cluster, and those that its claims
+// and addresses name: they may be all that is left.
+func (r *Reconciler) machinesOfCluster(ctx context.Context, cluster client.Object) []reconcile.Request {
+	kinds := []struct {
+		list      client.Object
+		machineOf func(client.Object) string
+	}{
+		{metadataOf(allocator.MachineKind), client.Object.GetName},
+		{r.claimKind(), machineOfClaim},
+		{r.addressKind(), r.machineOfAddress},
+	}
+	var requests []reconcile.Request
+	for _, kind := range kinds {
+		objects, err := listObjects(ctx, r.client, kind.list, client.InNamespace(cluster.GetNamespace()),
+			client.MatchingLabels{clusterv1.ClusterNameLabel: cluster.GetName()})
+		if err != nil {
+			// The periodic resync brings what is missed here.
+			continue
+		}
+		for _, obj := range objects {
+			if name := kind.machineOf(obj); name != "" {
+				requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}})
+			}
+		}
+	}
+	return requests
+}

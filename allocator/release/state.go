@@ -1,0 +1,290 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// state is the machine of one name and everything that is or was its own.
+type state struct {
+	machineState
+	// object is the machine's metadata, nil if it does not exist.
+	object   *metav1.PartialObjectMetadata
+	holdings []*holding
+}
+
+var vmKind = infrav1.GroupVersion.WithKind("VSphereVM")
+
+func metadataOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadata {
+	obj := &metav1.PartialObjectMetadata{}
+	obj.SetGroupVersionKind(kind)
+	return obj
+}
+
+func metadataListOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadataList {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
+	return list
+}
+
+// observe reads the state of the machine of this name. A machine that seems to
+// be gone or going is read from the API server, as are the VMs that then
+// matter: what follows may free addresses.
+func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*state, error) {
+	s := &state{}
+	if err := r.observeMachine(ctx, key, s, r.client, r.live); err != nil {
+		return nil, err
+	}
+	if err := r.observeHoldings(ctx, key, s); err != nil {
+		return nil, err
+	}
+	if s.hasEarlier() {
+		// The cache may still show an earlier machine of the name, not this one.
+		if err := r.observeMachine(ctx, key, s, r.live); err != nil {
+			return nil, err
+		}
+	}
+	for _, h := range s.holdings {
+		var err error
+		if h.paused, err = r.isPaused(ctx, key.Namespace, s, h); err != nil {
+			return nil, err
+		}
+		if h.sharedWith, err = r.sharedWith(ctx, key, h); err != nil {
+			return nil, err
+		}
+	}
+	return s, r.observeVMs(ctx, key, s)
+}
+
+// observeMachine takes the word of a reader other than the last only for a
+// machine that is not being deleted.
+func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedName, s *state, readers ...client.Reader) error {
+	s.machineState, s.object = machineState{name: key.Name}, nil
+	for i, reader := range readers {
+		last := i == len(readers)-1
+		machine := metadataOf(allocator.MachineKind)
+		err := reader.Get(ctx, key, machine)
+		if isAbsent(err) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("reading the machine: %w", err)
+		}
+		if !last && !machine.DeletionTimestamp.IsZero() {
+			continue
+		}
+		s.object = machine
+		s.exists = true
+		s.uid = machine.UID
+		s.deleting = !machine.DeletionTimestamp.IsZero()
+		s.moving = isMoving(machine)
+		s.waited = slices.ContainsFunc(machine.Finalizers, isOthersFinalizer)
+		return nil
+	}
+	return nil
+}
+
+// isOthersFinalizer tells whether someone else still has work to do before a
+// machine may go. Waiting for the garbage collector's finalizers would be a
+// deadlock: it waits for what the machine owns.
+func isOthersFinalizer(finalizer string) bool {
+	switch finalizer {
+	case allocator.ReleaseFinalizer, metav1.FinalizerDeleteDependents, metav1.FinalizerOrphanDependents:
+		return false
+	}
+	return true
+}
+
+// observeHoldings collects claims and addresses that name the machine, and
+// those that the machine names.
+func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedName, s *state) error {
+	byClaim := map[string]*holding{}
+	holdingOf := func(claim string) *holding {
+		if byClaim[claim] == nil {
+			byClaim[claim] = &holding{}
+			s.holdings = append(s.holdings, byClaim[claim])
+		}
+		return byClaim[claim]
+	}
+	for _, b := range r.annotatedBindings(ctx, s) {
+		h := holdingOf(b.Claim)
+		h.annotated = &b
+		claim, err := r.claim(ctx, types.NamespacedName{Namespace: key.Namespace, Name: b.Claim})
+		if err != nil {
+			return err
+		}
+		h.claim = claim
+	}
+	claims, err := r.claimsNaming(ctx, key)
+	if err != nil {
+		return err
+	}
+	for _, claim := range claims {
+		holdingOf(claim.GetName()).claim = &claim
+	}
+	for _, h := range s.holdings {
+		if h.claim == nil || h.claim.Address == "" {
+			continue
+		}
+		h.address, err = r.address(ctx, types.NamespacedName{Namespace: key.Namespace, Name: h.claim.Address})
+		if err != nil {
+			return err
+		}
+	}
+	return r.observeAddresses(ctx, key, s, holdingOf)
+}
+
+// observeAddresses adds the addresses that name the machine, or answered one of
+// its claims, and that no claim leads to.
+func (r *Reconciler) observeAddresses(ctx context.Context, key types.NamespacedName, s *state, holdingOf func(string) *holding) error {
+	addresses, err := r.addressesNaming(ctx, key)
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		known := slices.ContainsFunc(s.holdings, func(h *holding) bool {
+			return h.address != nil && h.address.GetName() == address.GetName()
+		})
+		if known {
+			continue
+		}
+		if h := holdingOf(address.Claim); h.address == nil && h.claim == nil {
+			h.address = &address
+			continue
+		}
+		s.holdings = append(s.holdings, &holding{address: &address})
+	}
+	return nil
+}
+
+// annotatedBindings are those that the machine's annotation says it holds. An
+// annotation written for another machine, or unreadable, says nothing.
+func (r *Reconciler) annotatedBindings(ctx context.Context, s *state) []allocator.Binding {
+	if !s.exists {
+		return nil
+	}
+	text, ok := s.object.Annotations[allocator.BindingsAnnotation]
+	if !ok {
+		return nil
+	}
+	bindings, err := allocator.ParseBindings(text)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Ignoring an annotation")
+		return nil
+	}
+	if bindings.Machine != s.name {
+		return nil
+	}
+	return bindings.Bindings
+}
+
+// isPaused tells whether the machine, or the Cluster of machine, claim or
+// address, is paused. A Cluster that does not exist is not.
+func (r *Reconciler) isPaused(ctx context.Context, namespace string, s *state, h *holding) (bool, error) {
+	if s.exists && annotations.HasPaused(s.object) {
+		return true, nil
+	}
+	name := s.clusterOf(h)
+	if name == "" {
+		return false, nil
+	}
+	cluster := &clusterv1.Cluster{}
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, cluster)
+	if isAbsent(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading Cluster %s: %w", name, err)
+	}
+	return cluster.Spec.Paused != nil && *cluster.Spec.Paused, nil
+}
+
+func (s *state) hasEarlier() bool {
+	return s.exists && slices.ContainsFunc(s.holdings, func(h *holding) bool {
+		return h.isOfEarlierMachine(s.machineState)
+	})
+}
+
+func (s *state) clusterOf(h *holding) string {
+	if s.exists {
+		return s.object.Labels[clusterv1.ClusterNameLabel]
+	}
+	if h.claim != nil {
+		return h.claim.GetLabels()[clusterv1.ClusterNameLabel]
+	}
+	if h.address != nil {
+		return h.address.GetLabels()[clusterv1.ClusterNameLabel]
+	}
+	return ""
+}
+
+// sharedWith names another machine that says it holds the address.
+func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h *holding) (string, error) {
+	if h.address == nil {
+		return "", nil
+	}
+	machines := metadataListOf(allocator.MachineKind)
+	err := r.client.List(ctx, machines, client.InNamespace(key.Namespace),
+		client.MatchingFields{machinesByAddress: addressIndexValue(h.address.Pool, h.address.IP)})
+	if err != nil {
+		return "", fmt.Errorf("listing the machines that hold %s: %w", h.address.IP, err)
+	}
+	for i := range machines.Items {
+		if machines.Items[i].Name != key.Name {
+			return machines.Items[i].Name, nil
+		}
+	}
+	return "", nil
+}
+
+// observeVMs finds the VSphereVMs of machines that are gone, or about to go. A
+// VSphereVM stands for a VM that may still answer on its address.
+func (r *Reconciler) observeVMs(ctx context.Context, key types.NamespacedName, s *state) error {
+	living := s.exists && (!s.deleting || s.waited)
+	if len(s.holdings) == 0 || living && !s.hasEarlier() {
+		return nil
+	}
+	vms := metadataListOf(vmKind)
+	if err := r.live.List(ctx, vms, client.InNamespace(key.Namespace)); err != nil && !isAbsent(err) {
+		return fmt.Errorf("listing VSphereVMs: %w", err)
+	}
+	for _, h := range s.holdings {
+		h.vmExists = slices.ContainsFunc(vms.Items, func(vm metav1.PartialObjectMetadata) bool {
+			return h.isHolderOf(&vm, s.machineState)
+		})
+	}
+	return nil
+}
+
+// isHolderOf tells whether the VM is that of the machine which holds, or held,
+// the address: by the UID on the address where it has one.
+func (h *holding) isHolderOf(vm client.Object, m machineState) bool {
+	owner := allocator.OwnerMachine(vm)
+	if h.address != nil {
+		if uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]; uid != "" {
+			return string(owner.UID) == uid
+		}
+	}
+	if m.exists {
+		return owner.UID == m.uid
+	}
+	return owner.Name == m.name
+}
+
+func isAbsent(err error) bool {
+	return apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
+}

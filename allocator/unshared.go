@@ -1,0 +1,49 @@
+package allocator
+
+import (
+	"context"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// CheckUnshared sees that none of the bindings' claims belongs to another
+// machine that lives. It returns a Refusal if one does.
+func (a *Allocator) CheckUnshared(ctx context.Context, machine Machine, bindings Bindings) error {
+	for _, b := range bindings.Bindings {
+		_, claim, _ := a.provider.Kinds()
+		err := a.live.Get(ctx, types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim}, claim)
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("reading claim %s/%s: %w", machine.Namespace, b.Claim, err)
+		}
+		owner := OwnerMachine(claim)
+		if owner.Name == "" {
+			owner.Name = MachineOf(claim)
+		}
+		if err != nil || owner.Name == "" || owner.Name == machine.Name {
+			continue
+		}
+		exists, err := machineExists(ctx, a.live, types.NamespacedName{Namespace: machine.Namespace, Name: owner.Name})
+		if err != nil {
+			return err
+		}
+		if exists {
+			return Refuse(BindingsShared, "annotation %s names claim %q, which belongs to VSphereMachine %q: "+
+				"remove the annotation and the copied ipAddrs, so that the machine gets addresses of its own",
+				BindingsAnnotation, b.Claim, owner.Name)
+		}
+	}
+	return nil
+}
+
+// OwnerMachine is the owner reference to a VSphereMachine, empty if there is none.
+func OwnerMachine(obj client.Object) metav1.OwnerReference {
+	for _, owner := range obj.GetOwnerReferences() {
+		if owner.Kind == MachineKind.Kind {
+			return owner
+		}
+	}
+	return metav1.OwnerReference{}
+}

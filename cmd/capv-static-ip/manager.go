@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"time"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/util/flags"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/release"
+	"capv-static-ip.dev/webhook"
+)
+
+// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
+// +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
+
+// leaseName is the name of the leader election lease.
+const leaseName = "capv-static-ip-leader-election"
+
+// shutdownTimeout bounds the drain: the longest request, and time to take back.
+const shutdownTimeout = 20 * time.Second
+
+var scheme = newScheme()
+
+func newScheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		clientgoscheme.AddToScheme, clusterv1.AddToScheme, infrav1.AddToScheme, ipamv1.AddToScheme,
+	} {
+		utilruntime.Must(add(s))
+	}
+	return s
+}
+
+// newManager wires webhook, allocator and release controller. The returned
+// function ends the cache, which outlives the manager so that requests in
+// flight see their claims bound while the manager drains.
+func newManager(ctx context.Context, config *rest.Config, opts *options) (manager.Manager, context.CancelFunc, error) {
+	tlsOptions, metricsOptions, err := flags.GetManagerOptions(opts.diagnostics)
+	if err != nil {
+		return nil, nil, fmt.Errorf("reading the TLS options: %w", err)
+	}
+	config.QPS, config.Burst = opts.kubeAPIQPS, opts.kubeAPIBurst
+	config.UserAgent = "capv-static-ip/" + version
+
+	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
+	server := newDrainingServer(ctrlwebhook.NewServer(ctrlwebhook.Options{
+		Host: opts.webhookHost, Port: opts.webhookPort, CertDir: opts.webhookCertDir, TLSOpts: tlsOptions,
+	}), opts.drainDelay)
+	shutdown := shutdownTimeout + opts.drainDelay
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         cacheOptions(opts),
+		NewCache:                      lastingCache(cacheCtx),
+		WebhookServer:                 server,
+		Metrics:                       *metricsOptions,
+		HealthProbeBindAddress:        opts.healthAddr,
+		LeaderElection:                opts.leaderElect,
+		LeaderElectionID:              leaseName,
+		LeaderElectionNamespace:       opts.leaderElectNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &opts.leaseDuration,
+		RenewDeadline:                 &opts.renewDeadline,
+		RetryPeriod:                   &opts.retryPeriod,
+		GracefulShutdownTimeout:       &shutdown,
+	})
+	if err != nil {
+		stopCache()
+		return nil, nil, fmt.Errorf("making the manager: %w", err)
+	}
+	if err := setUp(mgr, opts); err != nil {
+		stopCache()
+		return nil, nil, err
+	}
+	return mgr, stopCache, nil
+}
+
+func cacheOptions(opts *options) cache.Options {
+	options := cache.Options{
+		SyncPeriod:       &opts.syncPeriod,
+		DefaultTransform: cache.TransformStripManagedFields(),
+	}
+	if opts.namespace != "" {
+		options.DefaultNamespaces = map[string]cache.Config{opts.namespace: {}}
+	}
+	return options
+}
+
+func setUp(mgr manager.Manager, opts *options) error {
+	provider := allocator.Metal3{}
+	alloc := allocator.New(provider, mgr.GetClient(), mgr.GetAPIReader())
+	sources, err := release.Setup(mgr, provider, opts.orphanGracePeriod)
+	if err != nil {
+		return err
+	}
+	sources = append(sources, alloc.Sources()...)
+	sources = append(sources, webhook.Sources()...)
+	kinds, err := watchKinds(mgr, sources)
+	if err != nil {
+		return err
+	}
+
+	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(&webhook.Handler{
+		Allocator: alloc,
+		Cache:     mgr.GetClient(),
+		Live:      mgr.GetAPIReader(),
+		Events:    mgr.GetEventRecorder("capv-static-ip"),
+	}))
+
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return fmt.Errorf("adding the health check: %w", err)
+	}
+	for name, check := range map[string]healthz.Checker{
+		"webhook": mgr.GetWebhookServer().StartedChecker(),
+		"caches":  func(*http.Request) error { return kinds.synced() },
+	} {
+		if err := mgr.AddReadyzCheck(name, check); err != nil {
+			return fmt.Errorf("adding the readiness check %q: %w", name, err)
+		}
+	}
+	return nil
+}

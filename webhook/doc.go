@@ -1,0 +1,8 @@
+// Package webhook is the admission path of a VSphereMachine. Read it in this
+// order: handler.go takes the request apart and decides, pools.go finds what
+// each device asks for, inject.go writes what was bound into the machine.
+//
+// A machine is read through the few fields that matter here and changed as the
+// JSON document that the API server sent, so that a field unknown to this
+// program survives untouched, in every API version.
+package webhook
