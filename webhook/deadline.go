@@ -4,8 +4,6 @@ import (
 	"context"
 	"net/http"
 	"time"
-
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 )
 
 const (
@@ -36,9 +34,4 @@ func timeoutOf(ctx context.Context) time.Duration {
 		return timeout
 	}
 	return defaultTimeout
-}
-
-// New makes of the handler what a webhook server serves.
-func New(h *Handler) *admission.Webhook {
-	return &admission.Webhook{Handler: h, WithContextFunc: withTimeout}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/go-logr/logr"
 	"gomodules.xyz/jsonpatch/v2"
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -49,6 +50,19 @@ type Handler struct {
 	Events events.EventRecorder
 }
 
+// New makes of the handler what a webhook server serves.
+func New(h *Handler) *admission.Webhook {
+	return &admission.Webhook{Handler: h, WithContextFunc: withTimeout, LogConstructor: logger}
+}
+
+// logger names the machine in the way of CAPI's providers.
+func logger(base logr.Logger, req *admission.Request) logr.Logger {
+	if req == nil {
+		return base
+	}
+	return base.WithValues("VSphereMachine", klog.KRef(req.Namespace, req.Name), "requestUID", req.UID)
+}
+
 var _ admission.Handler = &Handler{}
 
 // verdict is what is decided about a request: an error denies it.
@@ -68,7 +82,6 @@ type badRequest struct{ error }
 // Handle implements admission.Handler.
 func (h *Handler) Handle(ctx context.Context, req admission.Request) admission.Response {
 	start := time.Now()
-	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithValues("VSphereMachine", klog.KRef(req.Namespace, req.Name)))
 	v := h.decide(ctx, req)
 	response := h.respond(ctx, req, v)
 	observe(req.Operation, v, time.Since(start))

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,16 +37,30 @@ func Setup(mgr manager.Manager, provider allocator.Provider, grace time.Duration
 		events:   mgr.GetEventRecorder("capv-static-ip"),
 		grace:    grace,
 	}
-	machines, err := controller.New("release", mgr, controller.Options{Reconciler: r, MaxConcurrentReconciles: workers})
+	machines, err := controller.New("release", mgr, controller.Options{
+		Reconciler: r, MaxConcurrentReconciles: workers, LogConstructor: logger(mgr, "VSphereMachine"),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("adding the release controller: %w", err)
 	}
 	p := &poolReconciler{provider: provider, client: mgr.GetClient()}
-	pools, err := controller.New("terminating-pool", mgr, controller.Options{Reconciler: p})
+	pools, err := controller.New("terminating-pool", mgr, controller.Options{
+		Reconciler: p, LogConstructor: logger(mgr, "pool"),
+	})
 	if err != nil {
 		return nil, fmt.Errorf("adding the terminating-pool controller: %w", err)
 	}
 	return append(r.sources(machines, mgr.GetCache()), p.sources(pools, mgr.GetCache())...), nil
+}
+
+// logger makes loggers that name the object in the way of CAPI's providers.
+func logger(mgr manager.Manager, key string) func(*reconcile.Request) logr.Logger {
+	return func(req *reconcile.Request) logr.Logger {
+		if req == nil {
+			return mgr.GetLogger()
+		}
+		return mgr.GetLogger().WithValues(key, klog.KRef(req.Namespace, req.Name))
+	}
 }
 
 func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []allocator.Source {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -66,6 +67,7 @@ func (k *kinds) watch() error {
 		Reconciler:              k,
 		MaxConcurrentReconciles: len(k.sources),
 		NeedLeaderElection:      new(false),
+		LogConstructor:          func(*reconcile.Request) logr.Logger { return k.mgr.GetLogger() },
 	})
 	if err != nil {
 		return fmt.Errorf("adding the controller of kinds: %w", err)
@@ -80,7 +82,7 @@ func (k *kinds) watch() error {
 	if err := c.Watch(source.Kind(k.mgr.GetCache(), crdMetadata(), enqueue)); err != nil {
 		return fmt.Errorf("watching CRDs: %w", err)
 	}
-	return k.mgr.Add(manager.RunnableFunc(k.awaitList))
+	return k.mgr.Add(k)
 }
 
 func crdMetadata() *metav1.PartialObjectMetadata {
@@ -112,9 +114,12 @@ func (k *kinds) expect(gk schema.GroupKind) bool {
 	return !k.started[gk]
 }
 
-// awaitList notes when the CRDs that exist have all been seen: before that it
-// is not known what there is to wait for.
-func (k *kinds) awaitList(ctx context.Context) error {
+// NeedLeaderElection implements manager.LeaderElectionRunnable.
+func (k *kinds) NeedLeaderElection() bool { return false }
+
+// Start implements manager.Runnable. It notes when the CRDs that exist have all
+// been seen: before that it is not known what there is to wait for.
+func (k *kinds) Start(ctx context.Context) error {
 	var crds metav1.PartialObjectMetadataList
 	crds.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinitionList"))
 	if err := k.mgr.GetCache().List(ctx, &crds); err != nil {
