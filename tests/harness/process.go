@@ -1,13 +1,14 @@
 package harness
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -19,7 +20,7 @@ const (
 	// stopTimeout is how long a process may take from SIGTERM to its end.
 	stopTimeout = 45 * time.Second
 	// readyInterval is how often a process that starts is asked if it is ready.
-	readyInterval = 25 * time.Millisecond
+	readyInterval = 100 * time.Millisecond
 )
 
 // Process is a program that the harness runs. It can be stopped and started
@@ -178,16 +179,18 @@ func (p *Process) signal(signal syscall.Signal) {
 	}
 }
 
+// pollingNoise is what controller-runtime logs each time we ask a process that
+// is not ready yet.
+const pollingNoise = "healthz check failed"
+
 // LogTail returns the last lines that the process printed.
 func (p *Process) LogTail(lines int) string {
 	content, err := os.ReadFile(p.LogPath)
 	if err != nil {
 		return err.Error()
 	}
-	content = bytes.TrimRight(content, "\n")
-	cut := len(content)
-	for ; lines > 0 && cut >= 0; lines-- {
-		cut = bytes.LastIndexByte(content[:cut], '\n')
-	}
-	return string(content[cut+1:])
+	all := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(content)), "\n"), func(line string) bool {
+		return strings.Contains(line, pollingNoise)
+	})
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

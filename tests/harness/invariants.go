@@ -1,0 +1,221 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// The names under which violations are reported.
+const (
+	invariantUnique    = "I1"
+	invariantHeld      = "I2"
+	invariantNoOrphans = "I3"
+)
+
+// Violation is a state of the API server that must not be.
+type Violation struct {
+	// Invariant is the name that the design gives it: I1, I2 or I3.
+	Invariant string
+	// Detail says which objects are in that state, and how.
+	Detail string
+}
+
+// Error names the invariant and what broke it.
+func (v *Violation) Error() string { return v.Invariant + " is violated: " + v.Detail }
+
+// InvariantOptions says where and how strictly to look.
+type InvariantOptions struct {
+	// Namespaces are those to look at; all if empty.
+	Namespaces []string
+	// GracePeriod is how long a claim may be without a machine since its last
+	// use. 0 allows no such claim, which is what a denied create and a dry run
+	// have to leave behind.
+	GracePeriod time.Duration
+}
+
+// CheckInvariants looks once at what the API server holds, and returns what
+// breaks the invariants: no address held twice (I1), none back in its pool
+// while its machine or VM exists (I2), no claim and no protected address
+// without a machine (I3; and so I4).
+//
+// It reads one kind after the other. While things change, use AwaitInvariants.
+func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOptions) []error {
+	namespaces := options.Namespaces
+	if len(namespaces) == 0 {
+		namespaces = []string{""}
+	}
+	var violations []error
+	for _, namespace := range namespaces {
+		inventory, err := readInventory(ctx, c, namespace)
+		if err != nil {
+			violations = append(violations, fmt.Errorf("reading the state of namespace %q: %w", namespace, err))
+			continue
+		}
+		violations = slices.Concat(violations, inventory.heldTwice(), inventory.machinesWithoutAddress(),
+			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.orphanAddresses())
+	}
+	return violations
+}
+
+// AwaitInvariants waits until the invariants hold, since a controller takes a
+// moment to give back what has just become free.
+func AwaitInvariants(ctx context.Context, c client.Reader, timeout time.Duration, options InvariantOptions) error {
+	return Eventually(ctx, timeout, "the invariants to hold", func(ctx context.Context) error {
+		return errors.Join(CheckInvariants(ctx, c, options)...)
+	})
+}
+
+func violation(invariant, format string, args ...any) error {
+	return &Violation{Invariant: invariant, Detail: fmt.Sprintf(format, args...)}
+}
+
+// heldTwice finds addresses that two machines have on their devices, at least
+// one of them bound by us. What a user wrote by hand on both is the user's.
+func (i *inventory) heldTwice() []error {
+	type spot struct {
+		namespace string
+		address   netip.Addr
+	}
+	holders := map[spot][]*holder{}
+	var violations []error
+	for _, machine := range i.machines {
+		for address := range machine.addresses {
+			here := spot{machine.Namespace, address}
+			for _, other := range holders[here] {
+				if machine.shares(other, address) {
+					violations = append(violations, violation(invariantUnique,
+						"machines %s and %s both hold %s", client.ObjectKeyFromObject(other), client.ObjectKeyFromObject(machine), address))
+				}
+			}
+			holders[here] = append(holders[here], machine)
+		}
+	}
+	return violations
+}
+
+// shares tells if two machines with the same address got it from one pool. Two
+// networks may use the same range, each with a pool of its own.
+func (h *holder) shares(other *holder, address netip.Addr) bool {
+	pool, ours := h.pools[address]
+	otherPool, othersOurs := other.pools[address]
+	if ours && othersOurs {
+		return pool == otherPool
+	}
+	return ours || othersOurs
+}
+
+// machinesWithoutAddress finds bindings whose address is not kept for the
+// machine any more.
+func (i *inventory) machinesWithoutAddress() []error {
+	var violations []error
+	for _, machine := range i.machines {
+		name := client.ObjectKeyFromObject(machine)
+		if machine.unreadable != nil {
+			violations = append(violations, violation(invariantHeld, "machine %s: %v", name, machine.unreadable))
+			continue
+		}
+		// A copy names another machine: what it says is nobody's binding.
+		if machine.bindings.Machine != machine.Name {
+			continue
+		}
+		for _, binding := range machine.bindings.Bindings {
+			if why := i.notKept(machine.Namespace, machine.Name, binding.Pool.Name, binding.Address.Addr()); why != "" {
+				violations = append(violations, violation(invariantHeld, "machine %s holds %s of pool %s, %s",
+					name, binding.Address.Addr(), binding.Pool.Name, why))
+			}
+		}
+	}
+	return violations
+}
+
+// virtualMachinesWithoutAddress does the same for VMs that outlived their
+// machine. Only the addresses on their devices are left to go by, so those that
+// are in no pool are somebody else's.
+func (i *inventory) virtualMachinesWithoutAddress() []error {
+	var violations []error
+	for _, vm := range i.vms {
+		owner := allocator.OwnerMachine(&vm)
+		if owner.Name == "" || i.machineByUID[owner.UID] != nil {
+			continue
+		}
+		for _, address := range deviceAddresses(vm.Spec.Network.Devices) {
+			pool := i.poolOf(vm.Namespace, address)
+			if pool == "" {
+				continue
+			}
+			if why := i.notKept(vm.Namespace, owner.Name, pool, address); why != "" {
+				violations = append(violations, violation(invariantHeld, "VM %s of the deleted machine %s uses %s of pool %s, %s",
+					client.ObjectKeyFromObject(&vm), owner.Name, address, pool, why))
+			}
+		}
+	}
+	return violations
+}
+
+// notKept says why an address is not kept for a machine, empty if it is.
+func (i *inventory) notKept(namespace, machine, pool string, address netip.Addr) string {
+	object := i.addressByPlace[place{namespace, pool, address}]
+	if object == nil {
+		return "which has no address object"
+	}
+	claim := i.claimByName[types.NamespacedName{Namespace: namespace, Name: object.Spec.Claim.Name}]
+	if claim != nil && allocator.Answers(object, claim.UID) {
+		if holder := allocator.MachineOf(claim); holder != machine {
+			return fmt.Sprintf("which answers claim %s of machine %q", claim.Name, holder)
+		}
+		return ""
+	}
+	// Somebody deleted the claim. Then our finalizer is all that keeps the address.
+	if !slices.Contains(object.Finalizers, allocator.InUseFinalizer) || allocator.MachineOf(object) != machine {
+		return "which has neither its claim nor our protection"
+	}
+	return ""
+}
+
+// orphanClaims finds claims of ours that no machine will ever use.
+func (i *inventory) orphanClaims(grace time.Duration) []error {
+	var violations []error
+	for _, claim := range i.claims {
+		if _, ours := claim.Labels[allocator.MachineLabel]; !ours || claim.DeletionTimestamp != nil {
+			continue
+		}
+		machine := allocator.MachineOf(&claim)
+		if i.machineByName[types.NamespacedName{Namespace: claim.Namespace, Name: machine}] != nil {
+			continue
+		}
+		stamp, err := allocator.StampOf(&claim)
+		if err != nil {
+			violations = append(violations, violation(invariantNoOrphans, "claim %s: %v", client.ObjectKeyFromObject(&claim), err))
+		} else if age := time.Since(stamp.Time); age >= grace {
+			violations = append(violations, violation(invariantNoOrphans, "claim %s is of machine %q, which does not exist, and was last used %s ago",
+				client.ObjectKeyFromObject(&claim), machine, age.Round(time.Millisecond)))
+		}
+	}
+	return violations
+}
+
+// orphanAddresses finds addresses that we protect for nobody.
+func (i *inventory) orphanAddresses() []error {
+	var violations []error
+	for _, address := range i.addresses {
+		if !slices.Contains(address.Finalizers, allocator.InUseFinalizer) {
+			continue
+		}
+		uid := types.UID(address.Annotations[allocator.MachineUIDAnnotation])
+		if uid != "" && (i.machineByUID[uid] != nil || i.vmByOwner[uid] != nil) {
+			continue
+		}
+		violations = append(violations, violation(invariantNoOrphans, "address %s (%s) is protected for machine %q with UID %q, which has neither machine nor VM",
+			client.ObjectKeyFromObject(&address), address.Spec.Address, allocator.MachineOf(&address), uid))
+	}
+	return violations
+}
