@@ -48,6 +48,15 @@ func NewCertificates(dir string) (*Certificates, error) {
 	return c, nil
 }
 
+// newCertificates makes a folder of certificates for one program.
+func (c *ControlPlane) newCertificates(program string) (*Certificates, error) {
+	dir, err := os.MkdirTemp(c.Dir, program+"-certificates-")
+	if err != nil {
+		return nil, fmt.Errorf("making a folder for certificates: %w", err)
+	}
+	return NewCertificates(dir)
+}
+
 // Renew replaces the serving certificate by a new one of the same authority.
 // A reader sees the old pair or the new one, never a mixture.
 func (c *Certificates) Renew() error {

@@ -11,9 +11,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"capv-static-ip.dev/tests/programs"
 )
@@ -70,6 +72,8 @@ func Start(ctx context.Context, options Options) (*ControlPlane, error) {
 	if options.Progress == nil {
 		options.Progress = os.Stderr
 	}
+	// What envtest does is said by our own errors; without a logger it complains.
+	log.SetLogger(logr.Discard())
 	c, err := newControlPlane(options)
 	if err != nil {
 		return nil, err
@@ -191,7 +195,13 @@ func (c *ControlPlane) run(ctx context.Context, process *Process) error {
 	}
 	c.processes = append(c.processes, process)
 	c.mu.Unlock()
-	return process.Start(ctx)
+	err := process.Start(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stopped {
+		process.Kill()
+	}
+	return err
 }
 
 // closeLater closes something when the control plane stops.

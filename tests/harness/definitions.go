@@ -95,9 +95,8 @@ func (c *ControlPlane) InstallMetal3CRDs(ctx context.Context) error {
 		return err
 	}
 	// The garbage collector would find the new API only after half a minute.
-	if err := c.controllerManager.Stop(); err != nil {
-		return err
-	}
+	// It has no orderly way to stop.
+	c.controllerManager.Kill()
 	return c.controllerManager.Start(ctx)
 }
 

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -46,7 +47,7 @@ func (c *ControlPlane) Install(ctx context.Context) (*Installation, error) {
 	if err != nil {
 		return nil, err
 	}
-	certificates, err := NewCertificates(filepath.Join(c.Dir, "manager-certificates"))
+	certificates, err := c.newCertificates("manager")
 	if err != nil {
 		return nil, err
 	}
@@ -77,10 +78,14 @@ func (c *ControlPlane) Install(ctx context.Context) (*Installation, error) {
 func (i *Installation) awaitWebhook(ctx context.Context) error {
 	return Eventually(ctx, Soon, "the API server to call the webhook", func(ctx context.Context) error {
 		err := i.plane.Client.Create(ctx, Machine(metav1.NamespaceDefault, "probe"), client.DryRunAll)
-		if apierrors.IsInternalError(err) {
+		switch {
+		case apierrors.IsInternalError(err):
 			return nil
+		case err == nil:
+			return errors.New("a machine was created without a call")
+		default:
+			return err
 		}
-		return fmt.Errorf("asked for a machine, got error %v, want that of a call in vain", err)
 	})
 }
 

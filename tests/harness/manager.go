@@ -46,6 +46,10 @@ const (
 	retryPeriod   = 500 * time.Millisecond
 )
 
+// drainDelay is short too: our forwarder knows at once that a replica stops,
+// where the endpoints of a Service take seconds.
+const drainDelay = 500 * time.Millisecond
+
 // StartManager starts a replica of the manager, under exactly the rights of its
 // ServiceAccount, and sends it traffic once it is ready.
 func (i *Installation) StartManager(ctx context.Context, options ManagerOptions) (*Manager, error) {
@@ -95,6 +99,7 @@ func (m *Manager) args(webhookPort int) []string {
 		"--health-addr=" + m.health,
 		"--diagnostics-address=" + m.diagnostics,
 		"--insecure-diagnostics",
+		"--drain-delay=" + drainDelay.String(),
 		"-v=" + strconv.Itoa(verbosity),
 	}
 	if m.options.Namespace != "" {

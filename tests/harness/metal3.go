@@ -39,7 +39,7 @@ func (c *ControlPlane) StartMetal3(ctx context.Context, options Metal3Options) (
 	if err := c.apply(ctx, objects.only("Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")); err != nil {
 		return nil, err
 	}
-	certificates, err := NewCertificates(filepath.Join(c.Dir, "metal3-certificates"))
+	certificates, err := c.newCertificates("metal3-ipam")
 	if err != nil {
 		return nil, err
 	}

@@ -46,15 +46,15 @@ func (p *Process) Start(ctx context.Context) error {
 	if p.Running() {
 		return fmt.Errorf("starting %s: it is running already", p.Name)
 	}
-	log, err := os.OpenFile(p.LogPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	output, err := os.OpenFile(p.LogPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", p.Name, err)
 	}
 	cmd := exec.Command(p.path, p.args...)
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Stdout, cmd.Stderr = output, output
 	tie(cmd)
 	started, done := make(chan error, 1), make(chan struct{})
-	go p.run(cmd, log, started, done)
+	go p.run(cmd, output, started, done)
 	if err := <-started; err != nil {
 		return fmt.Errorf("starting %s: %w", p.Name, err)
 	}
@@ -66,10 +66,10 @@ func (p *Process) Start(ctx context.Context) error {
 
 // run starts the command and waits for its end on one thread: Linux ends a
 // tied process with the thread that started it, not with the whole program.
-func (p *Process) run(cmd *exec.Cmd, log *os.File, started chan<- error, done chan<- struct{}) {
+func (p *Process) run(cmd *exec.Cmd, output *os.File, started chan<- error, done chan<- struct{}) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	defer log.Close()
+	defer output.Close()
 	if err := cmd.Start(); err != nil {
 		started <- err
 		return

@@ -40,19 +40,25 @@ type program struct {
 	version string
 }
 
+// Families of programs that share a module file.
+const (
+	kubernetes = "kubernetes"
+	tools      = "tools"
+)
+
 // kubernetesVersion has to follow the requirement in kubernetes/go.mod: built
 // from a module, the programs know no version, and clients ask for one.
 const kubernetesVersion = "v1.36.3"
 
 var known = []program{
-	{name: "etcd", family: "kubernetes", pkg: "go.etcd.io/etcd/server/v3", module: "go.etcd.io/etcd/server/v3", version: kubernetesVersion},
-	{name: "kube-apiserver", family: "kubernetes", pkg: "k8s.io/kubernetes/cmd/kube-apiserver", module: "k8s.io/kubernetes", version: kubernetesVersion},
-	{name: "kube-controller-manager", family: "kubernetes", pkg: "k8s.io/kubernetes/cmd/kube-controller-manager", module: "k8s.io/kubernetes", version: kubernetesVersion},
+	{name: "etcd", family: kubernetes, pkg: "go.etcd.io/etcd/server/v3", module: "go.etcd.io/etcd/server/v3", version: kubernetesVersion},
+	{name: "kube-apiserver", family: kubernetes, pkg: "k8s.io/kubernetes/cmd/kube-apiserver", module: "k8s.io/kubernetes", version: kubernetesVersion},
+	{name: "kube-controller-manager", family: kubernetes, pkg: "k8s.io/kubernetes/cmd/kube-controller-manager", module: "k8s.io/kubernetes", version: kubernetesVersion},
 	{name: "metal3-ipam", family: "metal3-ipam", pkg: "github.com/metal3-io/ip-address-manager", module: "github.com/metal3-io/ip-address-manager"},
-	{name: "golangci-lint", family: "tools", pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", module: "github.com/golangci/golangci-lint/v2"},
-	{name: "gotestsum", family: "tools", pkg: "gotest.tools/gotestsum", module: "gotest.tools/gotestsum"},
-	{name: "controller-gen", family: "tools", pkg: "sigs.k8s.io/controller-tools/cmd/controller-gen", module: "sigs.k8s.io/controller-tools"},
-	{name: "kustomize", family: "tools", pkg: "sigs.k8s.io/kustomize/kustomize/v5", module: "sigs.k8s.io/kustomize/kustomize/v5"},
+	{name: "golangci-lint", family: tools, pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", module: "github.com/golangci/golangci-lint/v2"},
+	{name: "gotestsum", family: tools, pkg: "gotest.tools/gotestsum", module: "gotest.tools/gotestsum"},
+	{name: "controller-gen", family: tools, pkg: "sigs.k8s.io/controller-tools/cmd/controller-gen", module: "sigs.k8s.io/controller-tools"},
+	{name: "kustomize", family: tools, pkg: "sigs.k8s.io/kustomize/kustomize/v5", module: "sigs.k8s.io/kustomize/kustomize/v5"},
 }
 
 // Names lists the programs that can be built.
@@ -117,7 +123,7 @@ func (b *Builder) Path(ctx context.Context, name string) (string, error) {
 		return "", fmt.Errorf("%w %q: have %s", ErrUnknown, name, strings.Join(Names(), ", "))
 	}
 	p := known[i]
-	if path, ok := asset(name); ok {
+	if path, ok := asset(p); ok {
 		return path, nil
 	}
 	key, err := b.key(p)
@@ -140,14 +146,14 @@ func (b *Builder) Path(ctx context.Context, name string) (string, error) {
 	return path, b.build(ctx, p, path)
 }
 
-// asset looks a program up in the folder that people who develop controllers
-// have for their control plane's binaries.
-func asset(name string) (string, bool) {
+// asset looks a part of the control plane up in the folder that people who
+// develop controllers have for such binaries.
+func asset(p program) (string, bool) {
 	dir := os.Getenv("KUBEBUILDER_ASSETS")
-	if dir == "" {
+	if dir == "" || p.family != kubernetes {
 		return "", false
 	}
-	path := filepath.Join(dir, name)
+	path := filepath.Join(dir, p.name)
 	return path, exists(path)
 }
 
