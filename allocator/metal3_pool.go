@@ -92,22 +92,30 @@ func size(set *netipx.IPSet) uint64 {
 }
 
 // metal3Free tells how many addresses of a pool are left for claims of these
-// names. A claim whose name is a key of spec.preAllocations gets that address
-// and no other; all other claims get none of those.
+// names; at least, if that is enough for them. A claim whose name is a key of
+// spec.preAllocations gets that address and no other; all other claims get none
+// of those.
 func metal3Free(pool *ipamv1.IPPool, used []netip.Addr, claims []string) (free, needed uint64) {
+	for _, claim := range claims {
+		if _, reserved := pool.Spec.PreAllocations[claim]; !reserved {
+			needed++
+		}
+	}
+	ranges := metal3Ranges(pool)
+	taken := uint64(len(used) + len(pool.Spec.PreAllocations))
+	if total := size(ranges); total >= taken && total-taken >= needed {
+		// The common case, without arithmetic on thousands of addresses.
+		return total - taken, needed
+	}
+
 	left := netipx.IPSetBuilder{}
-	left.AddSet(metal3Ranges(pool))
+	left.AddSet(ranges)
 	for _, a := range used {
 		left.Remove(a)
 	}
 	for _, text := range pool.Spec.PreAllocations {
 		if a, err := netip.ParseAddr(string(text)); err == nil {
 			left.Remove(a)
-		}
-	}
-	for _, claim := range claims {
-		if _, reserved := pool.Spec.PreAllocations[claim]; !reserved {
-			needed++
 		}
 	}
 	set, err := left.IPSet()

@@ -40,8 +40,9 @@ type Pool struct {
 	Reference PoolReference
 	// Total is the number of addresses in the pool's ranges.
 	Total uint64
-	// Free tells how many addresses are left for claims of these names, and how
-	// many of the claims need one of them: a claim may have one reserved.
+	// Free tells how many addresses are left for claims of these names (at
+	// least, if that is enough), and how many of the claims need one of them: a
+	// claim may have one reserved.
 	Free func(claims []string) (free, needed uint64)
 }
 

@@ -2,6 +2,7 @@ package release
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -90,14 +91,18 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 // confirm sees that the machine which the cache shows is the one that lives:
 // tying a claim to a machine that is gone would have it collected as garbage.
 func (r *Reconciler) confirm(ctx context.Context, s *state) error {
+	if s.confirmed {
+		return nil
+	}
 	machine := metadataOf(allocator.MachineKind)
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
 		return fmt.Errorf("confirming the machine: %w", err)
 	}
 	if machine.UID != s.uid {
 		return apierrors.NewConflict(infrav1.GroupVersion.WithResource("vspheremachines").GroupResource(), s.name,
-			fmt.Errorf("it was replaced"))
+			errors.New("it was replaced"))
 	}
+	s.confirmed = true
 	return nil
 }
 

@@ -123,7 +123,7 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 	switch {
 	case h.paused || h.isMoving():
 		return leave, 0
-	case h.address != nil && isProtected(h.address) && !h.vmExists:
+	case h.address != nil && h.isProtectedFor(m.name) && !h.vmExists:
 		return unprotect, 0
 	case m.exists || h.claim == nil || !h.isOrphan(m.name):
 		return leave, 0
@@ -159,17 +159,18 @@ func (h holding) addressBelongsTo(m machineState) bool {
 }
 
 // isOfEarlierMachine tells whether the holding is what is left of a machine of
-// the same name that is gone.
+// the same name that is gone. What is of a machine with another name is not:
+// a copied annotation may lead to it.
 func (h holding) isOfEarlierMachine(m machineState) bool {
 	if h.claim != nil {
 		owner := allocator.OwnerMachine(h.claim)
-		return owner.UID != "" && owner.UID != m.uid
+		return owner.Name == m.name && owner.UID != m.uid
 	}
 	if h.address == nil || h.annotated != nil {
 		return false
 	}
 	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
-	return uid != "" && uid != string(m.uid)
+	return allocator.MachineOf(h.address) == m.name && uid != "" && uid != string(m.uid)
 }
 
 // isOrphan tells whether the claim waits for a machine of this name that never
@@ -192,6 +193,13 @@ func (h holding) isAnnotatedAddress() bool {
 func isMoving(obj client.Object) bool {
 	_, moving := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
 	return moving
+}
+
+// isProtectedFor tells whether our finalizer is on the address for a machine of
+// this name, or for one that it does not name any more.
+func (h holding) isProtectedFor(machine string) bool {
+	named := allocator.MachineOf(h.address)
+	return isProtected(h.address) && (named == "" || named == machine)
 }
 
 func isProtected(address client.Object) bool {

@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"fmt"
+	"net/netip"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,8 +44,8 @@ func (r *Reconciler) machineOfAddress(address client.Object) string {
 	return allocator.AdapterMachine(r.provider.Address(address).Claim)
 }
 
-func addressIndexValue(pool allocator.PoolReference, ip string) string {
-	return pool.Kind + "." + pool.APIGroup + "/" + pool.Name + "/" + ip
+func addressIndexValue(pool allocator.PoolReference, ip netip.Addr) string {
+	return pool.Kind + "." + pool.APIGroup + "/" + pool.Name + "/" + ip.String()
 }
 
 func indexByMachine(machineOf func(client.Object) string) map[string]client.IndexerFunc {
@@ -64,7 +65,7 @@ func indexMachinesByAddress() map[string]client.IndexerFunc {
 		}
 		var values []string
 		for _, b := range bindings.Bindings {
-			values = append(values, addressIndexValue(b.Pool, b.Address.Addr().String()))
+			values = append(values, addressIndexValue(b.Pool, b.Address.Addr()))
 		}
 		return values
 	}}

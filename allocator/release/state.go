@@ -3,6 +3,7 @@ package release
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,6 +26,8 @@ type state struct {
 	// object is the machine's metadata, nil if it does not exist.
 	object   *metav1.PartialObjectMetadata
 	holdings []*holding
+	// confirmed says that the API server has been asked whether it still lives.
+	confirmed bool
 }
 
 var vmKind = infrav1.GroupVersion.WithKind("VSphereVM")
@@ -237,10 +240,14 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h
 	if h.address == nil {
 		return "", nil
 	}
-	machines := metadataListOf(allocator.MachineKind)
-	err := r.client.List(ctx, machines, client.InNamespace(key.Namespace),
-		client.MatchingFields{machinesByAddress: addressIndexValue(h.address.Pool, h.address.IP)})
+	ip, err := netip.ParseAddr(h.address.IP)
 	if err != nil {
+		return "", nil //nolint:nilerr // a machine cannot hold what is not an address
+	}
+	machines := metadataListOf(allocator.MachineKind)
+	err = r.client.List(ctx, machines, client.InNamespace(key.Namespace),
+		client.MatchingFields{machinesByAddress: addressIndexValue(h.address.Pool, ip.Unmap())})
+	if err != nil && !isAbsent(err) {
 		return "", fmt.Errorf("listing the machines that hold %s: %w", h.address.IP, err)
 	}
 	for i := range machines.Items {

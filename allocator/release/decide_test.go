@@ -1,0 +1,261 @@
+package release
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+
+	"capv-static-ip.dev/allocator"
+)
+
+const grace = 5 * time.Minute
+
+var (
+	now     = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	deleted = metav1.NewTime(now)
+)
+
+// The machine is cp-0 with UID "uid"; its claim is cp-0-0 and its address
+// 10.0.0.1. Each option changes one thing about them.
+func living() machineState { return machineState{name: "cp-0", exists: true, uid: "uid"} }
+
+func dying() machineState {
+	m := living()
+	m.deleting = true
+	return m
+}
+
+func absent() machineState { return machineState{name: "cp-0"} }
+
+type option func(*holding, *ipamv1.IPClaim, *ipamv1.IPAddress)
+
+// bound is a complete, adopted binding, changed by the options.
+func bound(options ...option) holding {
+	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0-0", UID: "claim"}}
+	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-0"}})
+	allocator.Use(claim, allocator.Stamp{Time: now, Request: "request"})
+	ownedBy("uid")(nil, claim, nil)
+	claim.Status.Address = nil
+	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
+		Finalizers: []string{allocator.InUseFinalizer},
+		Annotations: map[string]string{
+			allocator.MachineNameAnnotation: "cp-0",
+			allocator.MachineUIDAnnotation:  "uid",
+		},
+	}}
+	address.Spec.Address = "10.0.0.1"
+	address.Spec.Claim.Name = "cp-0-0"
+	h := holding{annotated: &allocator.Binding{Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24")}}
+	for _, change := range options {
+		change(&h, claim, address)
+	}
+	if claim.UID != "" {
+		view := allocator.Metal3{}.Claim(claim)
+		h.claim = &view
+	}
+	if address.Spec.Address != "" {
+		view := allocator.Metal3{}.Address(address)
+		h.address = &view
+	}
+	return h
+}
+
+func ownedBy(uid types.UID) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		c.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp-0", UID: uid}}
+	}
+}
+
+// anothers makes the whole binding that of the machine cp-1.
+func anothers(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	allocator.Mark(c, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-1"}})
+	c.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp-1", UID: "uid-1"}}
+	a.Annotations[allocator.MachineNameAnnotation] = "cp-1"
+	a.Annotations[allocator.MachineUIDAnnotation] = "uid-1"
+}
+
+func withoutClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.UID = "" }
+func withoutAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address = "" }
+func withoutOwner(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.OwnerReferences = nil }
+func withoutMark(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { c.Labels = nil }
+func withoutStamp(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	delete(c.Annotations, allocator.LastUsedAnnotation)
+	c.CreationTimestamp = metav1.NewTime(now.Add(-grace))
+}
+func withoutAnnotation(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.annotated = nil }
+func unprotected(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	a.Finalizers, a.Annotations = nil, nil
+}
+func terminatingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.DeletionTimestamp = &deleted
+}
+func terminatingAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	a.DeletionTimestamp = &deleted
+}
+func otherAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address = "10.0.0.9" }
+func earlierUID(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	a.Annotations[allocator.MachineUIDAnnotation] = "earlier"
+}
+func refused(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Status.ErrorMessage = new("Requested IP not available")
+}
+func shared(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.sharedWith = "other" }
+func withVM(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.vmExists = true }
+func paused(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.paused = true }
+func movingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Annotations[clusterctlv1.DeleteForMoveAnnotation] = ""
+}
+func usedBefore(age time.Duration) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		allocator.Use(c, allocator.Stamp{Time: now.Add(-age), Request: "request"})
+	}
+}
+
+func TestNextStepForALivingMachine(t *testing.T) {
+	moving := living()
+	moving.moving = true
+	tests := map[string]struct {
+		machine machineState
+		holding holding
+		want    step
+	}{
+		"complete: adopt, which changes what is missing": {living(), bound(), adopt},
+		"not adopted yet":  {living(), bound(withoutOwner, unprotected), adopt},
+		"not bound yet":    {living(), bound(withoutAddress), leave},
+		"paused":           {living(), bound(paused), leave},
+		"being moved away": {moving, bound(), leave},
+		"claim of another machine, annotated here":            {living(), bound(anothers), leave},
+		"address of another machine, annotated here":          {living(), bound(anothers, withoutClaim), leave},
+		"unowned claim without our mark, annotated here":      {living(), bound(withoutOwner, withoutMark), leave},
+		"unowned claim whose address another machine holds":   {living(), bound(withoutOwner, shared), leave},
+		"claim not annotated":                                 {living(), bound(withoutAnnotation), leave},
+		"claim going":                                         {living(), bound(terminatingClaim), leave},
+		"claim gone, address protected":                       {living(), bound(withoutClaim), remake},
+		"claim gone, address protected and going":             {living(), bound(withoutClaim, terminatingAddress), remake},
+		"claim gone, address protected, UID from before move": {living(), bound(withoutClaim, earlierUID), remake},
+		"claim gone, paused":                                  {living(), bound(withoutClaim, paused), leave},
+		"claim gone, address not protected yet":               {living(), bound(withoutClaim, unprotected), protect},
+		"claim gone, unprotected address going":               {living(), bound(withoutClaim, unprotected, terminatingAddress), report},
+		"claim and address gone":                              {living(), bound(withoutClaim, withoutAddress), report},
+		"claim bound to another address":                      {living(), bound(otherAddress), report},
+		"claim made again and refused":                        {living(), bound(refused), report},
+		"address of an earlier machine, its VM gone":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID), unprotect},
+		"address of an earlier machine, its VM there":         {living(), bound(withoutClaim, withoutAnnotation, earlierUID, withVM), leave},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, _ := decide(test.machine, test.holding, now, grace); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestNextStepForAMachineBeingDeleted(t *testing.T) {
+	waited, moving := dying(), dying()
+	waited.waited = true
+	moving.moving = true
+	tests := map[string]struct {
+		machine machineState
+		holding holding
+		want    step
+	}{
+		"nobody else left":                             {dying(), bound(), release},
+		"CAPV still works on it":                       {waited, bound(), leave},
+		"moved by clusterctl":                          {moving, bound(), leave},
+		"Cluster paused":                               {dying(), bound(paused), release},
+		"never adopted":                                {dying(), bound(withoutOwner, unprotected), release},
+		"claim orphaned by the garbage collector":      {dying(), bound(withoutOwner), release},
+		"claim gone":                                   {dying(), bound(withoutClaim), release},
+		"claim and address gone":                       {dying(), bound(withoutClaim, withoutAddress), leave},
+		"claim of another machine, annotated here":     {dying(), bound(anothers), leave},
+		"address of another machine, annotated here":   {dying(), bound(anothers, withoutClaim), leave},
+		"mark of another machine, annotated here":      {dying(), bound(withoutOwner, withoutMark), leave},
+		"unowned, and another machine has the address": {dying(), bound(withoutOwner, shared), leave},
+		"its VM is still there":                        {dying(), bound(withVM), leave},
+		"its VM is still there, address unprotected":   {dying(), bound(withVM, unprotected), protect},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, _ := decide(test.machine, test.holding, now, grace); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
+	orphan := func(options ...option) holding {
+		return bound(append([]option{withoutOwner, withoutAnnotation, unprotected}, options...)...)
+	}
+	tests := map[string]struct {
+		holding holding
+		want    step
+		wait    time.Duration
+	}{
+		"claim used just now":                {orphan(), leave, grace},
+		"claim used a while ago":             {orphan(usedBefore(grace - time.Second)), leave, time.Second},
+		"claim not used for the grace":       {orphan(usedBefore(grace)), reap, 0},
+		"claim without a stamp, by its age":  {orphan(withoutStamp), reap, 0},
+		"old claim, paused":                  {orphan(usedBefore(grace), paused), leave, 0},
+		"old claim, being moved":             {orphan(usedBefore(grace), movingClaim), leave, 0},
+		"old claim, going":                   {orphan(usedBefore(grace), terminatingClaim), leave, 0},
+		"old claim with an owner":            {orphan(usedBefore(grace), ownedBy("uid")), leave, 0},
+		"old claim without our mark":         {orphan(usedBefore(grace), withoutMark), leave, 0},
+		"protected address, no VM":           {bound(withoutClaim, withoutAnnotation), unprotect, 0},
+		"protected address, a VM":            {bound(withoutClaim, withoutAnnotation, withVM), leave, 0},
+		"protected address, paused":          {bound(withoutClaim, withoutAnnotation, paused), leave, 0},
+		"address that is not ours to free":   {bound(withoutClaim, withoutAnnotation, unprotected), leave, 0},
+		"claim the garbage collector's, too": {bound(withoutAnnotation), unprotect, 0},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, wait := decide(absent(), test.holding, now, grace); got != test.want || wait != test.wait {
+				t.Errorf("got %q after %s, want %q after %s", got, wait, test.want, test.wait)
+			}
+		})
+	}
+}
+
+func TestFinalizersOfTheGarbageCollectorAreNotWaitedFor(t *testing.T) {
+	for finalizer, want := range map[string]bool{
+		allocator.ReleaseFinalizer:         false,
+		metav1.FinalizerDeleteDependents:   false,
+		metav1.FinalizerOrphanDependents:   false,
+		"vspheremachine.infrastructure.io": true,
+	} {
+		if got := isOthersFinalizer(finalizer); got != want {
+			t.Errorf("finalizer %s: got %v, want %v", finalizer, got, want)
+		}
+	}
+}
+
+func TestTerminatingPoolIsTouchedAtOnceThenEverMoreRarely(t *testing.T) {
+	touchedAt := func(after time.Duration) *metav1.ObjectMeta {
+		meta := &metav1.ObjectMeta{DeletionTimestamp: &deleted}
+		metav1.SetMetaDataAnnotation(meta, touchedAnnotation, now.Add(after).Format(time.RFC3339Nano))
+		return meta
+	}
+	tests := map[string]struct {
+		pool *metav1.ObjectMeta
+		want time.Time
+	}{
+		"never touched":              {&metav1.ObjectMeta{DeletionTimestamp: &deleted}, now},
+		"touched in an earlier life": {touchedAt(-time.Hour), now},
+		"touched at once":            {touchedAt(0), now.Add(minTouchInterval)},
+		"touched after some time":    {touchedAt(10 * time.Second), now.Add(20 * time.Second)},
+		"touched after a long time":  {touchedAt(time.Hour), now.Add(time.Hour + maxTouchInterval)},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := nextTouch(test.pool, now); !got.Equal(test.want) {
+				t.Errorf("got %s, want %s", got, test.want)
+			}
+		})
+	}
+}
