@@ -1,17 +1,22 @@
 # The image of the manager: one static binary, nothing else.
 #
-#   docker build .                                   compile in a builder image
-#   make build && docker build --build-arg BINARY=prebuilt .
-#                                                    take bin/capv-static-ip; with the
-#                                                    default BASE this pulls no image
+#   docker build .                    compile in a builder image
+#   docker build --target prebuilt .  take bin/capv-static-ip, see `make image`;
+#                                     with the default BASE this pulls no image
 
 # The image to compile in: anything with the Go of go.mod.
 ARG BUILDER=golang:1.26
 # What the binary is put on. It needs nothing of it: `scratch` will do, as will
-# a base that your organisation requires.
+# a base that your organization requires.
 ARG BASE=scratch
-# Where the binary comes from: the stage `compiled` or the stage `prebuilt`.
-ARG BINARY=compiled
+
+FROM ${BASE} AS base
+# A number, so that runAsNonRoot can be verified without a passwd file.
+USER 65532:65532
+ENTRYPOINT ["/capv-static-ip"]
+
+FROM base AS prebuilt
+COPY bin/capv-static-ip /capv-static-ip
 
 FROM ${BUILDER} AS compiled
 WORKDIR /src
@@ -23,13 +28,5 @@ ARG VERSION=dev
 RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION}" \
     -o /capv-static-ip ./cmd/capv-static-ip
 
-FROM scratch AS prebuilt
-COPY bin/capv-static-ip /capv-static-ip
-
-FROM ${BINARY} AS binary
-
-FROM ${BASE}
-COPY --from=binary /capv-static-ip /capv-static-ip
-# A number, so that runAsNonRoot can be verified without a passwd file.
-USER 65532:65532
-ENTRYPOINT ["/capv-static-ip"]
+FROM base
+COPY --from=compiled /capv-static-ip /capv-static-ip

@@ -17,12 +17,12 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 
 # The image that `make image` makes and `make manifests` names.
 IMG ?= capv-static-ip:dev
-# `prebuilt` takes bin/capv-static-ip; `compiled` compiles in the image BUILDER.
-BINARY ?= prebuilt
-BUILDER ?= golang:1.26
+# The image that it is put on, and the platform that it is for.
 BASE ?= scratch
 ARCH ?= $(shell $(GO) env GOARCH)
-IMAGE_ARGS = --build-arg BINARY=$(BINARY) --build-arg BUILDER=$(BUILDER) \
+# COMPILED=1 compiles in the image BUILDER instead of here.
+BUILDER ?= golang:1.26
+IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER) \
 	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
 
 UNIT := ./webhook/... ./allocator/... ./cmd/... ./tests/programs/...
@@ -70,10 +70,10 @@ manifests: ## Render deploy/default into dist/capv-static-ip.yaml, with the imag
 
 .PHONY: image
 image: ## Make the image IMG, on BASE, with docker, buildah or podman.
-ifeq ($(BINARY),prebuilt)
+ifndef COMPILED
 	GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
 endif
-	@if command -v docker >/dev/null; then set -- docker build; \
+	@if docker info >/dev/null 2>&1; then set -- docker build; \
 	elif command -v buildah >/dev/null; then set -- buildah bud --isolation chroot; \
 	elif command -v podman >/dev/null; then set -- podman build; \
 	else echo 'make image needs docker, buildah or podman' >&2; exit 1; fi; \
