@@ -1,0 +1,136 @@
+// Command demo plays the scenario that capv-static-ip was made for, on a real
+// control plane with the real IPAM provider, and looks at every step whether it
+// did what it says. Read scenario.go first.
+//
+//	make demo
+//	make demo KEEP=1
+//
+// With KEEP set, everything runs on until it is interrupted.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"capv-static-ip.dev/tests/harness"
+)
+
+func main() {
+	// A terminal that is closed must not leave anything running either.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	out := newPrinter(os.Stdout)
+	err := run(endWithParent(ctx), out)
+	stop()
+	if err != nil {
+		out.failure(err)
+		os.Exit(1)
+	}
+}
+
+// endWithParent returns a context that also ends when the process that started
+// us does: `go run` dies of a signal without passing it on.
+func endWithParent(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(ctx)
+	parent := os.Getppid()
+	go func() {
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+				if os.Getppid() != parent {
+					cancel()
+					return
+				}
+			}
+		}
+	}()
+	return ctx
+}
+
+func run(ctx context.Context, out *printer) (err error) {
+	s, err := start(ctx, out)
+	if err != nil {
+		return err
+	}
+	defer func() { err = s.end(ctx, err) }()
+	began := time.Now()
+	for n, step := range scenario() {
+		out.heading(fmt.Sprintf("%d. %s", n+1, step.title))
+		if err := step.play(ctx, s); err != nil {
+			return fmt.Errorf("step %d, %s: %w", n+1, step.title, err)
+		}
+	}
+	out.blank()
+	out.good("Every step did what it says; the scenario took %s.", round(time.Since(began)))
+	if keep := os.Getenv("KEEP"); keep == "" || keep == "0" {
+		return nil
+	}
+	return s.keep(ctx)
+}
+
+// start starts everything that the scenario needs.
+func start(ctx context.Context, out *printer) (_ *stage, err error) {
+	out.heading("Starting a management cluster without containers")
+	s := &stage{out: out}
+	parts := []struct {
+		title string
+		start func() error
+	}{
+		{"etcd, kube-apiserver, kube-controller-manager, the APIs of CAPI, CAPV and metal3", func() (err error) {
+			s.plane, err = harness.Start(ctx, harness.Options{Progress: out})
+			return err
+		}},
+		{"the metal3 IP Address Manager", func() error {
+			_, err := s.plane.StartMetal3(ctx, harness.Metal3Options{})
+			return err
+		}},
+		{"what deploy/ installs: RBAC and the webhook configuration", func() (err error) {
+			s.installation, err = s.plane.Install(ctx)
+			return err
+		}},
+		{"capv-static-ip, two replicas", func() error { return s.startManagers(ctx, 2) }},
+	}
+	for _, part := range parts {
+		done := out.begin(part.title)
+		if err := part.start(); err != nil {
+			return nil, s.end(ctx, fmt.Errorf("starting %s: %w", part.title, err))
+		}
+		done()
+	}
+	return s, nil
+}
+
+// end stops everything. What failed can be read about in the logs, so they stay.
+func (s *stage) end(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		// What an interrupt broke on its way is of no interest.
+		err = errors.New("interrupted")
+	}
+	switch {
+	case s.plane == nil:
+		return err
+	case err != nil && ctx.Err() == nil:
+		s.plane.KeepFiles = true
+		err = fmt.Errorf("%w\n  logs are in: %s", err, s.plane.Dir)
+	}
+	return errors.Join(err, s.plane.Stop())
+}
+
+func (s *stage) startManagers(ctx context.Context, replicas int) error {
+	for range replicas {
+		manager, err := s.installation.StartManager(ctx, harness.ManagerOptions{})
+		if err != nil {
+			return err
+		}
+		s.managers = append(s.managers, manager)
+	}
+	return nil
+}
