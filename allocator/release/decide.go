@@ -74,7 +74,7 @@ func decideLiving(m machineState, h holding) step {
 	switch {
 	case h.claim == nil:
 		return decideWithoutClaim(m, h)
-	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m):
+	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m) && !h.isOfAdapter(m):
 		return leave
 	case h.claim.Failure != "":
 		return report
@@ -145,6 +145,15 @@ func (h holding) belongsTo(m machineState) bool {
 		return allocator.OwnerMachine(h.claim).UID == m.uid
 	}
 	return allocator.IsMarked(h.claim, m.name) && h.sharedWith == ""
+}
+
+// isOfAdapter tells whether the claim is one of the static IP adapter's for the
+// machine: of its name, tied to nothing, and for the address that the machine
+// was found to have on its device.
+func (h holding) isOfAdapter(m machineState) bool {
+	return allocator.AdapterMachine(h.claim.GetName()) == m.name && allocator.MachineOf(h.claim) == "" &&
+		len(h.claim.GetOwnerReferences()) == 0 && h.sharedWith == "" &&
+		h.annotated != nil && h.address != nil && h.isAnnotatedAddress()
 }
 
 // addressBelongsTo judges an address whose claim is gone: by the machine's UID

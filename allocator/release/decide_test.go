@@ -83,6 +83,9 @@ func withoutClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.UID 
 func withoutAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address = "" }
 func withoutOwner(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.OwnerReferences = nil }
 func withoutMark(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { c.Labels = nil }
+func ofAdapter(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.OwnerReferences, c.Labels, c.Annotations = nil, nil, nil
+}
 func withoutStamp(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	delete(c.Annotations, allocator.LastUsedAnnotation)
 	c.CreationTimestamp = metav1.NewTime(now.Add(-grace))
@@ -133,6 +136,9 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		"address of another machine, annotated here":          {living(), bound(anothers, withoutClaim), leave},
 		"unowned claim without our mark, annotated here":      {living(), bound(withoutOwner, withoutMark), leave},
 		"unowned claim whose address another machine holds":   {living(), bound(withoutOwner, shared), leave},
+		"claim of the adapter":                                {living(), bound(ofAdapter, unprotected), adopt},
+		"claim of the adapter for another address":            {living(), bound(ofAdapter, unprotected, otherAddress), leave},
+		"claim of the adapter whose address is shared":        {living(), bound(ofAdapter, unprotected, shared), leave},
 		"claim not annotated":                                 {living(), bound(withoutAnnotation), leave},
 		"claim going":                                         {living(), bound(terminatingClaim), leave},
 		"claim gone, address protected":                       {living(), bound(withoutClaim), remake},
