@@ -1,0 +1,236 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// watched is how long a test looks at what must not change. What would change
+// it is an event that has happened already, so a controller that is wrong
+// acts within milliseconds.
+const watched = time.Second
+
+// consistently watches that a condition holds, and fails the test when it ceases to.
+func (s *scene) consistently(what string, condition func(context.Context) error) {
+	s.Helper()
+	if err := harness.Consistently(s.Context(), watched, what, condition); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// ip is the only address of a machine, without its prefix length.
+func (s *scene) ip(name string) string {
+	s.Helper()
+	addresses := harness.Addresses(s.machine(name))
+	if len(addresses) != 1 {
+		s.Fatalf("machine %s has addresses %v, want one", name, addresses)
+	}
+	return netip.MustParsePrefix(addresses[0]).Addr().String()
+}
+
+// claim reads the claim of a machine's first device.
+func (s *scene) claim(machine string) (*ipamv1.IPClaim, error) {
+	claim := &ipamv1.IPClaim{}
+	return claim, s.env.Client.Get(s.Context(), s.key(allocator.ClaimName(machine, 0)), claim)
+}
+
+// address finds the object of an address; there must be no second one.
+func (s *scene) address(ip string) (*ipamv1.IPAddress, error) {
+	list := &ipamv1.IPAddressList{}
+	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
+		return nil, err
+	}
+	var found *ipamv1.IPAddress
+	for i := range list.Items {
+		if string(list.Items[i].Spec.Address) != ip {
+			continue
+		}
+		if found != nil {
+			return nil, fmt.Errorf("%s and %s are both for %s", found.Name, list.Items[i].Name, ip)
+		}
+		found = &list.Items[i]
+	}
+	if found == nil {
+		return nil, fmt.Errorf("no address object is for %s", ip)
+	}
+	return found, nil
+}
+
+// settled waits until the controller has tied the machine's claim to it, and
+// returns the address.
+func (s *scene) settled(name string) string {
+	s.Helper()
+	ip := s.ip(name)
+	s.eventually("machine "+name+" to adopt its claim", func(context.Context) error {
+		return s.isAdopted(name, ip)
+	})
+	return ip
+}
+
+func (s *scene) isAdopted(name, ip string) error {
+	claim, err := s.claim(name)
+	if err != nil {
+		return err
+	}
+	owner := allocator.OwnerMachine(claim)
+	if machine := s.machine(name); owner.UID != machine.UID || owner.Controller == nil || !*owner.Controller {
+		return fmt.Errorf("claim %s has owners %v, want machine %s", claim.Name, claim.OwnerReferences, machine.UID)
+	}
+	if claim.Annotations["ipAddress"] != ip {
+		return fmt.Errorf("claim %s asks for %q, want %s", claim.Name, claim.Annotations["ipAddress"], ip)
+	}
+	return s.isProtected(ip)
+}
+
+// isProtected returns an error unless our finalizer keeps the address.
+func (s *scene) isProtected(ip string) error {
+	address, err := s.address(ip)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(address.Finalizers, allocator.InUseFinalizer) {
+		return fmt.Errorf("address %s has finalizers %v, want ours", address.Name, address.Finalizers)
+	}
+	return nil
+}
+
+// isHeld returns an error unless the address is protected and the claim that
+// holds it is not being deleted.
+func (s *scene) isHeld(machine, ip string) error {
+	claim, err := s.claim(machine)
+	if err != nil {
+		return err
+	}
+	if !claim.DeletionTimestamp.IsZero() {
+		return fmt.Errorf("claim %s is being deleted", claim.Name)
+	}
+	return s.isProtected(ip)
+}
+
+// returned waits until nothing is left of an address but its place in the pool.
+func (s *scene) returned(ip string) {
+	s.Helper()
+	s.eventually(ip+" to be back in its pool", func(context.Context) error {
+		if address, err := s.address(ip); err == nil {
+			return fmt.Errorf("%s exists, deleted at %v, with finalizers %v", address.Name, address.DeletionTimestamp, address.Finalizers)
+		}
+		return nil
+	})
+}
+
+// noClaims waits until no claim is left in the namespace.
+func (s *scene) noClaims() {
+	s.Helper()
+	s.eventually("all claims to be gone", func(context.Context) error {
+		if claims := s.claims(); len(claims) > 0 {
+			return fmt.Errorf("%d claims are left, the first is %s", len(claims), claims[0].Name)
+		}
+		return nil
+	})
+}
+
+// refused creates a machine that must be denied with a text that contains this.
+func (s *scene) refused(machine client.Object, text string) {
+	s.Helper()
+	err := s.env.Client.Create(s.Context(), machine)
+	if err == nil {
+		s.Fatalf("machine %s was created, want it denied with %q", machine.GetName(), text)
+	}
+	if !strings.Contains(err.Error(), text) {
+		s.Fatalf("creating machine %s: got %v, want it denied with %q", machine.GetName(), err, text)
+	}
+}
+
+// change reads an object, changes it and writes it, until nobody comes between.
+func (s *scene) change(object client.Object, change func()) {
+	s.Helper()
+	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+		if err := s.env.Client.Get(s.Context(), client.ObjectKeyFromObject(object), object); err != nil {
+			return err
+		}
+		before := object.DeepCopyObject().(client.Object)
+		change()
+		return s.env.Client.Patch(s.Context(), object, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	})
+	if err != nil {
+		s.Fatalf("changing %T %s: %v", object, object.GetName(), err)
+	}
+}
+
+// dropFinalizer takes a finalizer off an object, as its owner does at the end.
+func (s *scene) dropFinalizer(object client.Object, finalizer string) {
+	s.Helper()
+	s.change(object, func() { controllerutil.RemoveFinalizer(object, finalizer) })
+}
+
+// annotate sets an annotation, or removes it if the value is nil.
+func (s *scene) annotate(object client.Object, key string, value *string) {
+	s.Helper()
+	s.change(object, func() {
+		if value != nil {
+			harness.WithAnnotation(key, *value)(object)
+			return
+		}
+		annotations := object.GetAnnotations()
+		delete(annotations, key)
+		object.SetAnnotations(annotations)
+	})
+}
+
+// told waits for an event about a machine, and returns its text.
+func (s *scene) told(machine, reason string) string {
+	s.Helper()
+	var note string
+	s.eventually("event "+reason+" of machine "+machine, func(ctx context.Context) error {
+		list := &eventsv1.EventList{}
+		if err := s.env.Client.List(ctx, list, client.InNamespace(s.ns)); err != nil {
+			return err
+		}
+		var seen []string
+		for _, event := range list.Items {
+			if event.Regarding.Kind != "VSphereMachine" || event.Regarding.Name != machine {
+				continue
+			}
+			if event.Reason == reason {
+				note = event.Note
+				return nil
+			}
+			seen = append(seen, event.Reason)
+		}
+		return fmt.Errorf("its events are %v", seen)
+	})
+	return note
+}
+
+// isGone returns an error while an object exists.
+func (s *scene) isGone(object client.Object) error {
+	err := s.env.Client.Get(s.Context(), client.ObjectKeyFromObject(object), object)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return errors.Join(errors.New("it exists"), err)
+}
+
+// controllerOf is the UID of the controller that owns an object.
+func controllerOf(object client.Object) string {
+	if owner := metav1.GetControllerOf(object); owner != nil {
+		return string(owner.UID)
+	}
+	return ""
+}
