@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"fmt"
 	"slices"
 
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -32,6 +33,9 @@ func pinBindings(before, after *machine, bindings allocator.Bindings, doc docume
 		if slices.Contains(now.IPAddrs, b.Address.String()) {
 			continue
 		}
+		if other := holderOf(after, b); other >= 0 {
+			return moved(b, fmt.Sprintf("has lost its address to device %d", other))
+		}
 		device, err := doc.device(i)
 		if err != nil {
 			return err
@@ -43,6 +47,14 @@ func pinBindings(before, after *machine, bindings allocator.Bindings, doc docume
 		return nil
 	}
 	return doc.hold(before.Annotations[allocator.BindingsAnnotation])
+}
+
+// holderOf is the index of the device with the binding's address, -1 if none
+// has it.
+func holderOf(m *machine, b allocator.Binding) int {
+	return slices.IndexFunc(m.Spec.Network.Devices, func(d infrav1.NetworkDeviceSpec) bool {
+		return slices.Contains(d.IPAddrs, b.Address.String())
+	})
 }
 
 // changed says in what a device is another one than before, or what now gives

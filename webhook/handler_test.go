@@ -1,0 +1,205 @@
+package webhook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// brokenAllocator stands for faults that a real API server cannot be made to
+// have. It binds the address 10.0.0.1 unless err is set.
+type brokenAllocator struct {
+	err       error
+	takenBack int
+}
+
+func (a *brokenAllocator) Check(context.Context, allocator.Request) error { return a.err }
+
+func (a *brokenAllocator) Claim(_ context.Context, req allocator.Request) ([]allocator.Binding, error) {
+	if a.err != nil {
+		return nil, a.err
+	}
+	var bindings []allocator.Binding
+	for _, want := range req.Wants {
+		bindings = append(bindings, allocator.Binding{
+			Device: want.Device, Pool: want.Pool, Claim: allocator.ClaimName(req.Machine.Name, want.Device.Index),
+			Address: netip.MustParsePrefix("10.0.0.1/24"), Gateway: netip.MustParseAddr("10.0.0.254"),
+			Nameservers: []string{"10.0.0.53"}, SearchDomains: []string{"example"},
+		})
+	}
+	return bindings, nil
+}
+
+func (a *brokenAllocator) TakeBack(context.Context, allocator.Request) error {
+	a.takenBack++
+	return a.err
+}
+
+func (a *brokenAllocator) CheckUnshared(context.Context, allocator.Machine, allocator.Bindings) error {
+	return a.err
+}
+
+func handler(a Allocator) *Handler {
+	return &Handler{Allocator: a, Events: events.NewFakeRecorder(10)}
+}
+
+func createOf(raw string) admission.Request {
+	return admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{
+		UID: "uid", Operation: admissionv1.Create, Namespace: "ns", Name: "cp", Object: runtime.RawExtension{Raw: []byte(raw)},
+	}}
+}
+
+func updateOf(before, after string) admission.Request {
+	req := createOf(after)
+	req.Operation = admissionv1.Update
+	req.OldObject = runtime.RawExtension{Raw: []byte(before)}
+	return req
+}
+
+// wanting is a machine that names a pool by its own label.
+const wanting = `{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"}},"spec":{"network":{"devices":[{"networkName":"a"}]}}}`
+
+func wantRefusal(t *testing.T, err error, reason allocator.Reason, text string) {
+	t.Helper()
+	refusal, ok := allocator.AsRefusal(err)
+	if !ok || refusal.Reason != reason || !strings.Contains(refusal.Message, text) {
+		t.Errorf("got %v, want a refusal %s with %q", err, reason, text)
+	}
+}
+
+func TestMalformedRequestsAreBadRequests(t *testing.T) {
+	unknown := createOf(wanting)
+	unknown.Operation = ""
+	deletion := createOf(wanting)
+	deletion.Operation = admissionv1.Delete
+	for name, req := range map[string]admission.Request{
+		"empty operation":       unknown,
+		"DELETE":                deletion,
+		"no object":             createOf(""),
+		"not JSON":              createOf("{"),
+		"a list":                createOf("[]"),
+		"devices are no list":   createOf(`{"spec":{"network":{"devices":{}}}}`),
+		"a device is a number":  createOf(`{"spec":{"network":{"devices":[1]}}}`),
+		"update without old":    updateOf("", wanting),
+		"update without object": updateOf(wanting, ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			response := handler(&brokenAllocator{}).Handle(t.Context(), req)
+			if response.Allowed || response.Result.Code != http.StatusBadRequest || response.Result.Message == "" {
+				t.Errorf("got %+v", response)
+			}
+		})
+	}
+}
+
+func TestMachineWithALifeIsLeftAsItIs(t *testing.T) {
+	for name, raw := range map[string]string{
+		"provider ID":   `{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"}},"spec":{"providerID":"vsphere://x","network":{"devices":[{}]}}}`,
+		"owner Machine": `{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"},"ownerReferences":[{"apiVersion":"cluster.x-k8s.io/v1beta2","kind":"Machine","name":"cp"}]},"spec":{"network":{"devices":[{}]}}}`,
+		"bindings":      `{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"},"annotations":{"capv-static-ip.dev/bindings":"{}"}},"spec":{"network":{"devices":[{}]}}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			response := handler(&brokenAllocator{}).Handle(t.Context(), createOf(raw))
+			if !response.Allowed || len(response.Patches) > 0 {
+				t.Errorf("got %+v", response)
+			}
+		})
+	}
+}
+
+func TestUnreadableBindingsAreRefusedWithTheRemedy(t *testing.T) {
+	raw := `{"metadata":{"name":"cp","annotations":{"capv-static-ip.dev/bindings":"nonsense"}}}`
+	v := handler(&brokenAllocator{}).create(t.Context(), createOf(raw))
+	wantRefusal(t, v.err, allocator.BindingsInvalid, "remove it")
+}
+
+func TestNoTimeToBindIsRefusedWithoutClaiming(t *testing.T) {
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, Path+"?timeout=2s", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &brokenAllocator{err: errors.New("claimed")}
+	v := handler(a).create(withTimeout(t.Context(), r), createOf(wanting))
+	wantRefusal(t, v.err, allocator.TimeoutTooShort, "less than 3s")
+}
+
+func TestFailedClaimIsTakenBackAndDeniedWithAStableText(t *testing.T) {
+	a := &brokenAllocator{err: errors.New("request to 10.1.2.3 for cp-x7k2p failed at 12:00")}
+	response := handler(a).Handle(t.Context(), createOf(wanting))
+	if response.Allowed || response.Result.Code != http.StatusInternalServerError ||
+		response.Result.Message != "addresses could not be allocated (unknown error): see the log of capv-static-ip" {
+		t.Errorf("got %+v", response.Result)
+	}
+	if a.takenBack != 1 {
+		t.Errorf("taken back %d times, want once", a.takenBack)
+	}
+}
+
+func TestLivingMachineOfTheNameIsLeftToTheConflict(t *testing.T) {
+	a := &brokenAllocator{err: allocator.ErrMachineExists}
+	response := handler(a).Handle(t.Context(), createOf(wanting))
+	if !response.Allowed || len(response.Patches) > 0 || a.takenBack > 0 {
+		t.Errorf("got %+v, taken back %d times", response, a.takenBack)
+	}
+}
+
+// FuzzAdmission sends any object as CREATE and as UPDATE. Whatever it holds, the
+// answer is a verdict, and a patch touches nothing but what we inject.
+func FuzzAdmission(f *testing.F) {
+	for _, seed := range []string{
+		wanting,
+		`{"metadata":{"name":"cp","annotations":{"capv-static-ip.dev/bindings":"{\"machine\":\"cp\",\"bindings\":[{\"device\":{\"index\":0},\"address\":\"10.0.0.1/24\"}]}"}},"spec":{"network":{"devices":[{"ipAddrs":["10.0.0.1/24"]}]}}}`,
+		`{"metadata":{"generateName":"cp-","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"}},"spec":{"network":{"devices":[{"dhcp4":null},{"dhcp4":true},{"skipIPAllocation":true}]}}}`,
+		`{"metadata":null,"spec":null}`, `{"spec":{"network":{"devices":[null]}}}`, `[]`, `null`, `{"metadata":{"finalizers":[null]}}`, "",
+	} {
+		f.Add(seed, wanting)
+		f.Add(wanting, seed)
+	}
+	f.Fuzz(func(t *testing.T, before, after string) {
+		h := handler(&brokenAllocator{})
+		for _, req := range []admission.Request{createOf(after), updateOf(before, after)} {
+			response := h.Handle(t.Context(), req)
+			if response.Allowed == (response.Result != nil && response.Result.Code >= http.StatusBadRequest) {
+				t.Fatalf("neither allowed nor denied: %+v", response)
+			}
+			for _, op := range response.Patches {
+				if !isInjected(op.Path) {
+					t.Errorf("%s of %s in the patch of %s", op.Operation, op.Path, after)
+				}
+			}
+			if _, err := json.Marshal(response.Patches); err != nil {
+				t.Errorf("patch of %s: %v", after, err)
+			}
+		}
+	})
+}
+
+// isInjected tells whether section "what we inject" names this path.
+func isInjected(path string) bool {
+	if path == "/metadata/annotations" || path == "/metadata/finalizers" ||
+		strings.HasPrefix(path, "/metadata/annotations/capv-static-ip.dev~1") || strings.HasPrefix(path, "/metadata/finalizers/") {
+		return true
+	}
+	rest, ok := strings.CutPrefix(path, "/spec/network/devices/")
+	if !ok {
+		return false
+	}
+	_, field, _ := strings.Cut(rest, "/")
+	field, _, _ = strings.Cut(field, "/")
+	switch field {
+	case "ipAddrs", "gateway4", "gateway6", "nameservers", "searchDomains":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,115 @@
+package webhook
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"gomodules.xyz/jsonpatch/v2"
+
+	"capv-static-ip.dev/allocator"
+)
+
+func boundDevice(index int, change func(*allocator.Binding)) allocator.Bindings {
+	b := allocator.Binding{
+		Device:  allocator.Device{Index: index},
+		Pool:    allocator.Metal3Pool("pool"),
+		Claim:   allocator.ClaimName("cp", index),
+		Address: netip.MustParsePrefix("10.0.0.1/24"),
+	}
+	if change != nil {
+		change(&b)
+	}
+	return allocator.Bindings{Machine: "cp", Bindings: []allocator.Binding{b}}
+}
+
+func patchOf(t *testing.T, raw string, bindings allocator.Bindings) []jsonpatch.Operation {
+	t.Helper()
+	patch, err := patchFor([]byte(raw), func(doc document) error { return injectBindings(doc, bindings) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(patch, func(a, b jsonpatch.Operation) int { return strings.Compare(a.Path, b.Path) })
+	return patch
+}
+
+func paths(patch []jsonpatch.Operation) string {
+	var all []string
+	for _, op := range patch {
+		all = append(all, op.Operation+" "+op.Path)
+	}
+	return strings.Join(all, "\n")
+}
+
+const (
+	addAnnotations = "add /metadata/annotations\n"
+	addFinalizers  = "add /metadata/finalizers\n"
+)
+
+func TestPatchTouchesOnlyWhatIsInjected(t *testing.T) {
+	raw := `{"metadata":{"name":"cp"},"unknown":{"big":12345678901234567890,"float":1.0},
+		"spec":{"network":{"devices":[{"networkName":"a","future":[1.50]},{"networkName":"b"}]}}}`
+	got := paths(patchOf(t, raw, boundDevice(0, nil)))
+	if want := addAnnotations + addFinalizers + "add /spec/network/devices/0/ipAddrs"; got != want {
+		t.Errorf("got the patch\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestPatchAddsToMetadataThatIsThere(t *testing.T) {
+	raw := `{"metadata":{"name":"cp","annotations":{"a":"b"},"finalizers":["f"]},"spec":{"network":{"devices":[{}]}}}`
+	got := paths(patchOf(t, raw, boundDevice(0, nil)))
+	want := "add /metadata/annotations/capv-static-ip.dev~1bindings\nadd /metadata/finalizers/1\nadd /spec/network/devices/0/ipAddrs"
+	if got != want {
+		t.Errorf("got the patch\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestInjectionIntoADevice(t *testing.T) {
+	gateway4 := func(b *allocator.Binding) { b.Gateway = netip.MustParseAddr("10.0.0.254") }
+	tests := map[string]struct {
+		device string
+		change func(*allocator.Binding)
+		want   string
+	}{
+		"address alone": {`{}`, nil, `{"ipAddrs":["10.0.0.1/24"]}`},
+		"gateway of the pool": {`{}`, gateway4,
+			`{"gateway4":"10.0.0.254","ipAddrs":["10.0.0.1/24"]}`},
+		"gateway of the device stays": {`{"gateway4":"10.0.0.253"}`, gateway4,
+			`{"gateway4":"10.0.0.253","ipAddrs":["10.0.0.1/24"]}`},
+		"IPv6": {`{}`, func(b *allocator.Binding) {
+			b.Address, b.Gateway = netip.MustParsePrefix("fd00::1/64"), netip.MustParseAddr("fd00::fe")
+		}, `{"gateway6":"fd00::fe","ipAddrs":["fd00::1/64"]}`},
+		"name servers of the pool": {`{"nameservers":["10.0.0.52"]}`, func(b *allocator.Binding) { b.Nameservers = []string{"10.0.0.53"} },
+			`{"ipAddrs":["10.0.0.1/24"],"nameservers":["10.0.0.53"]}`},
+		"name servers of the device, where the pool has none": {`{"nameservers":["10.0.0.52"],"searchDomains":["a"]}`, nil,
+			`{"ipAddrs":["10.0.0.1/24"],"nameservers":["10.0.0.52"],"searchDomains":["a"]}`},
+		"search domains of the pool": {`{"searchDomains":["a"]}`, func(b *allocator.Binding) { b.SearchDomains = []string{"b", "c"} },
+			`{"ipAddrs":["10.0.0.1/24"],"searchDomains":["b","c"]}`},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			var device map[string]any
+			if err := json.Unmarshal([]byte(test.device), &device); err != nil {
+				t.Fatal(err)
+			}
+			injectBinding(device, boundDevice(0, test.change).Bindings[0])
+			if got, _ := json.Marshal(device); string(got) != test.want {
+				t.Errorf("got  %s\nwant %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestInjectionNeedsTheDevice(t *testing.T) {
+	for _, raw := range []string{
+		`{"metadata":{}}`, `{"metadata":{},"spec":{"network":{"devices":[]}}}`, `{"metadata":{},"spec":{"network":{"devices":[7]}}}`,
+		`{"spec":{"network":{"devices":[{}]}}}`, `[]`, `{`,
+	} {
+		_, err := patchFor([]byte(raw), func(doc document) error { return injectBindings(doc, boundDevice(0, nil)) })
+		if err == nil {
+			t.Errorf("%s: got a patch", raw)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package webhook
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// bindings of a machine with two devices, both bound, with everything injected.
+func twoBound() allocator.Bindings {
+	both := boundDevice(0, func(b *allocator.Binding) {
+		b.Gateway = netip.MustParseAddr("10.0.0.254")
+		b.Nameservers = []string{"10.0.0.53"}
+		b.SearchDomains = []string{"example"}
+	})
+	second := boundDevice(1, func(b *allocator.Binding) { b.Address = netip.MustParsePrefix("10.0.1.1/24") })
+	both.Bindings = append(both.Bindings, second.Bindings...)
+	return both
+}
+
+const (
+	first = `{"networkName":"a","ipAddrs":["10.0.0.1/24"],"gateway4":"10.0.0.254","nameservers":["10.0.0.53"],"searchDomains":["example"]}`
+	other = `{"networkName":"b","ipAddrs":["10.0.1.1/24"]}`
+)
+
+func machineWith(t *testing.T, metadata, devices string) (string, *machine) {
+	t.Helper()
+	raw := fmt.Sprintf(`{"metadata":{"name":"cp"%s},"spec":{"network":{"devices":[%s]}}}`, metadata, devices)
+	m, err := decodeMachine([]byte(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw, m
+}
+
+// marks is the metadata that holds the bindings.
+func marks(t *testing.T) string {
+	t.Helper()
+	text, err := twoBound().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	quoted, err := json.Marshal(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf(`,"annotations":{%q:%s},"finalizers":[%q]`, allocator.BindingsAnnotation, quoted, allocator.ReleaseFinalizer)
+}
+
+func TestUpdateOfABoundMachine(t *testing.T) {
+	tests := map[string]struct {
+		devices string
+		want    string // the devices as admitted
+		denied  string
+	}{
+		"leaves everything": {devices: first + "," + other, want: first + "," + other},
+		"drops all that was injected": {
+			devices: `{"networkName":"a"},{"networkName":"b"}`, want: first + "," + other},
+		"changes the address": {
+			devices: `{"networkName":"a","ipAddrs":["10.9.9.9/8"]},` + other, want: first + "," + other},
+		"swaps the addresses of like devices": {
+			devices: `{"networkName":"a","ipAddrs":["10.0.1.1/24"]},{"networkName":"b","ipAddrs":["10.0.0.1/24"]}`,
+			denied:  "device 0 has lost its address to device 1"},
+		"drops the address and brings a gateway": {
+			devices: `{"networkName":"a","gateway4":"10.0.0.253"},` + other,
+			want:    `{"networkName":"a","ipAddrs":["10.0.0.1/24"],"gateway4":"10.0.0.253","nameservers":["10.0.0.53"],"searchDomains":["example"]},` + other},
+		"changes name servers but no address": {
+			devices: `{"networkName":"a","ipAddrs":["10.0.0.1/24"],"nameservers":["10.0.0.54"]},` + other,
+			want:    `{"networkName":"a","ipAddrs":["10.0.0.1/24"],"nameservers":["10.0.0.54"]},` + other},
+		"adds an address": {
+			devices: `{"networkName":"a","ipAddrs":["10.0.0.1/24","10.0.0.99/24"]},` + other,
+			want:    `{"networkName":"a","ipAddrs":["10.0.0.1/24","10.0.0.99/24"]},` + other},
+		"adds a device":         {devices: first + "," + other + `,{"networkName":"c"}`, want: first + "," + other + `,{"networkName":"c"}`},
+		"removes a device":      {devices: first, denied: "device 1 is gone, but holds 10.0.1.1/24"},
+		"reorders devices":      {devices: other + "," + first, denied: "device 0 has another networkName, but holds 10.0.0.1/24"},
+		"renames a device":      {devices: first + `,{"networkName":"b","deviceName":"eth9"}`, denied: "device 1 has another deviceName"},
+		"changes a MAC address": {devices: first + `,{"networkName":"b","macAddr":"00:50:56:00:00:01"}`, denied: "device 1 has another macAddr"},
+		"adds DHCP":             {devices: first + `,{"networkName":"b","dhcp6":true}`, denied: "device 1 gains DHCP"},
+		"adds CAPV's own pools": {devices: first + `,{"networkName":"b","addressesFromPools":[{"name":"p","kind":"k","apiGroup":"g"}]}`,
+			denied: "device 1 gains addressesFromPools"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			_, before := machineWith(t, marks(t), first+","+other)
+			raw, after := machineWith(t, marks(t), test.devices)
+			doc, err := decodeDocument([]byte(raw))
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = pinBindings(before, after, twoBound(), doc)
+			if test.denied != "" {
+				wantRefusal(t, err, allocator.DevicePinned, test.denied)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantRaw, _ := machineWith(t, marks(t), test.want)
+			want, err := decodeDocument([]byte(wantRaw))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := mustMarshal(t, doc), mustMarshal(t, want); got != want {
+				t.Errorf("got  %s\nwant %s", got, want)
+			}
+		})
+	}
+}
+
+func TestUpdateThatDropsTheMarksGetsThemBack(t *testing.T) {
+	_, before := machineWith(t, marks(t), first+","+other)
+	raw, after := machineWith(t, "", `{"networkName":"a"},{"networkName":"b"}`)
+	doc, err := decodeDocument([]byte(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pinBindings(before, after, twoBound(), doc); err != nil {
+		t.Fatal(err)
+	}
+	wantRaw, _ := machineWith(t, marks(t), first+","+other)
+	want, _ := decodeDocument([]byte(wantRaw))
+	if got, want := mustMarshal(t, doc), mustMarshal(t, want); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestUpdateOfAMachineThatGoesGetsNoFinalizer(t *testing.T) {
+	for name, metadata := range map[string]string{
+		"being deleted": `,"deletionTimestamp":"2026-01-01T00:00:00Z"`,
+		"being moved":   `,"annotations":{"clusterctl.cluster.x-k8s.io/delete-for-move":""}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, before := machineWith(t, marks(t), first+","+other)
+			raw, after := machineWith(t, metadata, first+","+other)
+			doc, err := decodeDocument([]byte(raw))
+			if err != nil {
+				t.Fatal(err)
+			}
+			unchanged := mustMarshal(t, doc)
+			if err := pinBindings(before, after, twoBound(), doc); err != nil {
+				t.Fatal(err)
+			}
+			if got := mustMarshal(t, doc); got != unchanged {
+				t.Errorf("got  %s\nwant %s", got, unchanged)
+			}
+		})
+	}
+}
+
+func mustMarshal(t *testing.T, v any) string {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
