@@ -48,6 +48,8 @@ type Handler struct {
 	Cache, Live client.Reader
 	// Events tells the users what was refused.
 	Events events.EventRecorder
+	// Namespace is the only one served; all are if it is empty.
+	Namespace string
 }
 
 // New makes of the handler what a webhook server serves.
@@ -109,6 +111,9 @@ func (h *Handler) create(ctx context.Context, req admission.Request) verdict {
 		return h.leave(ctx, m)
 	}
 
+	if h.Namespace != "" && h.Namespace != m.Namespace {
+		return allow(fmt.Sprintf("this installation of capv-static-ip serves namespace %q only: no address is claimed", h.Namespace))
+	}
 	wants, err := h.wants(ctx, m)
 	if err != nil {
 		return deny(err)

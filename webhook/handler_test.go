@@ -118,6 +118,15 @@ func TestMachineWithALifeIsLeftAsItIs(t *testing.T) {
 	}
 }
 
+func TestMachineInANamespaceThatIsNotServedIsLeftToOthers(t *testing.T) {
+	h := handler(&brokenAllocator{err: errors.New("claimed")})
+	h.Namespace = "served"
+	response := h.Handle(t.Context(), createOf(wanting))
+	if !response.Allowed || len(response.Patches) > 0 || len(response.Warnings) != 1 {
+		t.Errorf("got %+v", response)
+	}
+}
+
 func TestUnreadableBindingsAreRefusedWithTheRemedy(t *testing.T) {
 	raw := `{"metadata":{"name":"cp","annotations":{"capv-static-ip.dev/bindings":"nonsense"}}}`
 	v := handler(&brokenAllocator{}).create(t.Context(), createOf(raw))

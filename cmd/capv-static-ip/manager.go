@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/cluster-api/util/flags"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
@@ -100,9 +101,29 @@ func cacheOptions(opts *options) cache.Options {
 	return options
 }
 
+// admissionClients makes clients with rate limits of their own: a controller
+// that catches up on thousands of machines must not hold up a request.
+func admissionClients(mgr manager.Manager) (cached, live client.Client, err error) {
+	options := client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()}
+	live, err = client.New(mgr.GetConfig(), options)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making the client for live reads: %w", err)
+	}
+	options.Cache = &client.CacheOptions{Reader: mgr.GetCache()}
+	cached, err = client.New(mgr.GetConfig(), options)
+	if err != nil {
+		return nil, nil, fmt.Errorf("making the client for admission: %w", err)
+	}
+	return cached, live, nil
+}
+
 func setUp(mgr manager.Manager, opts *options) error {
 	provider := allocator.Metal3{}
-	alloc := allocator.New(provider, mgr.GetClient(), mgr.GetAPIReader())
+	cached, live, err := admissionClients(mgr)
+	if err != nil {
+		return err
+	}
+	alloc := allocator.New(provider, cached, live)
 	sources, err := release.Setup(mgr, provider, opts.orphanGracePeriod)
 	if err != nil {
 		return err
@@ -116,8 +137,9 @@ func setUp(mgr manager.Manager, opts *options) error {
 
 	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(&webhook.Handler{
 		Allocator: alloc,
-		Cache:     mgr.GetClient(),
-		Live:      mgr.GetAPIReader(),
+		Cache:     cached,
+		Live:      live,
+		Namespace: opts.namespace,
 		Events:    mgr.GetEventRecorder("capv-static-ip"),
 	}))
 
