@@ -34,6 +34,14 @@ func (s *scene) consistently(what string, condition func(context.Context) error)
 	}
 }
 
+// within is eventually with a deadline of its own.
+func (s *scene) within(timeout time.Duration, what string, condition func(context.Context) error) {
+	s.Helper()
+	if err := harness.Eventually(s.Context(), timeout, what, condition); err != nil {
+		s.Fatal(err)
+	}
+}
+
 // ip is the only address of a machine, without its prefix length.
 func (s *scene) ip(name string) string {
 	s.Helper()

@@ -99,7 +99,8 @@ func startEnvironment(ctx context.Context, options harness.Options, replicas int
 func ownEnvironment(t *testing.T, options harness.Options, replicas int) *environment {
 	t.Helper()
 	options.Progress = io.Discard
-	env, err := startEnvironment(t.Context(), options, replicas)
+	// The test's own context ends before its cleanup, which still looks around.
+	env, err := startEnvironment(context.WithoutCancel(t.Context()), options, replicas)
 	if err != nil {
 		t.Fatal(err)
 	}
