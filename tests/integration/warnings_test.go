@@ -1,0 +1,128 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
+	"capv-static-ip.dev/tests/harness"
+)
+
+const (
+	warnPaused  = "the machine's Cluster is paused: no address is claimed for it"
+	warnNoName  = "metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name"
+	warnNoPool0 = "device 0 has no source of addresses: set dhcp4 or ipAddrs, or name a pool with label cluster.x-k8s.io/ip-pool-name"
+	warnNoPool2 = "device 2 has no source of addresses: set dhcp4 or ipAddrs, or name a pool with label cluster.x-k8s.io/ip-pool-name"
+)
+
+// expectUntouched sees that a machine is stored, or previewed, without any
+// trace of us.
+func (s *scene) expectUntouched(machine *capvv1.VSphereMachine, devices ...capvv1.NetworkDeviceSpec) {
+	s.Helper()
+	if len(devices) == 0 {
+		devices = []capvv1.NetworkDeviceSpec{harness.StaticDevice()}
+	}
+	expectSame(s, "the devices of "+machine.Name, machine.Spec.Network.Devices, devices)
+	if len(machine.Finalizers)+len(machine.Annotations) > 0 {
+		s.Errorf("machine %s has the finalizers %v and the annotations %v", machine.Name, machine.Finalizers, machine.Annotations)
+	}
+}
+
+func TestDryRunMakesNothing(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	c, warned := s.warnedClient()
+	preview := func() {
+		t.Helper()
+		machine := harness.Machine(s.ns, "cp-9", harness.WithPool(harness.DefaultPool))
+		if err := c.Create(t.Context(), machine, client.DryRunAll); err != nil {
+			t.Fatal(err)
+		}
+		s.expectUntouched(machine)
+	}
+
+	preview()
+	warned.expect(s, poolNotFound)
+	s.expectNoClaims()
+
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.56.88", "10.16.56.89")))
+	preview()
+	warned.expect(s)
+	s.expectNoClaims()
+
+	for i := range 2 {
+		s.create(harness.Machine(s.ns, fmt.Sprintf("cp-%d", i), harness.WithPool(harness.DefaultPool)))
+	}
+	preview()
+	warned.expect(s, poolExhausted)
+	if claims := s.claims(); len(claims) != 2 {
+		t.Errorf("got the claims %v, want those of the two machines", claimNames(claims))
+	}
+}
+
+func TestMachineOfAPausedClusterIsAllowedUnchanged(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Cluster(s.ns, harness.DefaultCluster, paused), harness.Pool(s.ns))
+	machine := func() *capvv1.VSphereMachine {
+		return harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool))
+	}
+	// A replica learns of the Cluster a moment after it was made.
+	preview := s.creation("cp-0", s.manifest(machine()))
+	preview.DryRun = yes()
+	for _, replica := range shared.managers {
+		s.eventually(replica.Name+" to know of the Cluster", func(context.Context) error {
+			if response := s.ask(replica, preview); !slices.Contains(response.Warnings, warnPaused) {
+				return fmt.Errorf("it warns of %q", response.Warnings)
+			}
+			return nil
+		})
+	}
+	c, warned := s.warnedClient()
+
+	if err := c.Create(t.Context(), machine()); err != nil {
+		t.Fatal(err)
+	}
+
+	warned.expect(s, warnPaused)
+	s.expectUntouched(s.machine("cp-0"))
+	s.expectNoClaims()
+}
+
+func TestMachineWithoutANameIsAllowedUnchanged(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	c, warned := s.warnedClient()
+	machine := harness.Machine(s.ns, "", harness.WithPool(harness.DefaultPool))
+	machine.GenerateName = "cp-"
+
+	if err := c.Create(t.Context(), machine); err != nil {
+		t.Fatal(err)
+	}
+
+	warned.expect(s, warnNoName)
+	s.expectUntouched(s.machine(machine.Name))
+	s.expectNoClaims()
+}
+
+func TestMachineThatNamesNoPoolIsAllowedUnchanged(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	c, warned := s.warnedClient()
+	devices := []capvv1.NetworkDeviceSpec{harness.StaticDevice(), harness.DHCPDevice(), harness.StaticDevice()}
+
+	if err := c.Create(t.Context(), harness.Machine(s.ns, "cp-0", harness.WithDevices(devices...))); err != nil {
+		t.Fatal(err)
+	}
+
+	warned.expect(s, warnNoPool0, warnNoPool2)
+	s.expectUntouched(s.machine("cp-0"), devices...)
+	s.expectNoClaims()
+}
