@@ -177,6 +177,7 @@ func (Metal3) used(ctx context.Context, reader client.Reader, pool *ipamv1.IPPoo
 // Bind implements Provider.
 func (Metal3) Bind(pool Pool, address Address, want Want) (Binding, error) {
 	metal3Address := address.Object.(*ipamv1.IPAddress)
+	// The text leaves the address out: every try is given another one.
 	invalid := func(format string, args ...any) (Binding, error) {
 		return Binding{}, Refuse(InvalidAddress, "IPPool %q in namespace %q answered with an unusable address: %s; correct the pool",
 			pool.GetName(), pool.GetNamespace(), fmt.Sprintf(format, args...))
@@ -184,14 +185,14 @@ func (Metal3) Bind(pool Pool, address Address, want Want) (Binding, error) {
 
 	ip, err := netip.ParseAddr(address.IP)
 	if err != nil {
-		return invalid("%q is not an IP address", address.IP)
+		return invalid("it is not an IP address")
 	}
 	ip = ip.Unmap()
 	if !metal3Ranges(pool.Object.(*ipamv1.IPPool)).Contains(ip) {
-		return invalid("%s is outside the pool's ranges", ip)
+		return invalid("it is outside the pool's ranges")
 	}
 	if metal3Address.Spec.Prefix < 1 || metal3Address.Spec.Prefix > ip.BitLen() {
-		return invalid("%s has prefix length %d, which must be 1 to %d", ip, metal3Address.Spec.Prefix, ip.BitLen())
+		return invalid("its prefix length is %d, which must be 1 to %d", metal3Address.Spec.Prefix, ip.BitLen())
 	}
 	binding := Binding{
 		Device:        want.Device,
@@ -206,7 +207,7 @@ func (Metal3) Bind(pool Pool, address Address, want Want) (Binding, error) {
 			return invalid("its gateway %q is not an IP address", *gateway)
 		}
 		if binding.Gateway.Is4() != ip.Is4() {
-			return invalid("its gateway %s is not of the family of %s", binding.Gateway, ip)
+			return invalid("its gateway %s is of the other family", binding.Gateway)
 		}
 	}
 	for _, server := range metal3Address.Spec.DNSServers {

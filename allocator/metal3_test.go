@@ -148,13 +148,13 @@ func TestBindTakesEverythingFromTheAnswer(t *testing.T) {
 func TestBindRefusesGarbage(t *testing.T) {
 	pool := Pool{Object: poolOf(entry("10.0.0.1", "10.0.0.6", ""), entry("fd00::1", "fd00::6", ""))}
 	for wanted, change := range map[string]func(*ipamv1.IPAddressSpec){
-		`"nonsense" is not an IP address`:                        func(a *ipamv1.IPAddressSpec) { a.Address = "nonsense" },
-		`10.9.9.9 is outside the pool's ranges`:                  func(a *ipamv1.IPAddressSpec) { a.Address = "10.9.9.9" },
-		`prefix length 0, which must be 1 to 32`:                 func(a *ipamv1.IPAddressSpec) { a.Prefix = 0 },
-		`prefix length 64, which must be 1 to 32`:                func(a *ipamv1.IPAddressSpec) { a.Prefix = 64 },
-		`its gateway "x" is not an IP address`:                   func(a *ipamv1.IPAddressSpec) { a.Gateway = new(ipamv1.IPAddressStr("x")) },
-		`its gateway fd00::1 is not of the family of 10.0.0.3`:   func(a *ipamv1.IPAddressSpec) { a.Gateway = new(ipamv1.IPAddressStr("fd00::1")) },
-		`its gateway 10.0.0.254 is not of the family of fd00::2`: func(a *ipamv1.IPAddressSpec) { a.Address = "fd00::2" },
+		`it is not an IP address`:                        func(a *ipamv1.IPAddressSpec) { a.Address = "nonsense" },
+		`it is outside the pool's ranges`:                func(a *ipamv1.IPAddressSpec) { a.Address = "10.9.9.9" },
+		`its prefix length is 0, which must be 1 to 32`:  func(a *ipamv1.IPAddressSpec) { a.Prefix = 0 },
+		`its prefix length is 64, which must be 1 to 32`: func(a *ipamv1.IPAddressSpec) { a.Prefix = 64 },
+		`its gateway "x" is not an IP address`:           func(a *ipamv1.IPAddressSpec) { a.Gateway = new(ipamv1.IPAddressStr("x")) },
+		`its gateway fd00::1 is of the other family`:     func(a *ipamv1.IPAddressSpec) { a.Gateway = new(ipamv1.IPAddressStr("fd00::1")) },
+		`its gateway 10.0.0.254 is of the other family`:  func(a *ipamv1.IPAddressSpec) { a.Address = "fd00::2" },
 	} {
 		_, err := Metal3{}.Bind(pool, answerOf(change), Want{Pool: Metal3Pool("pool")})
 		refusal, ok := AsRefusal(err)
