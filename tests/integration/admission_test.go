@@ -54,6 +54,13 @@ func (s *scene) expectDenial(err error, message string) {
 // with this very text, and that no claim is left behind.
 func (s *scene) denyMachines(message string, options ...harness.Option) {
 	s.Helper()
+	s.denyTen(message, options...)
+	s.expectNoOrphans()
+}
+
+// denyTen is denyMachines where nothing can be claimed at all.
+func (s *scene) denyTen(message string, options ...harness.Option) {
+	s.Helper()
 	errs := make([]error, tries)
 	var group sync.WaitGroup
 	for i := range errs {
@@ -65,7 +72,6 @@ func (s *scene) denyMachines(message string, options ...harness.Option) {
 	for _, err := range errs {
 		s.expectDenial(err, message)
 	}
-	s.expectNoOrphans()
 }
 
 func refusedName(try int) string { return fmt.Sprintf("refused-%d", try) }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -108,6 +109,12 @@ func copyThatGotIn(t *testing.T, env *environment) {
 	if err := env.Apply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	s.eventually("the API server to call the webhook again", func(ctx context.Context) error {
+		if err := env.Client.Create(ctx, s.copyOf("cp-0", "another"), client.DryRunAll); err == nil {
+			return errors.New("another copy would get in")
+		}
+		return nil
+	})
 	if got := s.ip("copy"); got != ip {
 		t.Fatalf("the copy has %s, want %s as the original", got, ip)
 	}
