@@ -1,0 +1,139 @@
+// Command bench measures what an injected address costs, and prints it as
+// tables. Everything is measured in one run on one control plane, and what is
+// compared is measured in turns, so that noise hits both sides alike.
+//
+//	make bench
+//	go run ./tests/bench -quick
+//
+// A goal that is missed is reported and is no failure: the machine may be busy.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"capv-static-ip.dev/tests/harness"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	plan := thorough()
+	quick := flag.Bool("quick", false, "take a minute: few samples, pools of up to 100 bindings")
+	flag.Parse()
+	if *quick {
+		plan = short()
+	}
+	err := run(ctx, plan, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// plan says how much is measured.
+type plan struct {
+	// rounds is how often the measurements with one client take turns.
+	rounds int
+	// creates and claims are the samples in each turn: of what takes a few
+	// milliseconds, and of what waits for the provider.
+	creates, claims int
+	// crowdRounds is how often those with many clients do, and perClient what
+	// each of the clients makes in a turn.
+	crowdRounds, perClient int
+	// sizes are the numbers of bindings in the pool at which growth is measured,
+	// and perSize the samples at each.
+	sizes   []int
+	perSize int
+}
+
+// crowd is the number of clients that create at once.
+const crowd = 32
+
+func thorough() plan {
+	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 40}
+}
+
+func short() plan {
+	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20}
+}
+
+func run(ctx context.Context, p plan, out, progress io.Writer) (err error) {
+	start, on := time.Now(), thisMachine()
+	log := newProgress(progress)
+	log.begin("starting a control plane, metal3 and capv-static-ip")
+	b, stop, err := newBench(ctx, log)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop(err)) }()
+	log.done()
+
+	results := &results{machine: on}
+	if err := b.measure(ctx, p, results); err != nil {
+		return err
+	}
+	results.print(out)
+	fmt.Fprintf(out, "\nMeasured in %s.\n", time.Since(start).Round(time.Second))
+	return nil
+}
+
+// newBench starts what is measured. The returned function stops it, and leaves
+// the logs if there was an error.
+func newBench(ctx context.Context, log *progress) (*bench, func(error) error, error) {
+	plane, err := harness.Start(ctx, harness.Options{Progress: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	stop := func(err error) error {
+		if err != nil && ctx.Err() == nil {
+			plane.KeepFiles = true
+			err = fmt.Errorf("the logs are in %s", plane.Dir)
+		} else {
+			err = nil
+		}
+		return errors.Join(err, plane.Stop())
+	}
+	b, err := prepare(ctx, plane)
+	if err != nil {
+		return nil, nil, errors.Join(err, stop(err))
+	}
+	b.log = log
+	return b, stop, nil
+}
+
+func prepare(ctx context.Context, plane *harness.ControlPlane) (*bench, error) {
+	if _, err := plane.StartMetal3(ctx, harness.Metal3Options{}); err != nil {
+		return nil, fmt.Errorf("starting metal3: %w", err)
+	}
+	installation, err := plane.Install(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("installing: %w", err)
+	}
+	if _, err := installation.StartManager(ctx, harness.ManagerOptions{WithoutLeaderElection: true}); err != nil {
+		return nil, fmt.Errorf("starting the manager: %w", err)
+	}
+	namespace, err := plane.CreateNamespace(ctx, "bench")
+	if err != nil {
+		return nil, err
+	}
+	template := harness.Template(namespace, "static", harness.WithPool(harness.DefaultPool))
+	pool := harness.Pool(namespace, harness.PoolRange(firstAddress, lastAddress))
+	for _, object := range []object{harness.Cluster(namespace, harness.DefaultCluster), template, pool} {
+		if err := plane.Client.Create(ctx, object); err != nil {
+			return nil, fmt.Errorf("creating %s: %w", object.GetName(), err)
+		}
+	}
+	watched, err := watchClaims(ctx, plane.Client, namespace)
+	if err != nil {
+		return nil, err
+	}
+	return &bench{client: plane.Client, installation: installation, namespace: namespace, template: template, claims: watched}, nil
+}

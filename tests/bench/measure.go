@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"capv-static-ip.dev/tests/harness"
+)
+
+// durations are samples of one measurement.
+type durations []time.Duration
+
+// percentile returns the least sample that p percent are not above.
+func (d durations) percentile(p float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(d))
+	rank := int(math.Ceil(p / 100 * float64(len(sorted))))
+	return sorted[min(max(rank, 1), len(sorted))-1]
+}
+
+func (d durations) median() time.Duration { return d.percentile(50) }
+
+// crowded is a measurement with many clients.
+type crowded struct {
+	durations
+	// wall is the time in which all were made.
+	wall time.Duration
+}
+
+func (c *crowded) add(took durations, wall time.Duration) {
+	c.durations = append(c.durations, took...)
+	c.wall += wall
+}
+
+func (c *crowded) perSecond() float64 { return float64(len(c.durations)) / c.wall.Seconds() }
+
+// growth is what was measured with this many bindings in the pool.
+type growth struct {
+	bindings        int
+	claim, injected durations
+}
+
+// results is all that was measured.
+type results struct {
+	machine machine
+	// With one client: a machine without us, a machine on DHCP with us, a bare
+	// claim, a machine with an injected address.
+	plain, dhcp, claim, injected durations
+	crowdClaim, crowdInjected    crowded
+	// denied is how often a machine was refused, for want of time, and tried again.
+	denied int64
+	growth []growth
+}
+
+// measure does everything in its order: the pool is filled last.
+func (b *bench) measure(ctx context.Context, p plan, r *results) error {
+	if err := b.oneClient(ctx, p, r); err != nil {
+		return fmt.Errorf("measuring with one client: %w", err)
+	}
+	if err := b.manyClients(ctx, p, r); err != nil {
+		return fmt.Errorf("measuring with %d clients: %w", crowd, err)
+	}
+	if err := b.growing(ctx, p, r); err != nil {
+		return fmt.Errorf("measuring with a growing pool: %w", err)
+	}
+	r.denied = b.denied.Load()
+	return nil
+}
+
+// warmUp is how many samples of each kind do not count.
+const warmUp = 5
+
+func (b *bench) oneClient(ctx context.Context, p plan, r *results) error {
+	b.log.begin(fmt.Sprintf("one client: %d rounds", p.rounds))
+	if _, err := b.inTurn(ctx, warmUp, 0, b.claim(), b.injected()); err != nil {
+		return err
+	}
+	for range p.rounds {
+		if err := b.uninstall(ctx); err != nil {
+			return err
+		}
+		if err := b.creates(ctx, p, b.untouched("plain"), &r.plain); err != nil {
+			return err
+		}
+		if err := b.install(ctx); err != nil {
+			return err
+		}
+		dhcp := b.untouched("dhcp", harness.WithDevices(harness.DHCPDevice()))
+		if err := b.creates(ctx, p, dhcp, &r.dhcp); err != nil {
+			return err
+		}
+		took, err := b.inTurn(ctx, p.claims, 0, b.claim(), b.injected())
+		if err != nil {
+			return err
+		}
+		r.claim, r.injected = append(r.claim, took[0]...), append(r.injected, took[1]...)
+		if err := b.isEmpty(ctx); err != nil {
+			return err
+		}
+		b.log.tick()
+	}
+	b.log.done()
+	return nil
+}
+
+// creates takes samples of what needs no provider, in the same way with and
+// without us. The API server prepares new webhooks at the first requests, which
+// do not count.
+func (b *bench) creates(ctx context.Context, p plan, kind sample, into *durations) error {
+	time.Sleep(200 * time.Millisecond)
+	for i := range warmUp + p.creates {
+		name, took, err := b.once(ctx, kind)
+		if err != nil {
+			return err
+		}
+		if err := kind.remove(ctx, name); err != nil {
+			return err
+		}
+		if i >= warmUp {
+			*into = append(*into, took)
+		}
+	}
+	return nil
+}
+
+func (b *bench) manyClients(ctx context.Context, p plan, r *results) error {
+	b.log.begin(fmt.Sprintf("%d clients: %d rounds", crowd, p.crowdRounds))
+	for range p.crowdRounds {
+		for _, turn := range []struct {
+			kind sample
+			into *crowded
+		}{{b.claim(), &r.crowdClaim}, {b.injected(), &r.crowdInjected}} {
+			took, wall, err := b.atOnce(ctx, p.perClient, turn.kind)
+			if err != nil {
+				return err
+			}
+			turn.into.add(took, wall)
+			if err := b.isEmpty(ctx); err != nil {
+				return err
+			}
+		}
+		b.log.tick()
+	}
+	b.log.done()
+	return nil
+}
+
+func (b *bench) growing(ctx context.Context, p plan, r *results) error {
+	held := 0
+	for _, size := range p.sizes {
+		b.log.begin(fmt.Sprintf("filling the pool to %d bindings", size))
+		if err := b.fill(ctx, held, size); err != nil {
+			return err
+		}
+		held = size
+		b.log.done()
+		b.log.begin(fmt.Sprintf("one client, %d bindings", size))
+		if _, err := b.inTurn(ctx, warmUp, size, b.claim(), b.injected()); err != nil {
+			return err
+		}
+		took, err := b.inTurn(ctx, p.perSize, size, b.claim(), b.injected())
+		if err != nil {
+			return err
+		}
+		r.growth = append(r.growth, growth{size, took[0], took[1]})
+		b.log.done()
+	}
+	return nil
+}
