@@ -252,25 +252,14 @@ func hundredMachinesOverCutConnections(s *scene) {
 	s.env.Forwarder.SetBackends(s.env.managers[0].WebhookAddress)
 	s.env.Forwarder.Cut(s.env.managers[1].WebhookAddress)
 	// Whoever was cut off sends the same create again, through another replica.
-	var mu sync.Mutex
-	done, failed := 0, 0
-	s.createHundred(func(ctx context.Context, machine client.Object, _ ...client.CreateOption) error {
-		return harness.Eventually(ctx, 2*harness.Soon, "machine "+machine.GetName()+" to be created", func(ctx context.Context) error {
-			err := client.IgnoreAlreadyExists(s.env.Client.Create(ctx, s.pooled(machine.GetName())))
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				failed++
-				return err
-			}
-			switch done++; done {
-			case hundred / 3:
-				s.moveTraffic(0, 1)
-			case 2 * hundred / 3:
-				s.moveTraffic(1, 0)
-			}
-			return nil
-		})
+	done := 0
+	failed := s.createHundred(func() {
+		switch done++; done {
+		case hundred / 3:
+			s.moveTraffic(0, 1)
+		case 2 * hundred / 3:
+			s.moveTraffic(1, 0)
+		}
 	})
 
 	s.Logf("%d creates failed and were sent again", failed)
