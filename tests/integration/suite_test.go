@@ -7,6 +7,7 @@ package integration
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -42,6 +43,7 @@ var shared *environment
 
 func TestMain(m *testing.M) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	allowWaiting()
 	code, err := run(ctx, m)
 	stop()
 	if err != nil {
@@ -49,6 +51,18 @@ func TestMain(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// allowWaiting lets more tests run at once than there are processors, unless
+// -parallel says how many: they wait most of the time, for grace periods and
+// for controllers.
+func allowWaiting() {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if parallel := flag.Lookup("test.parallel"); parallel != nil && !given {
+		_ = parallel.Value.Set("8")
+	}
 }
 
 func run(ctx context.Context, m *testing.M) (int, error) {
