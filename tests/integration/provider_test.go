@@ -1,0 +1,181 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// One control plane, whose provider is stopped, frozen, and at last played by
+// the test. Its replicas are told apart.
+func TestProviderThatDoesNotServe(t *testing.T) {
+	t.Parallel()
+	env := ownEnvironment(t, harness.Options{}, 2)
+	t.Run("stopped", func(t *testing.T) { stoppedProviderIsDenied(newScene(t, env)) })
+	t.Run("frozen", func(t *testing.T) { frozenProviderIsDenied(newScene(t, env)) })
+	if err := env.metal3.RemoveWebhooks(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("frozen, and its webhooks not installed", func(t *testing.T) { boundByNobodyIsDenied(newScene(t, env)) })
+	t.Run("a create that is cut off and sent again through another replica", func(t *testing.T) { createSentAgain(newScene(t, env)) })
+	t.Run("in a namespace that is being deleted", func(t *testing.T) { terminatingNamespaceIsDenied(bareScene(t, env)) })
+
+	if err := env.metal3.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	t.Run("answers with an address outside the pool", func(t *testing.T) { addressOutsideThePoolIsDenied(newScene(t, env)) })
+	t.Run("answers with an address in deletion", func(t *testing.T) { addressInDeletionIsDenied(newScene(t, env)) })
+	t.Run("answers with an address of another claim", func(t *testing.T) { addressOfAnotherClaimIsNotTaken(newScene(t, env)) })
+}
+
+func stoppedProviderIsDenied(s *scene) {
+	s.create(harness.Pool(s.ns))
+	if err := s.env.metal3.Stop(); err != nil {
+		s.Fatal(err)
+	}
+
+	s.denyMachines(`no claim can be made on IPPool "dkp-cluster" in namespace "NAMESPACE": `+
+		`is the IPAM controller of ipam.metal3.io running? Start it, or see its log`, harness.WithPool(harness.DefaultPool))
+
+	s.expectNoClaims()
+	if err := s.env.metal3.Start(s.Context()); err != nil {
+		s.Fatal(err)
+	}
+}
+
+// The API server waits in vain for the provider's webhook, and so do we.
+func frozenProviderIsDenied(s *scene) {
+	s.create(harness.Pool(s.ns))
+	s.env.metal3.Pause()
+	defer s.env.metal3.Resume()
+
+	s.denyMachines(`no address could be bound in time: the API server or the IPAM controller is slow or down; see its log`,
+		harness.WithPool(harness.DefaultPool))
+
+	s.expectNoClaims()
+}
+
+func boundByNobodyIsDenied(s *scene) {
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.56.88", "10.16.56.188")))
+	s.env.metal3.Pause()
+	defer s.env.metal3.Resume()
+
+	s.denyMachines(`IPPool "dkp-cluster" in namespace "NAMESPACE" has not bound a claim in time: `+
+		`is the IPAM controller of ipam.metal3.io running? Start it, or see its log`, harness.WithPool(harness.DefaultPool))
+
+	s.expectNoClaims()
+}
+
+// The first replica learns only when it wakes up that its connection is cut: by
+// then the claim is used by another request.
+func createSentAgain(s *scene) {
+	// The leader, which started first, must not be paused.
+	first, second := s.env.managers[1], s.env.managers[0]
+	forwarder := s.env.Forwarder
+	defer forwarder.SetBackends(first.WebhookAddress, second.WebhookAddress)
+	s.create(harness.Pool(s.ns))
+	s.env.metal3.Pause()
+	defer s.env.metal3.Resume()
+
+	forwarder.SetBackends(first.WebhookAddress)
+	forwarder.Cut(second.WebhookAddress)
+	cutOff := s.createLater(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool)))
+	claim, stamp := s.stamped("cp-0", "")
+	decided, takenBack := s.admissions(first), s.takenBack(first)
+	first.Pause()
+	defer first.Resume()
+	forwarder.SetBackends(second.WebhookAddress)
+	forwarder.Cut(first.WebhookAddress)
+	if err := <-cutOff; !apierrors.IsInternalError(err) {
+		s.Fatalf("the create that was cut off: got the error %v, want that the webhook failed", err)
+	}
+	sentAgain := s.createLater(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool)))
+	_, newStamp := s.stamped("cp-0", stamp)
+	first.Resume()
+	s.eventually("the first replica to be done with its clean-up", func(context.Context) error {
+		if s.admissions(first) == decided {
+			return errors.New("it is still at work")
+		}
+		return nil
+	})
+	if taken := s.takenBack(first) - takenBack; taken != 0 {
+		s.Errorf("the first replica took back %v claims, want none", taken)
+	}
+	s.env.metal3.Resume()
+	if err := <-sentAgain; err != nil {
+		s.Fatal(err)
+	}
+
+	s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
+	s.settled("cp-0")
+	after, stampAfter := s.stamped("cp-0", "")
+	if claims := s.claims(); len(claims) != 1 || after.UID != claim.UID || stampAfter != newStamp {
+		s.Errorf("got the claims %v, of cp-0 %s with the stamp %q, want %s alone with the stamp %q",
+			claimNames(claims), after.UID, stampAfter, claim.UID, newStamp)
+	}
+	addresses := &ipamv1.IPAddressList{}
+	if err := s.env.Client.List(s.Context(), addresses, client.InNamespace(s.ns)); err != nil || len(addresses.Items) != 1 {
+		s.Errorf("got %d addresses (%v), want one", len(addresses.Items), err)
+	}
+}
+
+// stamped waits until the claim of a machine has another stamp than this.
+func (s *scene) stamped(machine, not string) (*ipamv1.IPClaim, string) {
+	s.Helper()
+	var claim *ipamv1.IPClaim
+	s.eventually("the claim of "+machine+" to be stamped", func(context.Context) (err error) {
+		if claim, err = s.claim(machine); err != nil {
+			return err
+		}
+		if stamp := claim.Annotations[allocator.LastUsedAnnotation]; stamp == not {
+			return fmt.Errorf("its stamp is %q", stamp)
+		}
+		return nil
+	})
+	return claim, claim.Annotations[allocator.LastUsedAnnotation]
+}
+
+// takenBack counts the claims that a replica has taken back.
+func (s *scene) takenBack(replica *harness.Manager) float64 {
+	s.Helper()
+	count, err := replica.Metric(s.Context(), "capv_static_ip_claims_taken_back_total", nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return count
+}
+
+// The API server itself refuses what is new in a namespace that is being
+// deleted. A machine that was let through just before is refused by us.
+func terminatingNamespaceIsDenied(s *scene) {
+	s.create(harness.Pool(s.ns))
+	s.env.ControllerManager().Pause()
+	defer s.env.ControllerManager().Resume()
+	s.delete(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: s.ns}})
+
+	for i := range tries {
+		machine := harness.Machine(s.ns, refusedName(i), harness.WithPool(harness.DefaultPool))
+		response := s.ask(s.env.managers[0], s.creation(machine.Name, s.manifest(machine)))
+		want := s.text(`namespace "NAMESPACE" is being deleted: nothing can be claimed in it; use another namespace`)
+		if response.Allowed || response.Result.Message != want {
+			s.Errorf("got the response %+v (%v), want %q", response, response.Result, want)
+		}
+		err := s.env.Client.Create(s.Context(), machine)
+		if want := "because it is being terminated"; err == nil || !strings.HasSuffix(err.Error(), want) {
+			s.Errorf("got the error %v, want one that ends in %q", err, want)
+		}
+	}
+
+	s.expectNoClaims()
+}
