@@ -58,6 +58,8 @@ const (
 	hundred     = 100
 	hundredName = "md-%02d"
 	clients     = 32
+	// patience is for machines that are denied several times over.
+	patience = 4 * harness.Soon
 )
 
 // It is not parallel, so that nobody else keeps the provider busy. On a machine
@@ -122,7 +124,7 @@ func (s *scene) createHundred(done func()) int {
 	for i := range hundred {
 		name := fmt.Sprintf(hundredName, i)
 		group.Go(func() error {
-			return harness.Eventually(ctx, 2*harness.Soon, "machine "+name+" to be created", func(ctx context.Context) error {
+			return harness.Eventually(ctx, patience, "machine "+name+" to be created", func(ctx context.Context) error {
 				return create(ctx, name)
 			})
 		})

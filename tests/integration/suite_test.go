@@ -61,7 +61,7 @@ func allowWaiting() {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if parallel := flag.Lookup("test.parallel"); parallel != nil && !given {
-		_ = parallel.Value.Set("8")
+		_ = parallel.Value.Set("6")
 	}
 }
 
