@@ -1,12 +1,12 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -158,7 +158,7 @@ func (s *scene) disownMetadata(name, manager string) {
 	}
 	owns := func(entry metav1.ManagedFieldsEntry) bool {
 		return entry.Manager == manager && slices.ContainsFunc([]string{`"f:annotations"`, `"f:labels"`}, func(field string) bool {
-			return bytes.Contains(entry.FieldsV1.Raw, []byte(field))
+			return strings.Contains(entry.FieldsV1.GetRawString(), field)
 		})
 	}
 	if slices.ContainsFunc(s.machine(name).ManagedFields, owns) {
@@ -169,7 +169,7 @@ func (s *scene) disownMetadata(name, manager string) {
 func disown(s *scene, entry *metav1.ManagedFieldsEntry) {
 	s.Helper()
 	fields := map[string]map[string]any{}
-	if err := json.Unmarshal(entry.FieldsV1.Raw, &fields); err != nil {
+	if err := json.Unmarshal(entry.FieldsV1.GetRawBytes(), &fields); err != nil {
 		s.Fatal(err)
 	}
 	delete(fields["f:metadata"], "f:labels")
@@ -178,5 +178,5 @@ func disown(s *scene, entry *metav1.ManagedFieldsEntry) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	entry.FieldsV1.Raw = raw
+	entry.FieldsV1.SetRawBytes(raw)
 }
