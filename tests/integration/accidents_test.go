@@ -207,11 +207,10 @@ func terminatedManagerFinishesTheCreate(s *scene) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- going.Stop() }()
 	s.eventually("the replica to take no more connections", func(context.Context) error {
-		conn, err := net.Dial("tcp", going.WebhookAddress)
-		if err != nil {
-			return nil
+		if conn, err := net.Dial("tcp", going.WebhookAddress); err == nil {
+			return errors.Join(errors.New("it took one"), conn.Close())
 		}
-		return errors.Join(errors.New("it took one"), conn.Close())
+		return nil
 	})
 	resume()
 	if err := <-created; err != nil {

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,7 +10,6 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	eventsv1 "k8s.io/api/events/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -224,15 +222,6 @@ func (s *scene) told(machine, reason string) string {
 		return fmt.Errorf("its events are %v", seen)
 	})
 	return note
-}
-
-// isGone returns an error while an object exists.
-func (s *scene) isGone(object client.Object) error {
-	err := s.env.Client.Get(s.Context(), client.ObjectKeyFromObject(object), object)
-	if apierrors.IsNotFound(err) {
-		return nil
-	}
-	return errors.Join(errors.New("it exists"), err)
 }
 
 // controllerOf is the UID of the controller that owns an object.
