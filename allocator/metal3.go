@@ -68,8 +68,10 @@ func (Metal3) Request(claim client.Object, ip netip.Addr) {
 }
 
 // IsFree implements Provider.
-func (Metal3) IsFree(claim client.Object) bool {
-	return !slices.ContainsFunc(claim.GetFinalizers(), func(f string) bool { return f != ipamv1.IPClaimFinalizer })
+func (Metal3) IsFree(obj client.Object) bool {
+	return !slices.ContainsFunc(obj.GetFinalizers(), func(f string) bool {
+		return f != ipamv1.IPClaimFinalizer && f != ipamv1.IPAddressFinalizer
+	})
 }
 
 // Claim implements Provider.

@@ -56,8 +56,9 @@ type Provider interface {
 	NewClaim(key types.NamespacedName, pool PoolReference) client.Object
 	// Request makes a claim ask for this very address.
 	Request(claim client.Object, ip netip.Addr)
-	// IsFree tells whether a claim's finalizers are all the provider's own.
-	IsFree(claim client.Object) bool
+	// IsFree tells whether the finalizers of a claim or an address are all the
+	// provider's own.
+	IsFree(obj client.Object) bool
 
 	// Claim and Address read a provider's objects.
 	Claim(obj client.Object) Claim

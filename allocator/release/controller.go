@@ -90,9 +90,13 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 	case release:
 		return r.release(ctx, s, h)
 	case unprotect:
-		return r.unprotect(ctx, h)
+		return r.unprotectLeft(ctx, s, h)
 	case reap:
 		return r.reap(ctx, s, h)
+	case discard:
+		return r.discard(ctx, s, h)
+	case abandon:
+		return r.abandon(ctx, h)
 	}
 	return nil
 }

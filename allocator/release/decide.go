@@ -37,6 +37,9 @@ type holding struct {
 	vmExists bool
 	// paused says that the Cluster, or the machine, is paused.
 	paused bool
+	// abandoned says that the claim is being deleted, and that its pool, for
+	// which alone its provider would finish that, does not exist.
+	abandoned bool
 }
 
 // step is what is to be done next about a holding.
@@ -51,12 +54,22 @@ const (
 	release   step = "release"   // give claim and address back
 	unprotect step = "unprotect" // take our finalizer off the address
 	reap      step = "reap"      // delete the claim of a machine that never came
+	abandon   step = "abandon"   // finish the deletion of a claim without a pool
+	discard   step = "discard"   // delete an address that the provider has lost
 )
+
+// terminatingCheck is how often a claim that is being deleted is looked at:
+// nothing tells of the end of its pool.
+const terminatingCheck = 10 * time.Second
 
 // decide is the next step for one holding of the machine of this name. Where
 // that is to wait, it says for how long; zero waits for a change.
 func decide(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	switch {
+	case h.abandoned && allocator.IsMarked(h.claim, m.name):
+		return abandon, 0
+	case h.isStray(m.name):
+		return decideStray(h, now, grace)
 	case !m.exists || h.isOfEarlierMachine(m):
 		return decideGone(m, h, now, grace)
 	case m.moving:
@@ -125,6 +138,8 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 		return leave, 0
 	case h.address != nil && h.isProtectedFor(m.name) && !h.vmExists:
 		return unprotect, 0
+	case h.claim != nil && !h.claim.GetDeletionTimestamp().IsZero():
+		return leave, terminatingCheck
 	case m.exists || h.claim == nil || !h.isOrphan(m.name):
 		return leave, 0
 	}

@@ -48,6 +48,7 @@ func bound(options ...option) holding {
 			allocator.MachineUIDAnnotation:  "uid",
 		},
 	}}
+	address.Labels = map[string]string{allocator.MachineLabel: allocator.MachineLabelValue("cp-0")}
 	address.Spec.Address = "10.0.0.1"
 	address.Spec.Claim.Name = "cp-0-0"
 	h := holding{annotated: &allocator.Binding{Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24")}}
@@ -107,9 +108,16 @@ func earlierUID(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 func refused(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.Status.ErrorMessage = new("Requested IP not available")
 }
-func shared(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.sharedWith = "other" }
-func withVM(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.vmExists = true }
-func paused(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.paused = true }
+func shared(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.sharedWith = "other" }
+func withVM(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.vmExists = true }
+func paused(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.paused = true }
+func withoutLabel(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Labels = nil }
+func made(ago time.Duration) option {
+	return func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+		a.CreationTimestamp = metav1.NewTime(now.Add(-ago))
+	}
+}
+func withoutPool(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.abandoned = true }
 func movingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.Annotations[clusterctlv1.DeleteForMoveAnnotation] = ""
 }
@@ -210,13 +218,19 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"claim without a stamp, by its age":  {orphan(withoutStamp), reap, 0},
 		"old claim, paused":                  {orphan(usedBefore(grace), paused), leave, 0},
 		"old claim, being moved":             {orphan(usedBefore(grace), movingClaim), leave, 0},
-		"old claim, going":                   {orphan(usedBefore(grace), terminatingClaim), leave, 0},
+		"old claim, going":                   {orphan(usedBefore(grace), terminatingClaim), leave, terminatingCheck},
+		"claim going, its pool is gone":      {orphan(terminatingClaim, withoutPool), abandon, 0},
+		"another's claim, its pool is gone":  {bound(anothers, terminatingClaim, withoutPool, withVM), leave, terminatingCheck},
 		"old claim with an owner":            {orphan(usedBefore(grace), ownedBy("uid")), leave, 0},
 		"old claim without our mark":         {orphan(usedBefore(grace), withoutMark), leave, 0},
 		"protected address, no VM":           {bound(withoutClaim, withoutAnnotation), unprotect, 0},
 		"protected address, a VM":            {bound(withoutClaim, withoutAnnotation, withVM), leave, 0},
 		"protected address, paused":          {bound(withoutClaim, withoutAnnotation, paused), leave, 0},
-		"address that is not ours to free":   {bound(withoutClaim, withoutAnnotation, unprotected), leave, 0},
+		"address that is not ours to free":   {bound(withoutClaim, withoutAnnotation, unprotected, withoutLabel), leave, 0},
+		"stray address, just made":           {bound(withoutClaim, withoutAnnotation, unprotected, made(time.Minute)), leave, grace - time.Minute},
+		"stray address":                      {bound(withoutClaim, withoutAnnotation, unprotected, made(grace)), discard, 0},
+		"stray address, paused":              {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), paused), leave, 0},
+		"stray address that a machine holds": {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), shared), leave, 0},
 		"claim the garbage collector's, too": {bound(withoutAnnotation), unprotect, 0},
 	}
 	for name, test := range tests {

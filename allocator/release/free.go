@@ -50,6 +50,37 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding) error {
 	return nil
 }
 
+// abandon takes the provider's finalizers off a claim that is being deleted and
+// has no pool: the provider looks at claims pool by pool, so this one it never
+// will, and its namespace could not go.
+func (r *Reconciler) abandon(ctx context.Context, h *holding) error {
+	if !r.provider.IsFree(h.claim.Object) {
+		return nil
+	}
+	before := h.claim.DeepCopyObject().(client.Object)
+	h.claim.SetFinalizers(nil)
+	if err := r.patch(ctx, h.claim.Object, before); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("abandoning claim %s: %w", klog.KObj(h.claim), err)
+	}
+	klog.FromContext(ctx).Info("Let a claim go whose pool does not exist", "claim", klog.KObj(h.claim))
+	return nil
+}
+
+// unprotectLeft unprotects what a machine has left behind, unless the cache was
+// wrong about it.
+func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) error {
+	machine := metadataOf(allocator.MachineKind)
+	err := r.live.Get(ctx, keyOf(h.address, s.name), machine)
+	if err != nil && !isAbsent(err) {
+		return fmt.Errorf("looking for the machine: %w", err)
+	}
+	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
+	if err == nil && (uid == "" || uid == string(machine.UID)) {
+		return nil
+	}
+	return r.unprotect(ctx, h)
+}
+
 // letGo takes our finalizer off a machine that is otherwise done. What its VMs
 // still use stays protected without it.
 func (r *Reconciler) letGo(ctx context.Context, s *state) error {

@@ -34,14 +34,18 @@ func machineOfClaim(claim client.Object) string {
 	return allocator.AdapterMachine(claim.GetName())
 }
 
+// machineOfAddress is the machine that an address names, in our annotation or by
+// the name of its claim. Addresses of claims that are not ours name none; nor
+// do, while unprotected, those of claims whose names had to be cut.
 func (r *Reconciler) machineOfAddress(address client.Object) string {
 	if name := allocator.MachineOf(address); name != "" {
 		return name
 	}
-	if !isProtected(address) {
-		return ""
+	name := allocator.AdapterMachine(r.provider.Address(address).Claim)
+	if isProtected(address) || address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(name) {
+		return name
 	}
-	return allocator.AdapterMachine(r.provider.Address(address).Claim)
+	return ""
 }
 
 func addressIndexValue(pool allocator.PoolReference, ip netip.Addr) string {

@@ -16,6 +16,11 @@ var (
 		Help: "Claims deleted because their machine was never stored.",
 	})
 
+	addressesDiscarded = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_addresses_discarded_total",
+		Help: "Address objects deleted because the provider had lost them: no claim led to them.",
+	})
+
 	addressesLost = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_addresses_lost_total",
 		Help: "Times a machine was found using an address that is not bound to it.",
@@ -23,5 +28,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(claimsReleased, claimsReaped, addressesLost)
+	metrics.Registry.MustRegister(claimsReleased, claimsReaped, addressesDiscarded, addressesLost)
 }

@@ -44,13 +44,19 @@ func metadataListOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadataL
 	return list
 }
 
-// observe reads the state of the machine of this name. A machine that seems to
-// be gone or going is read from the API server, as are the VMs that then
-// matter: what follows may free addresses.
+// observe reads the state of the machine of this name. A machine that is being
+// deleted is read from the API server, as are the VMs that then matter: what
+// follows frees addresses. That a machine does not exist is the word of the
+// cache; each step that trusts in it asks again.
 func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*state, error) {
 	s := &state{}
-	if err := r.observeMachine(ctx, key, s, r.client, r.live); err != nil {
+	if err := r.observeMachine(ctx, key, s, r.client); err != nil {
 		return nil, err
+	}
+	if s.deleting {
+		if err := r.observeMachine(ctx, key, s, r.live); err != nil {
+			return nil, err
+		}
 	}
 	if err := r.observeHoldings(ctx, key, s); err != nil {
 		return nil, err
@@ -69,35 +75,28 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 		if h.sharedWith, err = r.sharedWith(ctx, key, h); err != nil {
 			return nil, err
 		}
+		if h.abandoned, err = r.isAbandoned(ctx, h); err != nil {
+			return nil, err
+		}
 	}
 	return s, r.observeVMs(ctx, key, s)
 }
 
-// observeMachine takes the word of a reader other than the last only for a
-// machine that is not being deleted.
-func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedName, s *state, readers ...client.Reader) error {
+func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedName, s *state, reader client.Reader) error {
 	s.machineState, s.object = machineState{name: key.Name}, nil
-	for i, reader := range readers {
-		last := i == len(readers)-1
-		machine := metadataOf(allocator.MachineKind)
-		err := reader.Get(ctx, key, machine)
+	machine := metadataOf(allocator.MachineKind)
+	if err := reader.Get(ctx, key, machine); err != nil {
 		if isAbsent(err) {
-			continue
+			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("reading the machine: %w", err)
-		}
-		if !last && !machine.DeletionTimestamp.IsZero() {
-			continue
-		}
-		s.object = machine
-		s.exists = true
-		s.uid = machine.UID
-		s.deleting = !machine.DeletionTimestamp.IsZero()
-		s.moving = isMoving(machine)
-		s.waited = slices.ContainsFunc(machine.Finalizers, isOthersFinalizer)
-		return nil
+		return fmt.Errorf("reading the machine: %w", err)
 	}
+	s.object = machine
+	s.exists = true
+	s.uid = machine.UID
+	s.deleting = !machine.DeletionTimestamp.IsZero()
+	s.moving = isMoving(machine)
+	s.waited = slices.ContainsFunc(machine.Finalizers, isOthersFinalizer)
 	return nil
 }
 
@@ -139,25 +138,38 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 	for _, claim := range claims {
 		holdingOf(claim.GetName()).claim = &claim
 	}
-	for _, h := range s.holdings {
-		if h.claim == nil || h.claim.Address == "" {
-			continue
-		}
-		h.address, err = r.address(ctx, types.NamespacedName{Namespace: key.Namespace, Name: h.claim.Address})
-		if err != nil {
-			return err
-		}
-	}
-	return r.observeAddresses(ctx, key, s, holdingOf)
-}
-
-// observeAddresses adds the addresses that name the machine, or answered one of
-// its claims, and that no claim leads to.
-func (r *Reconciler) observeAddresses(ctx context.Context, key types.NamespacedName, s *state, holdingOf func(string) *holding) error {
 	addresses, err := r.addressesNaming(ctx, key)
 	if err != nil {
 		return err
 	}
+	for _, h := range s.holdings {
+		if h.address, err = r.addressOf(ctx, key.Namespace, h, addresses); err != nil {
+			return err
+		}
+	}
+	s.addRemaining(addresses, holdingOf)
+	return nil
+}
+
+// addressOf is the address of a claim: the one that the machine was given, or
+// else the one that the claim names. metal3 has been seen to make two for one
+// claim, and to name the second in it when the first had been used.
+func (r *Reconciler) addressOf(ctx context.Context, namespace string, h *holding, addresses []allocator.Address) (*allocator.Address, error) {
+	for _, address := range addresses {
+		candidate := holding{annotated: h.annotated, address: &address}
+		if h.annotated != nil && address.Claim == h.annotated.Claim && candidate.isAnnotatedAddress() {
+			return &address, nil
+		}
+	}
+	if h.claim == nil || h.claim.Address == "" {
+		return nil, nil
+	}
+	return r.address(ctx, types.NamespacedName{Namespace: namespace, Name: h.claim.Address})
+}
+
+// addRemaining adds the addresses that no holding has. One that answers a claim
+// which has no address yet is left out: the provider may be about to bind it.
+func (s *state) addRemaining(addresses []allocator.Address, holdingOf func(string) *holding) {
 	for _, address := range addresses {
 		known := slices.ContainsFunc(s.holdings, func(h *holding) bool {
 			return h.address != nil && h.address.GetName() == address.GetName()
@@ -165,13 +177,13 @@ func (r *Reconciler) observeAddresses(ctx context.Context, key types.NamespacedN
 		if known {
 			continue
 		}
-		if h := holdingOf(address.Claim); h.address == nil && h.claim == nil {
+		switch h := holdingOf(address.Claim); {
+		case h.address == nil && h.claim == nil && h.annotated == nil:
 			h.address = &address
-			continue
+		case h.address != nil || isProtected(address):
+			s.holdings = append(s.holdings, &holding{address: &address})
 		}
-		s.holdings = append(s.holdings, &holding{address: &address})
 	}
-	return nil
 }
 
 // annotatedBindings are those that the machine's annotation says it holds. An
@@ -258,11 +270,27 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h
 	return "", nil
 }
 
-// observeVMs finds the VSphereVMs of machines that are gone, or about to go. A
-// VSphereVM stands for a VM that may still answer on its address.
+func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) {
+	if h.claim == nil || h.claim.GetDeletionTimestamp().IsZero() {
+		return false, nil
+	}
+	pool, _, _ := r.provider.Kinds()
+	err := r.live.Get(ctx, keyOf(h.claim, h.claim.Pool.Name), pool)
+	if client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("reading pool %s: %w", h.claim.Pool.Name, err)
+	}
+	return err != nil, nil
+}
+
+// observeVMs finds the VSphereVMs of machines that are about to go, or are gone
+// with their addresses protected. A VSphereVM stands for a VM that may still
+// answer on its address.
 func (r *Reconciler) observeVMs(ctx context.Context, key types.NamespacedName, s *state) error {
-	living := s.exists && (!s.deleting || s.waited)
-	if len(s.holdings) == 0 || living && !s.hasEarlier() {
+	going := s.deleting && !s.waited && len(s.holdings) > 0
+	left := slices.ContainsFunc(s.holdings, func(h *holding) bool {
+		return (!s.exists || h.isOfEarlierMachine(s.machineState)) && h.address != nil && isProtected(h.address)
+	})
+	if !going && !left {
 		return nil
 	}
 	vms := metadataListOf(vmKind)

@@ -1,0 +1,86 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// isStray tells whether the address was made for a claim of ours, but leads
+// nowhere: the claim is gone or has another address, no machine was given it,
+// and it is not protected. metal3 leaves such an address behind when a claim is
+// deleted while it binds it, and when its two controllers, one for each claim
+// API, bind a claim at once. It would be missing from its pool for ever.
+func (h holding) isStray(machine string) bool {
+	return h.claim == nil && h.annotated == nil && h.address != nil && !isProtected(h.address) &&
+		h.address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(machine)
+}
+
+// decideStray waits for the provider to find a use for an address after all.
+func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	if h.paused || h.isMoving() || h.sharedWith != "" {
+		return leave, 0
+	}
+	if wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); wait > 0 {
+		return leave, wait
+	}
+	return discard, 0
+}
+
+// discard deletes a stray address, and takes its provider's finalizers off
+// before: no claim leads the provider to it. What the cache says of claim and
+// machine is asked again of the API server.
+func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
+	used, err := r.isUsed(ctx, s, h)
+	if err != nil || used || !r.provider.IsFree(h.address.Object) {
+		return err
+	}
+	before := h.address.DeepCopyObject().(client.Object)
+	h.address.SetFinalizers(nil)
+	if err := r.patch(ctx, h.address.Object, before); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if err := allocator.DeleteAsRead(ctx, r.client, h.address.Object); err != nil {
+		return fmt.Errorf("discarding address %s: %w", klog.KObj(h.address), err)
+	}
+	addressesDiscarded.Inc()
+	klog.FromContext(ctx).Info("Discarded an address that the provider had lost", "address", klog.KObj(h.address), "claim", h.address.Claim)
+	return nil
+}
+
+// isUsed tells whether a machine says that it holds the address, or a claim may
+// yet give it to one.
+func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, error) {
+	obj := r.claimKind()
+	claimErr := r.live.Get(ctx, keyOf(h.address, h.address.Claim), obj)
+	if claimErr != nil && !isAbsent(claimErr) {
+		return false, fmt.Errorf("looking for claim %s: %w", h.address.Claim, claimErr)
+	}
+	machine := metadataOf(allocator.MachineKind)
+	if err := r.live.Get(ctx, keyOf(h.address, s.name), machine); err != nil && !isAbsent(err) {
+		return false, fmt.Errorf("looking for the machine: %w", err)
+	}
+	bindings, err := allocator.ParseBindings(machine.Annotations[allocator.BindingsAnnotation])
+	if err != nil {
+		bindings = allocator.Bindings{}
+	}
+
+	elsewhere := false
+	for _, b := range bindings.Bindings {
+		if ip, err := netip.ParseAddr(h.address.IP); err == nil && b.Address.Addr() == ip.Unmap() {
+			return true, nil
+		}
+		elsewhere = elsewhere || b.Claim == h.address.Claim
+	}
+	if claimErr != nil {
+		return false, nil
+	}
+	answer := r.provider.Claim(obj).Address
+	return answer == "" || answer == h.address.GetName() && !elsewhere, nil
+}
