@@ -70,12 +70,12 @@ func (r *Reconciler) abandon(ctx context.Context, h *holding) error {
 // wrong about it.
 func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) error {
 	machine := metadataOf(allocator.MachineKind)
-	err := r.live.Get(ctx, keyOf(h.address, s.name), machine)
-	if err != nil && !isAbsent(err) {
+	exists, err := r.exists(ctx, keyOf(h.address, s.name), machine)
+	if err != nil {
 		return fmt.Errorf("looking for the machine: %w", err)
 	}
 	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
-	if err == nil && (uid == "" || uid == string(machine.UID)) {
+	if exists && (uid == "" || uid == string(machine.UID)) {
 		return nil
 	}
 	return r.unprotect(ctx, h)
@@ -104,8 +104,7 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	if !(holding{claim: &fresh}).isOrphan(s.name) || time.Since(lastUsed(claim)) < r.grace {
 		return nil
 	}
-	err := r.live.Get(ctx, keyOf(claim, s.name), metadataOf(allocator.MachineKind))
-	if err == nil || !isAbsent(err) {
+	if exists, err := r.exists(ctx, keyOf(claim, s.name), metadataOf(allocator.MachineKind)); err != nil || exists {
 		return err
 	}
 	if err := allocator.DeleteAsRead(ctx, r.client, claim); err != nil {

@@ -63,12 +63,8 @@ func indexByMachine(machineOf func(client.Object) string) map[string]client.Inde
 
 func indexMachinesByAddress() map[string]client.IndexerFunc {
 	return map[string]client.IndexerFunc{machinesByAddress: func(obj client.Object) []string {
-		bindings, err := allocator.ParseBindings(obj.GetAnnotations()[allocator.BindingsAnnotation])
-		if err != nil {
-			return nil
-		}
 		var values []string
-		for _, b := range bindings.Bindings {
+		for _, b := range bindingsOf(obj) {
 			values = append(values, addressIndexValue(b.Pool, b.Address.Addr()))
 		}
 		return values

@@ -275,11 +275,11 @@ func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) 
 		return false, nil
 	}
 	pool, _, _ := r.provider.Kinds()
-	err := r.live.Get(ctx, keyOf(h.claim, h.claim.Pool.Name), pool)
-	if client.IgnoreNotFound(err) != nil {
-		return false, fmt.Errorf("reading pool %s: %w", h.claim.Pool.Name, err)
+	exists, err := r.exists(ctx, keyOf(h.claim, h.claim.Pool.Name), pool)
+	if err != nil {
+		return false, fmt.Errorf("looking for pool %s: %w", h.claim.Pool.Name, err)
 	}
-	return err != nil, nil
+	return !exists, nil
 }
 
 // observeVMs finds the VSphereVMs of machines that are about to go, or are gone

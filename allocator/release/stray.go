@@ -58,29 +58,43 @@ func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 // yet give it to one.
 func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, error) {
 	obj := r.claimKind()
-	claimErr := r.live.Get(ctx, keyOf(h.address, h.address.Claim), obj)
-	if claimErr != nil && !isAbsent(claimErr) {
-		return false, fmt.Errorf("looking for claim %s: %w", h.address.Claim, claimErr)
+	claimExists, err := r.exists(ctx, keyOf(h.address, h.address.Claim), obj)
+	if err != nil {
+		return false, fmt.Errorf("looking for claim %s: %w", h.address.Claim, err)
 	}
 	machine := metadataOf(allocator.MachineKind)
-	if err := r.live.Get(ctx, keyOf(h.address, s.name), machine); err != nil && !isAbsent(err) {
+	if _, err := r.exists(ctx, keyOf(h.address, s.name), machine); err != nil {
 		return false, fmt.Errorf("looking for the machine: %w", err)
-	}
-	bindings, err := allocator.ParseBindings(machine.Annotations[allocator.BindingsAnnotation])
-	if err != nil {
-		bindings = allocator.Bindings{}
 	}
 
 	elsewhere := false
-	for _, b := range bindings.Bindings {
+	for _, b := range bindingsOf(machine) {
 		if ip, err := netip.ParseAddr(h.address.IP); err == nil && b.Address.Addr() == ip.Unmap() {
 			return true, nil
 		}
 		elsewhere = elsewhere || b.Claim == h.address.Claim
 	}
-	if claimErr != nil {
+	if !claimExists {
 		return false, nil
 	}
 	answer := r.provider.Claim(obj).Address
 	return answer == "" || answer == h.address.GetName() && !elsewhere, nil
+}
+
+// exists asks the API server.
+func (r *Reconciler) exists(ctx context.Context, key client.ObjectKey, obj client.Object) (bool, error) {
+	err := r.live.Get(ctx, key, obj)
+	if isAbsent(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// bindingsOf are those in the annotation, none if it cannot be read.
+func bindingsOf(machine client.Object) []allocator.Binding {
+	bindings, err := allocator.ParseBindings(machine.GetAnnotations()[allocator.BindingsAnnotation])
+	if err != nil {
+		return nil
+	}
+	return bindings.Bindings
 }

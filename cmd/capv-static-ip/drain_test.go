@@ -48,7 +48,7 @@ func serve(t *testing.T, delay time.Duration, hook http.HandlerFunc) (server *dr
 	return server, <-plain.address, stop, stopped
 }
 
-func get(t *testing.T, ctx context.Context, url string) error {
+func get(ctx context.Context, t *testing.T, url string) error {
 	t.Helper()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
@@ -69,7 +69,7 @@ func TestRequestInFlightOutlivesTheStop(t *testing.T) {
 		cut <- r.Context().Err() != nil
 	})
 	answered := make(chan error, 1)
-	go func() { answered <- get(t, t.Context(), url) }()
+	go func() { answered <- get(t.Context(), t, url) }()
 	<-arrived
 	stop()
 	select {
@@ -98,7 +98,7 @@ func TestRequestEndsWithItsClient(t *testing.T) {
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-arrived; cancel() }()
-	if err := get(t, ctx, url); err == nil {
+	if err := get(ctx, t, url); err == nil {
 		t.Error("a request that was given up succeeded")
 	}
 	<-ended
@@ -119,7 +119,7 @@ func TestDrainingServerIsNotReadyButServes(t *testing.T) {
 			t.Fatal("still ready")
 		}
 	}
-	if err := get(t, t.Context(), url); err != nil {
+	if err := get(t.Context(), t, url); err != nil {
 		t.Errorf("a request during the drain failed: %v", err)
 	}
 }
