@@ -28,14 +28,8 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want) (Cl
 		return a.provider.Claim(obj), nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return Claim{}, Refuse(NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
-	case apierrors.IsInternalError(err):
-		// This is how the API server says that a webhook of the provider's, which
-		// guards its claims, cannot be called.
-		klog.FromContext(ctx).Error(err, "Cannot create a claim", "claim", klog.KObj(obj))
-		return Claim{}, Refuse(PoolNotServed, "no claim can be made on %s %q in namespace %q: is the IPAM controller of %s running? Start it, or see its log",
-			want.Pool.Kind, want.Pool.Name, key.Namespace, want.Pool.APIGroup)
 	case !apierrors.IsAlreadyExists(err):
-		return Claim{}, fmt.Errorf("claiming an address from %s %s: %w", want.Pool.Kind, want.Pool.Name, err)
+		return Claim{}, notWritten(ctx, want, obj, err)
 	}
 
 	if err := a.seeNoLiveMachine(ctx, req.Machine); err != nil {
@@ -48,6 +42,18 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want) (Cl
 		return err
 	})
 	return claim, err
+}
+
+// notWritten says why a claim could not be made or stamped. An internal error is
+// how the API server says that a webhook of the provider's, which guards its
+// claims, cannot be called.
+func notWritten(ctx context.Context, want Want, claim client.Object, err error) error {
+	if !apierrors.IsInternalError(err) {
+		return fmt.Errorf("claiming an address from %s %s: %w", want.Pool.Kind, want.Pool.Name, err)
+	}
+	klog.FromContext(ctx).Error(err, "Cannot write a claim", "claim", klog.KObj(claim))
+	return Refuse(PoolNotServed, "no claim can be made on %s %q in namespace %q: is the IPAM controller of %s running? Start it, or see its log",
+		want.Pool.Kind, want.Pool.Name, claim.GetNamespace(), want.Pool.APIGroup)
 }
 
 // reuse stamps a claim that exists already: from an earlier try of the same
@@ -69,7 +75,7 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want) (Claim, e
 	Mark(obj, req.Machine)
 	Use(obj, req.Stamp)
 	if err := a.client.Update(ctx, obj); err != nil {
-		return Claim{}, fmt.Errorf("stamping claim %s: %w", key, err)
+		return Claim{}, notWritten(ctx, want, obj, err)
 	}
 	klog.FromContext(ctx).Info("Using a claim that exists", "claim", klog.KObj(obj))
 	return a.provider.Claim(obj), nil

@@ -241,7 +241,7 @@ func (s *scene) sendTrafficTo(manager *harness.Manager) {
 
 func hundredMachinesOverCutConnections(s *scene) {
 	// There is room for more: metal3 loses an address now and then whose claim is
-	// deleted before it has put its finalizer on the claim.
+	// deleted while it binds it, and it takes a while until that is found.
 	s.create(harness.Pool(s.ns, harness.PoolRange("10.20.0.1", "10.20.0.200")))
 	before := map[string]float64{}
 	for _, manager := range s.env.managers {

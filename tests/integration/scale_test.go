@@ -64,8 +64,9 @@ const (
 
 // It is not parallel, so that nobody else keeps the provider busy. On a machine
 // that is too slow even so, the provider leaves some claims waiting until their
-// creates are denied; whoever was denied tries again, as CAPI does. Each such
-// try may cost an address of the row, and no more than one.
+// creates are denied; whoever was denied tries again, as CAPI does. Such a try
+// may cost an address of the row, and so may metal3, when both its controllers
+// bind a claim; the controller finds those, and none is lost in the end.
 func TestHundredMachinesAtOnceGetHundredAddressesInARow(t *testing.T) {
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns, harness.PoolRange("10.20.0.1", "10.20.0.250")))
@@ -74,31 +75,32 @@ func TestHundredMachinesAtOnceGetHundredAddressesInARow(t *testing.T) {
 	denied := s.createHundred(func() {})
 	t.Logf("created in %s, %d tries were denied", time.Since(start), denied)
 	holders := s.expectHundredAddresses()
+	excused := denied + len(s.addresses()) - len(holders)
 	skipped := 0
-	for found, next := 0, netip.MustParseAddr("10.20.0.1"); found < len(holders) && skipped <= denied; next = next.Next() {
+	for found, next := 0, netip.MustParseAddr("10.20.0.1"); found < len(holders) && skipped <= excused; next = next.Next() {
 		if holders[next.String()+"/24"] == "" {
 			skipped++
 		} else {
 			found++
 		}
 	}
-	if skipped > denied {
-		t.Errorf("more addresses were skipped than the %d tries that were denied", denied)
+	if skipped > excused {
+		t.Errorf("more addresses were skipped than the %d for which there is a reason", excused)
 	}
 
 	start = time.Now()
 	s.deleteHundred()
 	t.Logf("released in %s", time.Since(start))
-	pool := &ipamv1.IPPool{}
-	s.eventually("all addresses to be back in their pool", func(ctx context.Context) error {
-		if err := s.env.Client.Get(ctx, s.key(harness.DefaultPool), pool); err != nil {
-			return err
-		}
-		if len(pool.Status.Allocations) > denied {
-			return fmt.Errorf("%v are left", pool.Status.Allocations)
-		}
-		return nil
-	})
+}
+
+// addresses lists the addresses that exist in the namespace.
+func (s *scene) addresses() []ipamv1.IPAddress {
+	s.Helper()
+	list := &ipamv1.IPAddressList{}
+	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
+		s.Fatal(err)
+	}
+	return list.Items
 }
 
 // createHundred creates all machines, from many clients at once. A create that
@@ -158,7 +160,8 @@ func (s *scene) expectHundredAddresses() map[string]string {
 	return holders
 }
 
-// deleteHundred deletes all machines and waits until they and their claims are gone.
+// deleteHundred deletes all machines, and waits until they, their claims, and all
+// addresses are gone.
 func (s *scene) deleteHundred() {
 	s.Helper()
 	if err := s.env.Client.DeleteAllOf(s.Context(), &capvv1.VSphereMachine{}, client.InNamespace(s.ns)); err != nil {
@@ -171,6 +174,12 @@ func (s *scene) deleteHundred() {
 		}
 		if left := len(machines.Items) + len(s.claims()); left > 0 {
 			return fmt.Errorf("%d machines and claims are left", left)
+		}
+		return nil
+	})
+	s.within(2*harness.Soon, "all addresses to be back in their pool", func(context.Context) error {
+		if left := len(s.addresses()); left > 0 {
+			return fmt.Errorf("%d are left", left)
 		}
 		return nil
 	})
