@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -29,8 +30,8 @@ type bench struct {
 	log          *progress
 	// made counts what was made, so that every name is new.
 	made int
-	// denied counts the machines that were refused and tried again.
-	denied atomic.Int64
+	// failed counts the creates that failed for want of time and were tried again.
+	failed atomic.Int64
 }
 
 // patience is how long anything may take that is waited for.
@@ -101,20 +102,24 @@ func (b *bench) injected() sample {
 	}
 }
 
-// retryAfter is the pause after a denial, which is Cluster API's first one.
+// retryAfter is the pause after a failure, which is Cluster API's first one.
 const retryAfter = time.Second
 
-// insist creates a machine, and tries again if it is denied, as Cluster API
-// does: where metal3 has more to do than it can within a request's time, the
-// last to be served are.
+// insist creates a machine, and tries again if that fails for want of time, as
+// Cluster API does: where metal3 has more to do than it can while a request may
+// take, it is denied, or the API server gives up on the webhook.
 func (b *bench) insist(ctx context.Context, machine *capvv1.VSphereMachine) error {
 	for {
 		err := b.client.Create(ctx, machine)
-		if !apierrors.IsForbidden(err) || ctx.Err() != nil {
+		if !apierrors.IsForbidden(err) && !apierrors.IsInternalError(err) {
 			return err
 		}
-		b.denied.Add(1)
-		time.Sleep(retryAfter)
+		b.failed.Add(1)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryAfter):
+		}
 	}
 }
 
@@ -223,26 +228,44 @@ func (b *bench) removeAll(ctx context.Context, kind sample, names []string) erro
 
 // uninstall takes the webhook away, and install brings it back. Both return
 // when the API server goes by it.
-func (b *bench) uninstall(ctx context.Context) error { return b.installation.RemoveWebhook(ctx) }
+func (b *bench) uninstall(ctx context.Context) error {
+	if err := b.installation.RemoveWebhook(ctx); err != nil {
+		return err
+	}
+	return harness.Eventually(ctx, harness.Soon, "the API server to forget the webhook", func(ctx context.Context) error {
+		called, err := b.isCalled(ctx)
+		if err == nil && called {
+			err = errors.New("a machine was denied by the webhook")
+		}
+		return err
+	})
+}
 
 func (b *bench) install(ctx context.Context) error {
 	if err := b.installation.Apply(ctx); err != nil {
 		return err
 	}
 	return harness.Eventually(ctx, harness.Soon, "the API server to call the webhook", func(ctx context.Context) error {
-		probe := harness.Machine(b.namespace, "probe", harness.WithPool("missing"))
-		err := b.client.Create(ctx, probe)
-		switch {
-		case apierrors.IsForbidden(err):
-			return nil
-		case err != nil:
-			return err
+		called, err := b.isCalled(ctx)
+		if err == nil && !called {
+			err = errors.New("a machine that asks for a missing pool was stored")
 		}
-		if err := b.client.Delete(ctx, probe); err != nil {
-			return err
-		}
-		return fmt.Errorf("a machine that asks for a missing pool was stored")
+		return err
 	})
+}
+
+// isCalled tells whether the API server asks the webhook, which denies a machine
+// that asks for a missing pool.
+func (b *bench) isCalled(ctx context.Context) (bool, error) {
+	probe := harness.Machine(b.namespace, b.name("probe"), harness.WithPool("missing"))
+	err := b.client.Create(ctx, probe)
+	if apierrors.IsForbidden(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return false, b.client.Delete(ctx, probe)
 }
 
 // isEmpty sees that nothing is left of the measurements before.

@@ -52,8 +52,8 @@ type results struct {
 	// claim, a machine with an injected address.
 	plain, dhcp, claim, injected durations
 	crowdClaim, crowdInjected    crowded
-	// denied is how often a machine was refused, for want of time, and tried again.
-	denied int64
+	// failed is how often a create failed for want of time, and was tried again.
+	failed int64
 	growth []growth
 }
 
@@ -68,7 +68,7 @@ func (b *bench) measure(ctx context.Context, p plan, r *results) error {
 	if err := b.growing(ctx, p, r); err != nil {
 		return fmt.Errorf("measuring with a growing pool: %w", err)
 	}
-	r.denied = b.denied.Load()
+	r.failed = b.failed.Load()
 	return nil
 }
 

@@ -46,8 +46,8 @@ func (r *results) print(out io.Writer) {
 	fmt.Fprintf(out, "\nMachine: %d cores, %s; %s; load when it began: %s\n\n",
 		r.machine.cores, r.machine.model, runtime.Version(), r.machine.load)
 	r.printTimes(out)
-	if r.denied > 0 {
-		fmt.Fprintf(out, "\nCreates denied because metal3 did not bind in time, and tried again: %d; the times above include that.\n", r.denied)
+	if r.failed > 0 {
+		fmt.Fprintf(out, "\nCreates that failed because metal3 did not bind in time, and were tried again: %d; the times above include that.\n", r.failed)
 	}
 	fmt.Fprintln(out)
 	r.printRatios(out)
