@@ -65,18 +65,24 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 
 	start := time.Now()
 	bindings := make([]Binding, len(req.Wants))
+	addresses := make([]Address, len(req.Wants))
 	for i, want := range req.Wants {
 		pool := pools[want.Pool]
-		address, err := a.await(ctx, pool, claims[i])
+		addresses[i], err = a.await(ctx, pool, claims[i])
 		if err != nil {
 			return nil, err
 		}
-		bindings[i], err = a.provider.Bind(pool, address, want)
+		bindings[i], err = a.provider.Bind(pool, addresses[i], want)
 		if err != nil {
 			return nil, err
 		}
 	}
 	providerWait.WithLabelValues(req.Wants[0].Pool.Kind).Observe(time.Since(start).Seconds())
+	for i, want := range req.Wants {
+		if err := a.protect(ctx, req, want, addresses[i]); err != nil {
+			return nil, err
+		}
+	}
 	return bindings, nil
 }
 

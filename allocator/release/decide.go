@@ -136,11 +136,20 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 	switch {
 	case h.paused || h.isMoving():
 		return leave, 0
+	case h.claim != nil && h.claim.GetDeletionTimestamp().IsZero():
+		return decideOrphan(m, h, now, grace)
 	case h.address != nil && h.isProtectedFor(m.name) && !h.vmExists:
 		return unprotect, 0
-	case h.claim != nil && !h.claim.GetDeletionTimestamp().IsZero():
+	case h.claim != nil:
 		return leave, terminatingCheck
-	case m.exists || h.claim == nil || !h.isOrphan(m.name):
+	}
+	return leave, 0
+}
+
+// decideOrphan leaves a claim to the request that may still store its machine.
+// The address stays protected for as long as the claim lives.
+func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	if m.exists || !h.isOrphan(m.name) {
 		return leave, 0
 	}
 	if wait := grace - now.Sub(lastUsed(h.claim)); wait > 0 {

@@ -231,7 +231,10 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"stray address":                      {bound(withoutClaim, withoutAnnotation, unprotected, made(grace)), discard, 0},
 		"stray address, paused":              {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), paused), leave, 0},
 		"stray address that a machine holds": {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), shared), leave, 0},
-		"claim the garbage collector's, too": {bound(withoutAnnotation), unprotect, 0},
+		"claim the garbage collector's":      {bound(withoutAnnotation), leave, 0},
+		"claim being deleted, no VM":         {bound(withoutAnnotation, terminatingClaim), unprotect, 0},
+		"address protected at admission":     {bound(withoutAnnotation, withoutOwner), leave, grace},
+		"claim of a protected address, old":  {bound(withoutAnnotation, withoutOwner, usedBefore(grace)), reap, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -78,6 +78,15 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 	if exists && (uid == "" || uid == string(machine.UID)) {
 		return nil
 	}
+	claim := r.claimKind()
+	exists, err = r.exists(ctx, keyOf(h.address, h.address.Claim), claim)
+	if err != nil {
+		return fmt.Errorf("looking for the claim: %w", err)
+	}
+	if exists && claim.GetDeletionTimestamp().IsZero() && allocator.Answers(h.address.Object, claim.GetUID()) {
+		// It is protected for a machine that is being admitted.
+		return nil
+	}
 	return r.unprotect(ctx, h)
 }
 
