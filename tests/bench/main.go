@@ -15,15 +15,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/lifetime"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := lifetime.Context()
 	plan := thorough()
 	quick := flag.Bool("quick", false, "take a minute: few samples, pools of up to 100 bindings")
 	flag.Parse()

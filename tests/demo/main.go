@@ -13,46 +13,21 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/lifetime"
 )
 
 func main() {
-	// A terminal that is closed must not leave anything running either.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := lifetime.Context()
 	out := newPrinter(os.Stdout)
-	err := run(endWithParent(ctx), out)
+	err := run(ctx, out)
 	stop()
 	if err != nil {
 		out.failure(err)
 		os.Exit(1)
 	}
-}
-
-// endWithParent returns a context that also ends when the process that started
-// us does: `go run` dies of a signal without passing it on.
-func endWithParent(ctx context.Context) context.Context {
-	ctx, cancel := context.WithCancel(ctx)
-	parent := os.Getppid()
-	go func() {
-		ticker := time.NewTicker(time.Second)
-		defer ticker.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-ticker.C:
-				if os.Getppid() != parent {
-					cancel()
-					return
-				}
-			}
-		}
-	}()
-	return ctx
 }
 
 func run(ctx context.Context, out *printer) (err error) {

@@ -1,0 +1,35 @@
+// Package lifetime says for how long the programs of the tests run. What they
+// start ends with them, so they must not outlive whoever started them.
+package lifetime
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// parentInterval is how often a program looks whether its parent is still there.
+const parentInterval = time.Second
+
+// Context returns a context that ends when the program is to stop: by a signal,
+// when its terminal is closed, or when the process that started it has gone.
+// The last is for `go run`, which dies of a signal without passing it on.
+func Context() (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	parent := os.Getppid()
+	go func() {
+		ticker := time.NewTicker(parentInterval)
+		defer ticker.Stop()
+		for os.Getppid() == parent {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+		}
+		stop()
+	}()
+	return ctx, stop
+}
