@@ -31,9 +31,9 @@ func (b *bench) fill(ctx context.Context, from, to int) error {
 	group.SetLimit(fillers)
 	next := netip.MustParseAddr(firstAddress)
 	for n := range to {
-		ip := next
+		ip, name := next, b.name("filler")
 		if n >= from {
-			group.Go(func() error { return b.bind(ctx, fmt.Sprintf("filler-%d", n), ip) })
+			group.Go(func() error { return b.bind(ctx, name, ip) })
 		}
 		next = ip.Next()
 	}

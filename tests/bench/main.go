@@ -57,7 +57,7 @@ type plan struct {
 const crowd = 32
 
 func thorough() plan {
-	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 40}
+	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 30}
 }
 
 func short() plan {
