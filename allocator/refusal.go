@@ -35,6 +35,7 @@ type Refusal struct {
 	Message string
 }
 
+// Error is the sentence that the user reads.
 func (r *Refusal) Error() string { return r.Message }
 
 // Refuse makes a Refusal.
