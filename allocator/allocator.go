@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -18,19 +17,20 @@ var MachineKind = infrav1.GroupVersion.WithKind("VSphereMachine")
 
 // Allocator claims addresses for machines that are being admitted.
 type Allocator struct {
-	provider Provider
+	providers Providers
 	// client writes; its reads come from the cache.
 	client client.Client
 	// live reads from the API server, where a stale answer would do harm.
-	live    client.Reader
-	wakeups wakeups
+	live client.Reader
+	// bound wakes by claim, full by pool.
+	bound, full wakeups
 }
 
 // New makes an Allocator. Writes go through c, whose reads come from informers
-// of the provider's kinds; live reads past them. Its Sources must be started,
+// of the providers' kinds; live reads past them. Its Sources must be started,
 // or requests wait until their deadline.
-func New(provider Provider, c client.Client, live client.Reader) *Allocator {
-	return &Allocator{provider: provider, client: c, live: live}
+func New(providers Providers, c client.Client, live client.Reader) *Allocator {
+	return &Allocator{providers: providers, client: c, live: live}
 }
 
 // Check sees that every pool in the request exists, is served, and has a free
@@ -68,12 +68,15 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 	addresses := make([]Address, len(req.Wants))
 	for i, want := range req.Wants {
 		pool := pools[want.Pool]
-		addresses[i], err = a.await(ctx, pool, claims[i])
+		addresses[i], err = a.await(ctx, req.Machine, pool, claims[i])
 		if err != nil {
 			return nil, err
 		}
-		bindings[i], err = a.provider.Bind(pool, addresses[i], want)
+		bindings[i], err = a.providers.For(want.Pool).Bind(pool, addresses[i], want)
 		if err != nil {
+			return nil, err
+		}
+		if err := a.seeUnheld(ctx, req.Machine, bindings[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -108,9 +111,7 @@ func (a *Allocator) seeNoLiveMachine(ctx context.Context, machine Machine) error
 }
 
 func machineExists(ctx context.Context, reader client.Reader, key types.NamespacedName) (bool, error) {
-	machine := &metav1.PartialObjectMetadata{}
-	machine.SetGroupVersionKind(MachineKind)
-	err := reader.Get(ctx, key, machine)
+	err := reader.Get(ctx, key, machineMetadata())
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("reading VSphereMachine %s: %w", key, err)
 	}
@@ -133,13 +134,13 @@ func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Req
 	fresh := map[PoolReference][]string{}
 	for _, want := range req.Wants {
 		if _, known := pools[want.Pool]; !known {
-			pool, err := a.provider.Pool(ctx, reader, req.Machine.Namespace, want)
+			pool, err := a.providers.For(want.Pool).Pool(ctx, reader, req.Machine, want)
 			if err != nil {
 				return nil, err
 			}
 			pools[want.Pool] = pool
 		}
-		exists, err := a.claimExists(ctx, reader, req.claimKey(want))
+		exists, err := a.claimExists(ctx, reader, req, want)
 		if err != nil {
 			return nil, err
 		}
@@ -148,6 +149,9 @@ func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Req
 		}
 	}
 	for ref, claims := range fresh {
+		if pools[ref].Free == nil {
+			continue
+		}
 		if free, needed := pools[ref].Free(claims); free < needed {
 			return nil, exhausted(pools[ref], free, needed)
 		}
@@ -160,14 +164,17 @@ func exhausted(pool Pool, free, needed uint64) error {
 	if needed > 1 {
 		more = fmt.Sprintf(" and the machine needs %d", needed)
 	}
-	return Refuse(PoolExhausted, "%s %q in namespace %q is exhausted: %d of %d addresses in use%s; "+
-		"add addresses to the pool or delete a machine that holds one",
-		pool.Reference.Kind, pool.Reference.Name, pool.GetNamespace(), pool.Total-min(free, pool.Total), pool.Total, more)
+	name := pool.Reference.In(pool.GetNamespace())
+	if pool.Free == nil {
+		return Refuse(PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name)
+	}
+	return Refuse(PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
+		name, pool.Total-min(free, pool.Total), pool.Total, more)
 }
 
-func (a *Allocator) claimExists(ctx context.Context, reader client.Reader, key types.NamespacedName) (bool, error) {
-	_, claim, _ := a.provider.Kinds()
-	err := reader.Get(ctx, key, claim)
+func (a *Allocator) claimExists(ctx context.Context, reader client.Reader, req Request, want Want) (bool, error) {
+	key := req.claimKey(want)
+	err := reader.Get(ctx, key, EmptyClaim(a.providers.For(want.Pool)))
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("reading claim %s: %w", key, err)
 	}

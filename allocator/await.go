@@ -7,39 +7,23 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-func (a *Allocator) claimOfAddress(address client.Object) types.NamespacedName {
-	return types.NamespacedName{Namespace: address.GetNamespace(), Name: a.provider.Address(address).Claim}
-}
-
-// wakeOn is an informer's handler that wakes the requests waiting for the claim
-// that an object is about.
-func (a *Allocator) wakeOn(claimOf func(client.Object) types.NamespacedName) cache.ResourceEventHandler {
-	wake := func(event any) {
-		if gone, ok := event.(cache.DeletedFinalStateUnknown); ok {
-			event = gone.Obj
-		}
-		if obj, ok := event.(client.Object); ok {
-			a.wakeups.notify(claimOf(obj))
-		}
-	}
-	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    wake,
-		UpdateFunc: func(_, obj any) { wake(obj) },
-		DeleteFunc: wake,
-	}
-}
-
 // await waits until the provider has bound the claim. Every change of the claim
-// or of an address that answers it wakes it; it never polls.
-func (a *Allocator) await(ctx context.Context, pool Pool, claim Claim) (Address, error) {
-	key := client.ObjectKeyFromObject(claim)
-	woken, done := a.wakeups.subscribe(key)
+// or of an address that answers it wakes it, and so does a pool that says that
+// it is full; it never polls.
+func (a *Allocator) await(ctx context.Context, machine Machine, pool Pool, claim Claim) (Address, error) {
+	woken, done := a.bound.subscribe(client.ObjectKeyFromObject(claim))
 	defer done()
+	full, done := a.full.subscribe(client.ObjectKeyFromObject(pool))
+	defer done()
+	if a.isFull(ctx, pool) {
+		if err := a.seeRoom(ctx, machine, claim); err != nil {
+			return Address{}, err
+		}
+	}
 	for {
 		address, err := a.answer(ctx, pool, claim)
 		if err != nil || address.Object != nil {
@@ -47,10 +31,14 @@ func (a *Allocator) await(ctx context.Context, pool Pool, claim Claim) (Address,
 		}
 		select {
 		case <-woken:
+		case <-full:
+			if err := a.seeRoom(ctx, machine, claim); err != nil {
+				return Address{}, err
+			}
 		case <-ctx.Done():
-			return Address{}, Refuse(NotBoundInTime, "%s %q in namespace %q has not bound a claim in time: "+
+			return Address{}, Refuse(NotBoundInTime, "%s has not bound a claim in time: "+
 				"is the IPAM controller of %s running? Start it, or see its log",
-				pool.Reference.Kind, pool.Reference.Name, pool.GetNamespace(), pool.Reference.APIGroup)
+				pool.Reference.In(pool.GetNamespace()), pool.Reference.APIGroup)
 		}
 		claim, err = a.refresh(ctx, claim)
 		if err != nil {
@@ -59,10 +47,38 @@ func (a *Allocator) await(ctx context.Context, pool Pool, claim Claim) (Address,
 	}
 }
 
+// isFull tells whether the pool now says that it has no free address.
+func (a *Allocator) isFull(ctx context.Context, pool Pool) bool {
+	if !pool.Silent {
+		return false
+	}
+	fresh := pool.DeepCopyObject().(client.Object)
+	err := a.client.Get(ctx, client.ObjectKeyFromObject(pool), fresh)
+	return err == nil && a.providers.For(pool.Reference).IsFull(fresh)
+}
+
+// seeRoom refuses a claim that waits while others have taken the last addresses
+// of its pool. A pool's own word that it is full does not do: it may be late,
+// and one of the addresses that fill the pool may be for this claim.
+func (a *Allocator) seeRoom(ctx context.Context, machine Machine, claim Claim) error {
+	pool, err := a.providers.For(claim.Pool).Pool(ctx, a.live, machine, Want{Pool: claim.Pool})
+	if _, refused := AsRefusal(err); refused {
+		return nil
+	}
+	if err != nil || pool.Free == nil {
+		return err
+	}
+	if free, needed := pool.Free([]string{claim.GetName()}); free < needed {
+		return exhausted(pool, free, needed)
+	}
+	return nil
+}
+
 // refresh reads the claim from the cache. A cache that has not seen this very
 // claim yet says nothing new.
 func (a *Allocator) refresh(ctx context.Context, claim Claim) (Claim, error) {
-	_, obj, _ := a.provider.Kinds()
+	provider := a.providers.For(claim.Pool)
+	obj := EmptyClaim(provider)
 	err := a.client.Get(ctx, client.ObjectKeyFromObject(claim), obj)
 	switch {
 	case apierrors.IsNotFound(err):
@@ -72,7 +88,7 @@ func (a *Allocator) refresh(ctx context.Context, claim Claim) (Claim, error) {
 	case obj.GetUID() != claim.GetUID():
 		return claim, nil
 	}
-	return a.provider.Claim(obj), nil
+	return provider.Claim(obj), nil
 }
 
 // answer is the address that answers the claim, without an object if there is
@@ -86,13 +102,14 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 	case claim.Exhausted:
 		return Address{}, exhausted(pool, 0, 1)
 	case claim.Failure != "":
-		return Address{}, Refuse(ClaimRefused, "%s %q in namespace %q refused a claim: %s; correct the pool",
-			pool.Reference.Kind, pool.Reference.Name, pool.GetNamespace(), claim.Failure)
+		return Address{}, Refuse(ClaimRefused, "%s refused a claim: %s; correct the pool",
+			pool.Reference.In(pool.GetNamespace()), claim.Failure)
 	case claim.Address == "":
 		return Address{}, nil
 	}
 
-	_, _, obj := a.provider.Kinds()
+	provider := a.providers.For(pool.Reference)
+	obj := EmptyAddress(provider)
 	err := a.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: claim.Address}, obj)
 	switch {
 	case apierrors.IsNotFound(err):
@@ -104,7 +121,7 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 	case !Answers(obj, claim.GetUID()):
 		return Address{}, nil
 	}
-	return a.provider.Address(obj), nil
+	return provider.Address(obj), nil
 }
 
 // Answers tells whether an address was made for the claim with this UID: a

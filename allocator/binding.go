@@ -15,11 +15,21 @@ type Device struct {
 	NetworkName string `json:"networkName,omitempty"`
 }
 
-// PoolReference names a pool in the namespace of the machine.
+// PoolReference names a pool, in the namespace of the machine where its kind has
+// namespaces.
 type PoolReference struct {
 	APIGroup string `json:"apiGroup"`
 	Kind     string `json:"kind"`
 	Name     string `json:"name"`
+}
+
+// In is how a sentence names the pool: with its namespace, unless that is empty
+// because the pool has none.
+func (p PoolReference) In(namespace string) string {
+	if namespace == "" {
+		return fmt.Sprintf("%s %q", p.Kind, p.Name)
+	}
+	return fmt.Sprintf("%s %q in namespace %q", p.Kind, p.Name, namespace)
 }
 
 // Binding is a claim and its address, held by one device of one machine.

@@ -17,7 +17,8 @@ import (
 // is safe, and stamps it with the request.
 func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want) (Claim, error) {
 	key := req.claimKey(want)
-	obj := a.provider.NewClaim(key, want.Pool)
+	provider := a.providers.For(want.Pool)
+	obj := provider.NewClaim(key.Name, req.Machine, want.Pool)
 	Mark(obj, req.Machine)
 	Use(obj, req.Stamp)
 	err := a.client.Create(ctx, obj)
@@ -25,7 +26,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want) (Cl
 	case err == nil:
 		claimsMade.Inc()
 		klog.FromContext(ctx).Info("Claimed an address", "claim", klog.KObj(obj), "pool", want.Pool.Name)
-		return a.provider.Claim(obj), nil
+		return provider.Claim(obj), nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return Claim{}, Refuse(NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
 	case !apierrors.IsAlreadyExists(err):
@@ -61,14 +62,15 @@ func notWritten(ctx context.Context, want Want, claim client.Object, err error) 
 // written against the resourceVersion just judged, so a conflict means: judge again.
 func (a *Allocator) reuse(ctx context.Context, req Request, want Want) (Claim, error) {
 	key := req.claimKey(want)
-	_, obj, _ := a.provider.Kinds()
+	provider := a.providers.For(want.Pool)
+	obj := EmptyClaim(provider)
 	if err := a.live.Get(ctx, key, obj); err != nil {
 		if apierrors.IsNotFound(err) {
 			return Claim{}, terminating(want, key)
 		}
 		return Claim{}, fmt.Errorf("reading claim %s: %w", key, err)
 	}
-	claim := a.provider.Claim(obj)
+	claim := provider.Claim(obj)
 	if err := a.judgeReuse(claim, req, want); err != nil {
 		return Claim{}, err
 	}
@@ -78,7 +80,7 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want) (Claim, e
 		return Claim{}, notWritten(ctx, want, obj, err)
 	}
 	klog.FromContext(ctx).Info("Using a claim that exists", "claim", klog.KObj(obj))
-	return a.provider.Claim(obj), nil
+	return provider.Claim(obj), nil
 }
 
 func (a *Allocator) judgeReuse(claim Claim, req Request, want Want) error {
@@ -92,7 +94,7 @@ func (a *Allocator) judgeReuse(claim Claim, req Request, want Want) error {
 	case ours && len(claim.GetOwnerReferences()) > 0:
 		return Refuse(ClaimTerminating, "claim %q in namespace %q still belongs to an earlier machine of this name: retry when it is gone",
 			name, claim.GetNamespace())
-	case !ours && (len(claim.GetOwnerReferences()) > 0 || !a.provider.IsFree(claim)):
+	case !ours && (len(claim.GetOwnerReferences()) > 0 || !a.providers.For(want.Pool).IsFree(claim.Object)):
 		return Refuse(ClaimNotOurs, "claim %q in namespace %q exists and belongs to something else: delete it, or give the machine another name",
 			name, claim.GetNamespace())
 	}
@@ -111,7 +113,9 @@ func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 	var errs []error
 	for _, want := range req.Wants {
 		key := req.claimKey(want)
-		err := retry.RetryOnConflict(retry.DefaultRetry, func() error { return a.takeBack(ctx, req, key) })
+		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+			return a.takeBack(ctx, req, key, EmptyClaim(a.providers.For(want.Pool)))
+		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("taking back claim %s: %w", key, err))
 		}
@@ -119,8 +123,7 @@ func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 	return errors.Join(errs...)
 }
 
-func (a *Allocator) takeBack(ctx context.Context, req Request, key types.NamespacedName) error {
-	_, claim, _ := a.provider.Kinds()
+func (a *Allocator) takeBack(ctx context.Context, req Request, key types.NamespacedName, claim client.Object) error {
 	if err := a.live.Get(ctx, key, claim); err != nil {
 		return client.IgnoreNotFound(err)
 	}

@@ -36,6 +36,14 @@ const (
 	// (RFC 3339, to the nanosecond) and the UID of the admission request,
 	// separated by a space.
 	LastUsedAnnotation = "capv-static-ip.dev/last-used"
+
+	// SearchDomainsAnnotation on a pool holds DNS search domains, separated by
+	// commas; it is the static IP adapter's name for them.
+	SearchDomainsAnnotation = "cluster.x-k8s.io/dns-search-domains"
+	// NameserversAnnotation on a pool of the CAPI IPAM contract holds the
+	// addresses of DNS servers, separated by commas; the contract has no place
+	// for them.
+	NameserversAnnotation = "capv-static-ip.dev/nameservers"
 )
 
 // ClaimName is the name of a machine's claim for the first pool of the device

@@ -5,14 +5,12 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,10 +24,6 @@ import (
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
 
 const (
-	// SearchDomainsAnnotation on a pool holds DNS search domains, separated by
-	// commas; it is the static IP adapter's name for them.
-	SearchDomainsAnnotation = "cluster.x-k8s.io/dns-search-domains"
-
 	// metal3RequestAnnotation makes metal3 bind a claim to this very address or
 	// not at all (ipam/utils.go, IPAddressAnnotation).
 	metal3RequestAnnotation = "ipAddress"
@@ -49,18 +43,34 @@ func Metal3Pool(name string) PoolReference {
 	return PoolReference{APIGroup: ipamv1.GroupVersion.Group, Kind: "IPPool", Name: name}
 }
 
+// Serves implements Provider.
+func (Metal3) Serves(pool PoolReference) bool {
+	return pool == Metal3Pool(pool.Name)
+}
+
+// Pools implements Provider.
+func (Metal3) Pools() []client.Object {
+	return []client.Object{&ipamv1.IPPool{}}
+}
+
+// IsFull implements Provider. metal3 says on a claim that its pool is exhausted.
+func (Metal3) IsFull(client.Object) bool { return false }
+
 // Kinds implements Provider.
-func (Metal3) Kinds() (pool, claim, address client.Object) {
-	return &ipamv1.IPPool{}, &ipamv1.IPClaim{}, &ipamv1.IPAddress{}
+func (Metal3) Kinds() (claim, address client.Object) {
+	return &ipamv1.IPClaim{}, &ipamv1.IPAddress{}
 }
 
 // NewClaim implements Provider.
-func (Metal3) NewClaim(key types.NamespacedName, pool PoolReference) client.Object {
+func (Metal3) NewClaim(name string, machine Machine, pool PoolReference) client.Object {
 	return &ipamv1.IPClaim{
-		ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name},
-		Spec:       ipamv1.IPClaimSpec{Pool: corev1.ObjectReference{Name: pool.Name, Namespace: key.Namespace}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: machine.Namespace, Name: name},
+		Spec:       ipamv1.IPClaimSpec{Pool: corev1.ObjectReference{Name: pool.Name, Namespace: machine.Namespace}},
 	}
 }
+
+// CanRequest implements Provider.
+func (Metal3) CanRequest() bool { return true }
 
 // Request implements Provider.
 func (Metal3) Request(claim client.Object, ip netip.Addr) {
@@ -72,6 +82,19 @@ func (Metal3) IsFree(obj client.Object) bool {
 	return !slices.ContainsFunc(obj.GetFinalizers(), func(f string) bool {
 		return f != ipamv1.IPClaimFinalizer && f != ipamv1.IPAddressFinalizer
 	})
+}
+
+// Abandons implements Provider. metal3 looks at claims pool by pool, so it never
+// comes to those of a pool that does not exist.
+func (Metal3) Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error) {
+	err := reader.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}, &ipamv1.IPPool{})
+	switch {
+	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("reading IPPool %s/%s: %w", claim.GetNamespace(), claim.Pool.Name, err)
+	}
+	return false, nil
 }
 
 // Claim implements Provider.
@@ -101,7 +124,8 @@ func (Metal3) Address(obj client.Object) Address {
 
 // Pool implements Provider. metal3 says nothing about a pool that it does not
 // serve, so what it would ignore is looked for here.
-func (m Metal3) Pool(ctx context.Context, reader client.Reader, namespace string, want Want) (Pool, error) {
+func (m Metal3) Pool(ctx context.Context, reader client.Reader, machine Machine, want Want) (Pool, error) {
+	namespace := machine.Namespace
 	pool := &ipamv1.IPPool{}
 	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: want.Pool.Name}, pool)
 	switch {
@@ -179,51 +203,19 @@ func (Metal3) used(ctx context.Context, reader client.Reader, pool *ipamv1.IPPoo
 // Bind implements Provider.
 func (Metal3) Bind(pool Pool, address Address, want Want) (Binding, error) {
 	metal3Address := address.Object.(*ipamv1.IPAddress)
-	// The text leaves the address out: every try is given another one.
-	invalid := func(format string, args ...any) (Binding, error) {
-		return Binding{}, Refuse(InvalidAddress, "IPPool %q in namespace %q answered with an unusable address: %s; correct the pool",
-			pool.GetName(), pool.GetNamespace(), fmt.Sprintf(format, args...))
+	answer := answer{IP: address.IP, Prefix: metal3Address.Spec.Prefix}
+	if gateway := metal3Address.Spec.Gateway; gateway != nil {
+		answer.Gateway = string(*gateway)
 	}
-
-	ip, err := netip.ParseAddr(address.IP)
+	binding, err := answer.bind(pool, address.Claim, want)
 	if err != nil {
-		return invalid("it is not an IP address")
+		return Binding{}, err
 	}
-	ip = ip.Unmap()
-	if !metal3Ranges(pool.Object.(*ipamv1.IPPool)).Contains(ip) {
-		return invalid("it is outside the pool's ranges")
-	}
-	if metal3Address.Spec.Prefix < 1 || metal3Address.Spec.Prefix > ip.BitLen() {
-		return invalid("its prefix length is %d, which must be 1 to %d", metal3Address.Spec.Prefix, ip.BitLen())
-	}
-	binding := Binding{
-		Device:        want.Device,
-		Pool:          want.Pool,
-		Claim:         address.Claim,
-		Address:       netip.PrefixFrom(ip, metal3Address.Spec.Prefix),
-		SearchDomains: splitDomains(pool.GetAnnotations()[SearchDomainsAnnotation]),
-	}
-	if gateway := metal3Address.Spec.Gateway; gateway != nil && *gateway != "" {
-		binding.Gateway, err = netip.ParseAddr(string(*gateway))
-		if err != nil {
-			return invalid("its gateway %q is not an IP address", *gateway)
-		}
-		if binding.Gateway.Is4() != ip.Is4() {
-			return invalid("its gateway %s is of the other family", binding.Gateway)
-		}
+	if !metal3Ranges(pool.Object.(*ipamv1.IPPool)).Contains(binding.Address.Addr()) {
+		return Binding{}, unusable(pool, "it is outside the pool's ranges")
 	}
 	for _, server := range metal3Address.Spec.DNSServers {
 		binding.Nameservers = append(binding.Nameservers, string(server))
 	}
 	return binding, nil
-}
-
-func splitDomains(list string) []string {
-	var domains []string
-	for domain := range strings.SplitSeq(list, ",") {
-		if domain = strings.TrimSpace(domain); domain != "" {
-			domains = append(domains, domain)
-		}
-	}
-	return domains
 }

@@ -3,8 +3,8 @@ package allocator
 import (
 	"context"
 	"net/netip"
+	"slices"
 
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -42,33 +42,74 @@ type Pool struct {
 	Total uint64
 	// Free tells how many addresses are left for claims of these names (at
 	// least, if that is enough), and how many of the claims need one of them: a
-	// claim may have one reserved.
+	// claim may have one reserved. It is nil where the provider does not say.
 	Free func(claims []string) (free, needed uint64)
+	// Silent says that the provider leaves a claim without a word when the pool
+	// has no address for it; but the pool is watched, and says so.
+	Silent bool
 }
 
 // Provider is one claim API: how to claim, and how to read what comes back.
 // Its methods that read take the reader, because the caller knows whether a
 // cache will do or the API server must be asked.
 type Provider interface {
-	// Kinds returns empty objects of the provider's API: pool, claim, address.
-	Kinds() (pool, claim, address client.Object)
+	// Serves tells whether claims on this pool are made through this API.
+	Serves(pool PoolReference) bool
+	// Pools returns an empty object of each kind of pool that is watched. Pools
+	// of other kinds are read from the API server.
+	Pools() []client.Object
+	// IsFull tells whether a pool of a silent provider says that it has no free
+	// address.
+	IsFull(pool client.Object) bool
+	// Kinds returns empty objects of the claim API: claim and address.
+	Kinds() (claim, address client.Object)
 	// NewClaim makes a claim of this name on the pool, unmarked and not stored.
-	NewClaim(key types.NamespacedName, pool PoolReference) client.Object
-	// Request makes a claim ask for this very address.
+	NewClaim(name string, machine Machine, pool PoolReference) client.Object
+	// CanRequest tells whether a claim can ask for a given address.
+	CanRequest() bool
+	// Request makes a claim ask for this very address, where it can.
 	Request(claim client.Object, ip netip.Addr)
 	// IsFree tells whether the finalizers of a claim or an address are all the
 	// provider's own.
 	IsFree(obj client.Object) bool
+	// Abandons tells whether the provider will never finish the deletion of
+	// this claim, because its pool is gone.
+	Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error)
 
 	// Claim and Address read a provider's objects.
 	Claim(obj client.Object) Claim
 	Address(obj client.Object) Address
 
-	// Pool reads a pool of this namespace and sees that it can serve. It
-	// returns a Refusal if the pool does not exist, is terminating, or is one
-	// that the provider ignores.
-	Pool(ctx context.Context, reader client.Reader, namespace string, want Want) (Pool, error)
+	// Pool reads a pool and sees that it can serve the machine. It returns a
+	// Refusal if the pool does not exist, is terminating, or is one that the
+	// provider ignores.
+	Pool(ctx context.Context, reader client.Reader, machine Machine, want Want) (Pool, error)
 	// Bind checks the answer to a claim against its pool, and returns what is
 	// to be injected. It returns a Refusal if the answer is garbage.
 	Bind(pool Pool, address Address, want Want) (Binding, error)
+}
+
+// Providers are all claim APIs that can be claimed through.
+type Providers []Provider
+
+// For returns the provider that serves a pool. The last one serves whatever no
+// other does.
+func (p Providers) For(pool PoolReference) Provider {
+	i := slices.IndexFunc(p, func(provider Provider) bool { return provider.Serves(pool) })
+	if i < 0 {
+		i = len(p) - 1
+	}
+	return p[i]
+}
+
+// EmptyClaim is an empty claim of a provider's API.
+func EmptyClaim(p Provider) client.Object {
+	claim, _ := p.Kinds()
+	return claim
+}
+
+// EmptyAddress is an empty address of a provider's API.
+func EmptyAddress(p Provider) client.Object {
+	_, address := p.Kinds()
+	return address
 }

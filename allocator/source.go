@@ -3,6 +3,8 @@ package allocator
 import (
 	"context"
 
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -18,18 +20,48 @@ type Source struct {
 	Started func(ctx context.Context, informer cache.Informer) error
 }
 
-// Sources are the kinds of the provider, and handlers that wake waiting requests.
+// Sources are the machines, and the kinds of the providers with handlers that
+// wake waiting requests.
 func (a *Allocator) Sources() []Source {
-	pool, claim, address := a.provider.Kinds()
-	return []Source{
-		{Object: pool},
-		{Object: claim, Started: func(_ context.Context, i cache.Informer) error {
-			_, err := i.AddEventHandler(a.wakeOn(client.ObjectKeyFromObject))
-			return err
-		}},
-		{Object: address, Started: func(_ context.Context, i cache.Informer) error {
-			_, err := i.AddEventHandler(a.wakeOn(a.claimOfAddress))
-			return err
-		}},
+	sources := []Source{machineSource()}
+	for _, provider := range a.providers {
+		claim, address := provider.Kinds()
+		sources = append(sources,
+			Source{Object: claim, Started: onChange(func(claim client.Object) {
+				a.bound.notify(client.ObjectKeyFromObject(claim))
+			})},
+			Source{Object: address, Started: onChange(func(address client.Object) {
+				a.bound.notify(types.NamespacedName{Namespace: address.GetNamespace(), Name: provider.Address(address).Claim})
+			})})
+		for _, pool := range provider.Pools() {
+			sources = append(sources, Source{Object: pool, Started: onChange(func(pool client.Object) {
+				if provider.IsFull(pool) {
+					a.full.notify(client.ObjectKeyFromObject(pool))
+				}
+			})})
+		}
+	}
+	return sources
+}
+
+// onChange adds a handler to an informer that is called with every object that
+// is added, changed or deleted.
+func onChange(handle func(client.Object)) func(context.Context, cache.Informer) error {
+	call := func(event any) {
+		if gone, ok := event.(toolscache.DeletedFinalStateUnknown); ok {
+			event = gone.Obj
+		}
+		if obj, ok := event.(client.Object); ok {
+			handle(obj)
+		}
+	}
+	handler := toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    call,
+		UpdateFunc: func(_, obj any) { call(obj) },
+		DeleteFunc: call,
+	}
+	return func(_ context.Context, informer cache.Informer) error {
+		_, err := informer.AddEventHandler(handler)
+		return err
 	}
 }

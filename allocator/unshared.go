@@ -13,7 +13,7 @@ import (
 // machine that lives. It returns a Refusal if one does.
 func (a *Allocator) CheckUnshared(ctx context.Context, machine Machine, bindings Bindings) error {
 	for _, b := range bindings.Bindings {
-		_, claim, _ := a.provider.Kinds()
+		claim := EmptyClaim(a.providers.For(b.Pool))
 		err := a.live.Get(ctx, types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim}, claim)
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("reading claim %s/%s: %w", machine.Namespace, b.Claim, err)

@@ -47,14 +47,18 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 // own writes into a claim that it is the machine's: the mark, the owner, what
 // makes clusterctl move it, and a request for the address that it has.
 func (r *Reconciler) own(claim client.Object, s *state, b *allocator.Binding) {
-	allocator.Mark(claim, allocator.Machine{NamespacedName: client.ObjectKeyFromObject(s.object), Cluster: s.object.Labels[clusterv1.ClusterNameLabel]})
+	allocator.Mark(claim, identityOf(s.object))
 	labels := claim.GetLabels()
 	labels[clusterctlv1.ClusterctlMoveLabel] = ""
 	claim.SetLabels(labels)
 	if len(claim.GetOwnerReferences()) == 0 {
 		claim.SetOwnerReferences([]metav1.OwnerReference{ownerOf(s.object)})
 	}
-	r.provider.Request(claim, b.Address.Addr())
+	r.providers.For(b.Pool).Request(claim, b.Address.Addr())
+}
+
+func identityOf(machine client.Object) allocator.Machine {
+	return allocator.Machine{NamespacedName: client.ObjectKeyFromObject(machine), Cluster: machine.GetLabels()[clusterv1.ClusterNameLabel]}
 }
 
 // protect puts our finalizer on the address and writes on it whose it is. It
@@ -111,17 +115,19 @@ func (r *Reconciler) patch(ctx context.Context, obj, before client.Object) error
 	return r.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 }
 
-// remake makes a claim again that others deleted while the machine lives. The
-// protected address has kept the binding meanwhile. The claim asks for that
-// very address; a provider that cannot be asked must not bind a new one.
+// remake makes a claim again that others deleted while the machine lives, or
+// that was lost in a move or a restore. The claim asks for the very address that
+// the machine has; a provider that cannot be asked must not bind a new one.
 func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
-	if err := r.protect(ctx, s, h); err != nil {
-		return err
+	if h.address != nil {
+		if err := r.protect(ctx, s, h); err != nil {
+			return err
+		}
 	}
 	if err := r.confirm(ctx, s); err != nil {
 		return err
 	}
-	claim := r.provider.NewClaim(keyOf(s.object, h.annotated.Claim), h.annotated.Pool)
+	claim := r.providers.For(h.annotated.Pool).NewClaim(h.annotated.Claim, identityOf(s.object), h.annotated.Pool)
 	r.own(claim, s, h.annotated)
 	allocator.Use(claim, allocator.Stamp{Time: time.Now()})
 	if err := r.client.Create(ctx, claim); err != nil {
@@ -130,8 +136,21 @@ func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
 		}
 		return fmt.Errorf("making claim %s again: %w", klog.KObj(claim), err)
 	}
-	klog.FromContext(ctx).Info("Made a claim again that had been deleted", "claim", klog.KObj(claim), "address", h.annotated.Address)
-	r.event(s, corev1.EventTypeNormal, "ClaimRebuilt", "Claim %s had been deleted; made it again for %s", claim.GetName(), h.annotated.Address)
+	claimsRebuilt.Inc()
+	klog.FromContext(ctx).Info("Made a claim again that was missing", "claim", klog.KObj(claim), "address", h.annotated.Address)
+	r.event(s, corev1.EventTypeNormal, "ClaimRebuilt", "Claim %s was missing; made it again for %s", claim.GetName(), h.annotated.Address)
+	return nil
+}
+
+// renew deletes a claim that failed; when it is gone, it is made again.
+func (r *Reconciler) renew(ctx context.Context, s *state, h *holding) error {
+	r.report(ctx, s, h)
+	if err := r.confirm(ctx, s); err != nil {
+		return err
+	}
+	if err := allocator.DeleteAsRead(ctx, r.client, h.claim.Object); err != nil {
+		return fmt.Errorf("deleting claim %s, which failed: %w", klog.KObj(h.claim), err)
+	}
 	return nil
 }
 

@@ -24,11 +24,11 @@ import (
 // Reconciler takes each machine's bindings one step further. It is keyed by the
 // machine's name, because claims and addresses outlive the machine.
 type Reconciler struct {
-	provider allocator.Provider
-	client   client.Client
-	live     client.Reader
-	events   events.EventRecorder
-	grace    time.Duration
+	providers allocator.Providers
+	client    client.Client
+	live      client.Reader
+	events    events.EventRecorder
+	grace     time.Duration
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -85,6 +85,8 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.protect(ctx, s, h)
 	case remake:
 		return r.remake(ctx, s, h)
+	case renew:
+		return r.renew(ctx, s, h)
 	case report:
 		r.report(ctx, s, h)
 	case release:

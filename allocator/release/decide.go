@@ -18,9 +18,9 @@ type machineState struct {
 	exists   bool
 	uid      types.UID
 	deleting bool
-	// waited says that a finalizer other than ours and the garbage collector's
-	// is left: someone, as a rule CAPV, is not done with the machine.
-	waited bool
+	// done says that it is being deleted, and that no finalizer but ours and the
+	// garbage collector's is left: everybody else, as a rule CAPV, is done with it.
+	done bool
 	// moving says that clusterctl deletes the object here because it lives on
 	// in another management cluster.
 	moving bool
@@ -37,9 +37,11 @@ type holding struct {
 	vmExists bool
 	// paused says that the Cluster, or the machine, is paused.
 	paused bool
-	// abandoned says that the claim is being deleted, and that its pool, for
-	// which alone its provider would finish that, does not exist.
+	// abandoned says that the claim is being deleted, and that its provider
+	// will never finish that.
 	abandoned bool
+	// requestable says that a claim can ask its provider for a given address.
+	requestable bool
 }
 
 // step is what is to be done next about a holding.
@@ -49,7 +51,8 @@ const (
 	leave     step = "leave"
 	adopt     step = "adopt"     // tie claim and address to the machine
 	protect   step = "protect"   // put our finalizer on the address
-	remake    step = "remake"    // make a claim again that others deleted
+	remake    step = "remake"    // make a claim that is missing again, for the same address
+	renew     step = "renew"     // delete a claim that failed, to make it again
 	report    step = "report"    // tell that the address is no longer the machine's
 	release   step = "release"   // give claim and address back
 	unprotect step = "unprotect" // take our finalizer off the address
@@ -58,9 +61,14 @@ const (
 	discard   step = "discard"   // delete an address that the provider has lost
 )
 
-// terminatingCheck is how often a claim that is being deleted is looked at:
-// nothing tells of the end of its pool.
-const terminatingCheck = 10 * time.Second
+const (
+	// terminatingCheck is how often a claim that is being deleted is looked at:
+	// nothing tells of the end of its pool.
+	terminatingCheck = 10 * time.Second
+	// renewInterval is the age at which a claim that failed is made again. The
+	// provider does not look at it any more, even if its address is free by then.
+	renewInterval = 30 * time.Second
+)
 
 // decide is the next step for one holding of the machine of this name. Where
 // that is to wait, it says for how long; zero waits for a change.
@@ -79,38 +87,54 @@ func decide(m machineState, h holding, now time.Time, grace time.Duration) (step
 	case h.paused:
 		return leave, 0
 	}
-	return decideLiving(m, h), 0
+	return decideLiving(m, h, now)
 }
 
 // decideLiving ties a binding to its machine, and mends it where others broke it.
-func decideLiving(m machineState, h holding) step {
+func decideLiving(m machineState, h holding, now time.Time) (step, time.Duration) {
 	switch {
 	case h.claim == nil:
-		return decideWithoutClaim(m, h)
+		return decideWithoutClaim(m, h), 0
 	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m) && !h.isOfAdapter(m):
-		return leave
+		return leave, 0
 	case h.claim.Failure != "":
-		return report
+		return decideFailed(h, now)
 	case h.address == nil:
-		return leave
+		return leave, 0
 	case !h.isAnnotatedAddress():
-		return report
+		return report, 0
 	}
-	return adopt
+	return adopt, 0
 }
 
-// decideWithoutClaim: the address is the binding as long as it is protected.
+// decideFailed: somebody else has the machine's address, or had it when the
+// provider looked.
+func decideFailed(h holding, now time.Time) (step, time.Duration) {
+	if !h.requestable {
+		return report, 0
+	}
+	if wait := renewInterval - now.Sub(h.claim.GetCreationTimestamp().Time); wait > 0 {
+		return report, wait
+	}
+	return renew, 0
+}
+
+// decideWithoutClaim: the address is the binding as long as it is protected. A
+// machine that was moved or restored without both gets them back where its
+// provider can be asked for that very address.
 func decideWithoutClaim(m machineState, h holding) step {
 	switch {
 	case h.annotated == nil:
 		return leave
+	case h.address == nil && h.requestable:
+		return remake
 	case h.address == nil || !h.isAnnotatedAddress():
 		return report
 	case !h.belongsTo(m):
 		return leave
-	case isProtected(h.address):
+	case isProtected(h.address) && h.requestable:
 		return remake
-	case h.address.GetDeletionTimestamp().IsZero():
+	case isProtected(h.address) || h.address.GetDeletionTimestamp().IsZero():
 		return protect
 	}
 	return report
@@ -120,7 +144,7 @@ func decideWithoutClaim(m machineState, h holding) step {
 // and no VM of it is left either.
 func decideDeleting(m machineState, h holding) step {
 	switch {
-	case m.waited || !h.belongsTo(m):
+	case !m.done || !h.belongsTo(m):
 		return leave
 	case !h.vmExists:
 		return release

@@ -26,7 +26,7 @@ func living() machineState { return machineState{name: "cp-0", exists: true, uid
 
 func dying() machineState {
 	m := living()
-	m.deleting = true
+	m.deleting, m.done = true, true
 	return m
 }
 
@@ -36,7 +36,7 @@ type option func(*holding, *ipamv1.IPClaim, *ipamv1.IPAddress)
 
 // bound is a complete, adopted binding, changed by the options.
 func bound(options ...option) holding {
-	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0-0", UID: "claim"}}
+	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0-0", UID: "claim", CreationTimestamp: metav1.NewTime(now)}}
 	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-0"}})
 	allocator.Use(claim, allocator.Stamp{Time: now, Request: "request"})
 	ownedBy("uid")(nil, claim, nil)
@@ -51,7 +51,9 @@ func bound(options ...option) holding {
 	address.Labels = map[string]string{allocator.MachineLabel: allocator.MachineLabelValue("cp-0")}
 	address.Spec.Address = "10.0.0.1"
 	address.Spec.Claim.Name = "cp-0-0"
-	h := holding{annotated: &allocator.Binding{Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24")}}
+	h := holding{requestable: true, annotated: &allocator.Binding{
+		Pool: allocator.Metal3Pool(""), Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24"),
+	}}
 	for _, change := range options {
 		change(&h, claim, address)
 	}
@@ -80,6 +82,8 @@ func anothers(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 	a.Annotations[allocator.MachineUIDAnnotation] = "uid-1"
 }
 
+// unrequestable makes the provider one that cannot be asked for a given address.
+func unrequestable(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.requestable = false }
 func withoutClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.UID = "" }
 func withoutAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address = "" }
 func withoutOwner(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.OwnerReferences = nil }
@@ -115,6 +119,11 @@ func withoutLabel(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Labels
 func made(ago time.Duration) option {
 	return func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 		a.CreationTimestamp = metav1.NewTime(now.Add(-ago))
+	}
+}
+func claimMade(ago time.Duration) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		c.CreationTimestamp = metav1.NewTime(now.Add(-ago))
 	}
 }
 func withoutPool(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.abandoned = true }
@@ -155,9 +164,14 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		"claim gone, paused":                                  {living(), bound(withoutClaim, paused), leave},
 		"claim gone, address not protected yet":               {living(), bound(withoutClaim, unprotected), protect},
 		"claim gone, unprotected address going":               {living(), bound(withoutClaim, unprotected, terminatingAddress), report},
-		"claim and address gone":                              {living(), bound(withoutClaim, withoutAddress), report},
+		"claim and address gone":                              {living(), bound(withoutClaim, withoutAddress), remake},
+		"claim gone, protected, provider cannot be asked":     {living(), bound(withoutClaim, unrequestable), protect},
+		"both gone, provider cannot be asked":                 {living(), bound(withoutClaim, withoutAddress, unrequestable), report},
+		"both gone, paused":                                   {living(), bound(withoutClaim, withoutAddress, paused), leave},
 		"claim bound to another address":                      {living(), bound(otherAddress), report},
 		"claim made again and refused":                        {living(), bound(refused), report},
+		"claim refused a while ago":                           {living(), bound(refused, claimMade(renewInterval)), renew},
+		"claim refused, provider cannot be asked":             {living(), bound(refused, claimMade(renewInterval), unrequestable), report},
 		"address of an earlier machine, its VM gone":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID), unprotect},
 		"address of an earlier machine, its VM there":         {living(), bound(withoutClaim, withoutAnnotation, earlierUID, withVM), leave},
 	}
@@ -172,7 +186,7 @@ func TestNextStepForALivingMachine(t *testing.T) {
 
 func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 	waited, moving := dying(), dying()
-	waited.waited = true
+	waited.done = false
 	moving.moving = true
 	tests := map[string]struct {
 		machine machineState
@@ -242,19 +256,6 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 				t.Errorf("got %q after %s, want %q after %s", got, wait, test.want, test.wait)
 			}
 		})
-	}
-}
-
-func TestFinalizersOfTheGarbageCollectorAreNotWaitedFor(t *testing.T) {
-	for finalizer, want := range map[string]bool{
-		allocator.ReleaseFinalizer:         false,
-		metav1.FinalizerDeleteDependents:   false,
-		metav1.FinalizerOrphanDependents:   false,
-		"vspheremachine.infrastructure.io": true,
-	} {
-		if got := isOthersFinalizer(finalizer); got != want {
-			t.Errorf("finalizer %s: got %v, want %v", finalizer, got, want)
-		}
 	}
 }
 

@@ -31,8 +31,8 @@ func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
 	return nil
 }
 
-// unprotect takes our finalizer and marks off the address.
-func (r *Reconciler) unprotect(ctx context.Context, h *holding) error {
+// unprotect takes our finalizer and marks off the address, and these labels.
+func (r *Reconciler) unprotect(ctx context.Context, h *holding, labels ...string) error {
 	if h.address == nil || !isProtected(h.address) {
 		return nil
 	}
@@ -43,6 +43,9 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding) error {
 	delete(annotations, allocator.MachineNameAnnotation)
 	delete(annotations, allocator.MachineUIDAnnotation)
 	address.SetAnnotations(annotations)
+	for _, label := range labels {
+		delete(address.GetLabels(), label)
+	}
 	if err := r.patch(ctx, address, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("unprotecting address %s: %w", klog.KObj(address), err)
 	}
@@ -54,7 +57,7 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding) error {
 // has no pool: the provider looks at claims pool by pool, so this one it never
 // will, and its namespace could not go.
 func (r *Reconciler) abandon(ctx context.Context, h *holding) error {
-	if !r.provider.IsFree(h.claim.Object) {
+	if !r.providers.For(h.claim.Pool).IsFree(h.claim.Object) {
 		return nil
 	}
 	before := h.claim.DeepCopyObject().(client.Object)
@@ -78,7 +81,7 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 	if exists && (uid == "" || uid == string(machine.UID)) {
 		return nil
 	}
-	claim := r.claimKind()
+	claim := allocator.EmptyClaim(r.providers.For(h.address.Pool))
 	exists, err = r.exists(ctx, keyOf(h.address, h.address.Claim), claim)
 	if err != nil {
 		return fmt.Errorf("looking for the claim: %w", err)
@@ -87,13 +90,19 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 		// It is protected for a machine that is being admitted.
 		return nil
 	}
+	if uid != "" && h.address.GetDeletionTimestamp().IsZero() {
+		// Nobody frees it: as a rule, because its machine was moved to another
+		// management cluster, where it uses the address. Without the label it
+		// is not taken for one that the provider has lost, and stays taken.
+		return r.unprotect(ctx, h, allocator.MachineLabel)
+	}
 	return r.unprotect(ctx, h)
 }
 
 // letGo takes our finalizer off a machine that is otherwise done. What its VMs
 // still use stays protected without it.
 func (r *Reconciler) letGo(ctx context.Context, s *state) error {
-	if !s.deleting || s.moving || s.waited || !controllerutil.ContainsFinalizer(s.object, allocator.ReleaseFinalizer) {
+	if !s.done || s.moving || !controllerutil.ContainsFinalizer(s.object, allocator.ReleaseFinalizer) {
 		return nil
 	}
 	before := s.object.DeepCopy()
@@ -105,11 +114,12 @@ func (r *Reconciler) letGo(ctx context.Context, s *state) error {
 // the API server: a request that comes in between has changed the claim's
 // stamp, and the delete conflicts.
 func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
-	claim := r.claimKind()
+	provider := r.providers.For(h.claim.Pool)
+	claim := allocator.EmptyClaim(provider)
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(h.claim), claim); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	fresh := r.provider.Claim(claim)
+	fresh := provider.Claim(claim)
 	if !(holding{claim: &fresh}).isOrphan(s.name) || time.Since(lastUsed(claim)) < r.grace {
 		return nil
 	}

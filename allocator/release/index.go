@@ -3,7 +3,6 @@ package release
 import (
 	"context"
 	"fmt"
-	"net/netip"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,13 +13,9 @@ import (
 	"capv-static-ip.dev/allocator"
 )
 
-// Names of cache indexes.
-const (
-	// byMachine finds claims and addresses by the machine they name.
-	byMachine = "capv-static-ip.dev/machine"
-	// machinesByAddress finds machines by what their annotation says they hold.
-	machinesByAddress = "capv-static-ip.dev/address"
-)
+// byMachine is the name of the cache index that finds claims and addresses by
+// the machine they name.
+const byMachine = "capv-static-ip.dev/machine"
 
 // machineOfClaim is the machine that a claim names: in its mark, by its owner,
 // or, as the static IP adapter did, by its own name.
@@ -37,19 +32,17 @@ func machineOfClaim(claim client.Object) string {
 // machineOfAddress is the machine that an address names, in our annotation or by
 // the name of its claim. Addresses of claims that are not ours name none; nor
 // do, while unprotected, those of claims whose names had to be cut.
-func (r *Reconciler) machineOfAddress(address client.Object) string {
-	if name := allocator.MachineOf(address); name != "" {
-		return name
+func machineOfAddress(provider allocator.Provider) func(client.Object) string {
+	return func(address client.Object) string {
+		if name := allocator.MachineOf(address); name != "" {
+			return name
+		}
+		name := allocator.AdapterMachine(provider.Address(address).Claim)
+		if isProtected(address) || address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(name) {
+			return name
+		}
+		return ""
 	}
-	name := allocator.AdapterMachine(r.provider.Address(address).Claim)
-	if isProtected(address) || address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(name) {
-		return name
-	}
-	return ""
-}
-
-func addressIndexValue(pool allocator.PoolReference, ip netip.Addr) string {
-	return pool.Kind + "." + pool.APIGroup + "/" + pool.Name + "/" + ip.String()
 }
 
 func indexByMachine(machineOf func(client.Object) string) map[string]client.IndexerFunc {
@@ -61,36 +54,30 @@ func indexByMachine(machineOf func(client.Object) string) map[string]client.Inde
 	}}
 }
 
-func indexMachinesByAddress() map[string]client.IndexerFunc {
-	return map[string]client.IndexerFunc{machinesByAddress: func(obj client.Object) []string {
-		var values []string
-		for _, b := range bindingsOf(obj) {
-			values = append(values, addressIndexValue(b.Pool, b.Address.Addr()))
-		}
-		return values
-	}}
-}
-
 func (r *Reconciler) claimsNaming(ctx context.Context, machine types.NamespacedName) ([]allocator.Claim, error) {
-	list, err := r.listNaming(ctx, machine, r.claimKind())
-	if err != nil {
-		return nil, fmt.Errorf("listing claims: %w", err)
-	}
-	claims := make([]allocator.Claim, len(list))
-	for i, obj := range list {
-		claims[i] = r.provider.Claim(obj)
+	var claims []allocator.Claim
+	for _, provider := range r.providers {
+		list, err := r.listNaming(ctx, machine, allocator.EmptyClaim(provider))
+		if err != nil {
+			return nil, fmt.Errorf("listing claims: %w", err)
+		}
+		for _, obj := range list {
+			claims = append(claims, provider.Claim(obj))
+		}
 	}
 	return claims, nil
 }
 
 func (r *Reconciler) addressesNaming(ctx context.Context, machine types.NamespacedName) ([]allocator.Address, error) {
-	list, err := r.listNaming(ctx, machine, r.addressKind())
-	if err != nil {
-		return nil, fmt.Errorf("listing addresses: %w", err)
-	}
-	addresses := make([]allocator.Address, len(list))
-	for i, obj := range list {
-		addresses[i] = r.provider.Address(obj)
+	var addresses []allocator.Address
+	for _, provider := range r.providers {
+		list, err := r.listNaming(ctx, machine, allocator.EmptyAddress(provider))
+		if err != nil {
+			return nil, fmt.Errorf("listing addresses: %w", err)
+		}
+		for _, obj := range list {
+			addresses = append(addresses, provider.Address(obj))
+		}
 	}
 	return addresses, nil
 }
@@ -136,24 +123,26 @@ func emptyList(c client.Client, kind client.Object) (client.ObjectList, error) {
 	return list.(client.ObjectList), nil
 }
 
-// claim reads a claim from the cache or, where it has none, from the API
-// server. It returns nil if there is no such claim.
-func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName) (*allocator.Claim, error) {
-	obj := r.claimKind()
+// claim reads a claim on a pool from the cache or, where it has none, from the
+// API server. It returns nil if there is no such claim.
+func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName, pool allocator.PoolReference) (*allocator.Claim, error) {
+	provider := r.providers.For(pool)
+	obj := allocator.EmptyClaim(provider)
 	if found, err := r.getAny(ctx, key, obj); err != nil || !found {
 		return nil, err
 	}
-	claim := r.provider.Claim(obj)
+	claim := provider.Claim(obj)
 	return &claim, nil
 }
 
 // address is to addresses what claim is to claims.
-func (r *Reconciler) address(ctx context.Context, key types.NamespacedName) (*allocator.Address, error) {
-	obj := r.addressKind()
+func (r *Reconciler) address(ctx context.Context, key types.NamespacedName, pool allocator.PoolReference) (*allocator.Address, error) {
+	provider := r.providers.For(pool)
+	obj := allocator.EmptyAddress(provider)
 	if found, err := r.getAny(ctx, key, obj); err != nil || !found {
 		return nil, err
 	}
-	address := r.provider.Address(obj)
+	address := provider.Address(obj)
 	return &address, nil
 }
 
@@ -168,16 +157,6 @@ func (r *Reconciler) getAny(ctx context.Context, key types.NamespacedName, obj c
 		}
 	}
 	return false, nil
-}
-
-func (r *Reconciler) claimKind() client.Object {
-	_, claim, _ := r.provider.Kinds()
-	return claim
-}
-
-func (r *Reconciler) addressKind() client.Object {
-	_, _, address := r.provider.Kinds()
-	return address
 }
 
 func ownerOf(machine *metav1.PartialObjectMetadata) metav1.OwnerReference {

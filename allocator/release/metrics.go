@@ -21,6 +21,11 @@ var (
 		Help: "Address objects deleted because the provider had lost them: no claim led to them.",
 	})
 
+	claimsRebuilt = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_claims_rebuilt_total",
+		Help: "Claims made again for the address that a living machine has, because they were missing.",
+	})
+
 	addressesLost = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_addresses_lost_total",
 		Help: "Times a machine was found using an address that is not bound to it.",
@@ -28,5 +33,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(claimsReleased, claimsReaped, addressesDiscarded, addressesLost)
+	metrics.Registry.MustRegister(claimsReleased, claimsReaped, claimsRebuilt, addressesDiscarded, addressesLost)
 }

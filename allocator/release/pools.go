@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
@@ -26,27 +27,27 @@ const (
 	maxTouchInterval = time.Minute
 )
 
-// poolReconciler sees terminating pools off. metal3 counts a pool's addresses
+// poolReconciler sees terminating IPPools off. metal3 counts a pool's addresses
 // when a claim or the pool changes, and at its resync every 10 minutes; an
 // address that we unprotect after that goes unseen, and the pool, and with it
-// the namespace, stays. Touching the pool makes metal3 count again.
+// the namespace, stays. Touching the pool makes metal3 count again. The
+// in-cluster provider counts whenever an address goes.
 type poolReconciler struct {
-	provider allocator.Provider
-	client   client.Client
+	client client.Client
 }
 
 func (p *poolReconciler) sources(c controller.Controller, from cache.Cache) []allocator.Source {
-	pool, _, address := p.provider.Kinds()
+	pool, address := client.Object(&ipamv1.IPPool{}), client.Object(&ipamv1.IPAddress{})
 	poolOf := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, obj client.Object) []reconcile.Request {
-		name := p.provider.Address(obj).Pool.Name
+		name := obj.(*ipamv1.IPAddress).Spec.Pool.Name
 		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}}}
 	})
 	return []allocator.Source{
 		{Object: pool, Started: func(context.Context, cache.Informer) error {
-			return c.Watch(source.Kind[client.Object](from, pool, &handler.EnqueueRequestForObject{}))
+			return c.Watch(source.Kind(from, pool, &handler.EnqueueRequestForObject{}))
 		}},
 		{Object: address, Started: func(context.Context, cache.Informer) error {
-			return c.Watch(source.Kind[client.Object](from, address, poolOf))
+			return c.Watch(source.Kind(from, address, poolOf))
 		}},
 	}
 }
@@ -55,7 +56,7 @@ func (p *poolReconciler) sources(c controller.Controller, from cache.Cache) []al
 // pool stays, ever more rarely: metal3's cache may not have seen the last
 // address go when the first touch arrives.
 func (p *poolReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	pool, _, address := p.provider.Kinds()
+	pool := &ipamv1.IPPool{}
 	if err := p.client.Get(ctx, req.NamespacedName, pool); err != nil {
 		if isAbsent(err) {
 			return reconcile.Result{}, nil
@@ -65,12 +66,13 @@ func (p *poolReconciler) Reconcile(ctx context.Context, req reconcile.Request) (
 	if pool.GetDeletionTimestamp().IsZero() {
 		return reconcile.Result{}, nil
 	}
-	addresses, err := listObjects(ctx, p.client, address, client.InNamespace(req.Namespace), client.UnsafeDisableDeepCopy)
+	addresses := &ipamv1.IPAddressList{}
+	err := p.client.List(ctx, addresses, client.InNamespace(req.Namespace), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("listing the addresses of pool %s: %w", req.NamespacedName, err)
 	}
-	for _, a := range addresses {
-		if p.provider.Address(a).Pool.Name == req.Name {
+	for i := range addresses.Items {
+		if addresses.Items[i].Spec.Pool.Name == req.Name {
 			return reconcile.Result{}, nil
 		}
 	}

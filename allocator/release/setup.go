@@ -29,13 +29,13 @@ const workers = 10
 // Setup adds the controllers to the manager. They run on the elected replica
 // only. The sources that it returns must be started, on every replica: an
 // elected one continues with caches that are warm.
-func Setup(mgr manager.Manager, provider allocator.Provider, grace time.Duration) ([]allocator.Source, error) {
+func Setup(mgr manager.Manager, providers allocator.Providers, grace time.Duration) ([]allocator.Source, error) {
 	r := &Reconciler{
-		provider: provider,
-		client:   mgr.GetClient(),
-		live:     mgr.GetAPIReader(),
-		events:   mgr.GetEventRecorder("capv-static-ip"),
-		grace:    grace,
+		providers: providers,
+		client:    mgr.GetClient(),
+		live:      mgr.GetAPIReader(),
+		events:    mgr.GetEventRecorder("capv-static-ip"),
+		grace:     grace,
 	}
 	machines, err := controller.New("release", mgr, controller.Options{
 		Reconciler: r, MaxConcurrentReconciles: workers, LogConstructor: logger(mgr, "VSphereMachine"),
@@ -43,7 +43,7 @@ func Setup(mgr manager.Manager, provider allocator.Provider, grace time.Duration
 	if err != nil {
 		return nil, fmt.Errorf("adding the release controller: %w", err)
 	}
-	p := &poolReconciler{provider: provider, client: mgr.GetClient()}
+	p := &poolReconciler{client: mgr.GetClient()}
 	pools, err := controller.New("terminating-pool", mgr, controller.Options{
 		Reconciler: p, LogConstructor: logger(mgr, "pool"),
 	})
@@ -66,16 +66,22 @@ func logger(mgr manager.Manager, key string) func(*reconcile.Request) logr.Logge
 func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []allocator.Source {
 	machine := metadataOf(allocator.MachineKind)
 	vm := metadataOf(vmKind)
-	return []allocator.Source{
-		{Object: machine, Indexes: indexMachinesByAddress(), Started: watch(c, from, machine, client.Object.GetName)},
+	sources := []allocator.Source{
+		{Object: machine, Started: watch(c, from, machine, client.Object.GetName)},
 		{Object: vm, Started: watch(c, from, vm, func(vm client.Object) string { return allocator.OwnerMachine(vm).Name })},
-		{Object: r.claimKind(), Indexes: indexByMachine(machineOfClaim), Started: watch(c, from, r.claimKind(), machineOfClaim)},
-		{Object: r.addressKind(), Indexes: indexByMachine(r.machineOfAddress), Started: watch(c, from, r.addressKind(), r.machineOfAddress)},
 		{Object: &clusterv1.Cluster{}, Started: func(context.Context, cache.Informer) error {
 			return c.Watch(source.Kind[client.Object](from, &clusterv1.Cluster{},
 				handler.EnqueueRequestsFromMapFunc(r.machinesOfCluster), resumed()))
 		}},
 	}
+	for _, provider := range r.providers {
+		claim, address := provider.Kinds()
+		ofAddress := machineOfAddress(provider)
+		sources = append(sources,
+			allocator.Source{Object: claim, Indexes: indexByMachine(machineOfClaim), Started: watch(c, from, claim, machineOfClaim)},
+			allocator.Source{Object: address, Indexes: indexByMachine(ofAddress), Started: watch(c, from, address, ofAddress)})
+	}
+	return sources
 }
 
 // watch enqueues the machine that an object is about.
@@ -109,13 +115,14 @@ func resumed() predicate.Predicate {
 // machinesOfCluster lists the machines of a Cluster, and those that its claims
 // and addresses name: they may be all that is left.
 func (r *Reconciler) machinesOfCluster(ctx context.Context, cluster client.Object) []reconcile.Request {
-	kinds := []struct {
+	type kind struct {
 		list      client.Object
 		machineOf func(client.Object) string
-	}{
-		{metadataOf(allocator.MachineKind), client.Object.GetName},
-		{r.claimKind(), machineOfClaim},
-		{r.addressKind(), r.machineOfAddress},
+	}
+	kinds := []kind{{metadataOf(allocator.MachineKind), client.Object.GetName}}
+	for _, provider := range r.providers {
+		claim, address := provider.Kinds()
+		kinds = append(kinds, kind{claim, machineOfClaim}, kind{address, machineOfAddress(provider)})
 	}
 	var requests []reconcile.Request
 	for _, kind := range kinds {

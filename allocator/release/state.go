@@ -75,6 +75,7 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 		if h.sharedWith, err = r.sharedWith(ctx, key, h); err != nil {
 			return nil, err
 		}
+		h.requestable = h.annotated != nil && r.providers.For(h.annotated.Pool).CanRequest()
 		if h.abandoned, err = r.isAbandoned(ctx, h); err != nil {
 			return nil, err
 		}
@@ -96,36 +97,32 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 	s.uid = machine.UID
 	s.deleting = !machine.DeletionTimestamp.IsZero()
 	s.moving = isMoving(machine)
-	s.waited = slices.ContainsFunc(machine.Finalizers, isOthersFinalizer)
+	s.done = allocator.IsDone(machine)
 	return nil
 }
 
-// isOthersFinalizer tells whether someone else still has work to do before a
-// machine may go. Waiting for the garbage collector's finalizers would be a
-// deadlock: it waits for what the machine owns.
-func isOthersFinalizer(finalizer string) bool {
-	switch finalizer {
-	case allocator.ReleaseFinalizer, metav1.FinalizerDeleteDependents, metav1.FinalizerOrphanDependents:
-		return false
-	}
-	return true
+// claimID tells claims apart: those of different providers may share a name.
+type claimID struct {
+	provider allocator.Provider
+	name     string
 }
 
 // observeHoldings collects claims and addresses that name the machine, and
 // those that the machine names.
 func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedName, s *state) error {
-	byClaim := map[string]*holding{}
-	holdingOf := func(claim string) *holding {
-		if byClaim[claim] == nil {
-			byClaim[claim] = &holding{}
-			s.holdings = append(s.holdings, byClaim[claim])
+	byClaim := map[claimID]*holding{}
+	holdingOf := func(pool allocator.PoolReference, claim string) *holding {
+		id := claimID{provider: r.providers.For(pool), name: claim}
+		if byClaim[id] == nil {
+			byClaim[id] = &holding{}
+			s.holdings = append(s.holdings, byClaim[id])
 		}
-		return byClaim[claim]
+		return byClaim[id]
 	}
 	for _, b := range r.annotatedBindings(ctx, s) {
-		h := holdingOf(b.Claim)
+		h := holdingOf(b.Pool, b.Claim)
 		h.annotated = &b
-		claim, err := r.claim(ctx, types.NamespacedName{Namespace: key.Namespace, Name: b.Claim})
+		claim, err := r.claim(ctx, types.NamespacedName{Namespace: key.Namespace, Name: b.Claim}, b.Pool)
 		if err != nil {
 			return err
 		}
@@ -136,7 +133,7 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 		return err
 	}
 	for _, claim := range claims {
-		holdingOf(claim.GetName()).claim = &claim
+		holdingOf(claim.Pool, claim.GetName()).claim = &claim
 	}
 	addresses, err := r.addressesNaming(ctx, key)
 	if err != nil {
@@ -157,27 +154,27 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 func (r *Reconciler) addressOf(ctx context.Context, namespace string, h *holding, addresses []allocator.Address) (*allocator.Address, error) {
 	for _, address := range addresses {
 		candidate := holding{annotated: h.annotated, address: &address}
-		if h.annotated != nil && address.Claim == h.annotated.Claim && candidate.isAnnotatedAddress() {
+		if h.annotated != nil && address.Claim == h.annotated.Claim && address.Pool == h.annotated.Pool && candidate.isAnnotatedAddress() {
 			return &address, nil
 		}
 	}
 	if h.claim == nil || h.claim.Address == "" {
 		return nil, nil
 	}
-	return r.address(ctx, types.NamespacedName{Namespace: namespace, Name: h.claim.Address})
+	return r.address(ctx, types.NamespacedName{Namespace: namespace, Name: h.claim.Address}, h.claim.Pool)
 }
 
 // addRemaining adds the addresses that no holding has. One that answers a claim
 // which has no address yet is left out: the provider may be about to bind it.
-func (s *state) addRemaining(addresses []allocator.Address, holdingOf func(string) *holding) {
+func (s *state) addRemaining(addresses []allocator.Address, holdingOf func(allocator.PoolReference, string) *holding) {
 	for _, address := range addresses {
 		known := slices.ContainsFunc(s.holdings, func(h *holding) bool {
-			return h.address != nil && h.address.GetName() == address.GetName()
+			return h.address != nil && h.address.GetUID() == address.GetUID()
 		})
 		if known {
 			continue
 		}
-		switch h := holdingOf(address.Claim); {
+		switch h := holdingOf(address.Pool, address.Claim); {
 		case h.address == nil && h.claim == nil && h.annotated == nil:
 			h.address = &address
 		case h.address != nil || isProtected(address):
@@ -256,15 +253,13 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h
 	if err != nil {
 		return "", nil //nolint:nilerr // a machine cannot hold what is not an address
 	}
-	machines := metadataListOf(allocator.MachineKind)
-	err = r.client.List(ctx, machines, client.InNamespace(key.Namespace),
-		client.MatchingFields{machinesByAddress: addressIndexValue(h.address.Pool, ip.Unmap())})
-	if err != nil && !isAbsent(err) {
-		return "", fmt.Errorf("listing the machines that hold %s: %w", h.address.IP, err)
+	holders, err := allocator.Holders(ctx, r.client, key.Namespace, h.address.Pool, ip)
+	if err != nil {
+		return "", err
 	}
-	for i := range machines.Items {
-		if machines.Items[i].Name != key.Name {
-			return machines.Items[i].Name, nil
+	for _, name := range holders {
+		if name != key.Name {
+			return name, nil
 		}
 	}
 	return "", nil
@@ -274,19 +269,14 @@ func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) 
 	if h.claim == nil || h.claim.GetDeletionTimestamp().IsZero() {
 		return false, nil
 	}
-	pool, _, _ := r.provider.Kinds()
-	exists, err := r.exists(ctx, keyOf(h.claim, h.claim.Pool.Name), pool)
-	if err != nil {
-		return false, fmt.Errorf("looking for pool %s: %w", h.claim.Pool.Name, err)
-	}
-	return !exists, nil
+	return r.providers.For(h.claim.Pool).Abandons(ctx, r.live, *h.claim)
 }
 
 // observeVMs finds the VSphereVMs of machines that are about to go, or are gone
 // with their addresses protected. A VSphereVM stands for a VM that may still
 // answer on its address.
 func (r *Reconciler) observeVMs(ctx context.Context, key types.NamespacedName, s *state) error {
-	going := s.deleting && !s.waited && len(s.holdings) > 0
+	going := s.done && len(s.holdings) > 0
 	left := slices.ContainsFunc(s.holdings, func(h *holding) bool {
 		return (!s.exists || h.isOfEarlierMachine(s.machineState)) && h.address != nil && isProtected(h.address)
 	})

@@ -38,7 +38,7 @@ func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Dura
 // machine is asked again of the API server.
 func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 	used, err := r.isUsed(ctx, s, h)
-	if err != nil || used || !r.provider.IsFree(h.address.Object) {
+	if err != nil || used || !r.providers.For(h.address.Pool).IsFree(h.address.Object) {
 		return err
 	}
 	before := h.address.DeepCopyObject().(client.Object)
@@ -57,7 +57,8 @@ func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 // isUsed tells whether a machine says that it holds the address, or a claim may
 // yet give it to one.
 func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, error) {
-	obj := r.claimKind()
+	provider := r.providers.For(h.address.Pool)
+	obj := allocator.EmptyClaim(provider)
 	claimExists, err := r.exists(ctx, keyOf(h.address, h.address.Claim), obj)
 	if err != nil {
 		return false, fmt.Errorf("looking for claim %s: %w", h.address.Claim, err)
@@ -77,7 +78,7 @@ func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, er
 	if !claimExists {
 		return false, nil
 	}
-	answer := r.provider.Claim(obj).Address
+	answer := provider.Claim(obj).Address
 	return answer == "" || answer == h.address.GetName() && !elsewhere, nil
 }
 

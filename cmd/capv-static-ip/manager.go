@@ -17,6 +17,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
@@ -35,16 +36,24 @@ const leaseName = "capv-static-ip-leader-election"
 // shutdownTimeout bounds the drain: the longest request, and time to take back.
 const shutdownTimeout = 20 * time.Second
 
-var scheme = newScheme()
-
-func newScheme() *runtime.Scheme {
+// newScheme knows the kinds of the program. The version of the claim API depends
+// on what is served.
+func newScheme(config *rest.Config) (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
 		clientgoscheme.AddToScheme, clusterv1.AddToScheme, infrav1.AddToScheme, ipamv1.AddToScheme,
 	} {
 		utilruntime.Must(add(s))
 	}
-	return s
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for discovery: %w", err)
+	}
+	mapper, err := apiutil.NewDynamicRESTMapper(config, httpClient)
+	if err != nil {
+		return nil, fmt.Errorf("discovering what is served: %w", err)
+	}
+	return s, allocator.AddContractToScheme(s, mapper)
 }
 
 // newManager wires webhook, allocator and release controller. The returned
@@ -57,6 +66,11 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 	}
 	config.QPS, config.Burst = opts.kubeAPIQPS, opts.kubeAPIBurst
 	config.UserAgent = "capv-static-ip/" + version
+
+	scheme, err := newScheme(config)
+	if err != nil {
+		return nil, nil, err
+	}
 
 	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
 	server := newDrainingServer(ctrlwebhook.NewServer(ctrlwebhook.Options{
@@ -109,7 +123,7 @@ func admissionClients(mgr manager.Manager) (cached, live client.Client, err erro
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the client for live reads: %w", err)
 	}
-	options.Cache = &client.CacheOptions{Reader: mgr.GetCache()}
+	options.Cache = &client.CacheOptions{Reader: mgr.GetCache(), Unstructured: true}
 	cached, err = client.New(mgr.GetConfig(), options)
 	if err != nil {
 		return nil, nil, fmt.Errorf("making the client for admission: %w", err)
@@ -118,13 +132,13 @@ func admissionClients(mgr manager.Manager) (cached, live client.Client, err erro
 }
 
 func setUp(mgr manager.Manager, opts *options) error {
-	provider := allocator.Metal3{}
 	cached, live, err := admissionClients(mgr)
 	if err != nil {
 		return err
 	}
-	alloc := allocator.New(provider, cached, live)
-	sources, err := release.Setup(mgr, provider, opts.orphanGracePeriod)
+	providers := allocator.Providers{allocator.Metal3{}, allocator.Contract{Mapper: mgr.GetRESTMapper(), Live: live}}
+	alloc := allocator.New(providers, cached, live)
+	sources, err := release.Setup(mgr, providers, opts.orphanGracePeriod)
 	if err != nil {
 		return err
 	}

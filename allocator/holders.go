@@ -1,0 +1,98 @@
+package allocator
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// holdersIndex is the name of the cache index that finds machines by what their
+// annotation says they hold.
+const holdersIndex = "capv-static-ip.dev/address"
+
+// machineSource is the machines' metadata, indexed by the addresses they hold.
+func machineSource() Source {
+	return Source{Object: machineMetadata(), Indexes: map[string]client.IndexerFunc{
+		holdersIndex: func(obj client.Object) []string {
+			bindings, err := ParseBindings(obj.GetAnnotations()[BindingsAnnotation])
+			if err != nil {
+				return nil
+			}
+			var values []string
+			for _, b := range bindings.Bindings {
+				values = append(values, holdersIndexValue(b.Pool, b.Address.Addr()))
+			}
+			return values
+		},
+	}}
+}
+
+func holdersIndexValue(pool PoolReference, ip netip.Addr) string {
+	return pool.Kind + "." + pool.APIGroup + "/" + pool.Name + "/" + ip.Unmap().String()
+}
+
+func machineMetadata() *metav1.PartialObjectMetadata {
+	machine := &metav1.PartialObjectMetadata{}
+	machine.SetGroupVersionKind(MachineKind)
+	return machine
+}
+
+// Holders are the names of the machines in a namespace whose annotation says
+// that they hold an address of the pool. The reader needs the informer of
+// Sources behind it.
+func Holders(ctx context.Context, reader client.Reader, namespace string, pool PoolReference, ip netip.Addr) ([]string, error) {
+	machines := &metav1.PartialObjectMetadataList{}
+	machines.SetGroupVersionKind(MachineKind.GroupVersion().WithKind(MachineKind.Kind + "List"))
+	err := reader.List(ctx, machines, client.InNamespace(namespace), client.MatchingFields{holdersIndex: holdersIndexValue(pool, ip)})
+	if err != nil && !meta.IsNoMatchError(err) {
+		return nil, fmt.Errorf("listing the machines that hold %s: %w", ip, err)
+	}
+	names := make([]string, len(machines.Items))
+	for i := range machines.Items {
+		names[i] = machines.Items[i].Name
+	}
+	return names, nil
+}
+
+// seeUnheld refuses an address that another machine has, although the provider
+// thinks that it is free: after a restore, or a move to a management cluster
+// whose pool does not know what the machines brought with them.
+func (a *Allocator) seeUnheld(ctx context.Context, machine Machine, b Binding) error {
+	holders, err := Holders(ctx, a.client, machine.Namespace, b.Pool, b.Address.Addr())
+	if err != nil {
+		return err
+	}
+	for _, name := range holders {
+		if name == machine.Name {
+			continue
+		}
+		holder := machineMetadata()
+		err := a.live.Get(ctx, client.ObjectKey{Namespace: machine.Namespace, Name: name}, holder)
+		if client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("reading VSphereMachine %s/%s: %w", machine.Namespace, name, err)
+		}
+		if err == nil && !IsDone(holder) {
+			return Refuse(AddressInUse, "%s answered with %s, which VSphereMachine %q uses: keep the pool from handing it out, or replace that machine",
+				b.Pool.In(machine.Namespace), b.Address.Addr(), name)
+		}
+	}
+	return nil
+}
+
+// IsDone tells whether a machine is being deleted and nobody but us and the
+// garbage collector is left on it. Waiting for the latter's finalizers would be
+// a deadlock: it waits for what the machine owns.
+func IsDone(machine client.Object) bool {
+	return !machine.GetDeletionTimestamp().IsZero() && !slices.ContainsFunc(machine.GetFinalizers(), func(f string) bool {
+		switch f {
+		case ReleaseFinalizer, metav1.FinalizerDeleteDependents, metav1.FinalizerOrphanDependents:
+			return false
+		}
+		return true
+	})
+}
