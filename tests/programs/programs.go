@@ -43,6 +43,7 @@ type program struct {
 // Families of programs that share a module file.
 const (
 	kubernetes = "kubernetes"
+	clusterAPI = "cluster-api"
 	tools      = "tools"
 )
 
@@ -55,6 +56,12 @@ var known = []program{
 	{name: "kube-apiserver", family: kubernetes, pkg: "k8s.io/kubernetes/cmd/kube-apiserver", module: "k8s.io/kubernetes", version: kubernetesVersion},
 	{name: "kube-controller-manager", family: kubernetes, pkg: "k8s.io/kubernetes/cmd/kube-controller-manager", module: "k8s.io/kubernetes", version: kubernetesVersion},
 	{name: "metal3-ipam", family: "metal3-ipam", pkg: "github.com/metal3-io/ip-address-manager", module: "github.com/metal3-io/ip-address-manager"},
+	{name: "cluster-api", family: clusterAPI, pkg: "sigs.k8s.io/cluster-api", module: "sigs.k8s.io/cluster-api"},
+	{name: "kubeadm-bootstrap", family: clusterAPI, pkg: "sigs.k8s.io/cluster-api/bootstrap/kubeadm", module: "sigs.k8s.io/cluster-api"},
+	{name: "kubeadm-control-plane", family: clusterAPI, pkg: "sigs.k8s.io/cluster-api/controlplane/kubeadm", module: "sigs.k8s.io/cluster-api"},
+	{name: "clusterctl", family: clusterAPI, pkg: "sigs.k8s.io/cluster-api/cmd/clusterctl", module: "sigs.k8s.io/cluster-api"},
+	{name: "capv", family: "capv", pkg: "sigs.k8s.io/cluster-api-provider-vsphere", module: "sigs.k8s.io/cluster-api-provider-vsphere"},
+	{name: "in-cluster-ipam", family: "in-cluster-ipam", pkg: "sigs.k8s.io/cluster-api-ipam-provider-in-cluster", module: "sigs.k8s.io/cluster-api-ipam-provider-in-cluster"},
 	{name: "golangci-lint", family: tools, pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", module: "github.com/golangci/golangci-lint/v2"},
 	{name: "gotestsum", family: tools, pkg: "gotest.tools/gotestsum", module: "gotest.tools/gotestsum"},
 	{name: "controller-gen", family: tools, pkg: "sigs.k8s.io/controller-tools/cmd/controller-gen", module: "sigs.k8s.io/controller-tools"},
