@@ -125,7 +125,8 @@ func writeSigningKey(path string) error {
 	return nil
 }
 
-// startControllerManager starts the two controllers that deletion depends on.
+// startControllerManager starts the two controllers that deletion depends on,
+// and the one that puts together the rights of CAPI's managers.
 func (c *ControlPlane) startControllerManager(ctx context.Context, path string) error {
 	port, err := c.ports.take()
 	if err != nil {
@@ -143,7 +144,7 @@ func (c *ControlPlane) startControllerManager(ctx context.Context, path string) 
 		Name: "kube-controller-manager",
 		path: path,
 		args: []string{
-			"--controllers=garbage-collector-controller,namespace-controller",
+			"--controllers=clusterrole-aggregation-controller,garbage-collector-controller,namespace-controller",
 			"--leader-elect=false",
 			"--use-service-account-credentials=false",
 			"--kubeconfig=" + c.Kubeconfig,

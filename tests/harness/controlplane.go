@@ -29,14 +29,33 @@ type Options struct {
 	APIServerArgs []string
 	// WithoutMetal3 leaves the provider's API out, see InstallMetal3CRDs.
 	WithoutMetal3 bool
+	// WithoutInCluster leaves the pools of the in-cluster provider out, see
+	// InstallInClusterCRDs.
+	WithoutInCluster bool
+	// Conversion makes the API server ask the managers of CAPI, CAPV and the
+	// providers to convert between versions of their APIs, as it does where they
+	// run. Without them, only one version of each API can then be used.
+	Conversion bool
 	// Progress receives a line for each step that takes long; os.Stderr if nil.
 	Progress io.Writer
 	// KeepFiles leaves the control plane's folder, with all logs, after Stop.
 	KeepFiles bool
 }
 
+func (o *Options) without(provider string) bool {
+	switch provider {
+	case metal3IPAM:
+		return o.WithoutMetal3
+	case inClusterIPAM:
+		return o.WithoutInCluster
+	default:
+		return false
+	}
+}
+
 // ControlPlane is a running etcd, kube-apiserver and kube-controller-manager
-// (garbage collector and namespaces), with the APIs of CAPI, CAPV and metal3.
+// (garbage collector and namespaces), with the APIs of CAPI, CAPV and the IPAM
+// providers.
 type ControlPlane struct {
 	// Config has all rights and no client-side throttle.
 	Config *rest.Config
@@ -61,6 +80,7 @@ type ControlPlane struct {
 	controllerManager *Process
 
 	mu        sync.Mutex
+	endpoints map[string]*endpoint
 	processes []*Process
 	closers   []io.Closer
 	stopped   bool
@@ -105,6 +125,7 @@ func newControlPlane(options Options) (*ControlPlane, error) {
 	return &ControlPlane{
 		Dir: dir, KeepFiles: options.KeepFiles, dirLock: lock,
 		options: options, builder: builder, ports: ports, authority: authority,
+		endpoints: map[string]*endpoint{},
 	}, nil
 }
 

@@ -4,58 +4,83 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 )
 
 const (
-	capiModule   = "sigs.k8s.io/cluster-api"
-	capvModule   = "sigs.k8s.io/cluster-api-provider-vsphere"
-	metal3Module = "github.com/metal3-io/ip-address-manager"
-	metal3Family = "metal3-ipam"
+	capiModule = "sigs.k8s.io/cluster-api"
+	capvModule = "sigs.k8s.io/cluster-api-provider-vsphere"
 
 	crdKind = "CustomResourceDefinition"
 	// crdTimeout is how long all new APIs together may take until they are served.
 	crdTimeout = 60 * time.Second
+	// clusterctlLabel is what clusterctl sets on all that it installs, and looks
+	// for when it moves a Cluster.
+	clusterctlLabel = "clusterctl.cluster.x-k8s.io"
 )
 
 // definitions renders the definitions of all APIs, from the very modules that
-// the project is built and tested with.
+// the providers are built from.
 func (c *ControlPlane) definitions(ctx context.Context) (manifests, error) {
-	sources := []struct{ family, module, dir string }{
-		{"", capiModule, "config/crd"},
-		{"", capiModule, "controlplane/kubeadm/config/crd"},
-		{"", capvModule, "config/default/crd"},
-		{metal3Family, metal3Module, "config/default"},
-	}
-	if c.options.WithoutMetal3 {
-		sources = sources[:3]
-	}
-	rendered := make([]manifests, len(sources))
+	rendered := make([]manifests, len(providers))
 	group, ctx := errgroup.WithContext(ctx)
-	for i, source := range sources {
-		group.Go(func() error {
-			dir, err := c.builder.ModuleDir(ctx, source.family, source.module)
-			if err != nil {
-				return err
-			}
-			rendered[i], err = c.render(ctx, filepath.Join(dir, source.dir))
+	for i, provider := range providers {
+		if c.options.without(provider.name) {
+			continue
+		}
+		group.Go(func() (err error) {
+			rendered[i], err = c.definitionsOf(ctx, provider)
 			return err
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	var all manifests
-	for _, objects := range rendered {
-		all = append(all, objects.only(crdKind)...)
+	return slices.Concat(rendered...), nil
+}
+
+func (c *ControlPlane) definitionsOf(ctx context.Context, p provider) (manifests, error) {
+	objects, err := c.renderProvider(ctx, p)
+	if err != nil {
+		return nil, err
 	}
-	return all, nil
+	definitions := objects.only(crdKind)
+	for _, object := range definitions {
+		WithLabel(clusterctlLabel, "")(object)
+		if err := c.setConversion(object, p); err != nil {
+			return nil, fmt.Errorf("setting the conversion of %s: %w", object.GetName(), err)
+		}
+	}
+	return definitions, nil
+}
+
+// setConversion makes a definition ask its provider's manager to convert
+// between versions. Where that does not run, none is needed: what we store and
+// read has the same form in all served versions.
+func (c *ControlPlane) setConversion(definition *unstructured.Unstructured, p provider) error {
+	path, found, err := unstructured.NestedString(definition.Object, "spec", "conversion", "webhook", "clientConfig", "service", "path")
+	if err != nil {
+		return err
+	}
+	if !found || !c.options.Conversion {
+		unstructured.RemoveNestedField(definition.Object, "spec", "conversion")
+		return nil
+	}
+	endpoint, err := c.endpoint(p.name)
+	if err != nil {
+		return err
+	}
+	return unstructured.SetNestedMap(definition.Object, map[string]any{
+		"url":      "https://" + loopback(endpoint.port) + path,
+		"caBundle": encodeBytes(endpoint.certificates.CABundle),
+	}, "spec", "conversion", "webhook", "clientConfig")
 }
 
 // installCRDs installs definitions and waits until their APIs are served.
@@ -66,9 +91,6 @@ func (c *ControlPlane) installCRDs(ctx context.Context, objects manifests) error
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, crd); err != nil {
 			return fmt.Errorf("reading the definition of %s: %w", object.GetName(), err)
 		}
-		// The managers that would convert do not run here. What we store and
-		// read has the same form in all served versions.
-		crd.Spec.Conversion = &apiextensionsv1.CustomResourceConversion{Strategy: apiextensionsv1.NoneConverter}
 		crds = append(crds, crd)
 	}
 	if err := ctx.Err(); err != nil {
@@ -80,18 +102,28 @@ func (c *ControlPlane) installCRDs(ctx context.Context, objects manifests) error
 	return nil
 }
 
-// InstallMetal3CRDs installs the provider's API on a control plane that was
-// started without it.
+// InstallMetal3CRDs installs metal3's API on a control plane that was started
+// without it.
 func (c *ControlPlane) InstallMetal3CRDs(ctx context.Context) error {
-	dir, err := c.builder.ModuleDir(ctx, metal3Family, metal3Module)
+	return c.installLater(ctx, metal3IPAM)
+}
+
+// InstallInClusterCRDs installs the pools of the in-cluster provider on a
+// control plane that was started without them.
+func (c *ControlPlane) InstallInClusterCRDs(ctx context.Context) error {
+	return c.installLater(ctx, inClusterIPAM)
+}
+
+func (c *ControlPlane) installLater(ctx context.Context, name string) error {
+	p, err := findProvider(name)
 	if err != nil {
 		return err
 	}
-	objects, err := c.render(ctx, filepath.Join(dir, "config/default"))
+	definitions, err := c.definitionsOf(ctx, p)
 	if err != nil {
 		return err
 	}
-	if err := c.installCRDs(ctx, objects); err != nil {
+	if err := c.installCRDs(ctx, definitions); err != nil {
 		return err
 	}
 	// The garbage collector would find the new API only after half a minute.

@@ -12,7 +12,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -131,32 +130,6 @@ func TestMetal3BindsClaims(t *testing.T) {
 	bind(t, ns, "third")
 	if err := errors.Join(metal3.RemoveWebhooks(t.Context()), metal3.Stop()); err != nil {
 		t.Error(err)
-	}
-}
-
-func TestMetal3CanComeLater(t *testing.T) {
-	t.Parallel()
-	later, err := harness.Start(t.Context(), harness.Options{
-		WithoutMetal3:    true,
-		AdmissionPlugins: []string{"OwnerReferencesPermissionEnforcement"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := later.Stop(); err != nil {
-			t.Error(err)
-		}
-	}()
-	pool := harness.Pool(metav1.NamespaceDefault)
-	if err := later.Client.Create(t.Context(), pool); !meta.IsNoMatchError(err) {
-		t.Errorf("creating a pool without metal3's API: got %v, want no such kind", err)
-	}
-	if err := later.InstallMetal3CRDs(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := later.Client.Create(t.Context(), pool); err != nil {
-		t.Errorf("creating a pool with metal3's API: %v", err)
 	}
 }
 

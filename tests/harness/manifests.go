@@ -3,10 +3,15 @@ package harness
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -37,6 +42,49 @@ func (c *ControlPlane) render(ctx context.Context, dir string) (manifests, error
 		return nil, fmt.Errorf("rendering %s: %w", dir, err)
 	}
 	return objects, nil
+}
+
+// renderOnce renders a folder whose content never changes, which is that of a
+// module, and keeps the result for all later runs: rendering the definitions of
+// all APIs costs more than starting the servers.
+func (c *ControlPlane) renderOnce(ctx context.Context, dir string) (manifests, error) {
+	kustomize, err := c.builder.Path(ctx, "kustomize")
+	if err != nil {
+		return nil, err
+	}
+	key := sha256.Sum256([]byte(kustomize + "\n" + dir))
+	path := filepath.Join(c.builder.Cache, "manifests", hex.EncodeToString(key[:])[:16]+".json")
+	if content, err := os.ReadFile(path); err == nil {
+		var objects manifests
+		return objects, json.Unmarshal(content, &objects)
+	}
+	objects, err := c.render(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return objects, keep(path, objects)
+}
+
+// keep writes beside the final place and renames, so that a file that is there
+// is always whole.
+func keep(path string, objects manifests) error {
+	content, err := json.Marshal(objects)
+	if err != nil {
+		return fmt.Errorf("keeping rendered manifests: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("keeping rendered manifests: %w", err)
+	}
+	temporary, err := os.CreateTemp(filepath.Dir(path), "new-")
+	if err != nil {
+		return fmt.Errorf("keeping rendered manifests: %w", err)
+	}
+	defer os.Remove(temporary.Name())
+	_, err = temporary.Write(content)
+	if err := errors.Join(err, temporary.Close()); err != nil {
+		return fmt.Errorf("keeping rendered manifests: %w", err)
+	}
+	return os.Rename(temporary.Name(), path)
 }
 
 func parse(from io.Reader) (manifests, error) {

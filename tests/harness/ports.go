@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 )
 
@@ -22,7 +23,9 @@ const (
 // ports hands out loopback ports that nobody listens on, and that no other
 // control plane on this machine will get while this one runs.
 type ports struct {
-	dir   string
+	dir string
+
+	mu    sync.Mutex
 	locks []*os.File
 }
 
@@ -36,6 +39,8 @@ func newPorts(cache string) (*ports, error) {
 
 // take reserves a port.
 func (p *ports) take() (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for range 200 {
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
 		lock, err := lockFile(filepath.Join(p.dir, strconv.Itoa(port)))
@@ -57,6 +62,8 @@ func (p *ports) take() (int, error) {
 
 // release gives all ports back.
 func (p *ports) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for _, lock := range p.locks {
 		_ = lock.Close()
 	}
