@@ -29,6 +29,8 @@ const takeBackTimeout = 5 * time.Second
 
 // Allocator is what admission needs of IPAM.
 type Allocator interface {
+	// Named finds the pool that a bare name means in a namespace.
+	Named(ctx context.Context, namespace, name string) (allocator.PoolReference, error)
 	// Check fails with a Refusal if the request cannot be served now.
 	Check(ctx context.Context, req allocator.Request) error
 	// Claim binds an address for every want, or fails with a Refusal or
@@ -114,12 +116,12 @@ func (h *Handler) create(ctx context.Context, req admission.Request) verdict {
 	if h.Namespace != "" && h.Namespace != m.Namespace {
 		return allow(fmt.Sprintf("this installation of capv-static-ip serves namespace %q only: no address is claimed", h.Namespace))
 	}
-	wants, err := h.wants(ctx, m)
+	wants, warnings, err := h.wants(ctx, m)
 	if err != nil {
 		return deny(err)
 	}
 	if len(wants) == 0 {
-		return allow(withoutSource(m)...)
+		return allow(warnings...)
 	}
 	if m.Name == "" {
 		return allow("metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name")
@@ -137,10 +139,14 @@ func (h *Handler) create(ctx context.Context, req admission.Request) verdict {
 		Machine: m.identity(),
 		Wants:   wants,
 	}
+	var v verdict
 	if isTrue(req.DryRun) {
-		return h.preview(ctx, claim)
+		v = h.preview(ctx, claim)
+	} else {
+		v = h.inject(ctx, req.Object.Raw, claim)
 	}
-	return h.inject(ctx, req.Object.Raw, claim)
+	v.warnings = append(v.warnings, warnings...)
+	return v
 }
 
 // leave admits a machine that had a life before as it is: its addresses are in
@@ -155,18 +161,6 @@ func (h *Handler) leave(ctx context.Context, m *machine) verdict {
 		return deny(err)
 	}
 	return allow()
-}
-
-// withoutSource warns of devices for which CAPV would wait for ever.
-func withoutSource(m *machine) []string {
-	var warnings []string
-	for i, d := range m.Spec.Network.Devices {
-		if eligible(d) {
-			warnings = append(warnings, fmt.Sprintf("device %d has no source of addresses: "+
-				"set dhcp4 or ipAddrs, or name a pool with label %s", i, PoolNameLabel))
-		}
-	}
-	return warnings
 }
 
 // preview answers a dry run, which must leave no trace: the machine stays as it

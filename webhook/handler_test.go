@@ -24,6 +24,10 @@ type brokenAllocator struct {
 	takenBack int
 }
 
+func (a *brokenAllocator) Named(_ context.Context, _, name string) (allocator.PoolReference, error) {
+	return allocator.Metal3Pool(name), nil
+}
+
 func (a *brokenAllocator) Check(context.Context, allocator.Request) error { return a.err }
 
 func (a *brokenAllocator) Claim(_ context.Context, req allocator.Request) ([]allocator.Binding, error) {

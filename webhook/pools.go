@@ -3,6 +3,10 @@ package webhook
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -16,50 +20,151 @@ import (
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachinetemplates,verbs=get;list;watch
 
-// PoolNameLabel on a machine, or on the template it was cloned from, names the
-// pool of all its eligible devices: the metal3 IPPool of that name in the
-// machine's namespace.
-const PoolNameLabel = "cluster.x-k8s.io/ip-pool-name"
+const (
+	// PoolNameLabel on a machine, or on the template it was cloned from, names
+	// the pool of all its eligible devices: the metal3 IPPool of that name in the
+	// machine's namespace or, if there is none, the InClusterIPPool.
+	PoolNameLabel = "cluster.x-k8s.io/ip-pool-name"
+
+	// PoolsAnnotationPrefix and the index or the deviceName of a device make the
+	// annotation, on a machine or on its template, that names the device's pool.
+	PoolsAnnotationPrefix = "pools.capv-static-ip.dev/"
+)
 
 var templateKind = infrav1.GroupVersion.WithKind("VSphereMachineTemplate")
 
-// wants lists what the machine's eligible devices ask for.
-func (h *Handler) wants(ctx context.Context, m *machine) ([]allocator.Want, error) {
-	var devices []allocator.Device
-	for i, d := range m.Spec.Network.Devices {
-		if eligible(d) {
-			devices = append(devices, deviceOf(d, i))
-		}
-	}
-	if len(devices) == 0 {
-		return nil, nil
-	}
-	pool, askedBy, err := h.poolName(ctx, m)
-	if err != nil || pool == "" {
-		return nil, err
-	}
-	wants := make([]allocator.Want, len(devices))
-	for i, d := range devices {
-		wants[i] = allocator.Want{Device: d, Pool: allocator.Metal3Pool(pool), AskedBy: askedBy}
-	}
-	return wants, nil
+// asker is metadata that may ask for pools: the machine's own, or its template's.
+type asker struct {
+	metav1.Object
+	// name is how a sentence names it.
+	name string
 }
 
-// poolName is the pool that the machine names, or else its template; and who
-// named it. It is empty if neither does.
-func (h *Handler) poolName(ctx context.Context, m *machine) (pool, askedBy string, err error) {
-	if pool := m.Labels[PoolNameLabel]; pool != "" {
-		return pool, fmt.Sprintf("label %s of the VSphereMachine", PoolNameLabel), nil
+// request is one way in which an asker names a pool.
+type request struct {
+	pool allocator.PoolReference
+	// by says where it is written, for a denial that can be acted upon.
+	by string
+}
+
+// wants lists what the machine's eligible devices ask for, and warns of those
+// that ask for nothing and of requests that no device can use.
+func (h *Handler) wants(ctx context.Context, m *machine) (wants []allocator.Want, warnings []string, err error) {
+	asked, err := h.askers(ctx, m)
+	if err != nil {
+		return nil, nil, err
 	}
-	if m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] != templateKind.GroupKind().String() {
-		return "", "", nil
+	for _, by := range asked {
+		warnings = append(warnings, unusable(by, m)...)
+	}
+	for i, d := range m.Spec.Network.Devices {
+		if !eligible(d) {
+			continue
+		}
+		device := deviceOf(d, i)
+		found, err := firstRequest(asked, device)
+		if err != nil {
+			return nil, nil, err
+		}
+		if found == nil {
+			warnings = append(warnings, fmt.Sprintf("device %d has no source of addresses: "+
+				"set dhcp4 or ipAddrs, or name a pool with label %s or annotation %s%d", i, PoolNameLabel, PoolsAnnotationPrefix, i))
+			continue
+		}
+		if found.pool.Kind == "" {
+			found.pool, err = h.Allocator.Named(ctx, m.Namespace, found.pool.Name)
+			if err != nil {
+				return nil, nil, err
+			}
+		}
+		wants = append(wants, allocator.Want{Device: device, Pool: found.pool, AskedBy: found.by})
+	}
+	return wants, warnings, nil
+}
+
+// askers are the machine and, where it does not itself answer for every eligible
+// device, its template; the machine's own metadata wins.
+func (h *Handler) askers(ctx context.Context, m *machine) ([]asker, error) {
+	asked := []asker{{Object: &m.ObjectMeta, name: "the VSphereMachine"}}
+	fromTemplate := m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] == templateKind.GroupKind().String()
+	if !fromTemplate || m.Labels[PoolNameLabel] != "" || !slices.ContainsFunc(m.Spec.Network.Devices, eligible) {
+		return asked, nil
 	}
 	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
 	template, err := h.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name})
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
-	return template.Labels[PoolNameLabel], fmt.Sprintf("label %s of VSphereMachineTemplate %q", PoolNameLabel, name), nil
+	return append(asked, asker{Object: template, name: fmt.Sprintf("VSphereMachineTemplate %q", name)}), nil
+}
+
+// firstRequest is the first answer for a device, nil if nobody asks for it.
+func firstRequest(asked []asker, device allocator.Device) (*request, error) {
+	for _, by := range asked {
+		found, err := by.request(device)
+		if err != nil || found != nil {
+			return found, err
+		}
+	}
+	return nil, nil
+}
+
+// request is what the asker wants for the device: its annotation for just this
+// device, or else its label for all.
+func (a asker) request(device allocator.Device) (*request, error) {
+	for _, key := range keysOf(device) {
+		text, ok := a.GetAnnotations()[PoolsAnnotationPrefix+key]
+		if !ok {
+			continue
+		}
+		by := fmt.Sprintf("annotation %s%s of %s", PoolsAnnotationPrefix, key, a.name)
+		if strings.ContainsAny(text, ",|") {
+			return nil, allocator.Refuse(allocator.PoolNameInvalid, "%s names several pools (%q): name one", by, text)
+		}
+		pool, err := parseReference(strings.TrimSpace(text))
+		if err != nil {
+			return nil, allocator.Refuse(allocator.PoolNameInvalid, "%s is not a reference to a pool: %s; write NAME, KIND/NAME or KIND.GROUP/NAME", by, err)
+		}
+		return &request{pool: pool, by: by}, nil
+	}
+	if name := a.GetLabels()[PoolNameLabel]; name != "" {
+		return &request{pool: allocator.PoolReference{Name: name}, by: fmt.Sprintf("label %s of %s", PoolNameLabel, a.name)}, nil
+	}
+	return nil, nil
+}
+
+// keysOf are the names that a device goes by in an annotation. The index cannot
+// be mistaken, so it comes first.
+func keysOf(device allocator.Device) []string {
+	keys := []string{strconv.Itoa(device.Index)}
+	if device.DeviceName != "" {
+		keys = append(keys, device.DeviceName)
+	}
+	return keys
+}
+
+// unusable warns of annotations for devices that do not exist, or that have
+// another source of addresses and keep it.
+func unusable(a asker, m *machine) []string {
+	var warnings []string
+	for _, name := range slices.Sorted(maps.Keys(a.GetAnnotations())) {
+		key, ok := strings.CutPrefix(name, PoolsAnnotationPrefix)
+		if !ok {
+			continue
+		}
+		i := slices.IndexFunc(m.Spec.Network.Devices, func(d infrav1.NetworkDeviceSpec) bool { return d.DeviceName == key })
+		if index, err := strconv.Atoi(key); err == nil && index >= 0 && index < len(m.Spec.Network.Devices) {
+			i = index
+		}
+		switch {
+		case i < 0:
+			warnings = append(warnings, fmt.Sprintf("annotation %s of %s is for a device that the machine does not have", name, a.name))
+		case !eligible(m.Spec.Network.Devices[i]):
+			warnings = append(warnings, fmt.Sprintf("annotation %s of %s is not used: device %d has DHCP, addresses or pools of its own, or skipIPAllocation",
+				name, a.name, i))
+		}
+	}
+	return warnings
 }
 
 // template reads the metadata of a template, empty if there is none. Where the
@@ -73,11 +178,23 @@ func (h *Handler) template(ctx context.Context, key client.ObjectKey) (*metav1.P
 		if client.IgnoreNotFound(err) != nil {
 			return nil, fmt.Errorf("reading VSphereMachineTemplate %s: %w", key, err)
 		}
-		if template.Labels[PoolNameLabel] != "" {
+		if namesPool(template) {
 			return template, nil
 		}
 	}
 	return &metav1.PartialObjectMetadata{}, nil
+}
+
+func namesPool(obj metav1.Object) bool {
+	if obj.GetLabels()[PoolNameLabel] != "" {
+		return true
+	}
+	for name := range obj.GetAnnotations() {
+		if strings.HasPrefix(name, PoolsAnnotationPrefix) {
+			return true
+		}
+	}
+	return false
 }
 
 // isPaused tells whether the machine's Cluster is paused. A Cluster that does

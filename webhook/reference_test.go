@@ -1,0 +1,48 @@
+package webhook
+
+import (
+	"strings"
+	"testing"
+
+	"capv-static-ip.dev/allocator"
+)
+
+func TestPoolReference(t *testing.T) {
+	tests := map[string]struct {
+		text string
+		want allocator.PoolReference
+	}{
+		"name":                       {"dkp", allocator.PoolReference{Name: "dkp"}},
+		"metal3 kind":                {"IPPool/dkp", allocator.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "dkp"}},
+		"metal3 kind and group":      {"IPPool.ipam.metal3.io/dkp", allocator.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "dkp"}},
+		"in-cluster kind":            {"InClusterIPPool/dkp", allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "dkp"}},
+		"unknown kind":               {"InfobloxIPPool/a.b", allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InfobloxIPPool", Name: "a.b"}},
+		"unknown kind and group":     {"Range.ipam.example.com/dkp", allocator.PoolReference{APIGroup: "ipam.example.com", Kind: "Range", Name: "dkp"}},
+		"metal3's kind, others' API": {"IPPool.ipam.example.com/dkp", allocator.PoolReference{APIGroup: "ipam.example.com", Kind: "IPPool", Name: "dkp"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, err := parseReference(test.text); err != nil || got != test.want {
+				t.Errorf("got %+v and error %v, want %+v", got, err, test.want)
+			}
+		})
+	}
+}
+
+func TestMalformedPoolReferenceIsRefused(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                     "name of a pool",
+		"Dkp":                  "name of a pool",
+		"IPPool/":              "name of a pool",
+		"IPPool/a/b":           "name of a pool",
+		"/dkp":                 "not a kind",
+		".ipam.metal3.io/dkp":  "not a kind",
+		"IPPool./dkp":          "not an API group",
+		"IPPool.Example.com/a": "not an API group",
+		"ippools ipam/dkp":     "not a kind",
+	} {
+		if got, err := parseReference(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: got %+v and error %v, want an error with %q", text, got, err, want)
+		}
+	}
+}
