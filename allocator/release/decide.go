@@ -17,6 +17,7 @@ type machineState struct {
 	name     string
 	exists   bool
 	uid      types.UID
+	created  time.Time
 	deleting bool
 	// done says that it is being deleted, and that no finalizer but ours and the
 	// garbage collector's is left: everybody else, as a rule CAPV, is done with it.
@@ -40,6 +41,8 @@ type holding struct {
 	// abandoned says that the claim is being deleted, and that its provider
 	// will never finish that.
 	abandoned bool
+	// busy says that many claims wait for the provider to bind them.
+	busy bool
 	// requestable says that a claim can ask its provider for a given address.
 	requestable bool
 }
@@ -68,6 +71,16 @@ const (
 	// renewInterval is the age at which a claim that failed is made again. The
 	// provider does not look at it any more, even if its address is free by then.
 	renewInterval = 30 * time.Second
+
+	// busyClaims is the number of claims that wait for a provider from which on
+	// adoption is put off: a machine is waiting behind each of them, and writes
+	// to claims and addresses that are bound, and protected, would hold it up.
+	busyClaims = 4
+	// busyCheck is how often adoption that was put off is considered again.
+	busyCheck = 2 * time.Second
+	// adoptionPatience is for how long after a machine's creation adoption can be
+	// put off.
+	adoptionPatience = 30 * time.Second
 )
 
 // decide is the next step for one holding of the machine of this name. Where
@@ -103,6 +116,8 @@ func decideLiving(m machineState, h holding, now time.Time) (step, time.Duration
 		return leave, 0
 	case !h.isAnnotatedAddress():
 		return report, 0
+	case h.busy && isProtected(h.address) && len(h.claim.GetOwnerReferences()) == 0 && now.Sub(m.created) < adoptionPatience:
+		return leave, busyCheck
 	}
 	return adopt, 0
 }

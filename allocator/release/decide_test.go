@@ -22,7 +22,13 @@ var (
 
 // The machine is cp-0 with UID "uid"; its claim is cp-0-0 and its address
 // 10.0.0.1. Each option changes one thing about them.
-func living() machineState { return machineState{name: "cp-0", exists: true, uid: "uid"} }
+func living() machineState { return machineState{name: "cp-0", exists: true, uid: "uid", created: now} }
+
+func old() machineState {
+	m := living()
+	m.created = now.Add(-adoptionPatience)
+	return m
+}
 
 func dying() machineState {
 	m := living()
@@ -112,6 +118,7 @@ func earlierUID(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 func refused(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.Status.ErrorMessage = new("Requested IP not available")
 }
+func busy(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)         { h.busy = true }
 func shared(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.sharedWith = "other" }
 func withVM(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.vmExists = true }
 func paused(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.paused = true }
@@ -145,10 +152,13 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		want    step
 	}{
 		"complete: adopt, which changes what is missing": {living(), bound(), adopt},
-		"not adopted yet":  {living(), bound(withoutOwner, unprotected), adopt},
-		"not bound yet":    {living(), bound(withoutAddress), leave},
-		"paused":           {living(), bound(paused), leave},
-		"being moved away": {moving, bound(), leave},
+		"not adopted yet":                                     {living(), bound(withoutOwner, unprotected), adopt},
+		"provider busy":                                       {living(), bound(withoutOwner, busy), leave},
+		"provider busy, address not protected":                {living(), bound(withoutOwner, unprotected, busy), adopt},
+		"provider busy for long":                              {old(), bound(withoutOwner, busy), adopt},
+		"not bound yet":                                       {living(), bound(withoutAddress), leave},
+		"paused":                                              {living(), bound(paused), leave},
+		"being moved away":                                    {moving, bound(), leave},
 		"claim of another machine, annotated here":            {living(), bound(anothers), leave},
 		"address of another machine, annotated here":          {living(), bound(anothers, withoutClaim), leave},
 		"unowned claim without our mark, annotated here":      {living(), bound(withoutOwner, withoutMark), leave},

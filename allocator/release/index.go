@@ -13,9 +13,13 @@ import (
 	"capv-static-ip.dev/allocator"
 )
 
-// byMachine is the name of the cache index that finds claims and addresses by
-// the machine they name.
-const byMachine = "capv-static-ip.dev/machine"
+// Names of cache indexes.
+const (
+	// byMachine finds claims and addresses by the machine they name.
+	byMachine = "capv-static-ip.dev/machine"
+	// waiting finds claims of ours that wait to be bound.
+	waiting = "capv-static-ip.dev/waiting"
+)
 
 // machineOfClaim is the machine that a claim names: in its mark, by its owner,
 // or, as the static IP adapter did, by its own name.
@@ -52,6 +56,19 @@ func indexByMachine(machineOf func(client.Object) string) map[string]client.Inde
 		}
 		return nil
 	}}
+}
+
+// indexClaims indexes claims by the machine they name, and those that wait.
+func indexClaims(provider allocator.Provider) map[string]client.IndexerFunc {
+	indexes := indexByMachine(machineOfClaim)
+	indexes[waiting] = func(obj client.Object) []string {
+		claim := provider.Claim(obj)
+		if allocator.MachineOf(claim) == "" || claim.Address != "" || claim.Failure != "" || !claim.GetDeletionTimestamp().IsZero() {
+			return nil
+		}
+		return []string{waiting}
+	}
+	return indexes
 }
 
 func (r *Reconciler) claimsNaming(ctx context.Context, machine types.NamespacedName) ([]allocator.Claim, error) {

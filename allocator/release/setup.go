@@ -78,7 +78,7 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []alloca
 		claim, address := provider.Kinds()
 		ofAddress := machineOfAddress(provider)
 		sources = append(sources,
-			allocator.Source{Object: claim, Indexes: indexByMachine(machineOfClaim), Started: watch(c, from, claim, machineOfClaim)},
+			allocator.Source{Object: claim, Indexes: indexClaims(provider), Started: watch(c, from, claim, machineOfClaim)},
 			allocator.Source{Object: address, Indexes: indexByMachine(ofAddress), Started: watch(c, from, address, ofAddress)})
 	}
 	return sources

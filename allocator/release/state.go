@@ -76,6 +76,9 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 			return nil, err
 		}
 		h.requestable = h.annotated != nil && r.providers.For(h.annotated.Pool).CanRequest()
+		if h.busy, err = r.isBusy(ctx, h); err != nil {
+			return nil, err
+		}
 		if h.abandoned, err = r.isAbandoned(ctx, h); err != nil {
 			return nil, err
 		}
@@ -95,6 +98,7 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 	s.object = machine
 	s.exists = true
 	s.uid = machine.UID
+	s.created = machine.CreationTimestamp.Time
 	s.deleting = !machine.DeletionTimestamp.IsZero()
 	s.moving = isMoving(machine)
 	s.done = allocator.IsDone(machine)
@@ -263,6 +267,20 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h
 		}
 	}
 	return "", nil
+}
+
+// isBusy tells whether many claims wait for the provider of a claim that is to be
+// adopted.
+func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
+	if h.claim == nil || len(h.claim.GetOwnerReferences()) > 0 {
+		return false, nil
+	}
+	claim := allocator.EmptyClaim(r.providers.For(h.claim.Pool))
+	claims, err := listObjects(ctx, r.client, claim, client.MatchingFields{waiting: waiting}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return false, fmt.Errorf("listing the claims that wait: %w", err)
+	}
+	return len(claims) >= busyClaims, nil
 }
 
 func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) {
