@@ -135,7 +135,7 @@ func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Req
 		if _, known := pools[want.Pool]; !known {
 			pool, err := a.provider.Pool(ctx, reader, req.Machine.Namespace, want)
 			if err != nil {
-				return nil, err
+				return nil, lacking(err, Lack{Pool: want.Pool, Needed: req.countOf(want.Pool)})
 			}
 			pools[want.Pool] = pool
 		}
@@ -160,9 +160,10 @@ func exhausted(pool Pool, free, needed uint64) error {
 	if needed > 1 {
 		more = fmt.Sprintf(" and the machine needs %d", needed)
 	}
-	return Refuse(PoolExhausted, "%s %q in namespace %q is exhausted: %d of %d addresses in use%s; "+
+	err := Refuse(PoolExhausted, "%s %q in namespace %q is exhausted: %d of %d addresses in use%s; "+
 		"add addresses to the pool or delete a machine that holds one",
 		pool.Reference.Kind, pool.Reference.Name, pool.GetNamespace(), pool.Total-min(free, pool.Total), pool.Total, more)
+	return lacking(err, Lack{Pool: pool.Reference, Needed: needed})
 }
 
 func (a *Allocator) claimExists(ctx context.Context, reader client.Reader, key types.NamespacedName) (bool, error) {

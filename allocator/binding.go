@@ -22,6 +22,11 @@ type PoolReference struct {
 	Name     string `json:"name"`
 }
 
+// String is the reference as users write it, KIND.GROUP/NAME.
+func (r PoolReference) String() string {
+	return r.Kind + "." + r.APIGroup + "/" + r.Name
+}
+
 // Binding is a claim and its address, held by one device of one machine.
 //
 // Gateway, Nameservers and SearchDomains are what the pool had to say about the
@@ -91,4 +96,15 @@ type Request struct {
 
 func (r Request) claimKey(w Want) types.NamespacedName {
 	return types.NamespacedName{Namespace: r.Machine.Namespace, Name: ClaimName(r.Machine.Name, w.Device.Index)}
+}
+
+// countOf is the number of addresses wanted from one pool.
+func (r Request) countOf(pool PoolReference) uint64 {
+	var count uint64
+	for _, want := range r.Wants {
+		if want.Pool == pool {
+			count++
+		}
+	}
+	return count
 }

@@ -36,6 +36,10 @@ const (
 	// (RFC 3339, to the nanosecond) and the UID of the admission request,
 	// separated by a space.
 	LastUsedAnnotation = "capv-static-ip.dev/last-used"
+	// RefusedByAnnotation says, on an owner of machines that were refused, which
+	// pools did not have what they asked for, see Lacks. Taking it off makes CAPI
+	// try again at once.
+	RefusedByAnnotation = "capv-static-ip.dev/refused-by"
 )
 
 // ClaimName is the name of a machine's claim for the first pool of the device
