@@ -23,6 +23,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/release"
+	"capv-static-ip.dev/allocator/retry"
 	"capv-static-ip.dev/webhook"
 )
 
@@ -150,6 +151,11 @@ func setUp(mgr manager.Manager, opts *options) error {
 	if err != nil {
 		return err
 	}
+	retrySources, err := retry.Setup(mgr, provider)
+	if err != nil {
+		return err
+	}
+	sources = append(sources, retrySources...)
 	sources = append(sources, alloc.Sources()...)
 	sources = append(sources, webhook.Sources()...)
 	kinds, err := watchKinds(mgr, sources)
