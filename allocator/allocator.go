@@ -134,9 +134,9 @@ func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Req
 	fresh := map[PoolReference][]string{}
 	for _, want := range req.Wants {
 		if _, known := pools[want.Pool]; !known {
-			pool, err := a.providers.For(want.Pool).Pool(ctx, reader, req.Machine, want)
+			pool, err := a.providers.Pool(ctx, reader, req.Machine, want)
 			if err != nil {
-				return nil, err
+				return nil, lacking(err, Lack{Pool: want.Pool, Needed: req.countOf(want.Pool)})
 			}
 			pools[want.Pool] = pool
 		}
@@ -148,12 +148,13 @@ func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Req
 			fresh[want.Pool] = append(fresh[want.Pool], req.claimKey(want).Name)
 		}
 	}
-	for ref, claims := range fresh {
-		if pools[ref].Free == nil {
+	for _, want := range req.Wants {
+		pool := pools[want.Pool]
+		if pool.Free == nil {
 			continue
 		}
-		if free, needed := pools[ref].Free(claims); free < needed {
-			return nil, exhausted(pools[ref], free, needed)
+		if free, needed := pool.Free(fresh[want.Pool]); free < needed {
+			return nil, exhausted(pool, free, needed)
 		}
 	}
 	return pools, nil
@@ -164,12 +165,12 @@ func exhausted(pool Pool, free, needed uint64) error {
 	if needed > 1 {
 		more = fmt.Sprintf(" and the machine needs %d", needed)
 	}
-	name := pool.Reference.In(pool.GetNamespace())
+	name, lack := pool.Reference.In(pool.GetNamespace()), Lack{Pool: pool.Reference, Needed: needed}
 	if pool.Free == nil {
-		return Refuse(PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name)
+		return lacking(Refuse(PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), lack)
 	}
-	return Refuse(PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
-		name, pool.Total-min(free, pool.Total), pool.Total, more)
+	return lacking(Refuse(PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
+		name, pool.Total-min(free, pool.Total), pool.Total, more), lack)
 }
 
 func (a *Allocator) claimExists(ctx context.Context, reader client.Reader, req Request, want Want) (bool, error) {

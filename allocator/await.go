@@ -61,7 +61,7 @@ func (a *Allocator) isFull(ctx context.Context, pool Pool) bool {
 // of its pool. A pool's own word that it is full does not do: it may be late,
 // and one of the addresses that fill the pool may be for this claim.
 func (a *Allocator) seeRoom(ctx context.Context, machine Machine, claim Claim) error {
-	pool, err := a.providers.For(claim.Pool).Pool(ctx, a.live, machine, Want{Pool: claim.Pool})
+	pool, err := a.providers.Pool(ctx, a.live, machine, Want{Pool: claim.Pool})
 	if _, refused := AsRefusal(err); refused {
 		return nil
 	}

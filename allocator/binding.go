@@ -32,6 +32,11 @@ func (p PoolReference) In(namespace string) string {
 	return fmt.Sprintf("%s %q in namespace %q", p.Kind, p.Name, namespace)
 }
 
+// String is the reference as users write it, KIND.GROUP/NAME.
+func (p PoolReference) String() string {
+	return p.Kind + "." + p.APIGroup + "/" + p.Name
+}
+
 // Binding is a claim and its address, held by one device of one machine.
 //
 // Gateway, Nameservers and SearchDomains are what the pool had to say about the
@@ -101,4 +106,15 @@ type Request struct {
 
 func (r Request) claimKey(w Want) types.NamespacedName {
 	return types.NamespacedName{Namespace: r.Machine.Namespace, Name: ClaimName(r.Machine.Name, w.Device.Index)}
+}
+
+// countOf is the number of addresses wanted from one pool.
+func (r Request) countOf(pool PoolReference) uint64 {
+	var count uint64
+	for _, want := range r.Wants {
+		if want.Pool == pool {
+			count++
+		}
+	}
+	return count
 }

@@ -33,7 +33,7 @@ func machineSource() Source {
 }
 
 func holdersIndexValue(pool PoolReference, ip netip.Addr) string {
-	return pool.Kind + "." + pool.APIGroup + "/" + pool.Name + "/" + ip.Unmap().String()
+	return pool.String() + "/" + ip.Unmap().String()
 }
 
 func machineMetadata() *metav1.PartialObjectMetadata {

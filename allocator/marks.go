@@ -44,6 +44,10 @@ const (
 	// addresses of DNS servers, separated by commas; the contract has no place
 	// for them.
 	NameserversAnnotation = "capv-static-ip.dev/nameservers"
+	// RefusedByAnnotation says, on an owner of machines that were refused, which
+	// pools did not have what they asked for, see Lacks. Taking it off makes CAPI
+	// try again at once.
+	RefusedByAnnotation = "capv-static-ip.dev/refused-by"
 )
 
 // ClaimName is the name of a machine's claim for the first pool of the device

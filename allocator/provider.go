@@ -102,6 +102,11 @@ func (p Providers) For(pool PoolReference) Provider {
 	return p[i]
 }
 
+// Pool reads a pool through its provider.
+func (p Providers) Pool(ctx context.Context, reader client.Reader, machine Machine, want Want) (Pool, error) {
+	return p.For(want.Pool).Pool(ctx, reader, machine, want)
+}
+
 // EmptyClaim is an empty claim of a provider's API.
 func EmptyClaim(p Provider) client.Object {
 	claim, _ := p.Kinds()

@@ -37,6 +37,9 @@ const (
 type Refusal struct {
 	Reason  Reason
 	Message string
+	// Lack is what a pool did not have, where looking at the pool will show
+	// that it has it again. It names no pool where nothing would.
+	Lack Lack
 }
 
 // Error is the sentence that the user reads.

@@ -48,8 +48,9 @@ type Handler struct {
 	Allocator Allocator
 	// Cache reads templates and clusters from informers, Live from the API server.
 	Cache, Live client.Reader
-	// Events tells the users what was refused.
+	// Events tells the users what was refused, Owners what to wait for.
 	Events events.EventRecorder
+	Owners *Owners
 	// Namespace is the only one served; all are if it is empty.
 	Namespace string
 }
@@ -276,14 +277,30 @@ func stableCause(err error) string {
 	return "unknown error"
 }
 
-// tell puts a refusal where users look: into an event on the machine's name.
+// tell puts a refusal where users look: into an event on the machine's name,
+// and into one on each owner, which is what outlives the refusal. The owners are
+// also noted to wait for what their pool did not have.
 func (h *Handler) tell(req admission.Request, refusal *allocator.Refusal) {
-	if req.Name == "" {
-		return
+	if req.Name != "" {
+		h.warn(&corev1.ObjectReference{
+			APIVersion: allocator.MachineKind.GroupVersion().String(), Kind: allocator.MachineKind.Kind,
+			Namespace: req.Namespace, Name: req.Name,
+		}, refusal)
 	}
-	regarding := &corev1.ObjectReference{
-		APIVersion: allocator.MachineKind.GroupVersion().String(), Kind: allocator.MachineKind.Kind,
-		Namespace: req.Namespace, Name: req.Name,
+	m, err := decodeMachine(req.Object.Raw)
+	if err != nil {
+		return // it was refused for that
 	}
+	for _, owner := range m.owners() {
+		h.warn(&corev1.ObjectReference{
+			APIVersion: owner.APIVersion, Kind: owner.Kind,
+			Namespace: req.Namespace, Name: owner.Name, UID: owner.UID,
+		}, refusal)
+		h.Owners.note(req.Namespace, owner, refusal.Lack)
+	}
+}
+
+// warn makes an event. It does not wait for it to be stored.
+func (h *Handler) warn(regarding *corev1.ObjectReference, refusal *allocator.Refusal) {
 	h.Events.Eventf(regarding, nil, corev1.EventTypeWarning, string(refusal.Reason), "Admit", "%s", refusal.Message)
 }

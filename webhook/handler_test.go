@@ -55,7 +55,7 @@ func (a *brokenAllocator) CheckUnshared(context.Context, allocator.Machine, allo
 }
 
 func handler(a Allocator) *Handler {
-	return &Handler{Allocator: a, Events: events.NewFakeRecorder(10)}
+	return &Handler{Allocator: a, Events: events.NewFakeRecorder(10), Owners: NewOwners(nil)}
 }
 
 func createOf(raw string) admission.Request {

@@ -24,6 +24,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/release"
+	"capv-static-ip.dev/allocator/retry"
 	"capv-static-ip.dev/webhook"
 )
 
@@ -131,6 +132,28 @@ func admissionClients(mgr manager.Manager) (cached, live client.Client, err erro
 	return cached, live, nil
 }
 
+// Limits of the requests that write refusals on owners. A storm of refusals must
+// not become one of writes; who is not written is refused again.
+const (
+	ownersQPS   = 10
+	ownersBurst = 20
+)
+
+// addOwners adds to the manager what writes refusals on owners.
+func addOwners(mgr manager.Manager) (*webhook.Owners, error) {
+	config := rest.CopyConfig(mgr.GetConfig())
+	config.QPS, config.Burst = ownersQPS, ownersBurst
+	c, err := client.New(config, client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+	if err != nil {
+		return nil, fmt.Errorf("making the client for owners: %w", err)
+	}
+	owners := webhook.NewOwners(c)
+	if err := mgr.Add(owners); err != nil {
+		return nil, fmt.Errorf("adding the writer of owners: %w", err)
+	}
+	return owners, nil
+}
+
 func setUp(mgr manager.Manager, opts *options) error {
 	cached, live, err := admissionClients(mgr)
 	if err != nil {
@@ -142,6 +165,11 @@ func setUp(mgr manager.Manager, opts *options) error {
 	if err != nil {
 		return err
 	}
+	retrySources, err := retry.Setup(mgr, providers)
+	if err != nil {
+		return err
+	}
+	sources = append(sources, retrySources...)
 	sources = append(sources, alloc.Sources()...)
 	sources = append(sources, webhook.Sources()...)
 	kinds, err := watchKinds(mgr, sources)
@@ -149,12 +177,17 @@ func setUp(mgr manager.Manager, opts *options) error {
 		return err
 	}
 
+	owners, err := addOwners(mgr)
+	if err != nil {
+		return err
+	}
 	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(&webhook.Handler{
 		Allocator: alloc,
 		Cache:     cached,
 		Live:      live,
 		Namespace: opts.namespace,
 		Events:    mgr.GetEventRecorder("capv-static-ip"),
+		Owners:    owners,
 	}))
 
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {

@@ -202,26 +202,37 @@ func (s *scene) annotate(object client.Object, key string, value *string) {
 // told waits for an event about a machine, and returns its text.
 func (s *scene) told(machine, reason string) string {
 	s.Helper()
-	var note string
-	s.eventually("event "+reason+" of machine "+machine, func(ctx context.Context) error {
-		list := &eventsv1.EventList{}
-		if err := s.env.Client.List(ctx, list, client.InNamespace(s.ns)); err != nil {
-			return err
-		}
+	return s.toldAbout("VSphereMachine", machine, reason).Note
+}
+
+// toldAbout waits for an event about an object.
+func (s *scene) toldAbout(kind, name, reason string) eventsv1.Event {
+	s.Helper()
+	var found eventsv1.Event
+	s.eventually("event "+reason+" of "+kind+" "+name, func(context.Context) error {
 		var seen []string
-		for _, event := range list.Items {
-			if event.Regarding.Kind != "VSphereMachine" || event.Regarding.Name != machine {
-				continue
-			}
+		for _, event := range s.eventsAbout(kind, name) {
 			if event.Reason == reason {
-				note = event.Note
+				found = event
 				return nil
 			}
 			seen = append(seen, event.Reason)
 		}
 		return fmt.Errorf("its events are %v", seen)
 	})
-	return note
+	return found
+}
+
+// eventsAbout lists the events about an object.
+func (s *scene) eventsAbout(kind, name string) []eventsv1.Event {
+	s.Helper()
+	list := &eventsv1.EventList{}
+	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
+		s.Fatal(err)
+	}
+	return slices.DeleteFunc(list.Items, func(event eventsv1.Event) bool {
+		return event.Regarding.Kind != kind || event.Regarding.Name != name
+	})
 }
 
 // controllerOf is the UID of the controller that owns an object.

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
@@ -43,6 +44,7 @@ func everythingIsCounted(s *scene) {
 		{"capv_static_ip_claims_released_total", nil, 2},
 		{"capv_static_ip_claims_reaped_total", nil, 1},
 		{"capv_static_ip_addresses_lost_total", nil, 0},
+		{"capv_static_ip_owners_touched_total", nil, 1},
 	}
 	before := make([]float64, len(counters))
 	for i, counter := range counters {
@@ -54,7 +56,8 @@ func everythingIsCounted(s *scene) {
 	s.settled("cp-1")
 	s.rejectMarkedMachines()
 	s.refused(s.pooled("lost", harness.WithLabel(rejectedLabel, "")), "rejected by the test")
-	s.refused(s.pooled("cp-2"), "is exhausted")
+	owner := s.machineSet("owner")
+	s.waiting(owner)
 	s.create(harness.Machine(s.ns, "without-pool"))
 	for _, name := range []string{"cp-0", "cp-1"} {
 		machine := s.machine(name)
@@ -68,6 +71,8 @@ func everythingIsCounted(s *scene) {
 		}
 		return errors.Join(err, errors.New("it exists"))
 	})
+
+	s.touched(owner)
 
 	for i, counter := range counters {
 		if got := s.metric(counter.name, counter.labels) - before[i]; got != counter.want {
@@ -100,6 +105,7 @@ func nothingIsForbidden(s *scene) {
 	s.eventually("the old adapter's machine to be adopted", func(context.Context) error { return s.isAdopted("old", s.ip("old")) })
 	s.refused(s.pooled("lost", harness.WithPool("missing")), "not found")
 	s.told("lost", string(allocator.PoolNotFound))
+	s.ownersTryAgain()
 
 	// A VM that outlives its machine, and a pool that goes with the last address.
 	vm := harness.VSphereVM(s.machine("cp-0"), harness.WithFinalizer(vmFinalizer))
@@ -131,6 +137,21 @@ func nothingIsForbidden(s *scene) {
 	})
 	s.expectNothingForbidden(leader, false)
 	s.expectNothingForbidden(other, true)
+}
+
+// ownersTryAgain has machines refused, of an owner of each kind that is made to
+// try again, until their pool appears.
+func (s *scene) ownersTryAgain() {
+	s.Helper()
+	owners := []client.Object{s.machineSet("owner"), s.controlPlane("owner")}
+	for _, owner := range owners {
+		s.refused(s.pooled("late", harness.WithPool("late"), harness.WithOwner(owner)), "not found")
+		s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, "IPPool.ipam.metal3.io/late") })
+	}
+	s.create(harness.Pool(s.ns, harness.PoolNamed("late"), harness.PoolRange("10.16.57.1", "10.16.57.9")))
+	for _, owner := range owners {
+		s.touched(owner)
+	}
 }
 
 // expectNothingForbidden looks into a replica's log, and its metrics if it runs.

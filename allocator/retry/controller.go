@@ -1,0 +1,241 @@
+package retry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machinesets,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=controlplane.cluster.x-k8s.io,resources=kubeadmcontrolplanes,verbs=get;list;watch;patch
+
+// resync is how often a pool is looked at for which somebody waits, if nothing
+// happens that is known to matter: what a pool can serve may depend on more.
+const resync = 30 * time.Second
+
+// pools is what is needed of IPAM.
+type pools interface {
+	// Pool reads a pool as this machine sees it. It returns a Refusal if the
+	// pool cannot serve.
+	Pool(ctx context.Context, reader client.Reader, machine allocator.Machine, want allocator.Want) (allocator.Pool, error)
+}
+
+// poolKey is a pool, with the namespace of the pool or of those who wait for it.
+// A cluster-scoped pool serves all namespaces, and has none.
+type poolKey struct {
+	allocator.PoolReference
+	Namespace string
+}
+
+// reconciler touches the owners that wait for a pool. One worker runs it, so
+// that touches are counted.
+type reconciler struct {
+	pools  pools
+	client client.Client
+	now    func() time.Time
+	// records are those of pools for which somebody waited lately.
+	records map[poolKey]*record
+}
+
+// Reconcile implements reconcile.TypedReconciler.
+func (r *reconciler) Reconcile(ctx context.Context, key poolKey) (reconcile.Result, error) {
+	owners, err := r.waiting(ctx, key)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if len(owners) == 0 && r.records[key] == nil {
+		return reconcile.Result{}, nil
+	}
+	pool, err := r.pool(ctx, key, owners)
+	if _, refused := allocator.AsRefusal(err); refused {
+		return r.rest(key, owners), nil
+	}
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("reading %s: %w", key.PoolReference, err)
+	}
+	if pool.GetNamespace() != key.Namespace {
+		key.Namespace = pool.GetNamespace()
+		if owners, err = r.waiting(ctx, key); err != nil {
+			return reconcile.Result{}, err
+		}
+	}
+	wait, err := r.serve(ctx, r.recordOf(key), pool, owners)
+	if len(owners) == 0 {
+		return reconcile.Result{}, err
+	}
+	if wait == 0 || wait > resync {
+		wait = resync
+	}
+	return reconcile.Result{RequeueAfter: wait}, err
+}
+
+// rest looks again later at a pool that serves nobody now.
+func (r *reconciler) rest(key poolKey, owners []metav1.PartialObjectMetadata) reconcile.Result {
+	if rec := r.records[key]; rec != nil {
+		rec.observe(0, r.now())
+	}
+	if len(owners) == 0 {
+		return reconcile.Result{}
+	}
+	return reconcile.Result{RequeueAfter: resync}
+}
+
+// pool reads the pool as one of its waiting owners sees it.
+func (r *reconciler) pool(ctx context.Context, key poolKey, owners []metav1.PartialObjectMetadata) (allocator.Pool, error) {
+	var machine allocator.Machine
+	machine.Namespace = key.Namespace
+	if len(owners) > 0 {
+		machine.Namespace, machine.Cluster = owners[0].Namespace, owners[0].Labels[clusterv1.ClusterNameLabel]
+	}
+	return r.pools.Pool(ctx, r.client, machine, allocator.Want{Pool: key.PoolReference})
+}
+
+// serve touches the owners whose turn it is. It returns when to look again.
+func (r *reconciler) serve(ctx context.Context, rec *record, pool allocator.Pool, owners []metav1.PartialObjectMetadata) (time.Duration, error) {
+	waiters := make([]waiter, 0, len(owners))
+	byUID := make(map[types.UID]*metav1.PartialObjectMetadata, len(owners))
+	names := []string{""}
+	for i := range owners {
+		heldUp, err := r.isHeldUp(ctx, &owners[i])
+		if err != nil {
+			return 0, err
+		}
+		if heldUp {
+			continue
+		}
+		w := waiter{
+			NamespacedName: client.ObjectKeyFromObject(&owners[i]), uid: owners[i].UID,
+			needed: lacksOf(&owners[i])[pool.Reference],
+		}
+		waiters = append(waiters, w)
+		byUID[w.uid] = &owners[i]
+		names = append(names, make([]string, w.needed)...)
+	}
+	// Where the provider does not say, trying is the way to find out.
+	free := uint64(math.MaxUint64)
+	if pool.Free != nil {
+		// The count is exact where it is not enough for all. Claims without a
+		// name have no address reserved.
+		free, _ = pool.Free(names)
+	}
+	now := r.now()
+	rec.observe(free, now)
+	due, wait := rec.next(waiters, now)
+	var errs []error
+	for _, w := range due {
+		if err := r.touch(ctx, byUID[w.uid], pool); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		rec.touched(w, now)
+	}
+	return wait, errors.Join(errs...)
+}
+
+// touch takes the annotation off. It does so without a lock: if a refusal by
+// another pool has just been added, that is older than this touch, too.
+func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetadata, pool allocator.Pool) error {
+	before := owner.DeepCopy()
+	delete(owner.Annotations, allocator.RefusedByAnnotation)
+	if err := r.client.Patch(ctx, owner, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("touching %s %s: %w", owner.Kind, klog.KObj(owner), err)
+	}
+	ownersTouched.Inc()
+	klog.FromContext(ctx).Info("Made an owner of refused machines try again", "kind", owner.Kind, "owner", klog.KObj(owner), "pool", klog.KObj(pool))
+	return nil
+}
+
+// waiting lists the owners that wait for the pool, in the key's namespace or,
+// if that is empty, in all.
+func (r *reconciler) waiting(ctx context.Context, key poolKey) ([]metav1.PartialObjectMetadata, error) {
+	var owners []metav1.PartialObjectMetadata
+	for _, kind := range allocator.OwnerKinds() {
+		list := metadataListOf(kind)
+		err := r.client.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{byPool: key.String()})
+		if err != nil && !isAbsent(err) {
+			return nil, fmt.Errorf("listing the %ss that wait for %s: %w", kind.Kind, key.PoolReference, err)
+		}
+		for i := range list.Items {
+			if list.Items[i].DeletionTimestamp.IsZero() {
+				owners = append(owners, list.Items[i])
+			}
+		}
+	}
+	return owners, nil
+}
+
+// isHeldUp tells whether CAPI would not act on a touch. A Cluster that does not
+// exist is not paused.
+func (r *reconciler) isHeldUp(ctx context.Context, owner *metav1.PartialObjectMetadata) (bool, error) {
+	if annotations.HasPaused(owner) {
+		return true, nil
+	}
+	name := owner.Labels[clusterv1.ClusterNameLabel]
+	if name == "" {
+		return false, nil
+	}
+	cluster := &clusterv1.Cluster{}
+	err := r.client.Get(ctx, types.NamespacedName{Namespace: owner.Namespace, Name: name}, cluster)
+	if isAbsent(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading Cluster %s/%s: %w", owner.Namespace, name, err)
+	}
+	return isPaused(cluster), nil
+}
+
+// recordOf is what is remembered of a pool. What is remembered of others is
+// forgotten here when it no longer matters.
+func (r *reconciler) recordOf(key poolKey) *record {
+	now := r.now()
+	for other, rec := range r.records {
+		if other != key && rec.forgettable(now) {
+			delete(r.records, other)
+		}
+	}
+	if r.records[key] == nil {
+		r.records[key] = &record{}
+	}
+	return r.records[key]
+}
+
+func lacksOf(owner client.Object) allocator.Lacks {
+	return allocator.ParseLacks(owner.GetAnnotations()[allocator.RefusedByAnnotation])
+}
+
+func metadataOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadata {
+	obj := &metav1.PartialObjectMetadata{}
+	obj.SetGroupVersionKind(kind)
+	return obj
+}
+
+func metadataListOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadataList {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
+	return list
+}
+
+func isAbsent(err error) bool {
+	return apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
+}
+
+func isPaused(cluster client.Object) bool {
+	c, ok := cluster.(*clusterv1.Cluster)
+	return ok && c.Spec.Paused != nil && *c.Spec.Paused
+}

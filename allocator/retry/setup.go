@@ -1,0 +1,146 @@
+package retry
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/go-logr/logr"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// byPool is the name of the index of owners by the pools that they wait for.
+const byPool = "capv-static-ip.dev/refused-by"
+
+// Setup adds the controller to the manager. It runs on the elected replica
+// only. The sources that it returns must be started, on every replica.
+func Setup(mgr manager.Manager, providers allocator.Providers) ([]allocator.Source, error) {
+	r := &reconciler{pools: providers, client: mgr.GetClient(), now: time.Now, records: map[poolKey]*record{}}
+	c, err := controller.NewTyped("retry", mgr, controller.TypedOptions[poolKey]{
+		Reconciler:              r,
+		MaxConcurrentReconciles: 1,
+		LogConstructor: func(key *poolKey) logr.Logger {
+			if key == nil {
+				return mgr.GetLogger()
+			}
+			return mgr.GetLogger().WithValues("pool", key.String())
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("adding the retry controller: %w", err)
+	}
+	pools, err := poolSources(c, mgr, providers)
+	if err != nil {
+		return nil, err
+	}
+	return append(pools, r.ownerSources(c, mgr.GetCache())...), nil
+}
+
+// poolSources are what tells of addresses that become free. Where a provider
+// counts address objects, one may go from the cache after its pool has changed.
+func poolSources(c controller.TypedController[poolKey], mgr manager.Manager, providers allocator.Providers) ([]allocator.Source, error) {
+	var sources []allocator.Source
+	for _, provider := range providers {
+		ofAddress := func(_ context.Context, obj client.Object) []poolKey {
+			return []poolKey{{PoolReference: provider.Address(obj).Pool, Namespace: obj.GetNamespace()}}
+		}
+		address := allocator.EmptyAddress(provider)
+		sources = append(sources, allocator.Source{Object: address, Started: watch(c, mgr.GetCache(), address, ofAddress, deleted())})
+		for _, pool := range provider.Pools() {
+			gvk, err := apiutil.GVKForObject(pool, mgr.GetScheme())
+			if err != nil {
+				return nil, fmt.Errorf("finding the kind of pools: %w", err)
+			}
+			ofPool := func(_ context.Context, obj client.Object) []poolKey {
+				ref := allocator.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}
+				return []poolKey{{PoolReference: ref, Namespace: obj.GetNamespace()}}
+			}
+			sources = append(sources, allocator.Source{Object: pool, Started: watch(c, mgr.GetCache(), pool, ofPool)})
+		}
+	}
+	return sources, nil
+}
+
+// ownerSources are those who wait, and what may keep them from trying.
+func (r *reconciler) ownerSources(c controller.TypedController[poolKey], from cache.Cache) []allocator.Source {
+	sources := []allocator.Source{
+		{Object: &clusterv1.Cluster{}, Started: watch[client.Object](c, from, &clusterv1.Cluster{}, r.poolsOfCluster, resumed())},
+	}
+	for _, kind := range allocator.OwnerKinds() {
+		sources = append(sources, allocator.Source{
+			Object:  metadataOf(kind),
+			Indexes: map[string]client.IndexerFunc{byPool: indexByPool},
+			Started: watch[client.Object](c, from, metadataOf(kind), poolsOfOwner),
+		})
+	}
+	return sources
+}
+
+func watch[object client.Object](c controller.TypedController[poolKey], from cache.Cache, kind object,
+	keysOf handler.TypedMapFunc[object, poolKey], predicates ...predicate.TypedPredicate[object],
+) func(context.Context, cache.Informer) error {
+	return func(context.Context, cache.Informer) error {
+		return c.Watch(source.TypedKind(from, kind, handler.TypedEnqueueRequestsFromMapFunc(keysOf), predicates...))
+	}
+}
+
+func deleted() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc:  func(event.CreateEvent) bool { return false },
+		UpdateFunc:  func(event.UpdateEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+// resumed passes the events after which a Cluster no longer holds anything up.
+func resumed() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc:  func(e event.CreateEvent) bool { return !isPaused(e.Object) },
+		UpdateFunc:  func(e event.UpdateEvent) bool { return isPaused(e.ObjectOld) && !isPaused(e.ObjectNew) },
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+func indexByPool(owner client.Object) []string {
+	var values []string
+	for pool := range lacksOf(owner) {
+		values = append(values, pool.String())
+	}
+	return values
+}
+
+func poolsOfOwner(_ context.Context, owner client.Object) []poolKey {
+	var keys []poolKey
+	for pool := range lacksOf(owner) {
+		keys = append(keys, poolKey{PoolReference: pool, Namespace: owner.GetNamespace()})
+	}
+	return keys
+}
+
+// poolsOfCluster are those that somebody waits for in a Cluster's namespace. A
+// Cluster that appears or is resumed may have them served, or let owners try.
+func (r *reconciler) poolsOfCluster(ctx context.Context, cluster client.Object) []poolKey {
+	var keys []poolKey
+	for _, kind := range allocator.OwnerKinds() {
+		list := metadataListOf(kind)
+		if err := r.client.List(ctx, list, client.InNamespace(cluster.GetNamespace())); err != nil {
+			continue // the resync brings what is missed here
+		}
+		for i := range list.Items {
+			keys = append(keys, poolsOfOwner(ctx, &list.Items[i])...)
+		}
+	}
+	return keys
+}

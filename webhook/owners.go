@@ -1,0 +1,185 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machinesets,verbs=get;patch
+// +kubebuilder:rbac:groups=controlplane.cluster.x-k8s.io,resources=kubeadmcontrolplanes,verbs=get;patch
+
+const (
+	// maxOwners is the number of owners of one machine that are told of its
+	// refusal. CAPI's machines have one.
+	maxOwners = 3
+	// maxPending bounds the owners that wait to be written. One that does not fit
+	// is written when CAPI tries again by itself and is refused again.
+	maxPending = 1000
+	// maxRetries bounds the tries to write one owner, likewise.
+	maxRetries = 5
+	// ownerTimeout bounds each try.
+	ownerTimeout = 10 * time.Second
+)
+
+// owner is the object for which a machine was to be made.
+type owner struct {
+	kind schema.GroupVersionKind
+	types.NamespacedName
+	uid types.UID
+}
+
+// owners are those that CAPI writes on a machine at its creation. None of them
+// is marked as the controller: that is to be the Machine later.
+func (m *machine) owners() []metav1.OwnerReference {
+	refs := slices.DeleteFunc(slices.Clone(m.OwnerReferences), func(ref metav1.OwnerReference) bool {
+		return ref.UID == "" || ref.Name == "" || ref.Kind == ""
+	})
+	return refs[:min(len(refs), maxOwners)]
+}
+
+// Owners writes on the owners of refused machines which pools did not have what
+// was asked of them, for the controller that makes CAPI try again. It works
+// beside the requests: an answer never waits for it.
+type Owners struct {
+	client client.Client
+	queue  workqueue.TypedRateLimitingInterface[owner]
+
+	mu      sync.Mutex
+	pending map[owner]allocator.Lacks
+}
+
+// NewOwners makes an Owners, to be started. The client reads and writes past
+// the caches, and should have a rate limit of its own.
+func NewOwners(c client.Client) *Owners {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[owner](100*time.Millisecond, ownerTimeout)
+	return &Owners{
+		client:  c,
+		queue:   workqueue.NewTypedRateLimitingQueue(limiter),
+		pending: map[owner]allocator.Lacks{},
+	}
+}
+
+// note has it written soon that a machine of the owner was refused. Owners of
+// kinds that nothing makes try again are left alone.
+func (o *Owners) note(namespace string, ref metav1.OwnerReference, lack allocator.Lack) {
+	named := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
+	i := slices.IndexFunc(allocator.OwnerKinds(), func(kind schema.GroupVersionKind) bool {
+		return kind.GroupKind() == named.GroupKind()
+	})
+	if i < 0 || lack.Pool == (allocator.PoolReference{}) {
+		return
+	}
+	key := types.NamespacedName{Namespace: namespace, Name: ref.Name}
+	refused := owner{kind: allocator.OwnerKinds()[i], NamespacedName: key, uid: ref.UID}
+	if o.add(refused, allocator.Lacks{lack.Pool: lack.Needed}) {
+		o.queue.Add(refused)
+	}
+}
+
+func (o *Owners) add(refused owner, lacks allocator.Lacks) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.pending[refused] == nil {
+		if len(o.pending) >= maxPending {
+			return false
+		}
+		o.pending[refused] = allocator.Lacks{}
+	}
+	for pool, needed := range lacks {
+		o.pending[refused].Add(allocator.Lack{Pool: pool, Needed: needed})
+	}
+	return true
+}
+
+func (o *Owners) take(refused owner) allocator.Lacks {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	lacks := o.pending[refused]
+	delete(o.pending, refused)
+	return lacks
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: every replica
+// refuses machines.
+func (o *Owners) NeedLeaderElection() bool { return false }
+
+// Start implements manager.Runnable. What is not written when the context ends
+// is left to the next refusal.
+func (o *Owners) Start(ctx context.Context) error {
+	defer context.AfterFunc(ctx, o.queue.ShutDown)()
+	for {
+		next, shutdown := o.queue.Get()
+		if shutdown {
+			return nil
+		}
+		o.writeOrRetry(ctx, next)
+		o.queue.Done(next)
+	}
+}
+
+func (o *Owners) writeOrRetry(ctx context.Context, refused owner) {
+	log := klog.FromContext(ctx).WithValues("owner", refused.NamespacedName, "kind", refused.kind.Kind)
+	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
+	defer cancel()
+	lacks := o.take(refused)
+	err := o.write(ctx, refused, lacks)
+	switch {
+	case err == nil:
+		o.queue.Forget(refused)
+	case errors.Is(ctx.Err(), context.Canceled):
+	case o.queue.NumRequeues(refused) < maxRetries && o.add(refused, lacks):
+		log.V(2).Info("Cannot write a refusal on an owner yet", "error", err)
+		o.queue.AddRateLimited(refused)
+	default:
+		log.Error(err, "Cannot write a refusal on an owner, which is not told when it can try again")
+		o.queue.Forget(refused)
+	}
+}
+
+// write adds to the owner's annotation what pools lacked, if it is not there.
+// The owner is read from the API server: a cache may still hold an annotation
+// that was just taken off. A refusal that is older than that is no news, since
+// CAPI has been made to try again after it; so the patch needs no lock, which
+// would only conflict with CAPI's own writes of the owner's status.
+func (o *Owners) write(ctx context.Context, refused owner, lacks allocator.Lacks) error {
+	obj := &metav1.PartialObjectMetadata{}
+	obj.SetGroupVersionKind(refused.kind)
+	err := o.client.Get(ctx, refused.NamespacedName, obj)
+	switch {
+	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("reading %s %s: %w", refused.kind.Kind, refused.NamespacedName, err)
+	case obj.UID != refused.uid, !obj.DeletionTimestamp.IsZero():
+		return nil
+	}
+	all := allocator.ParseLacks(obj.Annotations[allocator.RefusedByAnnotation])
+	for pool, needed := range lacks {
+		all.Add(allocator.Lack{Pool: pool, Needed: needed})
+	}
+	if obj.Annotations[allocator.RefusedByAnnotation] == all.String() {
+		return nil
+	}
+	before := obj.DeepCopy()
+	metav1.SetMetaDataAnnotation(&obj.ObjectMeta, allocator.RefusedByAnnotation, all.String())
+	if err := o.client.Patch(ctx, obj, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("annotating %s %s: %w", refused.kind.Kind, refused.NamespacedName, err)
+	}
+	klog.FromContext(ctx).V(2).Info("Wrote a refusal on an owner", "owner", refused.NamespacedName, "kind", refused.kind.Kind, "refusedBy", all.String())
+	return nil
+}

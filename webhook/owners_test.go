@@ -1,0 +1,141 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"capv-static-ip.dev/allocator"
+)
+
+var (
+	ofMachineSet = metav1.OwnerReference{APIVersion: "cluster.x-k8s.io/v1beta1", Kind: "MachineSet", Name: "md", UID: "uid"}
+	lackOfOne    = allocator.Lack{Pool: allocator.Metal3Pool("pool"), Needed: 1}
+)
+
+// notes runs an Owners on these objects, whose API server fails this many times.
+func notes(t *testing.T, failures int, objects ...client.Object) (*Owners, client.Client) {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := clusterv1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithInterceptorFuncs(interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			if failures--; failures >= 0 {
+				return errors.New("the API server is away")
+			}
+			return c.Patch(ctx, obj, patch, opts...)
+		},
+	}).Build()
+	return NewOwners(c), c
+}
+
+// drain writes what is noted, retries included, and returns what the MachineSet
+// is annotated with.
+func drain(t *testing.T, o *Owners, c client.Client) string {
+	t.Helper()
+	for len(o.pending) > 0 {
+		next, _ := o.queue.Get()
+		o.writeOrRetry(t.Context(), next)
+		o.queue.Done(next)
+	}
+	set := &clusterv1.MachineSet{}
+	if err := c.Get(t.Context(), types.NamespacedName{Namespace: "ns", Name: "md"}, set); err != nil {
+		t.Fatal(err)
+	}
+	return set.Annotations[allocator.RefusedByAnnotation]
+}
+
+func machineSet(uid types.UID, refusedBy string) *clusterv1.MachineSet {
+	set := &clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "md", UID: uid}}
+	if refusedBy != "" {
+		set.Annotations = map[string]string{allocator.RefusedByAnnotation: refusedBy}
+	}
+	return set
+}
+
+func TestRefusalsArePutBesideThoseOfOtherPools(t *testing.T) {
+	o, c := notes(t, 0, machineSet("uid", "IPPool.ipam.metal3.io/another"))
+	o.note("ns", ofMachineSet, lackOfOne)
+	o.note("ns", ofMachineSet, allocator.Lack{Pool: allocator.Metal3Pool("third"), Needed: 2})
+	want := "IPPool.ipam.metal3.io/another,IPPool.ipam.metal3.io/pool,IPPool.ipam.metal3.io/third:2"
+	if got := drain(t, o, c); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestRefusalIsWrittenInTheEndIfTheAPIServerFails(t *testing.T) {
+	o, c := notes(t, 2, machineSet("uid", ""))
+	o.note("ns", ofMachineSet, lackOfOne)
+	if got := drain(t, o, c); got != "IPPool.ipam.metal3.io/pool" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestRefusalThatCannotBeWrittenIsGivenUp(t *testing.T) {
+	o, c := notes(t, maxRetries+1, machineSet("uid", ""))
+	o.note("ns", ofMachineSet, lackOfOne)
+	if got := drain(t, o, c); got != "" {
+		t.Errorf("got %q, want nothing", got)
+	}
+}
+
+func TestRefusalIsNotedOfNobodyElse(t *testing.T) {
+	other := ofMachineSet
+	other.UID = "another"
+	template := ofMachineSet
+	template.APIVersion, template.Kind = "controlplane.example.org/v1", "ControlPlane"
+	for name, test := range map[string]struct {
+		ref  metav1.OwnerReference
+		lack allocator.Lack
+	}{
+		"another object of the name":      {other, lackOfOne},
+		"a kind that we know nothing of":  {template, lackOfOne},
+		"a refusal that no pool will end": {ofMachineSet, allocator.Lack{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, c := notes(t, 0, machineSet("uid", ""))
+			o.note("ns", test.ref, test.lack)
+			if got := drain(t, o, c); got != "" {
+				t.Errorf("got %q, want nothing", got)
+			}
+		})
+	}
+}
+
+func TestOwnersThatWaitToBeWrittenAreBounded(t *testing.T) {
+	o := NewOwners(nil)
+	for i := range 2 * maxPending {
+		ref := ofMachineSet
+		ref.Name = fmt.Sprintf("md-%d", i)
+		o.note("ns", ref, lackOfOne)
+	}
+	if len(o.pending) != maxPending || o.queue.Len() != maxPending {
+		t.Errorf("%d are pending, %d in the queue, want %d", len(o.pending), o.queue.Len(), maxPending)
+	}
+}
+
+// Whoever may create machines could have events made for any number of names.
+func TestOwnersThatAreToldAreBounded(t *testing.T) {
+	recorder := events.NewFakeRecorder(100)
+	h := handler(&brokenAllocator{})
+	h.Events = recorder
+	req := createOf(`{"metadata":{"name":"cp","ownerReferences":[` +
+		`{"apiVersion":"v1","kind":"A","name":"a","uid":"1"},{"apiVersion":"v1","kind":"B","name":"b","uid":"2"},` +
+		`{"apiVersion":"v1","kind":"C","name":"c","uid":"3"},{"apiVersion":"v1","kind":"D","name":"d","uid":"4"}]}}`)
+	h.tell(req, &allocator.Refusal{Reason: allocator.PoolNotFound, Message: "no"})
+	if told := len(recorder.Events); told != 1+maxOwners {
+		t.Errorf("made %d events, want those of the machine and of %d owners", told, maxOwners)
+	}
+}
