@@ -54,6 +54,7 @@ type vm struct {
 type recorder struct {
 	mu     sync.Mutex
 	vms    map[types.ManagedObjectReference]*vm
+	gone   map[types.ManagedObjectReference]bool
 	events []event
 	// changed has the machines whose guest has to look, and is never waited for.
 	changed map[types.ManagedObjectReference]bool
@@ -63,6 +64,7 @@ type recorder struct {
 func newRecorder() *recorder {
 	return &recorder{
 		vms:     map[types.ManagedObjectReference]*vm{},
+		gone:    map[types.ManagedObjectReference]bool{},
 		changed: map[types.ManagedObjectReference]bool{},
 		wake:    make(chan struct{}, 1),
 	}
@@ -94,6 +96,7 @@ func (r *recorder) RemoveObject(_ *simulator.Context, reference types.ManagedObj
 	if known := r.vms[reference]; known != nil {
 		r.append(destroyed, known)
 		delete(r.vms, reference)
+		r.gone[reference] = true
 	}
 }
 
@@ -101,7 +104,9 @@ func (r *recorder) RemoveObject(_ *simulator.Context, reference types.ManagedObj
 func (r *recorder) look(machine *mo.VirtualMachine) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if machine.Config != nil && machine.Config.Template {
+	// The simulator has no name for a machine at first, and changes a machine
+	// once more after it has removed it.
+	if machine.Name == "" || r.gone[machine.Self] || (machine.Config != nil && machine.Config.Template) {
 		return
 	}
 	known := r.vms[machine.Self]
