@@ -15,6 +15,7 @@ import (
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -27,7 +28,7 @@ type bench struct {
 	namespace    string
 	template     *capvv1.VSphereMachineTemplate
 	claims       *claimWatch
-	log          *progress
+	log          *measure.Progress
 	// made counts what was made, so that every name is new.
 	made int
 	// failed counts the creates that failed for want of time and were tried again.
@@ -161,8 +162,8 @@ func (b *bench) once(ctx context.Context, s sample) (name string, took time.Dura
 // inTurn takes samples of several kinds, one of each after the other, with
 // nothing else going on. The pool holds this many bindings, and hardly more at
 // any time: what was made is removed when it comes to a twentieth of them.
-func (b *bench) inTurn(ctx context.Context, count, bindings int, kinds ...sample) ([]durations, error) {
-	took := make([]durations, len(kinds))
+func (b *bench) inTurn(ctx context.Context, count, bindings int, kinds ...sample) ([]measure.Durations, error) {
+	took := make([]measure.Durations, len(kinds))
 	made := make([][]string, len(kinds))
 	for n := range count {
 		for k, kind := range kinds {
@@ -187,14 +188,14 @@ func (b *bench) inTurn(ctx context.Context, count, bindings int, kinds ...sample
 }
 
 // atOnce lets many clients take samples, and removes all that they made.
-func (b *bench) atOnce(ctx context.Context, perClient int, kind sample) (durations, time.Duration, error) {
+func (b *bench) atOnce(ctx context.Context, perClient int, kind sample) (measure.Durations, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	names := make([]string, crowd*perClient)
 	for i := range names {
 		names[i] = b.name(kind.kind)
 	}
-	took := make(durations, len(names))
+	took := make(measure.Durations, len(names))
 	clients, clientsCtx := errgroup.WithContext(ctx)
 	start := time.Now()
 	for c := range crowd {

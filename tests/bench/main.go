@@ -17,6 +17,7 @@ import (
 	"os"
 	"time"
 
+	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/lifetime"
 )
@@ -65,15 +66,15 @@ func short() plan {
 }
 
 func run(ctx context.Context, p plan, out, progress io.Writer) (err error) {
-	start, on := time.Now(), thisMachine()
-	log := newProgress(progress)
-	log.begin("starting a control plane, metal3 and capv-static-ip")
+	start, on := time.Now(), measure.ThisMachine()
+	log := measure.NewProgress(progress)
+	log.Begin("starting a control plane, metal3 and capv-static-ip")
 	b, stop, err := newBench(ctx, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop(err)) }()
-	log.done()
+	log.Done()
 
 	results := &results{machine: on}
 	if err := b.measure(ctx, p, results); err != nil {
@@ -86,7 +87,7 @@ func run(ctx context.Context, p plan, out, progress io.Writer) (err error) {
 
 // newBench starts what is measured. The returned function stops it, and leaves
 // the logs if there was an error.
-func newBench(ctx context.Context, log *progress) (*bench, func(error) error, error) {
+func newBench(ctx context.Context, log *measure.Progress) (*bench, func(error) error, error) {
 	plane, err := harness.Start(ctx, harness.Options{Progress: log})
 	if err != nil {
 		return nil, nil, err
