@@ -106,6 +106,10 @@ fuzz: ## Fuzz each fuzz target for FUZZTIME.
 bench: ## Measure what an injected address costs, in one run on one control plane.
 	@$(GO) run ./tests/bench
 
+.PHONY: bench-stack
+bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole stack.
+	@$(GO) run ./tests/bench/stack
+
 .PHONY: lint
 lint: ## Check format and style.
 	@$(call tool,golangci-lint) run ./...

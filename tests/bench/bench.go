@@ -27,7 +27,7 @@ type bench struct {
 	installation *harness.Installation
 	namespace    string
 	template     *capvv1.VSphereMachineTemplate
-	claims       *claimWatch
+	claims       *measure.Watch
 	log          *measure.Progress
 	// made counts what was made, so that every name is new.
 	made int
@@ -65,14 +65,14 @@ func (b *bench) claim() sample {
 	return sample{
 		kind: "claim",
 		make: func(ctx context.Context, name string) error {
-			bound := b.claims.bound(name)
+			bound := b.bound(name)
 			if err := b.client.Create(ctx, harness.Claim(b.namespace, name, harness.DefaultPool)); err != nil {
 				return fmt.Errorf("making a claim: %w", err)
 			}
 			return bound(ctx)
 		},
 		remove: func(ctx context.Context, name string) error {
-			gone := b.claims.gone(name)
+			gone := b.gone(name)
 			if err := b.client.Delete(ctx, harness.Claim(b.namespace, name, harness.DefaultPool)); err != nil {
 				return fmt.Errorf("deleting a claim: %w", err)
 			}
@@ -96,7 +96,7 @@ func (b *bench) injected() sample {
 			return nil
 		},
 		remove: func(ctx context.Context, name string) error {
-			gone := b.claims.gone(allocator.ClaimName(name, 0))
+			gone := b.gone(allocator.ClaimName(name, 0))
 			if err := b.client.Delete(ctx, harness.Machine(b.namespace, name)); err != nil {
 				return fmt.Errorf("deleting a machine: %w", err)
 			}

@@ -17,6 +17,8 @@ import (
 	"os"
 	"time"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+
 	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/lifetime"
@@ -131,7 +133,7 @@ func prepare(ctx context.Context, plane *harness.ControlPlane) (*bench, error) {
 			return nil, fmt.Errorf("creating %s: %w", object.GetName(), err)
 		}
 	}
-	watched, err := watchClaims(ctx, plane.Client, namespace)
+	watched, err := measure.NewWatch(ctx, plane.Client, &ipamv1.IPClaimList{}, namespace)
 	if err != nil {
 		return nil, err
 	}

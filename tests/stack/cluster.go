@@ -83,7 +83,7 @@ func Workers(template *capvv1.VSphereMachineTemplate, cluster, name string, repl
 	bootstrap := bootstrapName(cluster)
 	spec := &workers.Spec.Template.Spec
 	spec.ClusterName = cluster
-	spec.Version = "v1.36.3"
+	spec.Version = kubernetesVersion
 	spec.Bootstrap.DataSecretName = &bootstrap
 	spec.InfrastructureRef = clusterv1.ContractVersionedObjectReference{
 		APIGroup: capvv1.GroupName, Kind: "VSphereMachineTemplate", Name: template.Name,
