@@ -11,28 +11,36 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// await waits until the provider has bound the claim. Every change of the claim
-// or of an address that answers it wakes it, and so does a pool that says that
-// it is full; it never polls.
-func (a *Allocator) await(ctx context.Context, machine Machine, pool Pool, claim Claim) (Address, error) {
+// await waits until the provider has bound the claim, and protects the address.
+// Every change of the claim or of an address that answers it wakes it, and so
+// does a pool that says that it is full; it never polls.
+func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool, claim Claim) (Address, error) {
 	woken, done := a.bound.subscribe(client.ObjectKeyFromObject(claim))
 	defer done()
 	full, done := a.full.subscribe(client.ObjectKeyFromObject(pool))
 	defer done()
 	if a.isFull(ctx, pool) {
-		if err := a.seeRoom(ctx, machine, claim); err != nil {
+		if err := a.seeRoom(ctx, req.Machine, claim); err != nil {
 			return Address{}, err
 		}
 	}
+	var protected types.UID
 	for {
 		address, err := a.answer(ctx, pool, claim)
-		if err != nil || address.Object != nil {
-			return address, err
+		switch {
+		case err != nil:
+			return Address{}, err
+		case address.Object == nil:
+			protected = a.protectEarly(ctx, req, want, claim, protected)
+		case address.GetUID() == protected:
+			return address, nil
+		default:
+			return address, a.protect(ctx, req, want, address)
 		}
 		select {
 		case <-woken:
 		case <-full:
-			if err := a.seeRoom(ctx, machine, claim); err != nil {
+			if err := a.seeRoom(ctx, req.Machine, claim); err != nil {
 				return Address{}, err
 			}
 		case <-ctx.Done():
