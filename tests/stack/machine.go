@@ -7,9 +7,6 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 )
 
-// kubernetesVersion is what machines are said to run.
-const kubernetesVersion = "v1.36.3"
-
 // Machine is a Machine of a Cluster as a MachineSet makes it, after it made the
 // VSphereMachine of the same name. Its bootstrap data is there already.
 func Machine(namespace, cluster, name string) *clusterv1.Machine {
