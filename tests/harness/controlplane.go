@@ -32,6 +32,9 @@ type Options struct {
 	// WithoutInCluster leaves the pools of the in-cluster provider out, see
 	// InstallInClusterCRDs.
 	WithoutInCluster bool
+	// ClaimVersion is the only version in which IPAddressClaims and IPAddresses
+	// are served, as on an older Cluster API; all versions if empty.
+	ClaimVersion string
 	// Conversion makes the API server ask the managers of CAPI, CAPV and the
 	// providers to convert between versions of their APIs, as it does where they
 	// run. Without them, only one version of each API can then be used.
