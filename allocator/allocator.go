@@ -75,7 +75,7 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := a.seeUnheld(ctx, req.Machine, bindings[i]); err != nil {
+		if err := a.seeUnheld(ctx, req.Machine, pool, bindings[i]); err != nil {
 			return nil, err
 		}
 	}

@@ -113,7 +113,7 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 		return Address{}, Refuse(ClaimRefused, "%s refused a claim: %s; correct the pool",
 			pool.Reference.In(pool.GetNamespace()), claim.Failure)
 	case claim.Address == "":
-		return Address{}, nil
+		return Address{}, a.seeNoneLeft(ctx, claim)
 	}
 
 	provider := a.providers.For(pool.Reference)
@@ -130,6 +130,24 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 		return Address{}, nil
 	}
 	return provider.Address(obj), nil
+}
+
+// seeNoneLeft refuses a claim that an address is in the way of: one of an earlier
+// claim of the name, which is being deleted while a VM still uses it. Providers
+// that name an address after its claim cannot make another until it is gone.
+func (a *Allocator) seeNoneLeft(ctx context.Context, claim Claim) error {
+	provider, key := a.providers.For(claim.Pool), client.ObjectKeyFromObject(claim)
+	obj := EmptyAddress(provider)
+	if err := a.client.Get(ctx, key, obj); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("reading address %s: %w", key, err)
+	}
+	if provider.Address(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
+		return terminating(Want{Pool: claim.Pool}, key)
+	}
+	return nil
 }
 
 // Answers tells whether an address was made for the claim with this UID: a

@@ -251,7 +251,8 @@ func (s *state) clusterOf(h *holding) string {
 	return ""
 }
 
-// sharedWith names another machine that says it holds the address.
+// sharedWith names another machine of the namespace that says it holds the
+// address.
 func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h *holding) (string, error) {
 	if h.address == nil {
 		return "", nil
@@ -264,9 +265,9 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h
 	if err != nil {
 		return "", err
 	}
-	for _, name := range holders {
-		if name != key.Name {
-			return name, nil
+	for _, holder := range holders {
+		if holder != key {
+			return holder.Name, nil
 		}
 	}
 	return "", nil
