@@ -217,7 +217,7 @@ func (c Contract) Pool(ctx context.Context, reader client.Reader, machine Machin
 	if _, err := nameservers(pool, name); err != nil {
 		return Pool{}, err
 	}
-	return c.counted(ctx, reader, machine, Pool{Object: pool, Reference: want.Pool, Silent: watched})
+	return c.counted(ctx, reader, machine, Pool{Object: pool, Reference: want.Pool, Silent: true, Watched: watched})
 }
 
 // mapping finds the version and the scope of a kind of pool, and whether it is
