@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/retry"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -37,7 +36,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want) (Cl
 		return Claim{}, err
 	}
 	var claim Claim
-	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
+	err = retryOnConflict(func() error {
 		var err error
 		claim, err = a.reuse(ctx, req, want)
 		return err
@@ -113,7 +112,7 @@ func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 	var errs []error
 	for _, want := range req.Wants {
 		key := req.claimKey(want)
-		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		err := retryOnConflict(func() error {
 			return a.takeBack(ctx, req, key, a.providers.For(want.Pool))
 		})
 		if err != nil {

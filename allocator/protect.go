@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/client-go/util/retry"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -49,7 +48,7 @@ func (a *Allocator) unprotect(ctx context.Context, provider Provider, claim clie
 		return fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
 	}
 	for _, obj := range addresses {
-		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		err := retryOnConflict(func() error {
 			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 				return client.IgnoreNotFound(err)
 			}
