@@ -11,40 +11,83 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// await waits until the provider has bound the claim. Every change of the claim
-// or of an address that answers it wakes it, and so does a pool that says that
-// it is full; it never polls.
-func (a *Allocator) await(ctx context.Context, machine Machine, pool Pool, claim Claim) (Address, error) {
+// await waits until the provider has bound the claim, and accepts the address.
+// Every change of the claim or of an address that answers it wakes it, and so
+// does a pool that says that it is full; it never polls.
+func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool, claim Claim) (Binding, error) {
 	woken, done := a.bound.subscribe(client.ObjectKeyFromObject(claim))
 	defer done()
 	full, done := a.full.subscribe(client.ObjectKeyFromObject(pool))
 	defer done()
 	if a.isFull(ctx, pool) {
-		if err := a.seeRoom(ctx, machine, claim); err != nil {
-			return Address{}, err
+		if err := a.seeRoom(ctx, req.Machine, claim); err != nil {
+			return Binding{}, err
 		}
 	}
+	var accepted types.UID
+	var binding Binding
 	for {
 		address, err := a.answer(ctx, pool, claim)
-		if err != nil || address.Object != nil {
-			return address, err
+		switch {
+		case err != nil:
+			return Binding{}, err
+		case address.Object == nil && accepted == "":
+			accepted, binding = a.acceptEarly(ctx, req, want, pool, claim)
+		case address.Object == nil:
+		case address.GetUID() == accepted:
+			return binding, nil
+		default:
+			return a.accept(ctx, req, want, pool, address)
 		}
 		select {
 		case <-woken:
 		case <-full:
-			if err := a.seeRoom(ctx, machine, claim); err != nil {
-				return Address{}, err
+			if err := a.seeRoom(ctx, req.Machine, claim); err != nil {
+				return Binding{}, err
 			}
 		case <-ctx.Done():
-			return Address{}, Refuse(NotBoundInTime, "%s has not bound a claim in time: "+
+			return Binding{}, Refuse(NotBoundInTime, "%s has not bound a claim in time: "+
 				"is the IPAM controller of %s running? Start it, or see its log",
 				pool.Reference.In(pool.GetNamespace()), pool.Reference.APIGroup)
 		}
 		claim, err = a.refresh(ctx, claim)
 		if err != nil {
-			return Address{}, err
+			return Binding{}, err
 		}
 	}
+}
+
+// accept checks an address, and protects it for the machine.
+func (a *Allocator) accept(ctx context.Context, req Request, want Want, pool Pool, address Address) (Binding, error) {
+	binding, err := a.providers.For(want.Pool).Bind(pool, address, want)
+	if err != nil {
+		return Binding{}, err
+	}
+	if err := a.seeUnheld(ctx, req.Machine, pool, binding); err != nil {
+		return Binding{}, err
+	}
+	return binding, a.protect(ctx, req, want, address)
+}
+
+// acceptEarly accepts an address that answers the claim before the claim names
+// it: the provider takes about as long for that as protecting takes. It returns
+// the address's UID, or nothing: what goes wrong here shows again, or not, when
+// the claim does name an address.
+func (a *Allocator) acceptEarly(ctx context.Context, req Request, want Want, pool Pool, claim Claim) (types.UID, Binding) {
+	provider := a.providers.For(want.Pool)
+	addresses, err := List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+	if err != nil {
+		return "", Binding{}
+	}
+	for _, obj := range addresses {
+		if !Answers(obj, claim.GetUID()) || !obj.GetDeletionTimestamp().IsZero() {
+			continue
+		}
+		if binding, err := a.accept(ctx, req, want, pool, provider.Address(obj)); err == nil {
+			return obj.GetUID(), binding
+		}
+	}
+	return "", Binding{}
 }
 
 // isFull tells whether the pool now says that it has no free address.
@@ -105,7 +148,7 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 		return Address{}, Refuse(ClaimRefused, "%s refused a claim: %s; correct the pool",
 			pool.Reference.In(pool.GetNamespace()), claim.Failure)
 	case claim.Address == "":
-		return Address{}, nil
+		return Address{}, a.seeNoneLeft(ctx, claim)
 	}
 
 	provider := a.providers.For(pool.Reference)
@@ -122,6 +165,24 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 		return Address{}, nil
 	}
 	return provider.Address(obj), nil
+}
+
+// seeNoneLeft refuses a claim that an address is in the way of: one of an earlier
+// claim of the name, which is being deleted while a VM still uses it. Providers
+// that name an address after its claim cannot make another until it is gone.
+func (a *Allocator) seeNoneLeft(ctx context.Context, claim Claim) error {
+	provider, key := a.providers.For(claim.Pool), client.ObjectKeyFromObject(claim)
+	obj := EmptyAddress(provider)
+	if err := a.client.Get(ctx, key, obj); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("reading address %s: %w", key, err)
+	}
+	if provider.Address(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
+		return terminating(Want{Pool: claim.Pool}, key)
+	}
+	return nil
 }
 
 // Answers tells whether an address was made for the claim with this UID: a

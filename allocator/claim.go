@@ -107,14 +107,14 @@ func terminating(want Want, claim types.NamespacedName) error {
 }
 
 // TakeBack deletes the claims that this request made or used and nobody used
-// since. It gives up on a claim whose machine exists or whose stamp is another
+// since, and unprotects their addresses. It gives up on a claim whose machine exists or whose stamp is another
 // request's: the same create may have come in twice, and the other may win.
 func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 	var errs []error
 	for _, want := range req.Wants {
 		key := req.claimKey(want)
 		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
-			return a.takeBack(ctx, req, key, EmptyClaim(a.providers.For(want.Pool)))
+			return a.takeBack(ctx, req, key, a.providers.For(want.Pool))
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("taking back claim %s: %w", key, err))
@@ -123,7 +123,8 @@ func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 	return errors.Join(errs...)
 }
 
-func (a *Allocator) takeBack(ctx context.Context, req Request, key types.NamespacedName, claim client.Object) error {
+func (a *Allocator) takeBack(ctx context.Context, req Request, key types.NamespacedName, provider Provider) error {
+	claim := EmptyClaim(provider)
 	if err := a.live.Get(ctx, key, claim); err != nil {
 		return client.IgnoreNotFound(err)
 	}
@@ -139,7 +140,7 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, key types.Namespa
 	}
 	claimsTakenBack.Inc()
 	klog.FromContext(ctx).Info("Took back a claim", "claim", klog.KObj(claim))
-	return nil
+	return a.unprotect(ctx, provider, claim)
 }
 
 // DeleteAsRead deletes an object unless it has changed, or has been replaced,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/util/retry"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -34,8 +35,37 @@ func (a *Allocator) protect(ctx context.Context, req Request, want Want, address
 		return nil
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err), apierrors.IsInvalid(err):
 		// It has changed since it was bound: as a rule, it is being deleted.
-		klog.FromContext(ctx).Error(err, "Lost an address before it was protected", "address", klog.KObj(obj))
+		klog.FromContext(ctx).Info("Lost an address before it was protected", "address", klog.KObj(obj), "reason", apierrors.ReasonForError(err))
 		return terminating(want, req.claimKey(want))
 	}
 	return fmt.Errorf("protecting address %s: %w", klog.KObj(obj), err)
+}
+
+// unprotect takes back what protect did for a claim that was taken back. A
+// machine that was adopted has its UID on the address, which then stays its own.
+func (a *Allocator) unprotect(ctx context.Context, provider Provider, claim client.Object) error {
+	addresses, err := List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+	if err != nil {
+		return fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
+	}
+	for _, obj := range addresses {
+		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
+				return client.IgnoreNotFound(err)
+			}
+			annotations := obj.GetAnnotations()
+			if !Answers(obj, claim.GetUID()) || MachineOf(obj) != MachineOf(claim) || annotations[MachineUIDAnnotation] != "" {
+				return nil
+			}
+			before := obj.DeepCopyObject().(client.Object)
+			controllerutil.RemoveFinalizer(obj, InUseFinalizer)
+			delete(annotations, MachineNameAnnotation)
+			obj.SetAnnotations(annotations)
+			return client.IgnoreNotFound(a.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
+		})
+		if err != nil {
+			return fmt.Errorf("unprotecting address %s: %w", klog.KObj(obj), err)
+		}
+	}
+	return nil
 }

@@ -100,12 +100,14 @@ func decide(m machineState, h holding, now time.Time, grace time.Duration) (step
 	case h.paused:
 		return leave, 0
 	}
-	return decideLiving(m, h, now)
+	return decideLiving(m, h, now, grace)
 }
 
 // decideLiving ties a binding to its machine, and mends it where others broke it.
-func decideLiving(m machineState, h holding, now time.Time) (step, time.Duration) {
+func decideLiving(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	switch {
+	case h.isSpare(m):
+		return decideSpare(h, now, grace)
 	case h.claim == nil:
 		return decideWithoutClaim(m, h), 0
 	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m) && !h.isOfAdapter(m):
@@ -175,7 +177,7 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 	switch {
 	case h.paused || h.isMoving():
 		return leave, 0
-	case h.claim != nil && h.claim.GetDeletionTimestamp().IsZero():
+	case h.isClaimed():
 		return decideOrphan(m, h, now, grace)
 	case h.address != nil && h.isProtectedFor(m.name) && !h.vmExists:
 		return unprotect, 0
@@ -251,6 +253,11 @@ func (h holding) isOrphan(machine string) bool {
 	return allocator.IsMarked(h.claim, machine) &&
 		len(h.claim.GetOwnerReferences()) == 0 &&
 		h.claim.GetDeletionTimestamp().IsZero()
+}
+
+// isClaimed tells whether the claim exists and will stay.
+func (h holding) isClaimed() bool {
+	return h.claim != nil && h.claim.GetDeletionTimestamp().IsZero()
 }
 
 func (h holding) isMoving() bool {
