@@ -80,6 +80,14 @@ func ownedBy(uid types.UID) option {
 	}
 }
 
+// spare is an address that was protected for the machine while it was admitted,
+// and that it was then not given.
+func spare(age time.Duration) holding {
+	return bound(withoutClaim, withoutAnnotation, made(age), func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+		delete(a.Annotations, allocator.MachineUIDAnnotation)
+	})
+}
+
 // anothers makes the whole binding that of the machine cp-1.
 func anothers(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 	allocator.Mark(c, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-1"}})
@@ -182,6 +190,8 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		"claim made again and refused":                        {living(), bound(refused), report},
 		"claim refused a while ago":                           {living(), bound(refused, claimMade(renewInterval)), renew},
 		"claim refused, provider cannot be asked":             {living(), bound(refused, claimMade(renewInterval), unrequestable), report},
+		"spare address of its admission, young":               {living(), spare(0), leave},
+		"spare address of its admission, old":                 {living(), spare(grace), unprotect},
 		"address of an earlier machine, its VM gone":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID), unprotect},
 		"address of an earlier machine, its VM there":         {living(), bound(withoutClaim, withoutAnnotation, earlierUID, withVM), leave},
 	}

@@ -66,6 +66,7 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 		"says that it cannot allocate":               func(s *scene) { failureOfARangeIsDenied(s, "AllocationFailed", rangeName+failedRange) },
 		"says that it will take its time, and binds": slowRangeIsWaitedFor,
 		"answers with garbage":                       garbageOfARangeIsDenied,
+		"is answered for by another":                 answerOfAnotherPoolIsDenied,
 		"counts its addresses as others do not":      strangeStatusIsIgnored,
 		"leaves those that come too late waiting":    silentRangeIsDenied,
 	} {
@@ -131,6 +132,21 @@ func slowRangeIsWaitedFor(s *scene) {
 	if got := s.ip("cp-0"); got != "10.16.59.88" {
 		s.Errorf("got %s, want 10.16.59.88", got)
 	}
+}
+
+// metal3 answers claims on any pool that has the name of one of its own.
+func answerOfAnotherPoolIsDenied(s *scene) {
+	s.rangePool()
+	stop := s.playContract(func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		mistaken := claim.DeepCopy()
+		mistaken.Spec.PoolRef.Kind, mistaken.Spec.PoolRef.APIGroup = "IPPool", "ipam.metal3.io"
+		return s.answersWith("10.16.56.88")(ctx, mistaken)
+	})
+	defer stop()
+
+	s.denyMachines(rangeName+` was answered for by the provider of another pool of that name, IPPool.ipam.metal3.io/lab`+
+		`: give one of the two another name`, withPoolOf("0", rangeRef))
+	s.noClaims()
 }
 
 func garbageOfARangeIsDenied(s *scene) {

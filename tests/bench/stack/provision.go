@@ -82,7 +82,7 @@ func (t *times) add(other times) {
 type awaited struct {
 	name            string
 	sent            time.Time
-	readable, ready func(context.Context) (time.Time, error)
+	readable, ready func() (time.Time, error)
 }
 
 func (b *bench) provisionOnce(ctx context.Context, c contender, count int) (times, error) {
@@ -123,8 +123,8 @@ func (b *bench) makeInARow(ctx context.Context, machines *measure.Watch, templat
 		name := b.name("m")
 		one := awaited{
 			name:     name,
-			readable: stamped(machines.Expect(name, isReadable)),
-			ready:    stamped(machines.Expect(name, isReady)),
+			readable: stamped(ctx, machines.Expect(name, isReadable)),
+			ready:    stamped(ctx, machines.Expect(name, isReady)),
 			sent:     time.Now(),
 		}
 		if err := b.stack.Create(ctx, harness.Clone(template, name, options...), stack.Machine(template.Namespace, harness.DefaultCluster, name)); err != nil {
@@ -136,26 +136,18 @@ func (b *bench) makeInARow(ctx context.Context, machines *measure.Watch, templat
 }
 
 // stamped notes when what is waited for happens, whoever asks how late.
-func stamped(wait func(context.Context) error) func(context.Context) (time.Time, error) {
-	type result struct {
-		at  time.Time
-		err error
-	}
-	done := make(chan result, 1)
-	waiting, cancel := context.WithTimeout(context.Background(), patience) //nolint:usetesting // outlives the caller's step
+func stamped(ctx context.Context, wait func(context.Context) error) func() (time.Time, error) {
+	var at time.Time
+	var err error
+	done := make(chan struct{})
 	go func() {
-		defer cancel()
-		err := wait(waiting)
-		done <- result{time.Now(), err}
+		defer close(done)
+		err = wait(ctx)
+		at = time.Now()
 	}()
-	return func(ctx context.Context) (time.Time, error) {
-		select {
-		case r := <-done:
-			return r.at, r.err
-		case <-ctx.Done():
-			cancel()
-			return time.Time{}, ctx.Err()
-		}
+	return func() (time.Time, error) {
+		<-done
+		return at, err
 	}
 }
 
@@ -172,11 +164,11 @@ func isReady(event watch.Event) bool {
 func (b *bench) await(ctx context.Context, made []awaited) (times, error) {
 	var result times
 	for _, m := range made {
-		readable, err := m.readable(ctx)
+		readable, err := m.readable()
 		if err != nil {
 			return times{}, fmt.Errorf("waiting for the address of %s: %w", m.name, err)
 		}
-		ready, err := m.ready(ctx)
+		ready, err := m.ready()
 		if err != nil {
 			return times{}, fmt.Errorf("waiting for %s to be ready: %w", m.name, err)
 		}
