@@ -153,7 +153,7 @@ func unusable(a asker, m *machine) []string {
 			continue
 		}
 		i := slices.IndexFunc(m.Spec.Network.Devices, func(d infrav1.NetworkDeviceSpec) bool { return d.DeviceName == key })
-		if index, err := strconv.Atoi(key); err == nil && index >= 0 && index < len(m.Spec.Network.Devices) {
+		if index, err := strconv.Atoi(key); err == nil && strconv.Itoa(index) == key && index >= 0 && index < len(m.Spec.Network.Devices) {
 			i = index
 		}
 		switch {

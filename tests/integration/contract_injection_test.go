@@ -321,12 +321,13 @@ func TestAnnotationThatNoDeviceUsesIsWarnedOf(t *testing.T) {
 	c, warned := s.warnedClient()
 
 	machine := harness.Machine(s.ns, "cp-0", harness.FromTemplate("cp"), harness.WithDevices(harness.StaticDevice(), harness.DHCPDevice()),
-		withPoolOf("0", inClusterRef), withPoolOf("1", inClusterRef), withPoolOf("eth7", inClusterRef))
+		withPoolOf("0", inClusterRef), withPoolOf("01", inClusterRef), withPoolOf("1", inClusterRef), withPoolOf("eth7", inClusterRef))
 	if err := c.Create(t.Context(), machine); err != nil {
 		t.Fatal(err)
 	}
 
 	warned.expect(s,
+		"annotation pools.capv-static-ip.dev/01 of the VSphereMachine is for a device that the machine does not have",
 		"annotation pools.capv-static-ip.dev/1 of the VSphereMachine is not used: "+
 			"device 1 has DHCP, addresses or pools of its own, or skipIPAllocation",
 		"annotation pools.capv-static-ip.dev/eth7 of the VSphereMachine is for a device that the machine does not have",
