@@ -31,9 +31,9 @@ func TestScaledWorkersGetAddressesThatCameBack(t *testing.T) {
 			s.scale(workers, 3)
 			s.nodes(workers)
 			s.scale(workers, 1)
-			s.deleting(workers, 2)
+			going := s.deleting(workers, 2)
 			s.scale(workers, 3)
-			s.replaced(workers, func(machine *capvv1.VSphereMachine) bool { return machine.DeletionTimestamp == nil })
+			s.replaced(workers, func(machine *capvv1.VSphereMachine) bool { return !slices.Contains(going, machine.Name) })
 
 			s.expectReuse(2)
 		})
@@ -117,24 +117,26 @@ func (s *scene) machineOf(node stack.Node) *clusterv1.Machine {
 }
 
 // deleting waits until so many Machines of a MachineDeployment are on their way
-// out.
-func (s *scene) deleting(workers *clusterv1.MachineDeployment, want int) {
+// out, and returns their names.
+func (s *scene) deleting(workers *clusterv1.MachineDeployment, want int) []string {
 	s.Helper()
+	var going []string
 	s.eventually(provisioned, "Machines of "+workers.Name+" to be deleted", func(ctx context.Context) error {
 		list := &clusterv1.MachineList{}
 		err := s.stack.Plane.Client.List(ctx, list, client.InNamespace(s.ns),
 			client.MatchingLabels{clusterv1.MachineDeploymentNameLabel: workers.Name})
-		going := 0
+		going = nil
 		for _, machine := range list.Items {
 			if machine.DeletionTimestamp != nil {
-				going++
+				going = append(going, machine.Name)
 			}
 		}
-		if going < want {
-			err = errors.Join(fmt.Errorf("there are %d", going), err)
+		if len(going) < want {
+			err = errors.Join(fmt.Errorf("there are %v", going), err)
 		}
 		return err
 	})
+	return going
 }
 
 // replaced waits until all machines of a MachineDeployment are new ones, and

@@ -22,5 +22,5 @@ func ownDisks(_ *simulator.Context, method *simulator.Method) (mo.Reference, typ
 			return disk && spec.Operation == types.VirtualDeviceConfigSpecOperationEdit
 		})
 	}
-	return nil, nil //nolint:nilnil // the simulator's way to say: go on
+	return nil, nil // the simulator's way to say: go on
 }

@@ -1,8 +1,8 @@
 // Command vcenter is a vCenter for tests: govmomi's simulator, with a template
 // to clone, and with what the simulator does not have, a guest in every virtual
 // machine. The guest reads its metadata as cloud-init does, and reports its
-// addresses as VMware Tools do. See guest.go.
-// How the simulator clones is mended in clone.go.
+// addresses as VMware Tools do. See guest.go. It also clones as CAPV means it, see
+// clone.go.
 //
 // Beside the vSphere API it serves, over plain HTTP on another address, what
 // happened: see record.go.
