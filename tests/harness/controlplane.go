@@ -32,10 +32,11 @@ type Options struct {
 	// WithoutInCluster leaves the pools of the in-cluster provider out, see
 	// InstallInClusterCRDs.
 	WithoutInCluster bool
-	// Conversion makes the API server ask the managers of CAPI, CAPV and the
-	// providers to convert between versions of their APIs, as it does where they
-	// run. Without them, only one version of each API can then be used.
-	Conversion bool
+	// WholeStack prepares for the managers of CAPI, CAPV and cert-manager to run:
+	// it installs the APIs of cert-manager and clusterctl, too, and makes the API
+	// server ask each manager to convert between the versions of its APIs. Until
+	// they run, only one version of each API can be used.
+	WholeStack bool
 	// Progress receives a line for each step that takes long; os.Stderr if nil.
 	Progress io.Writer
 	// KeepFiles leaves the control plane's folder, with all logs, after Stop.

@@ -29,7 +29,7 @@ const (
 // definitions renders the definitions of all APIs, from the very modules that
 // the providers are built from.
 func (c *ControlPlane) definitions(ctx context.Context) (manifests, error) {
-	rendered := make([]manifests, len(providers))
+	rendered := make([]manifests, len(providers)+1)
 	group, ctx := errgroup.WithContext(ctx)
 	for i, provider := range providers {
 		if c.options.without(provider.name) {
@@ -37,6 +37,12 @@ func (c *ControlPlane) definitions(ctx context.Context) (manifests, error) {
 		}
 		group.Go(func() (err error) {
 			rendered[i], err = c.definitionsOf(ctx, provider)
+			return err
+		})
+	}
+	if c.options.WholeStack {
+		group.Go(func() (err error) {
+			rendered[len(providers)], err = c.stackDefinitions(ctx)
 			return err
 		})
 	}
@@ -69,7 +75,7 @@ func (c *ControlPlane) setConversion(definition *unstructured.Unstructured, p pr
 	if err != nil {
 		return err
 	}
-	if !found || !c.options.Conversion {
+	if !found || !c.options.WholeStack {
 		unstructured.RemoveNestedField(definition.Object, "spec", "conversion")
 		return nil
 	}

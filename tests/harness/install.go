@@ -28,12 +28,14 @@ type Installation struct {
 	// Forwarder stands for the webhook's Service: the API server calls it, and
 	// it calls one of the managers that run.
 	Forwarder *Forwarder
-	// Certificates are what every manager serves with.
+	// Certificates are what every manager serves with; nil where cert-manager
+	// issues them.
 	Certificates *Certificates
 
-	plane    *ControlPlane
-	objects  manifests
-	identity Credentials
+	plane          *ControlPlane
+	objects        manifests
+	identity       Credentials
+	certificateDir string
 
 	mu      sync.Mutex
 	binary  string
@@ -43,7 +45,7 @@ type Installation struct {
 // Install applies deploy/default. No manager runs yet, so machines that need an
 // address are refused until one does.
 func (c *ControlPlane) Install(ctx context.Context) (*Installation, error) {
-	rendered, err := c.render(ctx, filepath.Join(c.builder.Root, "deploy", "default"))
+	rendered, err := c.renderOurs(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -67,10 +69,15 @@ func (c *ControlPlane) Install(ctx context.Context) (*Installation, error) {
 		return nil, err
 	}
 	installation := &Installation{
-		Forwarder: forwarder, Certificates: certificates,
+		Forwarder: forwarder, Certificates: certificates, certificateDir: certificates.Dir,
 		plane: c, objects: objects, identity: identity,
 	}
 	return installation, installation.awaitWebhook(ctx)
+}
+
+// renderOurs renders what we ship.
+func (c *ControlPlane) renderOurs(ctx context.Context) (manifests, error) {
+	return c.render(ctx, filepath.Join(c.builder.Root, "deploy", "default"))
 }
 
 // awaitWebhook waits until the API server has noticed the webhook. As no

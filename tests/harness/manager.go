@@ -96,7 +96,7 @@ func (m *Manager) args(webhookPort int) []string {
 		"--kubeconfig=" + m.installation.identity.Kubeconfig,
 		"--webhook-host=127.0.0.1",
 		"--webhook-port=" + strconv.Itoa(webhookPort),
-		"--webhook-cert-dir=" + m.installation.Certificates.Dir,
+		"--webhook-cert-dir=" + m.installation.certificateDir,
 		"--health-addr=" + m.health,
 		"--diagnostics-address=" + m.diagnostics,
 		"--insecure-diagnostics",

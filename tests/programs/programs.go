@@ -47,6 +47,10 @@ const (
 	tools      = "tools"
 )
 
+// ownMain is the package of a program whose main is ours, in the folder of its
+// module file: its authors publish none.
+const ownMain = "."
+
 // kubernetesVersion has to follow the requirement in kubernetes/go.mod: built
 // from a module, the programs know no version, and clients ask for one.
 const kubernetesVersion = "v1.36.3"
@@ -62,6 +66,8 @@ var known = []program{
 	{name: "clusterctl", family: clusterAPI, pkg: "sigs.k8s.io/cluster-api/cmd/clusterctl", module: "sigs.k8s.io/cluster-api"},
 	{name: "capv", family: "capv", pkg: "sigs.k8s.io/cluster-api-provider-vsphere", module: "sigs.k8s.io/cluster-api-provider-vsphere"},
 	{name: "in-cluster-ipam", family: "in-cluster-ipam", pkg: "sigs.k8s.io/cluster-api-ipam-provider-in-cluster", module: "sigs.k8s.io/cluster-api-ipam-provider-in-cluster"},
+	{name: "cert-manager", family: "cert-manager", pkg: ownMain, module: "github.com/cert-manager/cert-manager"},
+	{name: "vcenter", family: "vcenter", pkg: ownMain, module: "github.com/vmware/govmomi"},
 	{name: "golangci-lint", family: tools, pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", module: "github.com/golangci/golangci-lint/v2"},
 	{name: "gotestsum", family: tools, pkg: "gotest.tools/gotestsum", module: "gotest.tools/gotestsum"},
 	{name: "controller-gen", family: tools, pkg: "sigs.k8s.io/controller-tools/cmd/controller-gen", module: "sigs.k8s.io/controller-tools"},
@@ -171,11 +177,19 @@ func exists(path string) bool {
 
 // key names what a binary is built from.
 func (b *Builder) key(p program) (string, error) {
-	hash := sha256.New()
-	for _, file := range []string{"go.mod", "go.sum"} {
-		content, err := os.ReadFile(filepath.Join(b.family(p), file))
+	files := []string{filepath.Join(b.family(p), "go.mod"), filepath.Join(b.family(p), "go.sum")}
+	if p.pkg == ownMain {
+		sources, err := filepath.Glob(filepath.Join(b.family(p), "*.go"))
 		if err != nil {
-			return "", fmt.Errorf("reading the module file of %s: %w", p.name, err)
+			return "", fmt.Errorf("listing the sources of %s: %w", p.name, err)
+		}
+		files = append(files, sources...)
+	}
+	hash := sha256.New()
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			return "", fmt.Errorf("reading what %s is built from: %w", p.name, err)
 		}
 		hash.Write(content)
 	}
