@@ -27,6 +27,7 @@ IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER)
 
 UNIT := ./webhook/... ./allocator/... ./cmd/... ./tests/programs/... ./tests/demo/... ./tests/bench/...
 INTEGRATION := ./tests/harness/... ./tests/integration/...
+E2E := ./tests/e2e/...
 # For one package of tests; a cold start also builds a control plane.
 TIMEOUT ?= 25m
 # For `make fuzz`, per target.
@@ -92,6 +93,10 @@ test-unit: ## The tests that need no control plane.
 .PHONY: test-integration
 test-integration: ## The tests on a real control plane with the real IPAM provider.
 	@$(gotest) $(INTEGRATION)
+
+.PHONY: e2e
+e2e: ## The tests on a whole management cluster, with CAPI, CAPV and a simulated vCenter.
+	@$(gotest) $(E2E)
 
 .PHONY: fuzz
 fuzz: ## Fuzz each fuzz target for FUZZTIME.

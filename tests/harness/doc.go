@@ -8,6 +8,7 @@
 //	plane, err := harness.Start(ctx, harness.Options{})
 //	defer plane.Stop()
 //	metal3, err := plane.StartMetal3(ctx, harness.Metal3Options{})
+//	inCluster, err := plane.StartInCluster(ctx)
 //	installation, err := plane.Install(ctx)
 //	manager, err := installation.StartManager(ctx, harness.ManagerOptions{})
 //

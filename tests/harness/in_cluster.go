@@ -107,6 +107,12 @@ func InClusterField(value any, path ...string) InClusterOption {
 	}
 }
 
+// InClusterWith changes the pool by an option that is for all objects, as in
+// InClusterWith(WithAnnotation(key, value)).
+func InClusterWith(option Option) InClusterOption {
+	return func(pool *unstructured.Unstructured) { option(pool) }
+}
+
 // AddressClaim is a request for an address of a pool of that kind, of the group
 // of the Cluster API IPAM contract, as somebody other than us makes it.
 func AddressClaim(namespace, name, kind, pool string, options ...Option) *capiipamv1.IPAddressClaim {

@@ -128,9 +128,9 @@ func (i *inventory) machinesWithoutAddress() []error {
 			continue
 		}
 		for _, binding := range machine.bindings.Bindings {
-			if why := i.notKept(machine.Namespace, machine.Name, binding.Pool.Name, binding.Address.Addr()); why != "" {
-				violations = append(violations, violation(invariantHeld, "machine %s holds %s of pool %s, %s",
-					name, binding.Address.Addr(), binding.Pool.Name, why))
+			if why := i.notKept(machine.Namespace, machine.Name, binding.Pool, binding.Address.Addr()); why != "" {
+				violations = append(violations, violation(invariantHeld, "machine %s holds %s of %s, %s",
+					name, binding.Address.Addr(), binding.Pool.In(""), why))
 			}
 		}
 	}
@@ -149,12 +149,12 @@ func (i *inventory) virtualMachinesWithoutAddress() []error {
 		}
 		for _, address := range deviceAddresses(vm.Spec.Network.Devices) {
 			pool := i.poolOf(vm.Namespace, address)
-			if pool == "" {
+			if pool.Name == "" {
 				continue
 			}
 			if why := i.notKept(vm.Namespace, owner.Name, pool, address); why != "" {
-				violations = append(violations, violation(invariantHeld, "VM %s of the deleted machine %s uses %s of pool %s, %s",
-					client.ObjectKeyFromObject(&vm), owner.Name, address, pool, why))
+				violations = append(violations, violation(invariantHeld, "VM %s of the deleted machine %s uses %s of %s, %s",
+					client.ObjectKeyFromObject(&vm), owner.Name, address, pool.In(""), why))
 			}
 		}
 	}
@@ -162,20 +162,19 @@ func (i *inventory) virtualMachinesWithoutAddress() []error {
 }
 
 // notKept says why an address is not kept for a machine, empty if it is.
-func (i *inventory) notKept(namespace, machine, pool string, address netip.Addr) string {
+func (i *inventory) notKept(namespace, machine string, pool allocator.PoolReference, address netip.Addr) string {
 	object := i.addressByPlace[place{namespace, pool, address}]
 	if object == nil {
 		return "which has no address object"
 	}
-	claim := i.claimByName[types.NamespacedName{Namespace: namespace, Name: object.Spec.Claim.Name}]
-	if claim != nil && allocator.Answers(object, claim.UID) {
+	if claim := i.claimOf(object); claim != nil {
 		if holder := allocator.MachineOf(claim); holder != machine {
-			return fmt.Sprintf("which answers claim %s of machine %q", claim.Name, holder)
+			return fmt.Sprintf("which answers claim %s of machine %q", claim.GetName(), holder)
 		}
 		return ""
 	}
 	// Somebody deleted the claim. Then our finalizer is all that keeps the address.
-	if !slices.Contains(object.Finalizers, allocator.InUseFinalizer) || allocator.MachineOf(object) != machine {
+	if !slices.Contains(object.GetFinalizers(), allocator.InUseFinalizer) || allocator.MachineOf(object) != machine {
 		return "which has neither its claim nor our protection"
 	}
 	return ""
@@ -185,11 +184,11 @@ func (i *inventory) notKept(namespace, machine, pool string, address netip.Addr)
 func (i *inventory) orphanClaims(grace time.Duration) []error {
 	var violations []error
 	for _, claim := range i.claims {
-		if _, ours := claim.Labels[allocator.MachineLabel]; !ours || claim.DeletionTimestamp != nil {
+		if _, ours := claim.GetLabels()[allocator.MachineLabel]; !ours || claim.GetDeletionTimestamp() != nil {
 			continue
 		}
 		machine := allocator.MachineOf(&claim)
-		if i.machineByName[types.NamespacedName{Namespace: claim.Namespace, Name: machine}] != nil {
+		if i.machineByName[types.NamespacedName{Namespace: claim.GetNamespace(), Name: machine}] != nil {
 			continue
 		}
 		stamp, err := allocator.StampOf(&claim)
@@ -207,15 +206,15 @@ func (i *inventory) orphanClaims(grace time.Duration) []error {
 func (i *inventory) orphanAddresses() []error {
 	var violations []error
 	for _, address := range i.addresses {
-		if !slices.Contains(address.Finalizers, allocator.InUseFinalizer) {
+		if !slices.Contains(address.GetFinalizers(), allocator.InUseFinalizer) {
 			continue
 		}
-		uid := types.UID(address.Annotations[allocator.MachineUIDAnnotation])
+		uid := types.UID(address.GetAnnotations()[allocator.MachineUIDAnnotation])
 		if uid != "" && (i.machineByUID[uid] != nil || i.vmByOwner[uid] != nil) {
 			continue
 		}
 		violations = append(violations, violation(invariantNoOrphans, "address %s (%s) is protected for machine %q with UID %q, which has neither machine nor VM",
-			client.ObjectKeyFromObject(&address), address.Spec.Address, allocator.MachineOf(&address), uid))
+			client.ObjectKeyFromObject(&address), address.IP, allocator.MachineOf(&address), uid))
 	}
 	return violations
 }

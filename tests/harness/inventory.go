@@ -5,34 +5,56 @@ import (
 	"net/netip"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/allocator"
 )
+
+// claimAPI is a claim API, and how its objects are read.
+type claimAPI struct {
+	allocator.Provider
+	claims, addresses func() client.ObjectList
+}
+
+var claimAPIs = []claimAPI{
+	{
+		allocator.Metal3{},
+		func() client.ObjectList { return &ipamv1.IPClaimList{} },
+		func() client.ObjectList { return &ipamv1.IPAddressList{} },
+	},
+	{
+		allocator.Contract{},
+		func() client.ObjectList { return &capiipamv1.IPAddressClaimList{} },
+		func() client.ObjectList { return &capiipamv1.IPAddressList{} },
+	},
+}
 
 // inventory is what the API server holds in a namespace, or in all.
 type inventory struct {
 	machines  []*holder
 	vms       []capvv1.VSphereVM
-	claims    []ipamv1.IPClaim
-	addresses []ipamv1.IPAddress
-	pools     []ipamv1.IPPool
+	claims    []allocator.Claim
+	addresses []allocator.Address
+	pools     []poolRanges
 
 	machineByName  map[types.NamespacedName]*holder
 	machineByUID   map[types.UID]*holder
 	vmByOwner      map[types.UID]*capvv1.VSphereVM
-	claimByName    map[types.NamespacedName]*ipamv1.IPClaim
-	addressByPlace map[place]*ipamv1.IPAddress
+	claimByUID     map[types.UID]*allocator.Claim
+	addressByPlace map[place]*allocator.Address
 }
 
 // place is where an address is at home.
 type place struct {
-	namespace, pool string
-	address         netip.Addr
+	namespace string
+	pool      allocator.PoolReference
+	address   netip.Addr
 }
 
 // holder is a machine and what it holds.
@@ -50,25 +72,58 @@ type holder struct {
 // readInventory reads machines first: what they hold is then looked for in
 // what was there at that time or later.
 func readInventory(ctx context.Context, c client.Reader, namespace string) (*inventory, error) {
-	var (
-		machines  capvv1.VSphereMachineList
-		vms       capvv1.VSphereVMList
-		claims    ipamv1.IPClaimList
-		addresses ipamv1.IPAddressList
-		pools     ipamv1.IPPoolList
-	)
-	for _, list := range []client.ObjectList{&machines, &vms, &claims, &addresses, &pools} {
-		// A control plane without the provider's API holds none of its objects.
-		if err := c.List(ctx, list, client.InNamespace(namespace)); err != nil && !meta.IsNoMatchError(err) {
+	machines, vms := &capvv1.VSphereMachineList{}, &capvv1.VSphereVMList{}
+	for _, list := range []client.ObjectList{machines, vms} {
+		if err := listIfServed(ctx, c, list, client.InNamespace(namespace)); err != nil {
 			return nil, err
 		}
 	}
-	i := &inventory{vms: vms.Items, claims: claims.Items, addresses: addresses.Items, pools: pools.Items}
+	i := &inventory{vms: vms.Items}
 	for n := range machines.Items {
 		i.machines = append(i.machines, newHolder(&machines.Items[n]))
 	}
+	for _, api := range claimAPIs {
+		if err := i.readClaims(ctx, c, namespace, api); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if i.pools, err = readPools(ctx, c, namespace); err != nil {
+		return nil, err
+	}
 	i.index()
 	return i, nil
+}
+
+// listIfServed leaves the list empty on a control plane without the API: it
+// holds none of its objects.
+func listIfServed(ctx context.Context, c client.Reader, list client.ObjectList, options ...client.ListOption) error {
+	if err := c.List(ctx, list, options...); err != nil && !meta.IsNoMatchError(err) {
+		return err
+	}
+	return nil
+}
+
+func (i *inventory) readClaims(ctx context.Context, c client.Reader, namespace string, api claimAPI) error {
+	claims, addresses := api.claims(), api.addresses()
+	for _, list := range []client.ObjectList{claims, addresses} {
+		if err := listIfServed(ctx, c, list, client.InNamespace(namespace)); err != nil {
+			return err
+		}
+	}
+	each(claims, func(object client.Object) { i.claims = append(i.claims, api.Claim(object)) })
+	each(addresses, func(object client.Object) { i.addresses = append(i.addresses, api.Address(object)) })
+	return nil
+}
+
+func each(list client.ObjectList, do func(client.Object)) {
+	// It fails only if a list is none, or if what it is to do fails.
+	_ = meta.EachListItem(list, func(item runtime.Object) error {
+		if object, ok := item.(client.Object); ok {
+			do(object)
+		}
+		return nil
+	})
 }
 
 func (i *inventory) index() {
@@ -81,21 +136,31 @@ func (i *inventory) index() {
 	for n := range i.vms {
 		i.vmByOwner[allocator.OwnerMachine(&i.vms[n]).UID] = &i.vms[n]
 	}
-	i.claimByName = map[types.NamespacedName]*ipamv1.IPClaim{}
+	i.claimByUID = map[types.UID]*allocator.Claim{}
 	for n := range i.claims {
-		i.claimByName[client.ObjectKeyFromObject(&i.claims[n])] = &i.claims[n]
+		i.claimByUID[i.claims[n].GetUID()] = &i.claims[n]
 	}
-	i.addressByPlace = map[place]*ipamv1.IPAddress{}
+	i.addressByPlace = map[place]*allocator.Address{}
 	for n := range i.addresses {
 		object := &i.addresses[n]
 		// An object that is going is not what keeps an address, if there is another.
-		if address, err := netip.ParseAddr(string(object.Spec.Address)); err == nil {
-			where := place{object.Namespace, object.Spec.Pool.Name, address}
-			if i.addressByPlace[where] == nil || object.DeletionTimestamp == nil {
+		if address, err := netip.ParseAddr(object.IP); err == nil {
+			where := place{object.GetNamespace(), object.Pool, address}
+			if i.addressByPlace[where] == nil || object.GetDeletionTimestamp() == nil {
 				i.addressByPlace[where] = object
 			}
 		}
 	}
+}
+
+// claimOf is the claim that an address answers, nil if it is gone.
+func (i *inventory) claimOf(address *allocator.Address) *allocator.Claim {
+	for _, owner := range address.GetOwnerReferences() {
+		if claim := i.claimByUID[owner.UID]; claim != nil {
+			return claim
+		}
+	}
+	return nil
 }
 
 func newHolder(machine *capvv1.VSphereMachine) *holder {
@@ -125,39 +190,4 @@ func deviceAddresses(devices []capvv1.NetworkDeviceSpec) []netip.Addr {
 		}
 	}
 	return addresses
-}
-
-// poolOf returns the name of the pool that an address is from, if there is one.
-func (i *inventory) poolOf(namespace string, address netip.Addr) string {
-	for _, pool := range i.pools {
-		if pool.Namespace != namespace {
-			continue
-		}
-		for _, part := range pool.Spec.Pools {
-			if within(part, address) {
-				return pool.Name
-			}
-		}
-	}
-	return ""
-}
-
-func within(part ipamv1.Pool, address netip.Addr) bool {
-	if part.Start != nil {
-		start, err := netip.ParseAddr(string(*part.Start))
-		if err != nil || address.Less(start) {
-			return false
-		}
-	}
-	if part.End != nil {
-		end, err := netip.ParseAddr(string(*part.End))
-		if err != nil || end.Less(address) {
-			return false
-		}
-	}
-	if part.Subnet != nil {
-		subnet, err := netip.ParsePrefix(string(*part.Subnet))
-		return err == nil && subnet.Contains(address)
-	}
-	return part.Start != nil && part.End != nil
 }

@@ -1,0 +1,57 @@
+package e2e
+
+import (
+	"fmt"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// ipam is what a test that plays with either provider has to know of it.
+type ipam struct {
+	// name is that of the provider.
+	name string
+	// ask makes machines of a template ask for an address of a pool.
+	ask func(pool string) harness.Option
+	// pool is a pool with the addresses of a scene from first to last.
+	pool func(s *scene, name string, first, last byte) client.Object
+}
+
+// Both have the same gateway, the same name servers and the same search domains.
+var (
+	// metal3 is asked by the label that manifests have had for years.
+	metal3 = ipam{
+		name: "metal3",
+		ask:  harness.WithPool,
+		pool: func(s *scene, name string, first, last byte) client.Object {
+			pool := harness.Pool(s.ns, harness.PoolNamed(name), harness.PoolRange(s.address(first), s.address(last)))
+			gateway := ipamv1.IPAddressStr(s.address(1))
+			pool.Spec.Gateway = &gateway
+			pool.Spec.DNSServers = []ipamv1.IPAddressStr{ipamv1.IPAddressStr(s.address(2)), ipamv1.IPAddressStr(s.address(3))}
+			harness.WithAnnotation(allocator.SearchDomainsAnnotation, "dkp.example.com,example.com")(pool)
+			return pool
+		},
+	}
+	// inCluster is asked by our annotation.
+	inCluster = ipam{
+		name: "in-cluster",
+		ask: func(pool string) harness.Option {
+			return harness.WithAnnotation("pools.capv-static-ip.dev/0", harness.InClusterPoolKind+"/"+pool)
+		},
+		pool: func(s *scene, name string, first, last byte) client.Object {
+			return harness.InClusterPool(s.ns, harness.InClusterNamed(name),
+				harness.InClusterAddresses(s.address(first)+"-"+s.address(last)),
+				harness.InClusterField(s.address(1), "gateway"),
+				harness.InClusterWith(harness.WithAnnotation(allocator.NameserversAnnotation, s.address(2)+","+s.address(3))),
+				harness.InClusterWith(harness.WithAnnotation(allocator.SearchDomainsAnnotation, "dkp.example.com,example.com")),
+			)
+		},
+	}
+)
+
+// String says which provider it is.
+func (i ipam) String() string { return fmt.Sprintf("with %s", i.name) }
