@@ -175,7 +175,7 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 	switch {
 	case h.paused || h.isMoving():
 		return leave, 0
-	case h.claim != nil && h.claim.GetDeletionTimestamp().IsZero():
+	case h.isClaimed():
 		return decideOrphan(m, h, now, grace)
 	case h.address != nil && h.isProtectedFor(m.name) && !h.vmExists:
 		return unprotect, 0
@@ -251,6 +251,11 @@ func (h holding) isOrphan(machine string) bool {
 	return allocator.IsMarked(h.claim, machine) &&
 		len(h.claim.GetOwnerReferences()) == 0 &&
 		h.claim.GetDeletionTimestamp().IsZero()
+}
+
+// isClaimed tells whether the claim exists and will stay.
+func (h holding) isClaimed() bool {
+	return h.claim != nil && h.claim.GetDeletionTimestamp().IsZero()
 }
 
 func (h holding) isMoving() bool {

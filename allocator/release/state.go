@@ -296,7 +296,7 @@ func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) 
 func (r *Reconciler) observeVMs(ctx context.Context, key types.NamespacedName, s *state) error {
 	going := s.done && len(s.holdings) > 0
 	left := slices.ContainsFunc(s.holdings, func(h *holding) bool {
-		return (!s.exists || h.isOfEarlierMachine(s.machineState)) && h.address != nil && isProtected(h.address)
+		return (!s.exists || h.isOfEarlierMachine(s.machineState)) && h.address != nil && isProtected(h.address) && !h.isClaimed()
 	})
 	if !going && !left {
 		return nil

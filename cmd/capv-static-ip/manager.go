@@ -85,6 +85,7 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 		WebhookServer:                 server,
 		Metrics:                       *metricsOptions,
 		HealthProbeBindAddress:        opts.healthAddr,
+		PprofBindAddress:              opts.profilerAddr,
 		LeaderElection:                opts.leaderElect,
 		LeaderElectionID:              leaseName,
 		LeaderElectionNamespace:       opts.leaderElectNamespace,

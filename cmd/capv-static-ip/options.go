@@ -36,6 +36,7 @@ type options struct {
 	webhookPort    int
 	webhookCertDir string
 	healthAddr     string
+	profilerAddr   string
 	diagnostics    flags.ManagerOptions
 
 	kubeAPIQPS   float32
@@ -89,6 +90,8 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 		"Directory with tls.crt and tls.key of the webhook server. They are loaded again when they change.")
 	fs.StringVar(&o.healthAddr, "health-addr", ":9440",
 		"Address of the health endpoints /healthz and /readyz.")
+	fs.StringVar(&o.profilerAddr, "profiler-address", "",
+		"Address of the pprof profiler, e.g. localhost:6060. None if empty.")
 	flags.AddManagerOptions(fs, &o.diagnostics)
 
 	fs.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 100,
