@@ -56,6 +56,10 @@ help: ## Show this list.
 demo: ## Play the whole scenario on a real control plane; KEEP=1 keeps it running.
 	@KEEP='$(KEEP)' $(GO) run ./tests/demo
 
+.PHONY: lab
+lab: ## Run the whole stack, vCenter included, until Ctrl-C; ONCE=1 only tries it.
+	@ONCE='$(ONCE)' $(GO) run ./tests/lab
+
 .PHONY: build
 build: ## Build bin/capv-static-ip.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
@@ -111,9 +115,17 @@ fuzz: ## Fuzz each fuzz target for FUZZTIME.
 bench: ## Measure what an injected address costs, in one run on one control plane.
 	@$(GO) run ./tests/bench
 
+.PHONY: bench-stack
+bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole stack.
+	@$(GO) run ./tests/bench/stack
+
+# Programs of ours with a module file of their own, which ./... leaves out.
+OWN_MODULES := $(patsubst %/main.go,%,$(wildcard tests/programs/*/main.go))
+
 .PHONY: lint
 lint: ## Check format and style.
-	@$(call tool,golangci-lint) run ./...
+	@$(call tool,golangci-lint) run ./... && for dir in $(filter-out tests/programs/build,$(OWN_MODULES)); do \
+		(cd "$$dir" && GOWORK=off "$$tool" run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 .PHONY: fmt
 fmt: ## Format the code as lint wants it.

@@ -65,27 +65,21 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 
 	start := time.Now()
 	bindings := make([]Binding, len(req.Wants))
-	addresses := make([]Address, len(req.Wants))
 	for i, want := range req.Wants {
 		pool := pools[want.Pool]
-		addresses[i], err = a.await(ctx, req.Machine, pool, claims[i])
+		address, err := a.await(ctx, req, want, pool, claims[i])
 		if err != nil {
 			return nil, err
 		}
-		bindings[i], err = a.providers.For(want.Pool).Bind(pool, addresses[i], want)
+		bindings[i], err = a.providers.For(want.Pool).Bind(pool, address, want)
 		if err != nil {
 			return nil, err
 		}
-		if err := a.seeUnheld(ctx, req.Machine, bindings[i]); err != nil {
+		if err := a.seeUnheld(ctx, req.Machine, pool, bindings[i]); err != nil {
 			return nil, err
 		}
 	}
 	providerWait.WithLabelValues(req.Wants[0].Pool.Kind).Observe(time.Since(start).Seconds())
-	for i, want := range req.Wants {
-		if err := a.protect(ctx, req, want, addresses[i]); err != nil {
-			return nil, err
-		}
-	}
 	return bindings, nil
 }
 

@@ -11,28 +11,36 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// await waits until the provider has bound the claim. Every change of the claim
-// or of an address that answers it wakes it, and so does a pool that says that
-// it is full; it never polls.
-func (a *Allocator) await(ctx context.Context, machine Machine, pool Pool, claim Claim) (Address, error) {
+// await waits until the provider has bound the claim, and protects the address.
+// Every change of the claim or of an address that answers it wakes it, and so
+// does a pool that says that it is full; it never polls.
+func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool, claim Claim) (Address, error) {
 	woken, done := a.bound.subscribe(client.ObjectKeyFromObject(claim))
 	defer done()
 	full, done := a.full.subscribe(client.ObjectKeyFromObject(pool))
 	defer done()
 	if a.isFull(ctx, pool) {
-		if err := a.seeRoom(ctx, machine, claim); err != nil {
+		if err := a.seeRoom(ctx, req.Machine, claim); err != nil {
 			return Address{}, err
 		}
 	}
+	var protected types.UID
 	for {
 		address, err := a.answer(ctx, pool, claim)
-		if err != nil || address.Object != nil {
-			return address, err
+		switch {
+		case err != nil:
+			return Address{}, err
+		case address.Object == nil:
+			protected = a.protectEarly(ctx, req, want, claim, protected)
+		case address.GetUID() == protected:
+			return address, nil
+		default:
+			return address, a.protect(ctx, req, want, address)
 		}
 		select {
 		case <-woken:
 		case <-full:
-			if err := a.seeRoom(ctx, machine, claim); err != nil {
+			if err := a.seeRoom(ctx, req.Machine, claim); err != nil {
 				return Address{}, err
 			}
 		case <-ctx.Done():
@@ -105,7 +113,7 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 		return Address{}, Refuse(ClaimRefused, "%s refused a claim: %s; correct the pool",
 			pool.Reference.In(pool.GetNamespace()), claim.Failure)
 	case claim.Address == "":
-		return Address{}, nil
+		return Address{}, a.seeNoneLeft(ctx, claim)
 	}
 
 	provider := a.providers.For(pool.Reference)
@@ -122,6 +130,24 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 		return Address{}, nil
 	}
 	return provider.Address(obj), nil
+}
+
+// seeNoneLeft refuses a claim that an address is in the way of: one of an earlier
+// claim of the name, which is being deleted while a VM still uses it. Providers
+// that name an address after its claim cannot make another until it is gone.
+func (a *Allocator) seeNoneLeft(ctx context.Context, claim Claim) error {
+	provider, key := a.providers.For(claim.Pool), client.ObjectKeyFromObject(claim)
+	obj := EmptyAddress(provider)
+	if err := a.client.Get(ctx, key, obj); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("reading address %s: %w", key, err)
+	}
+	if provider.Address(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
+		return terminating(Want{Pool: claim.Pool}, key)
+	}
+	return nil
 }
 
 // Answers tells whether an address was made for the claim with this UID: a

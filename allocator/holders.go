@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -42,19 +43,19 @@ func machineMetadata() *metav1.PartialObjectMetadata {
 	return machine
 }
 
-// Holders are the names of the machines in a namespace whose annotation says
-// that they hold an address of the pool. The reader needs the informer of
-// Sources behind it.
-func Holders(ctx context.Context, reader client.Reader, namespace string, pool PoolReference, ip netip.Addr) ([]string, error) {
+// Holders are the machines whose annotation says that they hold an address of
+// the pool. They are looked for in the pool's namespace, or in all if it has
+// none. The reader needs the informer of Sources behind it.
+func Holders(ctx context.Context, reader client.Reader, namespace string, pool PoolReference, ip netip.Addr) ([]types.NamespacedName, error) {
 	machines := &metav1.PartialObjectMetadataList{}
 	machines.SetGroupVersionKind(MachineKind.GroupVersion().WithKind(MachineKind.Kind + "List"))
 	err := reader.List(ctx, machines, client.InNamespace(namespace), client.MatchingFields{holdersIndex: holdersIndexValue(pool, ip)})
 	if err != nil && !meta.IsNoMatchError(err) {
 		return nil, fmt.Errorf("listing the machines that hold %s: %w", ip, err)
 	}
-	names := make([]string, len(machines.Items))
+	names := make([]types.NamespacedName, len(machines.Items))
 	for i := range machines.Items {
-		names[i] = machines.Items[i].Name
+		names[i] = client.ObjectKeyFromObject(&machines.Items[i])
 	}
 	return names, nil
 }
@@ -62,23 +63,27 @@ func Holders(ctx context.Context, reader client.Reader, namespace string, pool P
 // seeUnheld refuses an address that another machine has, although the provider
 // thinks that it is free: after a restore, or a move to a management cluster
 // whose pool does not know what the machines brought with them.
-func (a *Allocator) seeUnheld(ctx context.Context, machine Machine, b Binding) error {
-	holders, err := Holders(ctx, a.client, machine.Namespace, b.Pool, b.Address.Addr())
+func (a *Allocator) seeUnheld(ctx context.Context, machine Machine, pool Pool, b Binding) error {
+	holders, err := Holders(ctx, a.client, pool.GetNamespace(), b.Pool, b.Address.Addr())
 	if err != nil {
 		return err
 	}
-	for _, name := range holders {
-		if name == machine.Name {
+	for _, key := range holders {
+		if key == machine.NamespacedName {
 			continue
 		}
 		holder := machineMetadata()
-		err := a.live.Get(ctx, client.ObjectKey{Namespace: machine.Namespace, Name: name}, holder)
+		err := a.live.Get(ctx, key, holder)
 		if client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("reading VSphereMachine %s/%s: %w", machine.Namespace, name, err)
+			return fmt.Errorf("reading VSphereMachine %s: %w", key, err)
 		}
 		if err == nil && !IsDone(holder) {
-			return Refuse(AddressInUse, "%s answered with %s, which VSphereMachine %q uses: keep the pool from handing it out, or replace that machine",
-				b.Pool.In(machine.Namespace), b.Address.Addr(), name)
+			where := ""
+			if key.Namespace != machine.Namespace {
+				where = fmt.Sprintf(" in namespace %q", key.Namespace)
+			}
+			return Refuse(AddressInUse, "%s answered with %s, which VSphereMachine %q%s uses: keep the pool from handing it out, or replace that machine",
+				b.Pool.In(pool.GetNamespace()), b.Address.Addr(), key.Name, where)
 		}
 	}
 	return nil

@@ -30,7 +30,7 @@ func (a *Allocator) Sources() []Source {
 			Source{Object: claim, Started: onChange(func(claim client.Object) {
 				a.bound.notify(client.ObjectKeyFromObject(claim))
 			})},
-			Source{Object: address, Started: onChange(func(address client.Object) {
+			Source{Object: address, Indexes: indexByClaim(provider), Started: onChange(func(address client.Object) {
 				a.bound.notify(types.NamespacedName{Namespace: address.GetNamespace(), Name: provider.Address(address).Claim})
 			})})
 		for _, pool := range provider.Pools() {
@@ -42,6 +42,15 @@ func (a *Allocator) Sources() []Source {
 		}
 	}
 	return sources
+}
+
+// byClaim is the name of the cache index that finds addresses by their claim.
+const byClaim = "capv-static-ip.dev/claim"
+
+func indexByClaim(provider Provider) map[string]client.IndexerFunc {
+	return map[string]client.IndexerFunc{byClaim: func(address client.Object) []string {
+		return []string{provider.Address(address).Claim}
+	}}
 }
 
 // onChange adds a handler to an informer that is called with every object that

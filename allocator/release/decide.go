@@ -100,12 +100,14 @@ func decide(m machineState, h holding, now time.Time, grace time.Duration) (step
 	case h.paused:
 		return leave, 0
 	}
-	return decideLiving(m, h, now)
+	return decideLiving(m, h, now, grace)
 }
 
 // decideLiving ties a binding to its machine, and mends it where others broke it.
-func decideLiving(m machineState, h holding, now time.Time) (step, time.Duration) {
+func decideLiving(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	switch {
+	case h.isSpare(m):
+		return decideSpare(h, now, grace)
 	case h.claim == nil:
 		return decideWithoutClaim(m, h), 0
 	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m) && !h.isOfAdapter(m):

@@ -78,8 +78,14 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 		return fmt.Errorf("looking for the machine: %w", err)
 	}
 	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
-	if exists && (uid == "" || uid == string(machine.UID)) {
+	switch {
+	case exists && uid == string(machine.UID):
 		return nil
+	case exists && uid == "":
+		if used, err := r.isUsed(ctx, s, h); err != nil || used {
+			return err
+		}
+		return r.unprotect(ctx, h)
 	}
 	claim := allocator.EmptyClaim(r.providers.For(h.address.Pool))
 	exists, err = r.exists(ctx, keyOf(h.address, h.address.Claim), claim)

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -101,43 +99,7 @@ func (r *Reconciler) addressesNaming(ctx context.Context, machine types.Namespac
 
 // listNaming lists the objects of a kind that name the machine, from the cache.
 func (r *Reconciler) listNaming(ctx context.Context, machine types.NamespacedName, kind client.Object) ([]client.Object, error) {
-	return listObjects(ctx, r.client, kind, client.InNamespace(machine.Namespace), client.MatchingFields{byMachine: machine.Name})
-}
-
-// listObjects lists the objects of the kind of this empty one. There are none
-// where the kind is not served.
-func listObjects(ctx context.Context, c client.Client, kind client.Object, opts ...client.ListOption) ([]client.Object, error) {
-	list, err := emptyList(c, kind)
-	if err != nil {
-		return nil, err
-	}
-	if err := c.List(ctx, list, opts...); err != nil {
-		if isAbsent(err) {
-			return nil, nil
-		}
-		return nil, err
-	}
-	objects := make([]client.Object, 0, meta.LenList(list))
-	err = meta.EachListItem(list, func(item runtime.Object) error {
-		objects = append(objects, item.(client.Object))
-		return nil
-	})
-	return objects, err
-}
-
-func emptyList(c client.Client, kind client.Object) (client.ObjectList, error) {
-	gvk, err := c.GroupVersionKindFor(kind)
-	if err != nil {
-		return nil, err
-	}
-	if _, ok := kind.(*metav1.PartialObjectMetadata); ok {
-		return metadataListOf(gvk), nil
-	}
-	list, err := c.Scheme().New(gvk.GroupVersion().WithKind(gvk.Kind + "List"))
-	if err != nil {
-		return nil, err
-	}
-	return list.(client.ObjectList), nil
+	return allocator.List(ctx, r.client, kind, client.InNamespace(machine.Namespace), client.MatchingFields{byMachine: machine.Name})
 }
 
 // claim reads a claim on a pool from the cache or, where it has none, from the

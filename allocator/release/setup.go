@@ -126,7 +126,7 @@ func (r *Reconciler) machinesOfCluster(ctx context.Context, cluster client.Objec
 	}
 	var requests []reconcile.Request
 	for _, kind := range kinds {
-		objects, err := listObjects(ctx, r.client, kind.list, client.InNamespace(cluster.GetNamespace()),
+		objects, err := allocator.List(ctx, r.client, kind.list, client.InNamespace(cluster.GetNamespace()),
 			client.MatchingLabels{clusterv1.ClusterNameLabel: cluster.GetName()})
 		if err != nil {
 			// The periodic resync brings what is missed here.

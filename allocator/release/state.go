@@ -181,6 +181,9 @@ func (s *state) addRemaining(addresses []allocator.Address, holdingOf func(alloc
 		switch h := holdingOf(address.Pool, address.Claim); {
 		case h.address == nil && h.claim == nil && h.annotated == nil:
 			h.address = &address
+		case h.address == nil && h.claim != nil && isProtected(address) && allocator.Answers(address, h.claim.GetUID()):
+			// The claim is about to name it.
+			h.address = &address
 		case h.address != nil || isProtected(address):
 			s.holdings = append(s.holdings, &holding{address: &address})
 		}
@@ -248,7 +251,8 @@ func (s *state) clusterOf(h *holding) string {
 	return ""
 }
 
-// sharedWith names another machine that says it holds the address.
+// sharedWith names another machine of the namespace that says it holds the
+// address.
 func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h *holding) (string, error) {
 	if h.address == nil {
 		return "", nil
@@ -261,9 +265,9 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h
 	if err != nil {
 		return "", err
 	}
-	for _, name := range holders {
-		if name != key.Name {
-			return name, nil
+	for _, holder := range holders {
+		if holder != key {
+			return holder.Name, nil
 		}
 	}
 	return "", nil
@@ -276,7 +280,7 @@ func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
 		return false, nil
 	}
 	claim := allocator.EmptyClaim(r.providers.For(h.claim.Pool))
-	claims, err := listObjects(ctx, r.client, claim, client.MatchingFields{waiting: waiting}, client.UnsafeDisableDeepCopy)
+	claims, err := allocator.List(ctx, r.client, claim, client.MatchingFields{waiting: waiting}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("listing the claims that wait: %w", err)
 	}

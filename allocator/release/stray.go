@@ -22,6 +22,21 @@ func (h holding) isStray(machine string) bool {
 		h.address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(machine)
 }
 
+// isSpare tells whether the address was protected for the machine while it was
+// admitted, but another one was given to it.
+func (h holding) isSpare(m machineState) bool {
+	return h.claim == nil && h.annotated == nil && h.address != nil && isProtected(h.address) &&
+		allocator.MachineOf(h.address) == m.name && h.address.GetAnnotations()[allocator.MachineUIDAnnotation] == ""
+}
+
+// decideSpare unprotects a spare address, which makes it a stray one.
+func decideSpare(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	if wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); wait > 0 {
+		return leave, wait
+	}
+	return unprotect, 0
+}
+
 // decideStray waits for the provider to find a use for an address after all.
 func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	if h.paused || h.isMoving() || h.sharedWith != "" {

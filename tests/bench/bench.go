@@ -15,6 +15,7 @@ import (
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -26,8 +27,8 @@ type bench struct {
 	installation *harness.Installation
 	namespace    string
 	template     *capvv1.VSphereMachineTemplate
-	claims       *claimWatch
-	log          *progress
+	claims       *measure.Watch
+	log          *measure.Progress
 	// made counts what was made, so that every name is new.
 	made int
 	// failed counts the creates that failed for want of time and were tried again.
@@ -64,14 +65,14 @@ func (b *bench) claim() sample {
 	return sample{
 		kind: "claim",
 		make: func(ctx context.Context, name string) error {
-			bound := b.claims.bound(name)
+			bound := b.bound(name)
 			if err := b.client.Create(ctx, harness.Claim(b.namespace, name, harness.DefaultPool)); err != nil {
 				return fmt.Errorf("making a claim: %w", err)
 			}
 			return bound(ctx)
 		},
 		remove: func(ctx context.Context, name string) error {
-			gone := b.claims.gone(name)
+			gone := b.gone(name)
 			if err := b.client.Delete(ctx, harness.Claim(b.namespace, name, harness.DefaultPool)); err != nil {
 				return fmt.Errorf("deleting a claim: %w", err)
 			}
@@ -95,7 +96,7 @@ func (b *bench) injected() sample {
 			return nil
 		},
 		remove: func(ctx context.Context, name string) error {
-			gone := b.claims.gone(allocator.ClaimName(name, 0))
+			gone := b.gone(allocator.ClaimName(name, 0))
 			if err := b.client.Delete(ctx, harness.Machine(b.namespace, name)); err != nil {
 				return fmt.Errorf("deleting a machine: %w", err)
 			}
@@ -161,8 +162,8 @@ func (b *bench) once(ctx context.Context, s sample) (name string, took time.Dura
 // inTurn takes samples of several kinds, one of each after the other, with
 // nothing else going on. The pool holds this many bindings, and hardly more at
 // any time: what was made is removed when it comes to a twentieth of them.
-func (b *bench) inTurn(ctx context.Context, count, bindings int, kinds ...sample) ([]durations, error) {
-	took := make([]durations, len(kinds))
+func (b *bench) inTurn(ctx context.Context, count, bindings int, kinds ...sample) ([]measure.Durations, error) {
+	took := make([]measure.Durations, len(kinds))
 	made := make([][]string, len(kinds))
 	for n := range count {
 		for k, kind := range kinds {
@@ -187,14 +188,14 @@ func (b *bench) inTurn(ctx context.Context, count, bindings int, kinds ...sample
 }
 
 // atOnce lets many clients take samples, and removes all that they made.
-func (b *bench) atOnce(ctx context.Context, perClient int, kind sample) (durations, time.Duration, error) {
+func (b *bench) atOnce(ctx context.Context, perClient int, kind sample) (measure.Durations, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	names := make([]string, crowd*perClient)
 	for i := range names {
 		names[i] = b.name(kind.kind)
 	}
-	took := make(durations, len(names))
+	took := make(measure.Durations, len(names))
 	clients, clientsCtx := errgroup.WithContext(ctx)
 	start := time.Now()
 	for c := range crowd {

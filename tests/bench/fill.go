@@ -58,7 +58,7 @@ func (b *bench) bind(ctx context.Context, name string, ip netip.Addr) error {
 	if err := b.client.Create(ctx, address); err != nil {
 		return fmt.Errorf("filling the pool: %w", err)
 	}
-	bound := b.claims.bound(name)
+	bound := b.bound(name)
 	claim := harness.Claim(b.namespace, name, harness.DefaultPool)
 	harness.WithFinalizer(ipamv1.IPClaimFinalizer)(claim)
 	harness.WithAnnotation(clusterv1.PausedAnnotation, "")(claim)

@@ -17,6 +17,9 @@ import (
 	"os"
 	"time"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+
+	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/lifetime"
 )
@@ -65,15 +68,15 @@ func short() plan {
 }
 
 func run(ctx context.Context, p plan, out, progress io.Writer) (err error) {
-	start, on := time.Now(), thisMachine()
-	log := newProgress(progress)
-	log.begin("starting a control plane, metal3 and capv-static-ip")
+	start, on := time.Now(), measure.ThisMachine()
+	log := measure.NewProgress(progress)
+	log.Begin("starting a control plane, metal3 and capv-static-ip")
 	b, stop, err := newBench(ctx, log)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop(err)) }()
-	log.done()
+	log.Done()
 
 	results := &results{machine: on}
 	if err := b.measure(ctx, p, results); err != nil {
@@ -86,7 +89,7 @@ func run(ctx context.Context, p plan, out, progress io.Writer) (err error) {
 
 // newBench starts what is measured. The returned function stops it, and leaves
 // the logs if there was an error.
-func newBench(ctx context.Context, log *progress) (*bench, func(error) error, error) {
+func newBench(ctx context.Context, log *measure.Progress) (*bench, func(error) error, error) {
 	plane, err := harness.Start(ctx, harness.Options{Progress: log})
 	if err != nil {
 		return nil, nil, err
@@ -130,7 +133,7 @@ func prepare(ctx context.Context, plane *harness.ControlPlane) (*bench, error) {
 			return nil, fmt.Errorf("creating %s: %w", object.GetName(), err)
 		}
 	}
-	watched, err := watchClaims(ctx, plane.Client, namespace)
+	watched, err := measure.NewWatch(ctx, plane.Client, &ipamv1.IPClaimList{}, namespace)
 	if err != nil {
 		return nil, err
 	}

@@ -3,55 +3,25 @@ package main
 import (
 	"context"
 	"fmt"
-	"math"
-	"slices"
 	"time"
 
+	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
 )
-
-// durations are samples of one measurement.
-type durations []time.Duration
-
-// percentile returns the least sample that p percent are not above.
-func (d durations) percentile(p float64) time.Duration {
-	if len(d) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(d))
-	rank := int(math.Ceil(p / 100 * float64(len(sorted))))
-	return sorted[min(max(rank, 1), len(sorted))-1]
-}
-
-func (d durations) median() time.Duration { return d.percentile(50) }
-
-// crowded is a measurement with many clients.
-type crowded struct {
-	durations
-	// wall is the time in which all were made.
-	wall time.Duration
-}
-
-func (c *crowded) add(took durations, wall time.Duration) {
-	c.durations = append(c.durations, took...)
-	c.wall += wall
-}
-
-func (c *crowded) perSecond() float64 { return float64(len(c.durations)) / c.wall.Seconds() }
 
 // growth is what was measured with this many bindings in the pool.
 type growth struct {
 	bindings        int
-	claim, injected durations
+	claim, injected measure.Durations
 }
 
 // results is all that was measured.
 type results struct {
-	machine machine
+	machine measure.Machine
 	// With one client: a machine without us, a machine on DHCP with us, a bare
 	// claim, a machine with an injected address.
-	plain, dhcp, claim, injected durations
-	crowdClaim, crowdInjected    crowded
+	plain, dhcp, claim, injected measure.Durations
+	crowdClaim, crowdInjected    measure.Crowd
 	// failed is how often a create failed for want of time, and was tried again.
 	failed int64
 	growth []growth
@@ -76,7 +46,7 @@ func (b *bench) measure(ctx context.Context, p plan, r *results) error {
 const warmUp = 5
 
 func (b *bench) oneClient(ctx context.Context, p plan, r *results) error {
-	b.log.begin(fmt.Sprintf("one client: %d rounds", p.rounds))
+	b.log.Begin(fmt.Sprintf("one client: %d rounds", p.rounds))
 	if _, err := b.inTurn(ctx, warmUp, 0, b.claim(), b.injected()); err != nil {
 		return err
 	}
@@ -102,16 +72,16 @@ func (b *bench) oneClient(ctx context.Context, p plan, r *results) error {
 		if err := b.isEmpty(ctx); err != nil {
 			return err
 		}
-		b.log.tick()
+		b.log.Tick()
 	}
-	b.log.done()
+	b.log.Done()
 	return nil
 }
 
 // creates takes samples of what needs no provider, in the same way with and
 // without us. The API server prepares new webhooks at the first requests, which
 // do not count.
-func (b *bench) creates(ctx context.Context, p plan, kind sample, into *durations) error {
+func (b *bench) creates(ctx context.Context, p plan, kind sample, into *measure.Durations) error {
 	time.Sleep(200 * time.Millisecond)
 	for i := range warmUp + p.creates {
 		name, took, err := b.once(ctx, kind)
@@ -129,37 +99,37 @@ func (b *bench) creates(ctx context.Context, p plan, kind sample, into *duration
 }
 
 func (b *bench) manyClients(ctx context.Context, p plan, r *results) error {
-	b.log.begin(fmt.Sprintf("%d clients: %d rounds", crowd, p.crowdRounds))
+	b.log.Begin(fmt.Sprintf("%d clients: %d rounds", crowd, p.crowdRounds))
 	for range p.crowdRounds {
 		for _, turn := range []struct {
 			kind sample
-			into *crowded
+			into *measure.Crowd
 		}{{b.claim(), &r.crowdClaim}, {b.injected(), &r.crowdInjected}} {
 			took, wall, err := b.atOnce(ctx, p.perClient, turn.kind)
 			if err != nil {
 				return err
 			}
-			turn.into.add(took, wall)
+			turn.into.Add(took, wall)
 			if err := b.isEmpty(ctx); err != nil {
 				return err
 			}
 		}
-		b.log.tick()
+		b.log.Tick()
 	}
-	b.log.done()
+	b.log.Done()
 	return nil
 }
 
 func (b *bench) growing(ctx context.Context, p plan, r *results) error {
 	held := 0
 	for _, size := range p.sizes {
-		b.log.begin(fmt.Sprintf("filling the pool to %d bindings", size))
+		b.log.Begin(fmt.Sprintf("filling the pool to %d bindings", size))
 		if err := b.fill(ctx, held, size); err != nil {
 			return err
 		}
 		held = size
-		b.log.done()
-		b.log.begin(fmt.Sprintf("one client, %d bindings", size))
+		b.log.Done()
+		b.log.Begin(fmt.Sprintf("one client, %d bindings", size))
 		if _, err := b.inTurn(ctx, warmUp, size, b.claim(), b.injected()); err != nil {
 			return err
 		}
@@ -168,7 +138,7 @@ func (b *bench) growing(ctx context.Context, p plan, r *results) error {
 			return err
 		}
 		r.growth = append(r.growth, growth{size, took[0], took[1]})
-		b.log.done()
+		b.log.Done()
 	}
 	return nil
 }

@@ -37,6 +37,9 @@ type Options struct {
 	// server ask each manager to convert between the versions of its APIs. Until
 	// they run, only one version of each API can be used.
 	WholeStack bool
+	// ClaimVersion is the only version in which IPAddressClaims and IPAddresses
+	// are served, as on an older Cluster API; all versions if empty.
+	ClaimVersion string
 	// Progress receives a line for each step that takes long; os.Stderr if nil.
 	Progress io.Writer
 	// KeepFiles leaves the control plane's folder, with all logs, after Stop.

@@ -63,6 +63,9 @@ func (c *ControlPlane) definitionsOf(ctx context.Context, p provider) (manifests
 		if err := c.setConversion(object, p); err != nil {
 			return nil, fmt.Errorf("setting the conversion of %s: %w", object.GetName(), err)
 		}
+		if err := c.setClaimVersion(object); err != nil {
+			return nil, fmt.Errorf("setting the version of %s: %w", object.GetName(), err)
+		}
 	}
 	return definitions, nil
 }
@@ -87,6 +90,25 @@ func (c *ControlPlane) setConversion(definition *unstructured.Unstructured, p pr
 		"url":      "https://" + loopback(endpoint.port) + path,
 		"caBundle": encodeBytes(endpoint.certificates.CABundle),
 	}, "spec", "conversion", "webhook", "clientConfig")
+}
+
+// setClaimVersion leaves one version of the claim API served and stored.
+func (c *ControlPlane) setClaimVersion(definition *unstructured.Unstructured) error {
+	names := []string{"ipaddressclaims.ipam.cluster.x-k8s.io", "ipaddresses.ipam.cluster.x-k8s.io"}
+	if c.options.ClaimVersion == "" || !slices.Contains(names, definition.GetName()) {
+		return nil
+	}
+	versions, _, err := unstructured.NestedSlice(definition.Object, "spec", "versions")
+	if err != nil {
+		return err
+	}
+	for _, version := range versions {
+		if version, ok := version.(map[string]any); ok {
+			only := version["name"] == c.options.ClaimVersion
+			version["served"], version["storage"] = only, only
+		}
+	}
+	return unstructured.SetNestedSlice(definition.Object, versions, "spec", "versions")
 }
 
 // installCRDs installs definitions and waits until their APIs are served.

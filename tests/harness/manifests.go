@@ -135,6 +135,8 @@ func (c *ControlPlane) apply(ctx context.Context, objects manifests) error {
 // machine, where a manager would be behind a Service in a cluster.
 func (m manifests) pointWebhooks(address string, caBundle []byte) error {
 	for _, object := range m.only("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration") {
+		// Where cert-manager runs, it would look for what is not its own here.
+		object.SetAnnotations(nil)
 		webhooks, _, err := unstructured.NestedSlice(object.Object, "webhooks")
 		if err != nil {
 			return fmt.Errorf("reading the webhooks of %s: %w", object.GetName(), err)

@@ -130,6 +130,10 @@ func (c *ControlPlane) StartCAPV(ctx context.Context, vcenter *VCenter, args ...
 	return c.StartProvider(ctx, CAPV, append([]string{"--credentials-file=" + path}, args...)...)
 }
 
+// StateURL is where the vCenter tells of its virtual machines, as JSON: /vms
+// and /events.
+func (v *VCenter) StateURL() string { return v.state }
+
 // VMs lists the virtual machines that exist, by their names.
 func (v *VCenter) VMs(ctx context.Context) ([]VM, error) {
 	var list []VM

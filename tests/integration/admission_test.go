@@ -98,8 +98,8 @@ func (s *scene) expectNoOrphans() {
 // expectNoClaims sees that the namespace has not a single claim.
 func (s *scene) expectNoClaims() {
 	s.Helper()
-	for _, claim := range s.claims() {
-		s.Errorf("claim %s was made", claim.Name)
+	for _, claim := range s.allClaims() {
+		s.Errorf("%T %s was made", claim, claim.GetName())
 	}
 }
 

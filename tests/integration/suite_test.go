@@ -1,7 +1,7 @@
 // Package integration shows on a real API server, with the real metal3 IP
-// Address Manager, what capv-static-ip promises. Each test is named for one
-// behaviour, works in a namespace of its own, and ends with a look at the
-// invariants.
+// Address Manager and the real in-cluster IPAM provider, what capv-static-ip
+// promises. Each test is named for one behaviour, works in a namespace of its
+// own, and ends with a look at the invariants.
 package integration
 
 import (
@@ -71,6 +71,10 @@ func run(ctx context.Context, m *testing.M) (int, error) {
 		return 1, err
 	}
 	shared = env
+	if _, err := env.StartInCluster(ctx); err != nil {
+		env.DumpLogs(os.Stderr, 40)
+		return 1, errors.Join(fmt.Errorf("starting the in-cluster provider: %w", err), env.Stop())
+	}
 	code := m.Run()
 	if code != 0 {
 		env.DumpLogs(os.Stderr, 200)

@@ -16,8 +16,10 @@ import (
 const (
 	warnPaused  = "the machine's Cluster is paused: no address is claimed for it"
 	warnNoName  = "metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name"
-	warnNoPool0 = "device 0 has no source of addresses: set dhcp4 or ipAddrs, or name a pool with label cluster.x-k8s.io/ip-pool-name"
-	warnNoPool2 = "device 2 has no source of addresses: set dhcp4 or ipAddrs, or name a pool with label cluster.x-k8s.io/ip-pool-name"
+	warnNoPool0 = "device 0 has no source of addresses: set dhcp4 or ipAddrs, " +
+		"or name a pool with label cluster.x-k8s.io/ip-pool-name or annotation pools.capv-static-ip.dev/0"
+	warnNoPool2 = "device 2 has no source of addresses: set dhcp4 or ipAddrs, " +
+		"or name a pool with label cluster.x-k8s.io/ip-pool-name or annotation pools.capv-static-ip.dev/2"
 )
 
 // expectUntouched sees that a machine is stored, or previewed, without any

@@ -19,13 +19,20 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
+// kubernetesVersion is what the machines' Nodes would run.
+const kubernetesVersion = "v1.36.3"
+
 // provisionTimeout is how long CAPV may take to log in to the vCenter.
 const provisionTimeout = 2 * time.Minute
 
 // Objects are what a Cluster on this stack consists of, before it has any
 // machines: the credentials for the vCenter, the VSphereCluster, the Cluster,
-// and bootstrap data that all workers share.
-func (s *Stack) Objects(namespace, cluster string, options ...harness.Option) []client.Object {
+// its kubeconfig, and bootstrap data that all workers share.
+func (s *Stack) Objects(namespace, cluster string, options ...harness.Option) ([]client.Object, error) {
+	kubeconfig, err := s.kubeconfigSecret(namespace, cluster)
+	if err != nil {
+		return nil, err
+	}
 	identity := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: cluster + "-vcenter"},
 		StringData: map[string]string{"username": s.VCenter.Username, "password": s.VCenter.Password},
@@ -44,14 +51,18 @@ func (s *Stack) Objects(namespace, cluster string, options ...harness.Option) []
 	}
 	object := harness.Cluster(namespace, cluster, options...)
 	object.Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: "10.16.56.87", Port: 6443}
-	return []client.Object{identity, bootstrap, infrastructure, object}
+	return []client.Object{identity, bootstrap, kubeconfig, infrastructure, object}, nil
 }
 
 func bootstrapName(cluster string) string { return cluster + "-bootstrap" }
 
 // CreateCluster creates a Cluster, and waits until machines can be made in it.
 func (s *Stack) CreateCluster(ctx context.Context, namespace, cluster string, options ...harness.Option) error {
-	if err := s.Create(ctx, s.Objects(namespace, cluster, options...)...); err != nil {
+	objects, err := s.Objects(namespace, cluster, options...)
+	if err != nil {
+		return err
+	}
+	if err := s.Create(ctx, objects...); err != nil {
 		return err
 	}
 	return harness.Eventually(ctx, provisionTimeout, "Cluster "+cluster+" to be provisioned", func(ctx context.Context) error {
@@ -62,7 +73,7 @@ func (s *Stack) CreateCluster(ctx context.Context, namespace, cluster string, op
 		if done := object.Status.Initialization.InfrastructureProvisioned; done == nil || !*done {
 			return fmt.Errorf("its infrastructure is not provisioned; conditions: %v", object.Status.Conditions)
 		}
-		return nil
+		return s.initialize(ctx, object)
 	})
 }
 
@@ -83,7 +94,7 @@ func Workers(template *capvv1.VSphereMachineTemplate, cluster, name string, repl
 	bootstrap := bootstrapName(cluster)
 	spec := &workers.Spec.Template.Spec
 	spec.ClusterName = cluster
-	spec.Version = "v1.36.3"
+	spec.Version = kubernetesVersion
 	spec.Bootstrap.DataSecretName = &bootstrap
 	spec.InfrastructureRef = clusterv1.ContractVersionedObjectReference{
 		APIGroup: capvv1.GroupName, Kind: "VSphereMachineTemplate", Name: template.Name,

@@ -42,6 +42,9 @@ type Options struct {
 	// Metal3 says how metal3 runs.
 	Metal3 harness.Metal3Options
 
+	// WithoutNodes keeps machines from ever becoming Nodes, and so available.
+	WithoutNodes bool
+
 	// WithoutRateLimiting switches the feature ReconcilerRateLimiting of Cluster
 	// API and CAPV off, which lets each object be looked at once a second only.
 	WithoutRateLimiting bool
@@ -80,7 +83,9 @@ type Stack struct {
 	Managers []*harness.Manager
 
 	options Options
-	mu      sync.Mutex
+	// cancel ends what runs in this process.
+	cancel context.CancelFunc
+	mu     sync.Mutex
 }
 
 // Start starts a management cluster. It is stopped by Stop, and when ctx ends.
@@ -89,12 +94,16 @@ func Start(ctx context.Context, options Options) (*Stack, error) {
 		options.Progress = os.Stderr
 	}
 	options.Progress = &lines{to: options.Progress}
-	s := &Stack{options: options, VCenter: options.VCenter}
+	s := &Stack{options: options, VCenter: options.VCenter, cancel: func() {}}
 	if err := build(ctx, options); err != nil {
 		return nil, fmt.Errorf("building the stack: %w", err)
 	}
 	if err := s.start(ctx); err != nil {
 		return nil, fmt.Errorf("starting the stack: %w", errors.Join(err, s.Stop()))
+	}
+	if !options.WithoutNodes {
+		ctx, s.cancel = context.WithCancel(ctx)
+		go s.joinNodes(ctx)
 	}
 	return s, nil
 }
@@ -269,6 +278,7 @@ func (s *Stack) featureGates(gates ...string) []string {
 
 // Stop ends everything that was started.
 func (s *Stack) Stop() error {
+	s.cancel()
 	if s.Plane == nil {
 		return nil
 	}

@@ -5,10 +5,16 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/stack"
@@ -68,6 +74,10 @@ func TestVirtualMachinesHaveTheAddressesOfThePool(t *testing.T) {
 			}
 		}
 	}
+	awaitRunning(t, ns, 3)
+
+	roll(t, workers)
+
 	if err := shared.Plane.Client.Delete(ctx, workers); err != nil {
 		t.Fatal(err)
 	}
@@ -86,5 +96,61 @@ func TestVirtualMachinesHaveTheAddressesOfThePool(t *testing.T) {
 	}
 	for _, err := range harness.SharedAddresses(events) {
 		t.Error(err)
+	}
+}
+
+// awaitRunning waits until Cluster API says that so many machines run.
+func awaitRunning(t *testing.T, ns string, want int) {
+	t.Helper()
+	err := harness.Eventually(t.Context(), 3*time.Minute, "the machines to run", func(ctx context.Context) error {
+		machines := &clusterv1.MachineList{}
+		if err := shared.Plane.Client.List(ctx, machines, client.InNamespace(ns)); err != nil {
+			return err
+		}
+		var phases []string
+		for _, machine := range machines.Items {
+			phases = append(phases, machine.Status.Phase)
+		}
+		if len(phases) != want || slices.ContainsFunc(phases, func(phase string) bool { return phase != string(clusterv1.MachinePhaseRunning) }) {
+			return fmt.Errorf("they are %v", phases)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// roll replaces every machine, and waits until all of them are new.
+func roll(t *testing.T, workers *clusterv1.MachineDeployment) {
+	t.Helper()
+	old, err := shared.Nodes(t.Context(), workers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := workers.DeepCopy()
+	workers.Spec.Rollout.After = metav1.Now()
+	if err := shared.Plane.Client.Patch(t.Context(), workers, client.MergeFrom(before)); err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	err = harness.Eventually(t.Context(), 3*time.Minute, "all machines to be new", func(ctx context.Context) error {
+		nodes, err := shared.Nodes(ctx, workers)
+		if err != nil {
+			return err
+		}
+		for _, node := range nodes {
+			if slices.ContainsFunc(old, func(o stack.Node) bool { return o.Machine.UID == node.Machine.UID }) {
+				return fmt.Errorf("%s is still there", node.Machine.Name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("rolled in %s", time.Since(start))
+	if _, err := shared.AwaitNodes(t.Context(), workers, time.Minute); err != nil {
+		t.Fatal(err)
 	}
 }

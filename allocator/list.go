@@ -1,0 +1,50 @@
+package allocator
+
+import (
+	"context"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// List lists the objects of the kind of this empty one. There are none where the
+// kind is not served.
+func List(ctx context.Context, c client.Client, kind client.Object, opts ...client.ListOption) ([]client.Object, error) {
+	list, err := emptyList(c, kind)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.List(ctx, list, opts...); err != nil {
+		if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	objects := make([]client.Object, 0, meta.LenList(list))
+	err = meta.EachListItem(list, func(item runtime.Object) error {
+		objects = append(objects, item.(client.Object))
+		return nil
+	})
+	return objects, err
+}
+
+func emptyList(c client.Client, kind client.Object) (client.ObjectList, error) {
+	gvk, err := c.GroupVersionKindFor(kind)
+	if err != nil {
+		return nil, err
+	}
+	gvk.Kind += "List"
+	if _, ok := kind.(*metav1.PartialObjectMetadata); ok {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(gvk)
+		return list, nil
+	}
+	list, err := c.Scheme().New(gvk)
+	if err != nil {
+		return nil, err
+	}
+	return list.(client.ObjectList), nil
+}

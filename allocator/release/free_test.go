@@ -1,0 +1,116 @@
+package release
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// reconciler is one over these objects, with metal3 as the only provider.
+func reconciler(t *testing.T, objects ...client.Object) *Reconciler {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{ipamv1.AddToScheme, infrav1.AddToScheme, clusterv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
+	providers := allocator.Providers{allocator.Metal3{}}
+	for _, source := range allocator.New(providers, nil, nil).Sources() {
+		for name, index := range source.Indexes {
+			builder.WithIndex(source.Object, name, index)
+		}
+	}
+	claim, address := allocator.Metal3{}.Kinds()
+	builder.WithIndex(claim, byMachine, indexByMachine(machineOfClaim)[byMachine])
+	builder.WithIndex(address, byMachine, indexByMachine(machineOfAddress(allocator.Metal3{}))[byMachine])
+	c := builder.Build()
+	return &Reconciler{providers: providers, client: c, live: c, grace: time.Minute}
+}
+
+// left is an address of cp-0 without claim and machine: its claim's labels,
+// which metal3 copies, and our protection.
+func left(created time.Time) *ipamv1.IPAddress {
+	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: "pool-10-0-0-1", CreationTimestamp: metav1.NewTime(created),
+		Labels:      map[string]string{allocator.MachineLabel: allocator.MachineLabelValue("cp-0")},
+		Finalizers:  []string{ipamv1.IPAddressFinalizer, allocator.InUseFinalizer},
+		Annotations: map[string]string{allocator.MachineNameAnnotation: "cp-0"},
+	}}
+	address.Spec.Address, address.Spec.Claim.Name, address.Spec.Pool.Name = "10.0.0.1", "cp-0-0", "pool"
+	return address
+}
+
+func (r *Reconciler) settle(ctx context.Context, t *testing.T) {
+	t.Helper()
+	for range 3 {
+		key := types.NamespacedName{Namespace: "ns", Name: "cp-0"}
+		if _, err := r.Reconcile(ctx, reconcile.Request{NamespacedName: key}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// clusterctl takes machine and claim away without a deletion that we see: the
+// machine goes on elsewhere, and uses the address there.
+func TestAddressOfAMachineThatWasMovedAwayIsUnprotectedAndStays(t *testing.T) {
+	address := left(time.Now().Add(-time.Hour))
+	address.Annotations[allocator.MachineUIDAnnotation] = "uid"
+	r := reconciler(t, address)
+
+	r.settle(t.Context(), t)
+
+	got := &ipamv1.IPAddress{}
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), got); err != nil {
+		t.Fatalf("the address is gone: %v", err)
+	}
+	if slices.Contains(got.Finalizers, allocator.InUseFinalizer) || allocator.MachineOf(got) != "" {
+		t.Errorf("it has the finalizers %v and the annotations %v, want none of ours", got.Finalizers, got.Annotations)
+	}
+}
+
+// An address that no machine was ever stored with is of no use to anybody.
+func TestAddressOfAMachineThatNeverCameIsDiscarded(t *testing.T) {
+	address := left(time.Now().Add(-time.Hour))
+	r := reconciler(t, address)
+
+	r.settle(t.Context(), t)
+
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); !apierrors.IsNotFound(err) {
+		t.Errorf("got error %v and finalizers %v, want it gone", err, address.Finalizers)
+	}
+}
+
+func TestAddressIsProtectedForAVMThatOutlivesItsMachine(t *testing.T) {
+	address := left(time.Now().Add(-time.Hour))
+	address.Annotations[allocator.MachineUIDAnnotation] = "uid"
+	vm := &infrav1.VSphereVM{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", OwnerReferences: []metav1.OwnerReference{{
+		APIVersion: infrav1.GroupVersion.String(), Kind: allocator.MachineKind.Kind, Name: "cp-0", UID: "uid",
+	}}}}
+	r := reconciler(t, address, vm)
+
+	r.settle(t.Context(), t)
+
+	got := &ipamv1.IPAddress{}
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), got); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(got.Finalizers, allocator.InUseFinalizer) {
+		t.Errorf("it has the finalizers %v, want ours", got.Finalizers)
+	}
+}

@@ -1,0 +1,47 @@
+// Package measure has what all benchmarks share: samples, tables, the machine
+// that was measured on, and progress.
+package measure
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+// Durations are samples of one measurement.
+type Durations []time.Duration
+
+// Percentile returns the least sample that p percent are not above.
+func (d Durations) Percentile(p float64) time.Duration {
+	if len(d) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(d))
+	rank := int(math.Ceil(p / 100 * float64(len(sorted))))
+	return sorted[min(max(rank, 1), len(sorted))-1]
+}
+
+// Median is the 50th percentile.
+func (d Durations) Median() time.Duration { return d.Percentile(50) }
+
+// Max is the longest sample.
+func (d Durations) Max() time.Duration { return d.Percentile(100) }
+
+// Crowd is a measurement with many clients.
+type Crowd struct {
+	Durations
+	// Wall is the time in which all were made.
+	Wall time.Duration
+}
+
+// Add adds samples that were made in this time.
+func (c *Crowd) Add(took Durations, wall time.Duration) {
+	c.Durations = append(c.Durations, took...)
+	c.Wall += wall
+}
+
+// PerSecond is how many were made in a second.
+func (c *Crowd) PerSecond() float64 { return float64(len(c.Durations)) / c.Wall.Seconds() }
+
+// Ratio divides.
+func Ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }

@@ -1,0 +1,118 @@
+// Command stack measures capv-static-ip beside CAPV's own way to static
+// addresses, addressesFromPools, on whole management clusters with a simulated
+// vCenter. What is compared is measured in turns, in one run, on one machine.
+//
+//	make bench-stack
+//	go run ./tests/bench/stack -quick
+//
+// A goal that is missed is reported and is no failure: the machine may be busy.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"capv-static-ip.dev/tests/bench/measure"
+	"capv-static-ip.dev/tests/lifetime"
+	"capv-static-ip.dev/tests/stack"
+)
+
+func main() {
+	ctx, stop := lifetime.Context()
+	plan := thorough()
+	quick := flag.Bool("quick", false, "take some minutes: few machines, one burst")
+	flag.Parse()
+	if *quick {
+		plan = short()
+	}
+	err := run(ctx, plan, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench-stack:", err)
+		os.Exit(1)
+	}
+}
+
+// plan says how much is measured.
+type plan struct {
+	// sizes are the numbers of machines that are made in a row, as a MachineSet
+	// makes them, and how often.
+	sizes []size
+	// bursts are the numbers of machines that many clients make.
+	bursts []int
+}
+
+type size struct{ machines, rounds int }
+
+func thorough() plan {
+	return plan{sizes: []size{{3, 4}, {30, 2}}, bursts: []int{200, 1000}}
+}
+
+func short() plan {
+	return plan{sizes: []size{{3, 1}}, bursts: []int{64}}
+}
+
+func run(ctx context.Context, p plan, out, progress io.Writer) error {
+	start := time.Now()
+	results := &results{machine: measure.ThisMachine()}
+	log := measure.NewProgress(progress)
+	for _, limited := range []bool{true, false} {
+		if err := onStack(ctx, p, limited, log, results); err != nil {
+			return err
+		}
+	}
+	results.print(out)
+	fmt.Fprintf(out, "\nMeasured in %s.\n", time.Since(start).Round(time.Second))
+	return nil
+}
+
+// onStack measures on a stack of its own, with Cluster API's rate limit of one
+// reconcile per object and second, or without. The bursts have no use for
+// Cluster API, so they are measured once.
+func onStack(ctx context.Context, p plan, limited bool, log *measure.Progress, into *results) (err error) {
+	s, err := stack.Start(ctx, stack.Options{WithoutKubeadm: true, WithoutRateLimiting: !limited, Progress: log})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			s.Plane.KeepFiles = true
+			err = fmt.Errorf("%w; the logs are in %s", err, s.Plane.Dir)
+		}
+		err = errors.Join(err, s.Stop())
+	}()
+	b := &bench{stack: s, log: log}
+	for _, size := range p.sizes {
+		if err := b.provision(ctx, size, limited, into); err != nil {
+			return fmt.Errorf("provisioning %d machines: %w", size.machines, err)
+		}
+	}
+	if !limited {
+		return nil
+	}
+	for _, machines := range p.bursts {
+		if err := b.bursts(ctx, machines, into); err != nil {
+			return fmt.Errorf("making %d at once: %w", machines, err)
+		}
+	}
+	return nil
+}
+
+// bench measures on one stack.
+type bench struct {
+	stack *stack.Stack
+	log   *measure.Progress
+	made  int
+}
+
+// name returns a new name. It does not end in a dash and a number, which would
+// make a claim look like one of the old adapter's, and give us work with it.
+func (b *bench) name(kind string) string {
+	b.made++
+	return fmt.Sprintf("%s%dx", kind, b.made)
+}

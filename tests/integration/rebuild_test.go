@@ -1,0 +1,196 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// renewal is when a claim that failed has been made again for certain.
+const renewal = 30*time.Second + harness.Soon
+
+// restored is a machine as a backup or a move brings it: with its VM, its
+// address and its bindings, and without the claim and the address object.
+func (s *scene) restored(name string, pool allocator.PoolReference, ip string) *capvv1.VSphereMachine {
+	s.Helper()
+	bindings := allocator.Bindings{Machine: name, Bindings: []allocator.Binding{{
+		Device: allocator.Device{NetworkName: "VM Network"}, Pool: pool,
+		Claim: allocator.ClaimName(name, 0), Address: netip.MustParsePrefix(ip + "/24"),
+	}}}
+	text, err := bindings.Encode()
+	if err != nil {
+		s.Fatal(err)
+	}
+	machine := harness.Machine(s.ns, name, harness.WithProviderID("vsphere://"+s.ns+"-"+name),
+		harness.WithDevices(harness.FixedDevice(ip+"/24")), harness.WithAnnotation(allocator.BindingsAnnotation, text))
+	s.create(machine)
+	return machine
+}
+
+func TestRestoredMachineGetsItsClaimBackForTheVeryAddress(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+
+	machine := s.restored("cp-0", allocator.Metal3Pool(harness.DefaultPool), "10.16.56.91")
+
+	s.eventually("the claim to come back with its address", func(context.Context) error { return s.isFullyAdopted("cp-0", "10.16.56.91") })
+	if note := s.told("cp-0", "ClaimRebuilt"); !strings.Contains(note, "10.16.56.91") {
+		t.Errorf("event ClaimRebuilt says %q, want it to name the address", note)
+	}
+	s.delete(machine)
+	s.gone(machine)
+	s.returned("10.16.56.91")
+	s.noClaims()
+}
+
+func TestRestoredMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	other := harness.Claim(s.ns, "other", harness.DefaultPool)
+	harness.WithAnnotation("ipAddress", "10.16.56.91")(other)
+	s.create(other)
+	if address := s.bind(other); address.Spec.Address != "10.16.56.91" {
+		t.Fatalf("the other claim has %s", address.Spec.Address)
+	}
+	lost := s.metric("capv_static_ip_addresses_lost_total", nil)
+
+	s.toleratesLostAddresses()
+	s.restored("cp-0", allocator.Metal3Pool(harness.DefaultPool), "10.16.56.91")
+
+	if note := s.told("cp-0", "AddressLost"); !strings.Contains(note, "10.16.56.91") {
+		t.Errorf("event AddressLost says %q, want it to name the address", note)
+	}
+	if got := s.metric("capv_static_ip_addresses_lost_total", nil); got <= lost {
+		t.Errorf("%v losses are counted, want more than the %v before", got, lost)
+	}
+	s.expectDevices("cp-0", harness.FixedDevice("10.16.56.91/24"))
+	s.delete(other)
+	s.gone(other)
+	s.within(renewal, "the claim to be made again, with its address", func(context.Context) error {
+		return s.isFullyAdopted("cp-0", "10.16.56.91")
+	})
+}
+
+func TestRestoredInClusterMachineIsToldThatItsAddressIsLost(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.inClusterPool()
+	lost := s.metric("capv_static_ip_addresses_lost_total", nil)
+
+	s.toleratesLostAddresses()
+	machine := s.restored("cp-0", allocator.InClusterPool(harness.DefaultInClusterPool), inClusterFirst)
+
+	if note := s.told("cp-0", "AddressLost"); !strings.Contains(note, inClusterFirst) {
+		t.Errorf("event AddressLost says %q, want it to name the address", note)
+	}
+	if got := s.metric("capv_static_ip_addresses_lost_total", nil); got <= lost {
+		t.Errorf("%v losses are counted, want more than the %v before", got, lost)
+	}
+	s.consistently("nothing is claimed, and the machine stays as it is", func(context.Context) error {
+		if claims := s.allClaims(); len(claims) > 0 {
+			return fmt.Errorf("claim %s was made", claims[0].GetName())
+		}
+		now := s.machine("cp-0")
+		if got := harness.Addresses(now); len(got) != 1 || got[0] != inClusterFirst+"/24" ||
+			now.Annotations[allocator.BindingsAnnotation] != machine.Annotations[allocator.BindingsAnnotation] {
+			return fmt.Errorf("it has %v, and the bindings %s", got, now.Annotations[allocator.BindingsAnnotation])
+		}
+		return nil
+	})
+	// What the message advises helps.
+	s.create(harness.AddressClaim(s.ns, "cp-0-0", harness.InClusterPoolKind, harness.DefaultInClusterPool,
+		harness.WithClaimCluster(harness.DefaultCluster),
+		harness.WithLabel(allocator.MachineLabel, allocator.MachineLabelValue("cp-0")), harness.WithAnnotation(allocator.MachineNameAnnotation, "cp-0")))
+	s.eventually("the claim made by hand to be adopted", func(context.Context) error { return s.isInClusterAdopted("cp-0", inClusterFirst) })
+}
+
+// The pool thinks that the address is free.
+func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		pool func(*scene) allocator.PoolReference
+		// holder is a scene in whose namespace the living machine is.
+		holder func(*scene) *scene
+		denial string
+	}{
+		"of a pool of the namespace": {
+			pool: func(s *scene) allocator.PoolReference {
+				s.inClusterPool(harness.InClusterAddresses(inClusterFirst))
+				return allocator.InClusterPool(harness.DefaultInClusterPool)
+			},
+			holder: func(s *scene) *scene { return s },
+			denial: inClusterName + ` answered with 10.16.57.88, which VSphereMachine "old" uses: ` +
+				`keep the pool from handing it out, or replace that machine`,
+		},
+		"of a global pool, in another namespace": {
+			pool: func(s *scene) allocator.PoolReference {
+				pool := harness.GlobalInClusterPool(s.ns, harness.InClusterAddresses(inClusterFirst))
+				s.create(harness.Cluster(s.ns, harness.DefaultCluster))
+				s.createGlobal(pool)
+				return allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: s.ns}
+			},
+			holder: func(s *scene) *scene { return newScene(s.T, s.env) },
+			denial: `GlobalInClusterIPPool "NAMESPACE" answered with 10.16.57.88, which VSphereMachine "old" in namespace "HOLDER" uses: ` +
+				`keep the pool from handing it out, or replace that machine`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			pool := test.pool(s)
+			holder := test.holder(s)
+			holder.toleratesLostAddresses()
+			old := holder.restored("old", pool, inClusterFirst)
+			holder.told("old", "AddressLost")
+			ref := withPoolOf("0", pool.Kind+"/"+pool.Name)
+
+			for i := range tries {
+				s.expectDenial(s.env.Client.Create(t.Context(), harness.Machine(s.ns, refusedName(i), ref)),
+					strings.ReplaceAll(test.denial, "HOLDER", holder.ns))
+				s.noClaims()
+				s.inClusterReturned(inClusterFirst)
+			}
+
+			s.delete(old)
+			holder.gone(old)
+			s.eventually("the address to be given", func(ctx context.Context) error {
+				return s.env.Client.Create(ctx, harness.Machine(s.ns, "next", ref))
+			})
+			if got := s.ip("next"); got != inClusterFirst {
+				t.Errorf("the next machine got %s, want %s", got, inClusterFirst)
+			}
+		})
+	}
+}
+
+// toleratesLostAddresses removes, before the invariants are looked at, the
+// machines of the scene whose addresses are lost: that is what they show.
+func (s *scene) toleratesLostAddresses() {
+	s.Helper()
+	s.Cleanup(func() {
+		ctx := context.Background()
+		list := &capvv1.VSphereMachineList{}
+		if err := s.env.Client.List(ctx, list, client.InNamespace(s.ns)); err != nil {
+			s.Error(err)
+		}
+		for i := range list.Items {
+			err := client.IgnoreNotFound(s.env.Client.Delete(ctx, &list.Items[i]))
+			if err := errors.Join(err, harness.WaitGone(ctx, s.env.Client, &list.Items[i], harness.Soon)); err != nil {
+				s.Error(err)
+			}
+		}
+	})
+}

@@ -1,0 +1,261 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/watch"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+const (
+	// rangeGroup is the group of the kind Range, which this program has never
+	// heard of.
+	rangeGroup = "ipam.example.com"
+	rangeRef   = "Range." + rangeGroup + "/lab"
+)
+
+// A provider that is made later than this program, with a kind of pool of its
+// own, honours the Cluster API IPAM contract. It is played here.
+func TestPoolOfAKindNeverHeardOf(t *testing.T) {
+	t.Parallel()
+	pids := shared.pids()
+	first := newScene(t, shared)
+	first.denyMachines(`Range "lab" in namespace "NAMESPACE", asked for by `+byAnnotation+`, cannot exist: `+
+		`no kind Range.ipam.example.com is served; install its IPAM provider or correct the kind`, withPoolOf("0", rangeRef))
+	first.installRanges()
+	first.rangePool()
+
+	first.denyMachines(`Range "lab" in namespace "NAMESPACE" cannot be read: grant get on ranges.ipam.example.com to capv-static-ip, `+
+		`in a ClusterRole with label capv-static-ip.dev/aggregate-to-manager: "true"`, withPoolOf("0", rangeRef))
+	first.expectNoClaims()
+
+	first.grantRanges()
+	stop := first.playContract(first.answersWith("10.16.59.88"))
+	first.eventually("the kind to be served", func(ctx context.Context) error {
+		return first.env.Client.Create(ctx, first.rangeMachine("cp-0"))
+	})
+	stop()
+	want := harness.StaticDevice()
+	want.IPAddrs, want.Gateway4 = []string{"10.16.59.88/24"}, "10.16.59.1"
+	first.expectDevices("cp-0", want)
+	first.expectHeld("cp-0")
+	first.inClusterSettled("cp-0")
+	for i, pid := range shared.pids() {
+		if pid != pids[i] {
+			t.Errorf("a manager was started again: %v, before %v", shared.pids(), pids)
+		}
+	}
+
+	for name, test := range map[string]func(*scene){
+		"is released with its machine":               rangeIsReleased,
+		"that does not exist is denied":              missingRangeIsDenied,
+		"says that it is exhausted":                  func(s *scene) { failureOfARangeIsDenied(s, "PoolExhausted", rangeName+exhaustedRange) },
+		"says that it cannot allocate":               func(s *scene) { failureOfARangeIsDenied(s, "AllocationFailed", rangeName+failedRange) },
+		"says that it will take its time, and binds": slowRangeIsWaitedFor,
+		"answers with garbage":                       garbageOfARangeIsDenied,
+		"counts its addresses as others do not":      strangeStatusIsIgnored,
+	} {
+		t.Run(name, func(t *testing.T) { test(newScene(t, shared)) })
+	}
+}
+
+const (
+	rangeName      = `Range "lab" in namespace "NAMESPACE"`
+	exhaustedRange = ` is exhausted: add addresses to the pool or delete a machine that holds one`
+	failedRange    = ` refused a claim: AllocationFailed; correct the pool`
+)
+
+func rangeIsReleased(s *scene) {
+	s.rangePool()
+	stop := s.playContract(s.answersWith("10.16.59.88"))
+	defer stop()
+	machine := s.rangeMachine("cp-0")
+	s.create(machine)
+	ip := s.inClusterSettled("cp-0")
+
+	s.delete(machine)
+	s.gone(machine)
+
+	// The provider is one that leaves the rest to the garbage collector.
+	s.noClaims()
+	s.inClusterReturned(ip)
+}
+
+func missingRangeIsDenied(s *scene) {
+	s.denyMachines(rangeName+` not found, asked for by `+byAnnotation+`: create the pool or correct its name there`, withPoolOf("0", rangeRef))
+	s.expectNoClaims()
+}
+
+func failureOfARangeIsDenied(s *scene, reason, denial string) {
+	s.rangePool()
+	stop := s.playContract(func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		return s.says(ctx, claim, reason, "10.16.59.88 on try "+time.Now().String())
+	})
+	defer stop()
+
+	start := time.Now()
+	s.denyMachines(denial, withPoolOf("0", rangeRef))
+	if took := time.Since(start); took > quick {
+		s.Errorf("the denials took %s, want less than %s", took, quick)
+	}
+	s.noClaims()
+}
+
+// A condition may be False for a while because the provider has not come to it.
+func slowRangeIsWaitedFor(s *scene) {
+	s.rangePool()
+	stop := s.playContract(func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		if err := s.says(ctx, claim, "WaitingForUpstream", ""); err != nil {
+			return err
+		}
+		return s.answersWith("10.16.59.88")(ctx, claim)
+	})
+	defer stop()
+
+	s.create(s.rangeMachine("cp-0"))
+
+	if got := s.ip("cp-0"); got != "10.16.59.88" {
+		s.Errorf("got %s, want 10.16.59.88", got)
+	}
+}
+
+func garbageOfARangeIsDenied(s *scene) {
+	s.rangePool()
+	stop := s.playContract(s.answersWith("lab-7"))
+	defer stop()
+
+	s.denyMachines(rangeName+` answered with an unusable address: it is not an IP address; correct the pool`, withPoolOf("0", rangeRef))
+
+	s.noClaims()
+}
+
+func strangeStatusIsIgnored(s *scene) {
+	pool := s.rangePool()
+	pool.Object["status"] = map[string]any{"ipAddresses": map[string]any{"total": "many", "free": int64(0)}}
+	if err := s.env.Client.Status().Update(s.Context(), pool); err != nil {
+		s.Fatal(err)
+	}
+	stop := s.playContract(s.answersWith("10.16.59.88"))
+	defer stop()
+
+	s.create(s.rangeMachine("cp-0"))
+}
+
+// installRanges serves the kind Range.
+func (s *scene) installRanges() {
+	s.Helper()
+	preserve := true
+	anything := apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve}
+	crd := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "ranges." + rangeGroup}}
+	crd.Spec.Group, crd.Spec.Scope = rangeGroup, apiextensionsv1.NamespaceScoped
+	crd.Spec.Names = apiextensionsv1.CustomResourceDefinitionNames{Plural: "ranges", Singular: "range", Kind: "Range", ListKind: "RangeList"}
+	crd.Spec.Versions = []apiextensionsv1.CustomResourceDefinitionVersion{{
+		Name: "v1alpha7", Served: true, Storage: true,
+		Schema: &apiextensionsv1.CustomResourceValidation{OpenAPIV3Schema: &apiextensionsv1.JSONSchemaProps{
+			Type: "object", Properties: map[string]apiextensionsv1.JSONSchemaProps{"spec": anything, "status": anything},
+		}},
+		Subresources: &apiextensionsv1.CustomResourceSubresources{Status: &apiextensionsv1.CustomResourceSubresourceStatus{}},
+	}}
+	s.create(crd)
+	s.eventually("the kind to be served", func(ctx context.Context) error {
+		return s.env.Client.Create(ctx, newRange(s.ns), client.DryRunAll)
+	})
+}
+
+func newRange(namespace string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
+		"apiVersion": rangeGroup + "/v1alpha7", "kind": "Range",
+		"metadata": map[string]any{"namespace": namespace, "name": "lab"},
+	}}
+}
+
+func (s *scene) rangePool() *unstructured.Unstructured {
+	s.Helper()
+	pool := newRange(s.ns)
+	s.create(harness.Cluster(s.ns, harness.DefaultCluster), pool)
+	return pool
+}
+
+func (s *scene) rangeMachine(name string) client.Object {
+	return harness.Machine(s.ns, name, withPoolOf("0", rangeRef))
+}
+
+// grantRanges does what README.md tells an administrator to do.
+func (s *scene) grantRanges() {
+	s.Helper()
+	s.createGlobal(&rbacv1.ClusterRole{
+		ObjectMeta: metav1.ObjectMeta{Name: "capv-static-ip-ranges", Labels: map[string]string{allocator.AggregationLabel: "true"}},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{rangeGroup}, Resources: []string{"ranges"}, Verbs: []string{"get"}}},
+	})
+}
+
+// playContract answers each claim on a Range in the scene, until the function
+// that is returned is called.
+func (s *scene) playContract(answer func(context.Context, *capiipamv1.IPAddressClaim) error) (stop func()) {
+	s.Helper()
+	ctx, cancel := context.WithCancel(s.Context())
+	claims, err := s.env.Client.Watch(ctx, &capiipamv1.IPAddressClaimList{}, client.InNamespace(s.ns))
+	if err != nil {
+		s.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for event := range claims.ResultChan() {
+			claim, ok := event.Object.(*capiipamv1.IPAddressClaim)
+			if !ok || event.Type != watch.Added || claim.Spec.PoolRef.APIGroup != rangeGroup {
+				continue
+			}
+			// A claim that was taken back meanwhile needs no answer.
+			if err := client.IgnoreNotFound(answer(ctx, claim)); err != nil && ctx.Err() == nil {
+				s.Errorf("playing the provider: %v", err)
+			}
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// answersWith is the provider that gives every claim this address.
+func (s *scene) answersWith(ip string) func(context.Context, *capiipamv1.IPAddressClaim) error {
+	return func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		address := &capiipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: claim.Namespace, Name: claim.Name}}
+		address.Spec.Address, address.Spec.PoolRef, address.Spec.ClaimRef.Name = ip, claim.Spec.PoolRef, claim.Name
+		address.Spec.Prefix, address.Spec.Gateway = new(int32(24)), "10.16.59.1"
+		harness.WithOwner(claim)(address)
+		if err := s.env.Client.Create(ctx, address); err != nil {
+			return err
+		}
+		before := claim.DeepCopy()
+		claim.Status.AddressRef.Name = address.Name
+		return s.env.Client.Status().Patch(ctx, claim, client.MergeFrom(before))
+	}
+}
+
+// says sets the condition Ready of a claim to False.
+func (s *scene) says(ctx context.Context, claim *capiipamv1.IPAddressClaim, reason, message string) error {
+	before := claim.DeepCopy()
+	claim.Status.Conditions = []metav1.Condition{{
+		Type: capiipamv1.IPAddressClaimReadyCondition, Status: metav1.ConditionFalse,
+		Reason: reason, Message: message, LastTransitionTime: metav1.Now(),
+	}}
+	if err := s.env.Client.Status().Patch(ctx, claim, client.MergeFrom(before)); err != nil {
+		return errors.Join(fmt.Errorf("setting the condition of claim %s", claim.Name), err)
+	}
+	return nil
+}

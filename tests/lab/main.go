@@ -1,0 +1,75 @@
+// Command lab starts a whole management cluster on this machine, without any
+// container: Cluster API, CAPV with a simulated vCenter, metal3's and the
+// in-cluster IPAM provider, cert-manager, and two replicas of capv-static-ip.
+// It makes two groups of workers in it, one for each provider's pool, and says
+// what can be tried.
+//
+//	make lab
+//	make lab ONCE=1
+//
+// It runs until it is interrupted; with ONCE set, only until it has looked
+// whether every virtual machine was given the addresses of its machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"capv-static-ip.dev/tests/lifetime"
+	"capv-static-ip.dev/tests/stack"
+)
+
+func main() {
+	ctx, stop := lifetime.Context()
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "lab:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	began := time.Now()
+	fmt.Println("Starting a management cluster; the first time, its programs are built, for about 20 minutes.")
+	s, err := stack.Start(ctx, stack.Options{Progress: os.Stdout})
+	if err != nil {
+		return explain(ctx, err)
+	}
+	defer func() { err = end(ctx, s, err) }()
+	sample, err := createSample(ctx, s)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("\nEverything runs, %s after the start.\n\n", time.Since(began).Round(time.Second))
+	if err := sample.show(os.Stdout); err != nil {
+		return err
+	}
+	if once := os.Getenv("ONCE"); once != "" && once != "0" {
+		return nil
+	}
+	suggest(os.Stdout, s)
+	<-ctx.Done()
+	fmt.Println("Stopping.")
+	return nil
+}
+
+// end stops everything. What failed can be read about in the logs, so they stay.
+func end(ctx context.Context, s *stack.Stack, err error) error {
+	if err != nil && ctx.Err() == nil {
+		s.Plane.KeepFiles = true
+		err = fmt.Errorf("%w\n  logs are in: %s", err, s.Plane.Dir)
+	}
+	return errors.Join(explain(ctx, err), s.Stop())
+}
+
+// explain says of what an interrupt broke on its way only that.
+func explain(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errors.New("interrupted")
+	}
+	return err
+}
