@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -34,7 +34,7 @@ func TestControlPlaneMachineIsBornWithItsAddressAndGivesItBack(t *testing.T) {
 
 			s.create(template, controlPlane)
 
-			first := <-stored
+			first := s.firstOf(stored)
 			if owners := first.OwnerReferences; len(owners) != 1 || owners[0].Kind != "KubeadmControlPlane" || owners[0].Name != controlPlaneName {
 				t.Errorf("the machine was stored with owners %v, want the KubeadmControlPlane", owners)
 			}
@@ -79,7 +79,7 @@ func (s *scene) controlPlane(template *capvv1.VSphereMachineTemplate) *unstructu
 	return owner
 }
 
-// watchMachines passes on each machine of the scene as it is first stored.
+// watchMachines passes on the first machine of the scene as it was first stored.
 func (s *scene) watchMachines() <-chan *capvv1.VSphereMachine {
 	s.Helper()
 	watcher, err := s.stack.Plane.Client.Watch(s.Context(), &capvv1.VSphereMachineList{}, client.InNamespace(s.ns))
@@ -89,16 +89,25 @@ func (s *scene) watchMachines() <-chan *capvv1.VSphereMachine {
 	stored := make(chan *capvv1.VSphereMachine, 1)
 	go func() {
 		defer watcher.Stop()
-		defer close(stored)
 		for event := range watcher.ResultChan() {
 			if machine, ok := event.Object.(*capvv1.VSphereMachine); ok && event.Type == watch.Added {
 				stored <- machine
 				return
 			}
 		}
-		stored <- &capvv1.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Name: "none"}}
 	}()
 	return stored
+}
+
+func (s *scene) firstOf(stored <-chan *capvv1.VSphereMachine) *capvv1.VSphereMachine {
+	s.Helper()
+	select {
+	case machine := <-stored:
+		return machine
+	case <-time.After(provisioned):
+		s.Fatalf("no machine was stored within %s", provisioned)
+		return nil
+	}
 }
 
 // controlPlaneNode waits until the only machine has a virtual machine that runs.

@@ -129,17 +129,12 @@ func newRelocation(t *testing.T, by ipam, pool func(s *scene, name string, first
 		pool:   func(s *scene) client.Object { return pool(s, "workers", 10, 10+relocated) },
 	}
 	t.Cleanup(r.target.inspect)
-	if err := s.stack.Initialize(t.Context(), s.ns, harness.DefaultCluster); err != nil {
-		t.Fatal(err)
-	}
 	template := s.template("workers", by.ask("workers"))
 	r.workers = s.workers(template, "md-moved", relocated)
 	s.create(r.pool(s), template, r.workers)
 	r.before = s.nodes(r.workers)
 	s.moveBootstrapData()
-	if err := s.stack.Join(t.Context(), r.workers); err != nil {
-		t.Fatal(err)
-	}
+	s.awaitJoined()
 	s.eventually(harness.Soon, "the machines to hold their addresses", func(ctx context.Context) error {
 		return s.allHeld(ctx, r.before)
 	})
@@ -157,6 +152,23 @@ func (s *scene) moveBootstrapData() {
 	for i := range secrets.Items {
 		patch(s, &secrets.Items[i], func(secret *corev1.Secret) { secret.Labels[clusterctlv1.ClusterctlMoveLabel] = "" })
 	}
+}
+
+// awaitJoined waits until each Machine knows its Node: clusterctl moves no others.
+func (s *scene) awaitJoined() {
+	s.Helper()
+	s.eventually(provisioned, "the machines to know their Nodes", func(ctx context.Context) error {
+		machines := &clusterv1.MachineList{}
+		if err := s.stack.Plane.Client.List(ctx, machines, client.InNamespace(s.ns)); err != nil {
+			return err
+		}
+		for i := range machines.Items {
+			if !machines.Items[i].Status.NodeRef.IsDefined() {
+				return fmt.Errorf("machine %s does not", machines.Items[i].Name)
+			}
+		}
+		return nil
+	})
 }
 
 func (r *relocation) lastEvent() int {
