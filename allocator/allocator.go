@@ -66,16 +66,8 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 	start := time.Now()
 	bindings := make([]Binding, len(req.Wants))
 	for i, want := range req.Wants {
-		pool := pools[want.Pool]
-		address, err := a.await(ctx, req, want, pool, claims[i])
+		bindings[i], err = a.await(ctx, req, want, pools[want.Pool], claims[i])
 		if err != nil {
-			return nil, err
-		}
-		bindings[i], err = a.providers.For(want.Pool).Bind(pool, address, want)
-		if err != nil {
-			return nil, err
-		}
-		if err := a.seeUnheld(ctx, req.Machine, pool, bindings[i]); err != nil {
 			return nil, err
 		}
 	}

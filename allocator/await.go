@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"fmt"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -11,53 +12,67 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// await waits until the provider has bound the claim, and protects the address.
-// Every change of the claim or of an address that answers it wakes it, and so
-// does a pool that says that it is full; it never polls.
-func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool, claim Claim) (Address, error) {
+// lookAgain is how often a pool is asked whether it still has room for a claim
+// that waits.
+const lookAgain = time.Second
+
+// await waits until the provider has bound the claim, and accepts the address.
+// Every change of the claim or of an address that answers it wakes it; it does
+// not poll for them. A pool that says that it is full wakes it too, but not
+// reliably: a provider need not write down that an address was free for a moment,
+// and of kinds that are not watched nothing is heard. So a pool that counts is
+// asked again in between.
+func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool, claim Claim) (Binding, error) {
 	woken, done := a.bound.subscribe(client.ObjectKeyFromObject(claim))
 	defer done()
 	full, done := a.full.subscribe(client.ObjectKeyFromObject(pool))
 	defer done()
+	late := time.NewTicker(lookAgain)
+	defer late.Stop()
 	if a.isFull(ctx, pool) {
-		if err := a.seeRoom(ctx, req.Machine, claim); err != nil {
-			return Address{}, err
+		if err := a.seeRoom(ctx, req.Machine, pool, claim, a.live); err != nil {
+			return Binding{}, err
 		}
 	}
-	var protected types.UID
+	var accepted types.UID
+	var binding Binding
 	for {
 		address, err := a.answer(ctx, pool, claim)
 		switch {
 		case err != nil:
-			return Address{}, err
+			return Binding{}, err
+		case address.Object == nil && accepted == "":
+			accepted, binding = a.acceptEarly(ctx, req, want, pool, claim)
 		case address.Object == nil:
-			protected = a.protectEarly(ctx, req, want, claim, protected)
-		case address.GetUID() == protected:
-			return address, nil
+		case address.GetUID() == accepted:
+			return binding, nil
 		default:
-			return address, a.protect(ctx, req, want, address)
+			return a.accept(ctx, req, want, pool, address)
 		}
 		select {
 		case <-woken:
 		case <-full:
-			if err := a.seeRoom(ctx, req.Machine, claim); err != nil {
-				return Address{}, err
-			}
+			err = a.seeRoom(ctx, req.Machine, pool, claim, a.live)
+		case <-late.C:
+			err = a.seeRoom(ctx, req.Machine, pool, claim, a.client, a.live)
 		case <-ctx.Done():
-			return Address{}, Refuse(NotBoundInTime, "%s has not bound a claim in time: "+
+			err = Refuse(NotBoundInTime, "%s has not bound a claim in time: "+
 				"is the IPAM controller of %s running? Start it, or see its log",
 				pool.Reference.In(pool.GetNamespace()), pool.Reference.APIGroup)
 		}
+		if err != nil {
+			return Binding{}, err
+		}
 		claim, err = a.refresh(ctx, claim)
 		if err != nil {
-			return Address{}, err
+			return Binding{}, err
 		}
 	}
 }
 
 // isFull tells whether the pool now says that it has no free address.
 func (a *Allocator) isFull(ctx context.Context, pool Pool) bool {
-	if !pool.Silent {
+	if !pool.Watched {
 		return false
 	}
 	fresh := pool.DeepCopyObject().(client.Object)
@@ -66,20 +81,29 @@ func (a *Allocator) isFull(ctx context.Context, pool Pool) bool {
 }
 
 // seeRoom refuses a claim that waits while others have taken the last addresses
-// of its pool. A pool's own word that it is full does not do: it may be late,
-// and one of the addresses that fill the pool may be for this claim.
-func (a *Allocator) seeRoom(ctx context.Context, machine Machine, claim Claim) error {
-	pool, err := a.providers.Pool(ctx, a.live, machine, Want{Pool: claim.Pool})
-	if _, refused := AsRefusal(err); refused {
+// of its pool, if none of these readers, asked in turn, knows of room. A pool's
+// own word that it is full does not do: it may be late, and one of the addresses
+// that fill the pool may be for this claim.
+func (a *Allocator) seeRoom(ctx context.Context, machine Machine, pool Pool, claim Claim, readers ...client.Reader) error {
+	if !pool.Silent {
 		return nil
 	}
-	if err != nil || pool.Free == nil {
-		return err
+	var refusal error
+	for _, reader := range readers {
+		fresh, err := a.providers.For(claim.Pool).Pool(ctx, reader, machine, Want{Pool: claim.Pool})
+		if _, refused := AsRefusal(err); refused {
+			return nil
+		}
+		if err != nil || fresh.Free == nil {
+			return err
+		}
+		free, needed := fresh.Free([]string{claim.GetName()})
+		if free >= needed {
+			return nil
+		}
+		refusal = exhausted(fresh, free, needed)
 	}
-	if free, needed := pool.Free([]string{claim.GetName()}); free < needed {
-		return exhausted(pool, free, needed)
-	}
-	return nil
+	return refusal
 }
 
 // refresh reads the claim from the cache. A cache that has not seen this very

@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/retry"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -37,7 +36,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want) (Cl
 		return Claim{}, err
 	}
 	var claim Claim
-	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
+	err = retryOnConflict(func() error {
 		var err error
 		claim, err = a.reuse(ctx, req, want)
 		return err
@@ -107,14 +106,14 @@ func terminating(want Want, claim types.NamespacedName) error {
 }
 
 // TakeBack deletes the claims that this request made or used and nobody used
-// since. It gives up on a claim whose machine exists or whose stamp is another
+// since, and unprotects their addresses. It gives up on a claim whose machine exists or whose stamp is another
 // request's: the same create may have come in twice, and the other may win.
 func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 	var errs []error
 	for _, want := range req.Wants {
 		key := req.claimKey(want)
-		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
-			return a.takeBack(ctx, req, key, EmptyClaim(a.providers.For(want.Pool)))
+		err := retryOnConflict(func() error {
+			return a.takeBack(ctx, req, key, a.providers.For(want.Pool))
 		})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("taking back claim %s: %w", key, err))
@@ -123,7 +122,8 @@ func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 	return errors.Join(errs...)
 }
 
-func (a *Allocator) takeBack(ctx context.Context, req Request, key types.NamespacedName, claim client.Object) error {
+func (a *Allocator) takeBack(ctx context.Context, req Request, key types.NamespacedName, provider Provider) error {
+	claim := EmptyClaim(provider)
 	if err := a.live.Get(ctx, key, claim); err != nil {
 		return client.IgnoreNotFound(err)
 	}
@@ -139,7 +139,7 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, key types.Namespa
 	}
 	claimsTakenBack.Inc()
 	klog.FromContext(ctx).Info("Took back a claim", "claim", klog.KObj(claim))
-	return nil
+	return a.unprotect(ctx, provider, claim)
 }
 
 // DeleteAsRead deletes an object unless it has changed, or has been replaced,

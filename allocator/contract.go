@@ -217,7 +217,7 @@ func (c Contract) Pool(ctx context.Context, reader client.Reader, machine Machin
 	if _, err := nameservers(pool, name); err != nil {
 		return Pool{}, err
 	}
-	return c.counted(ctx, reader, machine, Pool{Object: pool, Reference: want.Pool, Silent: watched})
+	return c.counted(ctx, reader, machine, Pool{Object: pool, Reference: want.Pool, Silent: true, Watched: watched})
 }
 
 // mapping finds the version and the scope of a kind of pool, and whether it is
@@ -237,8 +237,8 @@ func (c Contract) mapping(kind schema.GroupKind) (mapping *meta.RESTMapping, wat
 }
 
 // served refuses a pool that the in-cluster provider, and those built like it,
-// ignore: one that is paused, and any while the claim's Cluster does not exist
-// (pkg/ipamutil/reconciler.go, Reconcile).
+// ignore: one that is paused, and any while the claim's Cluster is paused, be it
+// by an annotation, or does not exist (pkg/ipamutil/reconciler.go, Reconcile).
 func served(ctx context.Context, reader client.Reader, pool client.Object, name string, machine Machine) error {
 	if annotations.HasPaused(pool) {
 		return Refuse(PoolNotServed, "%s is not served: it is paused; resume it", name)
@@ -246,13 +246,16 @@ func served(ctx context.Context, reader client.Reader, pool client.Object, name 
 	if machine.Cluster == "" {
 		return nil
 	}
-	err := reader.Get(ctx, client.ObjectKey{Namespace: machine.Namespace, Name: machine.Cluster}, &clusterv1.Cluster{})
+	cluster := &clusterv1.Cluster{}
+	err := reader.Get(ctx, client.ObjectKey{Namespace: machine.Namespace, Name: machine.Cluster}, cluster)
 	switch {
 	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
 		return Refuse(PoolNotServed, "%s is not served for Cluster %q, which does not exist: create the Cluster or correct label %s of the machine",
 			name, machine.Cluster, clusterv1.ClusterNameLabel)
 	case err != nil:
 		return fmt.Errorf("reading Cluster %s/%s: %w", machine.Namespace, machine.Cluster, err)
+	case annotations.IsPaused(cluster, cluster):
+		return Refuse(PoolNotServed, "%s is not served for Cluster %q, which is paused: resume it", name, machine.Cluster)
 	}
 	return nil
 }

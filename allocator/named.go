@@ -15,23 +15,35 @@ import (
 // that is being deleted: so a cluster can go from one provider to the other and
 // keep its templates. If there is neither, it is the IPPool that is missing.
 func (a *Allocator) Named(ctx context.Context, namespace, name string) (PoolReference, error) {
+	metal3, inCluster := Metal3Pool(name), InClusterPool(name)
 	for _, reader := range []client.Reader{a.client, a.live} {
-		for _, candidate := range []struct {
-			ref  PoolReference
-			pool client.Object
-		}{
-			{Metal3Pool(name), &ipamv1.IPPool{}},
-			{InClusterPool(name), unstructuredPool(inClusterVersion.WithKind(InClusterKind))},
-		} {
-			err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, candidate.pool, client.UnsafeDisableDeepCopy)
-			switch {
-			case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
-			case err != nil:
-				return PoolReference{}, fmt.Errorf("looking for %s: %w", candidate.ref.In(namespace), err)
-			case candidate.pool.GetDeletionTimestamp().IsZero():
-				return candidate.ref, nil
-			}
+		isMetal3, err := isUsable(ctx, reader, namespace, metal3, &ipamv1.IPPool{})
+		if err != nil {
+			return metal3, err
+		}
+		isInCluster, err := isUsable(ctx, reader, namespace, inCluster, unstructuredPool(inClusterVersion.WithKind(InClusterKind)))
+		switch {
+		case err != nil:
+			return metal3, err
+		case isMetal3 && isInCluster && reader == client.Reader(a.client):
+			// Somebody goes from one to the other: the cache will not do.
+		case isMetal3:
+			return metal3, nil
+		case isInCluster:
+			return inCluster, nil
 		}
 	}
-	return Metal3Pool(name), nil
+	return metal3, nil
+}
+
+// isUsable tells whether a pool exists and is not being deleted.
+func isUsable(ctx context.Context, reader client.Reader, namespace string, ref PoolReference, pool client.Object) (bool, error) {
+	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ref.Name}, pool, client.UnsafeDisableDeepCopy)
+	switch {
+	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("looking for %s: %w", ref.In(namespace), err)
+	}
+	return pool.GetDeletionTimestamp().IsZero(), nil
 }

@@ -5,32 +5,10 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 )
-
-// protectEarly protects an address that answers the claim before the claim names
-// it: the provider takes about as long for that as protecting takes. It returns
-// the UID of what it protected, or before. What goes wrong here shows again, or
-// not, when the claim does name an address.
-func (a *Allocator) protectEarly(ctx context.Context, req Request, want Want, claim Claim, before types.UID) types.UID {
-	provider := a.providers.For(want.Pool)
-	addresses, err := List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
-	if err != nil {
-		return before
-	}
-	for _, address := range addresses {
-		if address.GetUID() == before || !Answers(address, claim.GetUID()) || !address.GetDeletionTimestamp().IsZero() {
-			continue
-		}
-		if err := a.protect(ctx, req, want, provider.Address(address)); err == nil {
-			return address.GetUID()
-		}
-	}
-	return before
-}
 
 // protect puts our finalizer on an address before a machine is given it. metal3
 // deletes addresses by name, from lists that it read before, in two controllers
@@ -56,8 +34,37 @@ func (a *Allocator) protect(ctx context.Context, req Request, want Want, address
 		return nil
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err), apierrors.IsInvalid(err):
 		// It has changed since it was bound: as a rule, it is being deleted.
-		klog.FromContext(ctx).Error(err, "Lost an address before it was protected", "address", klog.KObj(obj))
+		klog.FromContext(ctx).Info("Lost an address before it was protected", "address", klog.KObj(obj), "reason", apierrors.ReasonForError(err))
 		return terminating(want, req.claimKey(want))
 	}
 	return fmt.Errorf("protecting address %s: %w", klog.KObj(obj), err)
+}
+
+// unprotect takes back what protect did for a claim that was taken back. A
+// machine that was adopted has its UID on the address, which then stays its own.
+func (a *Allocator) unprotect(ctx context.Context, provider Provider, claim client.Object) error {
+	addresses, err := List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+	if err != nil {
+		return fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
+	}
+	for _, obj := range addresses {
+		err := retryOnConflict(func() error {
+			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
+				return client.IgnoreNotFound(err)
+			}
+			annotations := obj.GetAnnotations()
+			if !Answers(obj, claim.GetUID()) || MachineOf(obj) != MachineOf(claim) || annotations[MachineUIDAnnotation] != "" {
+				return nil
+			}
+			before := obj.DeepCopyObject().(client.Object)
+			controllerutil.RemoveFinalizer(obj, InUseFinalizer)
+			delete(annotations, MachineNameAnnotation)
+			obj.SetAnnotations(annotations)
+			return client.IgnoreNotFound(a.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
+		})
+		if err != nil {
+			return fmt.Errorf("unprotecting address %s: %w", klog.KObj(obj), err)
+		}
+	}
+	return nil
 }

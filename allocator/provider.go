@@ -45,8 +45,10 @@ type Pool struct {
 	// claim may have one reserved. It is nil where the provider does not say.
 	Free func(claims []string) (free, needed uint64)
 	// Silent says that the provider leaves a claim without a word when the pool
-	// has no address for it; but the pool is watched, and says so.
+	// has no address for it, so that the pool has to be asked.
 	Silent bool
+	// Watched says that the pool is watched, and may say itself that it is full.
+	Watched bool
 }
 
 // Provider is one claim API: how to claim, and how to read what comes back.

@@ -19,14 +19,23 @@ type ipam struct {
 	ask func(pool string) harness.Option
 	// pool is a pool with the addresses of a scene from first to last.
 	pool func(s *scene, name string, first, last byte) client.Object
+	// reference is how a pool of the name "pool" is referred to.
+	reference allocator.PoolReference
+	// grown gives a pool the addresses from first to last.
+	grown func(s *scene, first, last byte) func(client.Object)
+	// answer is the address that a claim is bound to.
+	answer func(s *scene, claim string) (string, error)
 }
 
 // Both have the same gateway, the same name servers and the same search domains.
 var (
 	// metal3 is asked by the label that manifests have had for years.
 	metal3 = ipam{
-		name: "metal3",
-		ask:  harness.WithPool,
+		name:      "metal3",
+		reference: allocator.Metal3Pool("pool"),
+		grown:     metal3Grown,
+		answer:    metal3Answer,
+		ask:       harness.WithPool,
 		pool: func(s *scene, name string, first, last byte) client.Object {
 			pool := harness.Pool(s.ns, harness.PoolNamed(name), harness.PoolRange(s.address(first), s.address(last)))
 			gateway := ipamv1.IPAddressStr(s.address(1))
@@ -38,7 +47,10 @@ var (
 	}
 	// inCluster is asked by our annotation.
 	inCluster = ipam{
-		name: "in-cluster",
+		name:      "in-cluster",
+		reference: allocator.InClusterPool("pool"),
+		grown:     inClusterGrown,
+		answer:    contractAnswer,
 		ask: func(pool string) harness.Option {
 			return harness.WithAnnotation("pools.capv-static-ip.dev/0", harness.InClusterPoolKind+"/"+pool)
 		},

@@ -213,6 +213,10 @@ func (i *inventory) orphanAddresses() []error {
 		if uid != "" && (i.machineByUID[uid] != nil || i.vmByOwner[uid] != nil) {
 			continue
 		}
+		name := types.NamespacedName{Namespace: address.GetNamespace(), Name: allocator.MachineOf(&address)}
+		if uid == "" && i.machineByName[name] != nil {
+			continue // it is protected, and not adopted yet
+		}
 		violations = append(violations, violation(invariantNoOrphans, "address %s (%s) is protected for machine %q with UID %q, which has neither machine nor VM",
 			client.ObjectKeyFromObject(&address), address.IP, allocator.MachineOf(&address), uid))
 	}

@@ -20,8 +20,8 @@ const (
 	// ServingCertificate is the Certificate, in SystemNamespace, that the managers
 	// serve with where cert-manager issues it.
 	ServingCertificate = "capv-static-ip-serving-cert"
-	// servingSecret is where cert-manager puts it.
-	servingSecret = "capv-static-ip-webhook-service-cert" //nolint:gosec // the name of a Secret
+	// ServingSecret is where cert-manager puts it.
+	ServingSecret = "capv-static-ip-webhook-service-cert" //nolint:gosec // the name of a Secret
 
 	webhookConfiguration = "capv-static-ip-mutating-webhook-configuration"
 	// certificateTimeout is how long the first certificate may take.
@@ -69,7 +69,7 @@ func (c *ControlPlane) InstallIssued(ctx context.Context, renewal Renewal) (*Ins
 	if err != nil {
 		return nil, fmt.Errorf("making a folder for certificates: %w", err)
 	}
-	if err := c.mount(ctx, types.NamespacedName{Namespace: SystemNamespace, Name: servingSecret}, dir); err != nil {
+	if err := c.mount(ctx, types.NamespacedName{Namespace: SystemNamespace, Name: ServingSecret}, dir); err != nil {
 		return nil, err
 	}
 	installation := &Installation{

@@ -81,6 +81,35 @@ func everythingIsCounted(s *scene) {
 	}
 }
 
+// inClusterLife is all that the managers do about a binding of the contract.
+func inClusterLife(s *scene) {
+	s.inClusterPool()
+	machine := s.inClusterMachine("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
+	s.create(machine)
+	ip := s.inClusterSettled("cp-0")
+	claim, err := s.addressClaim("cp-0", 0)
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.delete(claim)
+	s.gone(claim)
+	s.eventually("the dead claim to be no owner any more", func(context.Context) error { return s.isNoOwner(claim, ip) })
+	s.create(s.inClusterMachine("cp-1"))
+	s.inClusterSettled("cp-1")
+	s.refused(s.inClusterMachine("cp-2", harness.WithCluster("nobody")), "which does not exist")
+
+	for _, name := range []string{"cp-0", "cp-1"} {
+		object := s.machine(name)
+		s.delete(object)
+		if name == "cp-0" {
+			s.dropFinalizer(object, harness.MachineFinalizer)
+		}
+		s.gone(object)
+	}
+	s.inClusterReturned(ip)
+	s.noClaims()
+}
+
 // nothingIsForbidden goes through all that the managers do, and then looks for
 // any request of theirs that was forbidden since they were started.
 func nothingIsForbidden(s *scene) {

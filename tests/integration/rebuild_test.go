@@ -111,9 +111,7 @@ func TestRestoredInClusterMachineIsToldThatItsAddressIsLost(t *testing.T) {
 		return nil
 	})
 	// What the message advises helps.
-	s.create(harness.AddressClaim(s.ns, "cp-0-0", harness.InClusterPoolKind, harness.DefaultInClusterPool,
-		harness.WithClaimCluster(harness.DefaultCluster),
-		harness.WithLabel(allocator.MachineLabel, allocator.MachineLabelValue("cp-0")), harness.WithAnnotation(allocator.MachineNameAnnotation, "cp-0")))
+	s.waitingClaim("cp-0-0")
 	s.eventually("the claim made by hand to be adopted", func(context.Context) error { return s.isInClusterAdopted("cp-0", inClusterFirst) })
 }
 

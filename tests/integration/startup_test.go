@@ -69,6 +69,12 @@ func TestManagersInstalledBeforeMetal3(t *testing.T) {
 	t.Run("count what they do", func(t *testing.T) {
 		everythingIsCounted(newScene(t, env))
 	})
+	t.Run("serve another provider's pools", func(t *testing.T) {
+		if _, err := env.StartInCluster(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		inClusterLife(newScene(t, env))
+	})
 	t.Run("are forbidden nothing in a full life", func(t *testing.T) {
 		nothingIsForbidden(newScene(t, env))
 	})

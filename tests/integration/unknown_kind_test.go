@@ -67,6 +67,7 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 		"says that it will take its time, and binds": slowRangeIsWaitedFor,
 		"answers with garbage":                       garbageOfARangeIsDenied,
 		"counts its addresses as others do not":      strangeStatusIsIgnored,
+		"leaves those that come too late waiting":    silentRangeIsDenied,
 	} {
 		t.Run(name, func(t *testing.T) { test(newScene(t, shared)) })
 	}
@@ -108,8 +109,8 @@ func failureOfARangeIsDenied(s *scene, reason, denial string) {
 
 	start := time.Now()
 	s.denyMachines(denial, withPoolOf("0", rangeRef))
-	if took := time.Since(start); took > quick {
-		s.Errorf("the denials took %s, want less than %s", took, quick)
+	if took := time.Since(start) / tries; took > quick {
+		s.Errorf("a denial took %s, want less than %s", took, quick)
 	}
 	s.noClaims()
 }
@@ -142,12 +143,45 @@ func garbageOfARangeIsDenied(s *scene) {
 	s.noClaims()
 }
 
-func strangeStatusIsIgnored(s *scene) {
-	pool := s.rangePool()
-	pool.Object["status"] = map[string]any{"ipAddresses": map[string]any{"total": "many", "free": int64(0)}}
+// It counts as the in-cluster provider does, and says no more than that.
+func silentRangeIsDenied(s *scene) {
+	s.countRange(s.rangePool(), int64(1), int64(1))
+	var waiting []*capiipamv1.IPAddressClaim
+	stop := s.playContract(func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		if waiting = append(waiting, claim); len(waiting) != 2 {
+			return nil
+		}
+		return s.answersWith("10.16.59.88")(ctx, waiting[0])
+	})
+	defer stop()
+
+	start := time.Now()
+	answers := []<-chan error{s.createLater(s.rangeMachine("cp-0")), s.createLater(s.rangeMachine("cp-1"))}
+	first, second := <-answers[0], <-answers[1]
+	took := time.Since(start)
+
+	if first != nil {
+		first, second = second, first
+	}
+	if first != nil {
+		s.Fatal(first)
+	}
+	s.expectDenial(second, rangeName+` is exhausted: 1 of 1 addresses in use; add addresses to the pool or delete a machine that holds one`)
+	if took > 2*quick {
+		s.Errorf("the answers took %s, want less than %s", took, 2*quick)
+	}
+}
+
+func (s *scene) countRange(pool *unstructured.Unstructured, total, free any) {
+	s.Helper()
+	pool.Object["status"] = map[string]any{"ipAddresses": map[string]any{"total": total, "free": free}}
 	if err := s.env.Client.Status().Update(s.Context(), pool); err != nil {
 		s.Fatal(err)
 	}
+}
+
+func strangeStatusIsIgnored(s *scene) {
+	s.countRange(s.rangePool(), "many", int64(0))
 	stop := s.playContract(s.answersWith("10.16.59.88"))
 	defer stop()
 

@@ -74,6 +74,34 @@ func TestChangedModuleFileGivesAnotherKey(t *testing.T) {
 	}
 }
 
+func TestChangedSourceOfOurOwnMainGivesAnotherKey(t *testing.T) {
+	b := builder(t)
+	vcenter := lookUp(t, "vcenter")
+	b.Root = t.TempDir()
+	if err := os.MkdirAll(b.family(vcenter), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for _, content := range []string{"a", "b"} {
+		for _, file := range []string{"go.mod", "go.sum", "main.go"} {
+			if err := os.WriteFile(filepath.Join(b.family(vcenter), file), []byte("same"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(b.family(vcenter), "guest.go"), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		key, err := b.key(vcenter)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, key)
+	}
+	if keys[0] == keys[1] {
+		t.Error("a changed source gives the same key")
+	}
+}
+
 // The version that is written into the programs has to be that of the module.
 func TestKubernetesKnowsItsVersion(t *testing.T) {
 	b := builder(t)

@@ -15,6 +15,7 @@ import (
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 
 	"capv-static-ip.dev/tests/harness"
 )
@@ -45,7 +46,8 @@ func (s *Stack) Objects(namespace, cluster string, options ...harness.Option) ([
 	bootstrap := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: bootstrapName(cluster),
-			Labels: map[string]string{clusterv1.ClusterNameLabel: cluster},
+			// No KubeadmConfig owns it, that it would be moved with.
+			Labels: map[string]string{clusterv1.ClusterNameLabel: cluster, clusterctlv1.ClusterctlMoveLabel: ""},
 		},
 		Type:       clusterv1.ClusterSecretType,
 		StringData: map[string]string{"value": "#cloud-config\n", "format": "cloud-config"},

@@ -2,6 +2,7 @@
 // to clone, and with what the simulator does not have, a guest in every virtual
 // machine. The guest reads its metadata as cloud-init does, and reports its
 // addresses as VMware Tools do. See guest.go.
+// How the simulator clones is mended in clone.go.
 //
 // Beside the vSphere API it serves, over plain HTTP on another address, what
 // happened: see record.go.
@@ -101,6 +102,7 @@ func listen(model *simulator.Model, o options) (*simulator.Server, error) {
 	model.Service.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	model.Service.Listen = &url.URL{Host: o.address, User: url.UserPassword(o.username, o.password)}
 	model.Service.RegisterEndpoints = true
+	model.Map().Handler = ownDisks
 	return model.Service.NewServer(), nil
 }
 

@@ -1,0 +1,61 @@
+package allocator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+)
+
+// slow is an Allocator over a pool and the claim of an earlier try, whose reads
+// of claims from the API server run into the deadline of the request.
+func slow(t *testing.T) *Allocator {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(ipamv1.AddToScheme(scheme), infrav1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	pool := poolOf(entry("10.0.0.1", "10.0.0.9", ""))
+	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0"}}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(pool, claim).Build()
+	live := interceptor.NewClient(c, interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if _, isClaim := obj.(*ipamv1.IPClaim); isClaim {
+				return fmt.Errorf("reading a claim: %w", context.DeadlineExceeded)
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+	})
+	return New(Providers{Metal3{}}, c, live)
+}
+
+func requestOfAnEarlierTry() Request {
+	return Request{
+		Stamp:   Stamp{Time: time.Now(), Request: "request"},
+		Machine: Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}},
+		Wants:   []Want{{Pool: Metal3Pool("pool")}},
+	}
+}
+
+func TestClaimThatCannotBeReadInTimeIsAnError(t *testing.T) {
+	bindings, err := slow(t).Claim(t.Context(), requestOfAnEarlierTry())
+	if !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v and error %v, want the deadline's", bindings, err)
+	}
+}
+
+func TestTakingBackThatIsCutShortIsAnError(t *testing.T) {
+	if err := slow(t).TakeBack(t.Context(), requestOfAnEarlierTry()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got error %v, want the deadline's", err)
+	}
+}

@@ -1,0 +1,253 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+const (
+	// atOnce is how soon a machine comes when there is an address for it, unless
+	// all is so busy that one without any obstacle takes longer, see usual.
+	atOnce = 5 * time.Second
+	// grownDenials are so many that CAPI's next try of its own is far away: it
+	// waits twice as long each time.
+	grownDenials = 6
+	// quiet is how long CAPI has not tried by then.
+	quiet = 2 * atOnce
+	// backOff is how long all that takes.
+	backOff = 3 * time.Minute
+)
+
+func TestMachineRefusedForWantOfAnAddressComesWhenThePoolGrows(t *testing.T) {
+	t.Parallel()
+	for _, provider := range []ipam{metal3, inCluster} {
+		t.Run(provider.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			pool := provider.pool(s, "pool", 88, 90)
+			template := s.template("workers", provider.ask("pool"))
+			workers := s.workers(template, "md-0", 4)
+
+			s.create(pool, template, workers)
+			usual := s.usual(workers)
+
+			s.expectTold(workers, provider, "3 of 3 addresses in use")
+			s.awaitBackOff()
+
+			freed := time.Now()
+			patchFields(s, pool, provider.grown(s, 88, 91))
+			s.expectMachine(workers, 4, freed, usual)
+			s.nodes(workers)
+			s.expectNotWaiting(workers)
+		})
+	}
+}
+
+func TestMachineRefusedForWantOfAnAddressComesWhenAnotherMachineGoes(t *testing.T) {
+	t.Parallel()
+	for _, provider := range []ipam{metal3, inCluster} {
+		t.Run(provider.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			template := s.template("workers", provider.ask("pool"))
+			others := s.workers(template, "md-1", 1)
+			workers := s.workers(template, "md-0", 3)
+			s.create(provider.pool(s, "pool", 88, 90), template, others)
+			other := s.nodes(others)[0]
+
+			s.create(workers)
+			usual := s.usual(workers)
+
+			s.expectTold(workers, provider, "3 of 3 addresses in use")
+			s.awaitBackOff()
+
+			s.scale(others, 0)
+			s.gone(other.Machine, provisioned)
+			s.expectMachine(workers, 3, time.Now(), usual)
+			s.nodes(workers)
+			s.expectNotWaiting(workers)
+			s.expectReuse(1)
+			events, err := s.events(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.logHandover(events, other.VM.ID)
+		})
+	}
+}
+
+// expectTold checks that who looks at the MachineSet finds out what is missing.
+func (s *scene) expectTold(workers *clusterv1.MachineDeployment, provider ipam, cause string) {
+	s.Helper()
+	want := fmt.Sprintf("%s %q in namespace %q is exhausted: %s; add addresses to the pool or delete a machine that holds one",
+		provider.reference.Kind, provider.reference.Name, s.ns, cause)
+	s.eventually(provisioned, "the MachineSet of "+workers.Name+" to be told", func(ctx context.Context) error {
+		set, err := s.machineSet(ctx, workers)
+		if err != nil {
+			return err
+		}
+		if got := set.Annotations[allocator.RefusedByAnnotation]; got != provider.reference.String() {
+			return fmt.Errorf("its annotation %s is %q", allocator.RefusedByAnnotation, got)
+		}
+		events, err := s.eventsAbout(ctx, "MachineSet", allocator.PoolExhausted)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(events, func(event eventsv1.Event) bool {
+			return event.Regarding.UID == set.UID && event.Type == corev1.EventTypeWarning && event.Note == want
+		}) {
+			return fmt.Errorf("there is no event %q; there are %+v", want, events)
+		}
+		return nil
+	})
+	s.step("the MachineSet is told: %s", want)
+}
+
+// awaitBackOff waits until CAPI has been refused so often that it is slow to try
+// again: a machine that comes then comes because CAPI was made to try. Each try
+// has another machine name, and the event about it.
+func (s *scene) awaitBackOff() {
+	s.Helper()
+	tries := 0
+	s.eventually(backOff, "CAPI to be slow to try again", func(ctx context.Context) error {
+		events, err := s.eventsAbout(ctx, "VSphereMachine", allocator.PoolExhausted)
+		if err != nil {
+			return err
+		}
+		tries = len(events)
+		last := time.Time{}
+		for _, event := range events {
+			if event.EventTime.After(last) {
+				last = event.EventTime.Time
+			}
+		}
+		if since := time.Since(last); tries < grownDenials || since < quiet {
+			return fmt.Errorf("it was refused %d times, the last time %s ago", tries, since)
+		}
+		return nil
+	})
+	s.step("CAPI was refused %d times, and has not tried for %s", tries, quiet)
+}
+
+// eventsAbout lists events by what they are about and their reason.
+func (s *scene) eventsAbout(ctx context.Context, kind string, reason allocator.Reason) ([]eventsv1.Event, error) {
+	list := &eventsv1.EventList{}
+	err := s.stack.Plane.Client.List(ctx, list, client.InNamespace(s.ns))
+	return slices.DeleteFunc(list.Items, func(event eventsv1.Event) bool {
+		return event.Regarding.Kind != kind || event.Reason != string(reason)
+	}), err
+}
+
+// machineSet is the only MachineSet of a MachineDeployment.
+func (s *scene) machineSet(ctx context.Context, workers *clusterv1.MachineDeployment) (*clusterv1.MachineSet, error) {
+	list := &clusterv1.MachineSetList{}
+	err := s.stack.Plane.Client.List(ctx, list, client.InNamespace(s.ns),
+		client.MatchingLabels{clusterv1.MachineDeploymentNameLabel: workers.Name})
+	if err != nil || len(list.Items) != 1 {
+		return nil, errors.Join(fmt.Errorf("there are %d MachineSets", len(list.Items)), err)
+	}
+	return &list.Items[0], nil
+}
+
+// usual is how long the first machine of a MachineDeployment takes that has just
+// been created: what is quick, on a machine as busy as this one.
+func (s *scene) usual(workers *clusterv1.MachineDeployment) time.Duration {
+	s.Helper()
+	began := time.Now()
+	s.awaitMachines(workers, 1)
+	return time.Since(began)
+}
+
+// expectMachine checks that the last machine of a MachineDeployment is there at
+// once after an address became free.
+func (s *scene) expectMachine(workers *clusterv1.MachineDeployment, last int, freed time.Time, usual time.Duration) {
+	s.Helper()
+	s.awaitMachines(workers, last)
+	took := time.Since(freed).Round(time.Millisecond)
+	if limit := max(atOnce, usual); took > limit {
+		s.Errorf("the machine came %s after the address was free, want at most %s", took, limit)
+	}
+	s.step("the machine came %s after the address was free; the first one had taken %s", took, usual.Round(time.Millisecond))
+}
+
+// awaitMachines waits until there are so many VSphereMachines.
+func (s *scene) awaitMachines(workers *clusterv1.MachineDeployment, want int) {
+	s.Helper()
+	s.eventually(provisioned, fmt.Sprintf("machine %d of %s", want, workers.Name), func(ctx context.Context) error {
+		list := &capvv1.VSphereMachineList{}
+		err := s.stack.Plane.Client.List(ctx, list, client.InNamespace(s.ns),
+			client.MatchingLabels{clusterv1.MachineDeploymentNameLabel: workers.Name})
+		if len(list.Items) < want {
+			err = errors.Join(fmt.Errorf("there are %d", len(list.Items)), err)
+		}
+		return err
+	})
+}
+
+// expectNotWaiting checks that the MachineSet does not look as if it waited.
+func (s *scene) expectNotWaiting(workers *clusterv1.MachineDeployment) {
+	s.Helper()
+	s.eventually(harness.Soon, "the MachineSet of "+workers.Name+" not to wait any more", func(ctx context.Context) error {
+		set, err := s.machineSet(ctx, workers)
+		if err != nil {
+			return err
+		}
+		if got, ok := set.Annotations[allocator.RefusedByAnnotation]; ok {
+			return fmt.Errorf("its annotation %s is %q", allocator.RefusedByAnnotation, got)
+		}
+		return nil
+	})
+}
+
+// logHandover logs how long the address of a virtual machine lay idle.
+func (s *scene) logHandover(events []harness.VMEvent, id string) {
+	s.Helper()
+	var destroyed *harness.VMEvent
+	for i, event := range events {
+		switch {
+		case event.ID == id && event.Kind == harness.VMDestroyed:
+			destroyed = &events[i]
+		case destroyed != nil && event.Kind == harness.VMConfigured && slices.Equal(event.Addresses, destroyed.Addresses):
+			s.step("%v was in another virtual machine %s after the first was destroyed",
+				event.Addresses, event.Time.Sub(destroyed.Time).Round(time.Millisecond))
+			return
+		}
+	}
+}
+
+// patchFields merges fields into an object of any kind.
+func patchFields(s *scene, object client.Object, change func(client.Object)) {
+	s.Helper()
+	s.get(object)
+	patch(s, object, change)
+}
+
+// metal3Grown gives a pool of metal3 another range.
+func metal3Grown(s *scene, first, last byte) func(client.Object) {
+	return func(object client.Object) {
+		object.(*ipamv1.IPPool).Spec.Pools = []ipamv1.Pool{harness.Range(s.address(first), s.address(last))}
+	}
+}
+
+// inClusterGrown gives a pool of the in-cluster provider another range.
+func inClusterGrown(s *scene, first, last byte) func(client.Object) {
+	return func(object client.Object) {
+		harness.InClusterAddresses(s.address(first) + "-" + s.address(last))(object.(*unstructured.Unstructured))
+	}
+}
