@@ -21,7 +21,7 @@ func TestReplicasThatAreKilledDuringAScaleUpCostNoMachineItsAddress(t *testing.T
 	s.nodes(workers)
 
 	s.scale(workers, replicas)
-	s.awaitMachines(5)
+	s.awaitStored(5)
 	leader := s.leader()
 	for _, manager := range s.stack.Managers {
 		if manager != leader {
@@ -29,10 +29,10 @@ func TestReplicasThatAreKilledDuringAScaleUpCostNoMachineItsAddress(t *testing.T
 			s.step("killed a replica that does not lead")
 		}
 	}
-	s.awaitMachines(12)
+	s.awaitStored(12)
 	s.killAndStart(s.leader())
 	s.step("killed the leader")
-	s.awaitMachines(20)
+	s.awaitStored(20)
 	s.killAndStart(s.stack.Managers...)
 	s.step("killed all replicas")
 
@@ -55,8 +55,8 @@ func TestReplicasThatAreKilledDuringAScaleUpCostNoMachineItsAddress(t *testing.T
 	s.awaitFree()
 }
 
-// awaitMachines waits until there are that many machines.
-func (s *scene) awaitMachines(count int) {
+// awaitStored waits until there are at least that many machines.
+func (s *scene) awaitStored(count int) {
 	s.Helper()
 	s.eventually(provisioned, fmt.Sprintf("%d machines", count), func(ctx context.Context) error {
 		machines := &capvv1.VSphereMachineList{}
