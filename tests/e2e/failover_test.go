@@ -5,10 +5,6 @@ import (
 	"fmt"
 	"testing"
 
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -21,7 +17,7 @@ func TestReplicasThatAreKilledDuringAScaleUpCostNoMachineItsAddress(t *testing.T
 	s.nodes(workers)
 
 	s.scale(workers, replicas)
-	s.awaitStored(5)
+	s.awaitMachines(workers, 5)
 	leader := s.leader()
 	for _, manager := range s.stack.Managers {
 		if manager != leader {
@@ -29,10 +25,10 @@ func TestReplicasThatAreKilledDuringAScaleUpCostNoMachineItsAddress(t *testing.T
 			s.step("killed a replica that does not lead")
 		}
 	}
-	s.awaitStored(12)
+	s.awaitMachines(workers, 12)
 	s.killAndStart(s.leader())
 	s.step("killed the leader")
-	s.awaitStored(20)
+	s.awaitMachines(workers, 20)
 	s.killAndStart(s.stack.Managers...)
 	s.step("killed all replicas")
 
@@ -53,21 +49,6 @@ func TestReplicasThatAreKilledDuringAScaleUpCostNoMachineItsAddress(t *testing.T
 	s.delete(workers)
 	s.gone(workers, provisioned)
 	s.awaitFree()
-}
-
-// awaitStored waits until there are at least that many machines.
-func (s *scene) awaitStored(count int) {
-	s.Helper()
-	s.eventually(provisioned, fmt.Sprintf("%d machines", count), func(ctx context.Context) error {
-		machines := &capvv1.VSphereMachineList{}
-		if err := s.stack.Plane.Client.List(ctx, machines, client.InNamespace(s.ns)); err != nil {
-			return err
-		}
-		if len(machines.Items) < count {
-			return fmt.Errorf("there are %d", len(machines.Items))
-		}
-		return nil
-	})
 }
 
 // killAndStart kills replicas, all before the first is started again.
