@@ -76,7 +76,7 @@ func run(ctx context.Context, m *testing.M) (int, error) {
 	if code != 0 {
 		shared.Plane.DumpLogs(os.Stderr, 40)
 	}
-	return code, shared.Stop()
+	return code, errors.Join(stopSecond(code != 0), shared.Stop())
 }
 
 // stackOptions are those of the shared stack. KEEP_FILES=1 keeps its logs.

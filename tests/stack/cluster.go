@@ -28,7 +28,8 @@ const provisionTimeout = 2 * time.Minute
 
 // Objects are what a Cluster on this stack consists of, before it has any
 // machines: the credentials for the vCenter, the VSphereCluster, the Cluster,
-// its kubeconfig, and bootstrap data that all workers share.
+// its kubeconfig, and bootstrap data that all workers share. Where the Cluster has
+// a control plane, that makes its kubeconfig.
 func (s *Stack) Objects(namespace, cluster string, options ...harness.Option) ([]client.Object, error) {
 	kubeconfig, err := s.kubeconfigSecret(namespace, cluster)
 	if err != nil {
@@ -53,7 +54,11 @@ func (s *Stack) Objects(namespace, cluster string, options ...harness.Option) ([
 	}
 	object := harness.Cluster(namespace, cluster, options...)
 	object.Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: "10.16.56.87", Port: 6443}
-	return []client.Object{identity, bootstrap, kubeconfig, infrastructure, object}, nil
+	objects := []client.Object{identity, bootstrap, infrastructure, object}
+	if !object.Spec.ControlPlaneRef.IsDefined() {
+		objects = append(objects, kubeconfig)
+	}
+	return objects, nil
 }
 
 func bootstrapName(cluster string) string { return cluster + "-bootstrap" }
@@ -74,6 +79,9 @@ func (s *Stack) CreateCluster(ctx context.Context, namespace, cluster string, op
 		}
 		if done := object.Status.Initialization.InfrastructureProvisioned; done == nil || !*done {
 			return fmt.Errorf("its infrastructure is not provisioned; conditions: %v", object.Status.Conditions)
+		}
+		if object.Spec.ControlPlaneRef.IsDefined() {
+			return nil
 		}
 		return s.initialize(ctx, object)
 	})

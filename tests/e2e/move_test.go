@@ -1,0 +1,315 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+
+	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/stack"
+)
+
+func TestMovedMachinesKeepTheAddressesOfAnInClusterPool(t *testing.T) {
+	t.Parallel()
+	r := newRelocation(t, inCluster, inCluster.pool)
+
+	r.move()
+
+	r.seeKept()
+	r.seeNothingLeft()
+	r.seeNewMachineOnTheFreeAddress()
+	r.seeReleased()
+}
+
+func TestMovedMachinesKeepTheAddressesOfAMetal3PoolOfTheirCluster(t *testing.T) {
+	t.Parallel()
+	r := newRelocation(t, metal3, metal3PoolWith(func(pool *ipamv1.IPPool) {
+		cluster := harness.DefaultCluster
+		pool.Spec.ClusterName = &cluster
+	}))
+
+	r.move()
+
+	r.seeKept()
+	r.seeNothingLeft()
+	r.seeNewMachineOnTheFreeAddress()
+	r.seeReleased()
+}
+
+func TestMovedMachinesKeepTheAddressesOfAMetal3PoolThatIsToldToMove(t *testing.T) {
+	t.Parallel()
+	r := newRelocation(t, metal3, metal3PoolWith(func(pool *ipamv1.IPPool) {
+		harness.WithLabel(clusterctlv1.ClusterctlMoveHierarchyLabel, "")(pool)
+	}))
+
+	r.move()
+
+	r.seeKept()
+	r.seeNothingLeft()
+	r.seeNewMachineOnTheFreeAddress()
+	r.seeReleased()
+}
+
+func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandBeforeTheMove(t *testing.T) {
+	t.Parallel()
+	r := newRelocation(t, metal3, metal3.pool)
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.ns}}
+	r.target.create(namespace, r.pool(r.target))
+
+	r.move()
+
+	r.seeKept()
+	r.seeNothingLeft()
+	r.seeNewMachineOnTheFreeAddress()
+	r.seeReleased()
+}
+
+func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandAfterTheMove(t *testing.T) {
+	t.Parallel()
+	r := newRelocation(t, metal3, metal3.pool)
+
+	r.move()
+	// A machine that is wanted before the pool is there waits for it, and then
+	// asks for an address when those that moved do, too.
+	r.grow()
+	r.seeRefused("not found")
+	r.target.create(r.pool(r.target))
+
+	r.seeKept()
+	r.seeNothingLeft()
+	r.seeNewMachineOnTheFreeAddress()
+	r.seeAddressesStay()
+}
+
+// metal3PoolWith makes pools of metal3 that differ from the usual one.
+func metal3PoolWith(change func(*ipamv1.IPPool)) func(s *scene, name string, first, last byte) client.Object {
+	return func(s *scene, name string, first, last byte) client.Object {
+		pool := metal3.pool(s, name, first, last).(*ipamv1.IPPool)
+		change(pool)
+		return pool
+	}
+}
+
+// relocated is the number of machines that are moved.
+const relocated = 3
+
+// relocation is the move of a Cluster, with its workers, from one management
+// cluster to another. The scene itself is in the one that the Cluster comes
+// from; its pool has one address more than there are machines.
+type relocation struct {
+	*scene
+	target  *scene
+	pool    func(*scene) client.Object
+	workers *clusterv1.MachineDeployment
+
+	// before is what there was before the move, and event the last thing that
+	// had happened in the vCenter.
+	before []stack.Node
+	event  int
+}
+
+// newRelocation makes a Cluster with workers that can be moved, and hold their
+// addresses.
+func newRelocation(t *testing.T, by ipam, pool func(s *scene, name string, first, last byte) client.Object) *relocation {
+	t.Helper()
+	s := newScene(t, secondStack(t))
+	r := &relocation{
+		scene:  s,
+		target: &scene{T: t, stack: shared, ns: s.ns, network: s.network, began: s.began},
+		pool:   func(s *scene) client.Object { return pool(s, "workers", 10, 10+relocated) },
+	}
+	t.Cleanup(r.target.inspect)
+	template := s.template("workers", by.ask("workers"))
+	r.workers = s.workers(template, "md-moved", relocated)
+	s.create(r.pool(s), template, r.workers)
+	r.before = s.nodes(r.workers)
+	s.moveBootstrapData()
+	s.awaitJoined()
+	s.eventually(harness.Soon, "the machines to hold their addresses", func(ctx context.Context) error {
+		return s.allHeld(ctx, r.before)
+	})
+	r.event = r.lastEvent()
+	s.step("the machines are nodes, and hold their addresses")
+	return r
+}
+
+// moveBootstrapData labels the bootstrap data that all workers share: there is
+// no KubeadmConfig that it would move with.
+func (s *scene) moveBootstrapData() {
+	s.Helper()
+	secrets := &corev1.SecretList{}
+	s.list(secrets, client.MatchingLabels{clusterv1.ClusterNameLabel: harness.DefaultCluster})
+	for i := range secrets.Items {
+		patch(s, &secrets.Items[i], func(secret *corev1.Secret) { secret.Labels[clusterctlv1.ClusterctlMoveLabel] = "" })
+	}
+}
+
+// awaitJoined waits until each Machine knows its Node: clusterctl moves no others.
+func (s *scene) awaitJoined() {
+	s.Helper()
+	s.eventually(provisioned, "the machines to know their Nodes", func(ctx context.Context) error {
+		machines := &clusterv1.MachineList{}
+		if err := s.stack.Plane.Client.List(ctx, machines, client.InNamespace(s.ns)); err != nil {
+			return err
+		}
+		for i := range machines.Items {
+			if !machines.Items[i].Status.NodeRef.IsDefined() {
+				return fmt.Errorf("machine %s does not", machines.Items[i].Name)
+			}
+		}
+		return nil
+	})
+}
+
+func (r *relocation) lastEvent() int {
+	r.Helper()
+	events, err := r.events(r.Context())
+	if err != nil {
+		r.Fatal(err)
+	}
+	return events[len(events)-1].Sequence
+}
+
+func (r *relocation) move() {
+	r.Helper()
+	r.step("moving")
+	if output, err := r.stack.Move(r.Context(), r.ns, r.target.stack); err != nil {
+		r.Fatalf("%v; it said:\n%s", err, output)
+	}
+	r.workers.UID, r.workers.ResourceVersion = "", ""
+	r.target.get(r.workers)
+	r.step("moved")
+}
+
+// seeKept waits until all machines hold in the target what they held before,
+// and sees that nothing has happened to their virtual machines.
+func (r *relocation) seeKept() {
+	r.Helper()
+	r.target.eventually(provisioned, "the moved machines to hold their addresses", func(ctx context.Context) error {
+		return r.target.allHeld(ctx, r.before)
+	})
+	vms, err := r.stack.VCenter.VMs(r.Context())
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, node := range r.before {
+		machine := &capvv1.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: r.ns, Name: node.Machine.Name}}
+		r.target.get(machine)
+		if machine.UID == node.Machine.UID {
+			r.Errorf("machine %s has its old UID: it was not moved", machine.Name)
+		}
+		if got, want := harness.Addresses(machine), harness.Addresses(node.Machine); !slices.Equal(got, want) {
+			r.Errorf("machine %s has %v, want %v as before the move", machine.Name, got, want)
+		}
+		at := slices.IndexFunc(vms, func(vm harness.VM) bool { return vm.ID == node.VM.ID })
+		if at < 0 {
+			r.Errorf("the virtual machine of %s is gone", machine.Name)
+		} else if vms[at].Metadata != node.VM.Metadata {
+			r.Errorf("the metadata of virtual machine %s became\n%s\nwant as before the move\n%s", machine.Name, vms[at].Metadata, node.VM.Metadata)
+		}
+	}
+	r.seeVMsUntouched()
+	r.step("the machines hold their addresses in the target")
+}
+
+func (r *relocation) seeVMsUntouched() {
+	r.Helper()
+	events, err := r.events(r.Context())
+	if err != nil {
+		r.Fatal(err)
+	}
+	for _, event := range events {
+		moved := slices.ContainsFunc(r.before, func(node stack.Node) bool { return node.VM.ID == event.ID })
+		if moved && event.Sequence > r.event {
+			r.Errorf("virtual machine %s, which was moved, was %s", event.Name, event.Kind)
+		}
+	}
+}
+
+// seeNothingLeft waits until nothing of ours is where the Cluster was.
+func (r *relocation) seeNothingLeft() {
+	r.Helper()
+	r.eventually(harness.Soon, "nothing of ours to be left", func(ctx context.Context) error {
+		_, err := r.left(ctx)
+		return err
+	})
+	r.step("nothing of ours is left in the source")
+}
+
+// seeAddressesStay sees that nobody gives back, where the Cluster was, addresses
+// of a pool that stayed there: machines use them elsewhere. Those that metal3
+// itself gave back, while clusterctl was deleting their claims, are gone.
+func (r *relocation) seeAddressesStay() {
+	r.Helper()
+	before, err := r.left(r.Context())
+	if err != nil {
+		r.Fatal(err)
+	}
+	err = harness.Consistently(r.Context(), gracePeriod+gracePeriod/4, "addresses stay taken in the source", func(ctx context.Context) error {
+		now, err := r.left(ctx)
+		if err == nil && now != before {
+			err = fmt.Errorf("%d are, %d were", now, before)
+		}
+		return err
+	})
+	if err != nil {
+		r.Error(err)
+	}
+	r.step("%d addresses stay taken in the source", before)
+}
+
+// grow asks for one machine more in the target.
+func (r *relocation) grow() {
+	r.Helper()
+	r.target.scale(r.workers, relocated+1)
+}
+
+// seeRefused waits until the owner of the new machine is told why there is none.
+func (r *relocation) seeRefused(why string) {
+	r.Helper()
+	r.target.eventually(provisioned, "the new machine to be refused", func(ctx context.Context) error {
+		return r.target.refused(ctx, why)
+	})
+	r.step("a new machine is refused: %s", why)
+}
+
+// seeNewMachineOnTheFreeAddress asks for one machine more, which only gets an
+// address if it is given the one that none of the others has.
+func (r *relocation) seeNewMachineOnTheFreeAddress() {
+	r.Helper()
+	r.grow()
+	nodes := r.target.nodes(r.workers)
+	taken := map[string]string{}
+	for _, node := range nodes {
+		for _, address := range harness.Addresses(node.Machine) {
+			if other := taken[address]; other != "" {
+				r.Errorf("%s and %s both have %s", other, node.Machine.Name, address)
+			}
+			taken[address] = node.Machine.Name
+		}
+	}
+	r.target.eventually(harness.Soon, "all machines to hold their addresses", func(ctx context.Context) error {
+		return r.target.allHeld(ctx, nodes)
+	})
+	r.seeVMsUntouched()
+}
+
+// seeReleased deletes the machines in the target; their addresses go back to
+// the pool there.
+func (r *relocation) seeReleased() {
+	r.Helper()
+	r.target.delete(r.workers)
+	r.target.gone(r.workers, provisioned)
+	r.target.awaitFree()
+	r.step("the addresses are free again in the target")
+}

@@ -1,0 +1,67 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+func TestAddressOfAMachineThatMovedAwayStaysTakenAndUnprotected(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	cluster := harness.Cluster(s.ns, harness.DefaultCluster)
+	s.create(harness.Pool(s.ns), cluster, s.pooled("cp-0"))
+	ip := s.settled("cp-0")
+	claim, err := s.claim("cp-0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := &ipamv1.IPAddress{}
+	if err := s.env.Client.Get(t.Context(), s.key(claim.Status.Address.Name), address); err != nil {
+		t.Fatal(err)
+	}
+
+	s.change(cluster, func() { cluster.Spec.Paused = new(true) })
+	s.moveAway(claim)
+	s.moveAway(s.machine("cp-0"))
+	s.moveAway(cluster)
+
+	s.eventually("the address to be unprotected", func(ctx context.Context) error {
+		err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address)
+		if err == nil && slices.Contains(address.Finalizers, allocator.InUseFinalizer) {
+			err = fmt.Errorf("its finalizers are %v", address.Finalizers)
+		}
+		return err
+	})
+	err = harness.Consistently(t.Context(), gracePeriod+gracePeriod/4, "the address stays", func(ctx context.Context) error {
+		err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address)
+		if err == nil && !address.DeletionTimestamp.IsZero() {
+			err = fmt.Errorf("%s is being deleted", ip)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// moveAway deletes an object as clusterctl does after it has made it in another
+// management cluster, when it is quicker than the controllers here: they do not
+// see it terminate.
+func (s *scene) moveAway(object client.Object) {
+	s.Helper()
+	s.change(object, func() {
+		object.SetAnnotations(map[string]string{clusterctlv1.DeleteForMoveAnnotation: ""})
+		object.SetFinalizers(nil)
+	})
+	s.delete(object)
+	s.gone(object)
+}
