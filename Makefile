@@ -32,13 +32,15 @@ E2E := ./tests/e2e/...
 TIMEOUT ?= 25m
 # For `make fuzz`, per target.
 FUZZTIME ?= 20s
+# How gotestsum shows the tests.
+FORMAT := pkgname-and-test-fails
 # More for `go test`, as in `make test-unit TESTFLAGS='-run TestName -count=1'`.
 TESTFLAGS ?=
 
 # $(call tool,NAME) runs a program at its pinned version; it is built first if
 # the cache does not have it.
 tool = tool="$$($(GO) run ./tests/programs/build $(1))" && "$$tool"
-gotest = $(call tool,gotestsum) --format pkgname-and-test-fails --format-hide-empty-pkg -- \
+gotest = $(call tool,gotestsum) --format $(FORMAT) --format-hide-empty-pkg -- \
 	$(if $(RACE),-race) -timeout $(TIMEOUT) $(TESTFLAGS)
 # $(call programs,NAMES) builds programs that the cache does not have. It comes
 # before tests that use them, which then have their time for themselves.
@@ -106,6 +108,7 @@ test-integration: ## The tests on a real control plane with the real IPAM provid
 	@$(gotest) $(INTEGRATION)
 
 .PHONY: e2e
+e2e: FORMAT := testname
 e2e: ## The tests on a whole management cluster, with CAPI, CAPV and a simulated vCenter.
 	@$(call programs,$(STACK))
 	@$(gotest) $(E2E)
