@@ -97,7 +97,7 @@ func (a *Allocator) seeNoLiveMachine(ctx context.Context, machine Machine) error
 }
 
 func machineExists(ctx context.Context, reader client.Reader, key types.NamespacedName) (bool, error) {
-	err := reader.Get(ctx, key, machineMetadata())
+	err := reader.Get(ctx, key, MetadataOf(MachineKind))
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("reading VSphereMachine %s: %w", key, err)
 	}

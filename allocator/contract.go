@@ -249,7 +249,7 @@ func served(ctx context.Context, reader client.Reader, pool client.Object, name 
 	cluster := &clusterv1.Cluster{}
 	err := reader.Get(ctx, client.ObjectKey{Namespace: machine.Namespace, Name: machine.Cluster}, cluster)
 	switch {
-	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+	case IsAbsent(err):
 		return Refuse(PoolNotServed, "%s is not served for Cluster %q, which does not exist: create the Cluster or correct label %s of the machine",
 			name, machine.Cluster, clusterv1.ClusterNameLabel)
 	case err != nil:

@@ -18,7 +18,7 @@ const holdersIndex = "capv-static-ip.dev/address"
 
 // machineSource is the machines' metadata, indexed by the addresses they hold.
 func machineSource() Source {
-	return Source{Object: machineMetadata(), Indexes: map[string]client.IndexerFunc{
+	return Source{Object: MetadataOf(MachineKind), Indexes: map[string]client.IndexerFunc{
 		holdersIndex: func(obj client.Object) []string {
 			bindings, err := ParseBindings(obj.GetAnnotations()[BindingsAnnotation])
 			if err != nil {
@@ -37,18 +37,11 @@ func holdersIndexValue(pool PoolReference, ip netip.Addr) string {
 	return pool.String() + "/" + ip.Unmap().String()
 }
 
-func machineMetadata() *metav1.PartialObjectMetadata {
-	machine := &metav1.PartialObjectMetadata{}
-	machine.SetGroupVersionKind(MachineKind)
-	return machine
-}
-
 // Holders are the machines whose annotation says that they hold an address of
 // the pool. They are looked for in the pool's namespace, or in all if it has
 // none. The reader needs the informer of Sources behind it.
 func Holders(ctx context.Context, reader client.Reader, namespace string, pool PoolReference, ip netip.Addr) ([]types.NamespacedName, error) {
-	machines := &metav1.PartialObjectMetadataList{}
-	machines.SetGroupVersionKind(MachineKind.GroupVersion().WithKind(MachineKind.Kind + "List"))
+	machines := MetadataListOf(MachineKind)
 	err := reader.List(ctx, machines, client.InNamespace(namespace), client.MatchingFields{holdersIndex: holdersIndexValue(pool, ip)})
 	if err != nil && !meta.IsNoMatchError(err) {
 		return nil, fmt.Errorf("listing the machines that hold %s: %w", ip, err)
@@ -72,7 +65,7 @@ func (a *Allocator) seeUnheld(ctx context.Context, machine Machine, pool Pool, b
 		if key == machine.NamespacedName {
 			continue
 		}
-		holder := machineMetadata()
+		holder := MetadataOf(MachineKind)
 		err := a.live.Get(ctx, key, holder)
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("reading VSphereMachine %s: %w", key, err)

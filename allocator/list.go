@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -18,7 +19,7 @@ func List(ctx context.Context, c client.Client, kind client.Object, opts ...clie
 		return nil, err
 	}
 	if err := c.List(ctx, list, opts...); err != nil {
-		if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+		if IsAbsent(err) {
 			return nil, nil
 		}
 		return nil, err
@@ -36,15 +37,33 @@ func emptyList(c client.Client, kind client.Object) (client.ObjectList, error) {
 	if err != nil {
 		return nil, err
 	}
-	gvk.Kind += "List"
 	if _, ok := kind.(*metav1.PartialObjectMetadata); ok {
-		list := &metav1.PartialObjectMetadataList{}
-		list.SetGroupVersionKind(gvk)
-		return list, nil
+		return MetadataListOf(gvk), nil
 	}
+	gvk.Kind += "List"
 	list, err := c.Scheme().New(gvk)
 	if err != nil {
 		return nil, err
 	}
 	return list.(client.ObjectList), nil
+}
+
+// MetadataOf is an empty object of a kind of which only the metadata is read.
+func MetadataOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadata {
+	obj := &metav1.PartialObjectMetadata{}
+	obj.SetGroupVersionKind(kind)
+	return obj
+}
+
+// MetadataListOf is to lists of a kind what MetadataOf is to its objects.
+func MetadataListOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadataList {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
+	return list
+}
+
+// IsAbsent tells whether an error says that an object does not exist, be it
+// because its kind is not served.
+func IsAbsent(err error) bool {
+	return apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
 }

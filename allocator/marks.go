@@ -101,12 +101,12 @@ func Mark(claim client.Object, machine Machine) {
 	if machine.Cluster != "" {
 		setLabel(claim, clusterv1.ClusterNameLabel, machine.Cluster)
 	}
-	setAnnotation(claim, MachineNameAnnotation, machine.Name)
+	SetAnnotation(claim, MachineNameAnnotation, machine.Name)
 }
 
 // Use stamps a claim.
 func Use(claim client.Object, stamp Stamp) {
-	setAnnotation(claim, LastUsedAnnotation, stamp.String())
+	SetAnnotation(claim, LastUsedAnnotation, stamp.String())
 }
 
 // IsMarked tells whether a claim carries our mark for the machine of this name.
@@ -146,7 +146,8 @@ func setLabel(obj client.Object, key, value string) {
 	obj.SetLabels(labels)
 }
 
-func setAnnotation(obj client.Object, key, value string) {
+// SetAnnotation sets one annotation of an object.
+func SetAnnotation(obj client.Object, key, value string) {
 	annotations := obj.GetAnnotations()
 	if annotations == nil {
 		annotations = map[string]string{}

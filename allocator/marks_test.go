@@ -70,7 +70,7 @@ func TestStampSurvivesTheAnnotation(t *testing.T) {
 func TestStampThatIsMissingOrBrokenIsAnError(t *testing.T) {
 	for _, value := range []string{"", "yesterday uid", "uid"} {
 		claim := &ipamv1.IPClaim{}
-		setAnnotation(claim, LastUsedAnnotation, value)
+		SetAnnotation(claim, LastUsedAnnotation, value)
 		if stamp, err := StampOf(claim); err == nil {
 			t.Errorf("annotation %q was read as %v", value, stamp)
 		}

@@ -74,7 +74,7 @@ func (Metal3) CanRequest() bool { return true }
 
 // Request implements Provider.
 func (Metal3) Request(claim client.Object, ip netip.Addr) {
-	setAnnotation(claim, metal3RequestAnnotation, ip.String())
+	SetAnnotation(claim, metal3RequestAnnotation, ip.String())
 }
 
 // IsFree implements Provider.
@@ -89,7 +89,7 @@ func (Metal3) IsFree(obj client.Object) bool {
 func (Metal3) Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error) {
 	err := reader.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}, &ipamv1.IPPool{})
 	switch {
-	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+	case IsAbsent(err):
 		return true, nil
 	case err != nil:
 		return false, fmt.Errorf("reading IPPool %s/%s: %w", claim.GetNamespace(), claim.Pool.Name, err)
@@ -165,7 +165,7 @@ func (Metal3) served(ctx context.Context, reader client.Reader, pool *ipamv1.IPP
 	cluster := &clusterv1.Cluster{}
 	err := reader.Get(ctx, client.ObjectKey{Namespace: pool.Namespace, Name: *pool.Spec.ClusterName}, cluster)
 	switch {
-	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+	case IsAbsent(err):
 		return Refuse(PoolNotServed, "IPPool %q in namespace %q is not served: its spec.clusterName is %q, and that Cluster does not exist; "+
 			"create the Cluster or correct the pool", pool.Name, pool.Namespace, *pool.Spec.ClusterName)
 	case err != nil:

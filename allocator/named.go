@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -40,7 +38,7 @@ func (a *Allocator) Named(ctx context.Context, namespace, name string) (PoolRefe
 func isUsable(ctx context.Context, reader client.Reader, namespace string, ref PoolReference, pool client.Object) (bool, error) {
 	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ref.Name}, pool, client.UnsafeDisableDeepCopy)
 	switch {
-	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+	case IsAbsent(err):
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("looking for %s: %w", ref.In(namespace), err)

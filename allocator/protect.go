@@ -27,7 +27,7 @@ func (a *Allocator) protect(ctx context.Context, req Request, want Want, address
 		// Another machine, or its VM, is still behind the address.
 		return terminating(want, req.claimKey(want))
 	}
-	setAnnotation(obj, MachineNameAnnotation, req.Machine.Name)
+	SetAnnotation(obj, MachineNameAnnotation, req.Machine.Name)
 	err := a.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	switch {
 	case err == nil:

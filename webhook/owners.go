@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -161,7 +159,7 @@ func (o *Owners) write(ctx context.Context, refused owner, lacks allocator.Lacks
 	obj.SetGroupVersionKind(refused.kind)
 	err := o.client.Get(ctx, refused.NamespacedName, obj)
 	switch {
-	case apierrors.IsNotFound(err), meta.IsNoMatchError(err):
+	case allocator.IsAbsent(err):
 		return nil
 	case err != nil:
 		return fmt.Errorf("reading %s %s: %w", refused.kind.Kind, refused.NamespacedName, err)

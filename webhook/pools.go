@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -206,7 +204,7 @@ func (h *Handler) isPaused(ctx context.Context, m *machine) (bool, error) {
 	}
 	cluster := &clusterv1.Cluster{}
 	err := h.Cache.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, cluster)
-	if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+	if allocator.IsAbsent(err) {
 		return false, nil
 	}
 	if err != nil {

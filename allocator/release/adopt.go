@@ -70,13 +70,8 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	if address.GetDeletionTimestamp().IsZero() {
 		controllerutil.AddFinalizer(address, allocator.InUseFinalizer)
 	}
-	annotations := address.GetAnnotations()
-	if annotations == nil {
-		annotations = map[string]string{}
-	}
-	annotations[allocator.MachineNameAnnotation] = s.name
-	annotations[allocator.MachineUIDAnnotation] = string(s.uid)
-	address.SetAnnotations(annotations)
+	allocator.SetAnnotation(address, allocator.MachineNameAnnotation, s.name)
+	allocator.SetAnnotation(address, allocator.MachineUIDAnnotation, string(s.uid))
 	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.Name == h.address.Claim && (h.claim == nil || owner.UID != h.claim.GetUID())
 	}))
@@ -98,7 +93,7 @@ func (r *Reconciler) confirm(ctx context.Context, s *state) error {
 	if s.confirmed {
 		return nil
 	}
-	machine := metadataOf(allocator.MachineKind)
+	machine := allocator.MetadataOf(allocator.MachineKind)
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
 		return fmt.Errorf("confirming the machine: %w", err)
 	}

@@ -72,7 +72,7 @@ func (r *Reconciler) abandon(ctx context.Context, h *holding) error {
 // unprotectLeft unprotects what a machine has left behind, unless the cache was
 // wrong about it.
 func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) error {
-	machine := metadataOf(allocator.MachineKind)
+	machine := allocator.MetadataOf(allocator.MachineKind)
 	exists, err := r.exists(ctx, keyOf(h.address, s.name), machine)
 	if err != nil {
 		return fmt.Errorf("looking for the machine: %w", err)
@@ -129,7 +129,7 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	if !(holding{claim: &fresh}).isOrphan(s.name) || time.Since(lastUsed(claim)) < r.grace {
 		return nil
 	}
-	if exists, err := r.exists(ctx, keyOf(claim, s.name), metadataOf(allocator.MachineKind)); err != nil || exists {
+	if exists, err := r.exists(ctx, keyOf(claim, s.name), allocator.MetadataOf(allocator.MachineKind)); err != nil || exists {
 		return err
 	}
 	if err := allocator.DeleteAsRead(ctx, r.client, claim); err != nil {

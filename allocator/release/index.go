@@ -131,7 +131,7 @@ func (r *Reconciler) getAny(ctx context.Context, key types.NamespacedName, obj c
 		if err == nil {
 			return true, nil
 		}
-		if !isAbsent(err) {
+		if !allocator.IsAbsent(err) {
 			return false, fmt.Errorf("reading %T %s: %w", obj, key, err)
 		}
 	}

@@ -58,7 +58,7 @@ func (p *poolReconciler) sources(c controller.Controller, from cache.Cache) []al
 func (p *poolReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	pool := &ipamv1.IPPool{}
 	if err := p.client.Get(ctx, req.NamespacedName, pool); err != nil {
-		if isAbsent(err) {
+		if allocator.IsAbsent(err) {
 			return reconcile.Result{}, nil
 		}
 		return reconcile.Result{}, fmt.Errorf("reading pool %s: %w", req.NamespacedName, err)
@@ -85,12 +85,7 @@ func (p *poolReconciler) touch(ctx context.Context, pool client.Object, now time
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	before := pool.DeepCopyObject().(client.Object)
-	annotations := pool.GetAnnotations()
-	if annotations == nil {
-		annotations = map[string]string{}
-	}
-	annotations[touchedAnnotation] = now.UTC().Format(time.RFC3339Nano)
-	pool.SetAnnotations(annotations)
+	allocator.SetAnnotation(pool, touchedAnnotation, now.UTC().Format(time.RFC3339Nano))
 	if err := p.client.Patch(ctx, pool, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
 		return reconcile.Result{}, fmt.Errorf("touching pool %s: %w", klog.KObj(pool), err)
 	}

@@ -64,8 +64,8 @@ func logger(mgr manager.Manager, key string) func(*reconcile.Request) logr.Logge
 }
 
 func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []allocator.Source {
-	machine := metadataOf(allocator.MachineKind)
-	vm := metadataOf(vmKind)
+	machine := allocator.MetadataOf(allocator.MachineKind)
+	vm := allocator.MetadataOf(vmKind)
 	sources := []allocator.Source{
 		{Object: machine, Started: watch(c, from, machine, client.Object.GetName)},
 		{Object: vm, Started: watch(c, from, vm, func(vm client.Object) string { return allocator.OwnerMachine(vm).Name })},
@@ -119,7 +119,7 @@ func (r *Reconciler) machinesOfCluster(ctx context.Context, cluster client.Objec
 		list      client.Object
 		machineOf func(client.Object) string
 	}
-	kinds := []kind{{metadataOf(allocator.MachineKind), client.Object.GetName}}
+	kinds := []kind{{allocator.MetadataOf(allocator.MachineKind), client.Object.GetName}}
 	for _, provider := range r.providers {
 		claim, address := provider.Kinds()
 		kinds = append(kinds, kind{claim, machineOfClaim}, kind{address, machineOfAddress(provider)})

@@ -6,10 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -31,18 +28,6 @@ type state struct {
 }
 
 var vmKind = infrav1.GroupVersion.WithKind("VSphereVM")
-
-func metadataOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadata {
-	obj := &metav1.PartialObjectMetadata{}
-	obj.SetGroupVersionKind(kind)
-	return obj
-}
-
-func metadataListOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadataList {
-	list := &metav1.PartialObjectMetadataList{}
-	list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
-	return list
-}
 
 // observe reads the state of the machine of this name. A machine that is being
 // deleted is read from the API server, as are the VMs that then matter: what
@@ -88,9 +73,9 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 
 func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedName, s *state, reader client.Reader) error {
 	s.machineState, s.object = machineState{name: key.Name}, nil
-	machine := metadataOf(allocator.MachineKind)
+	machine := allocator.MetadataOf(allocator.MachineKind)
 	if err := reader.Get(ctx, key, machine); err != nil {
-		if isAbsent(err) {
+		if allocator.IsAbsent(err) {
 			return nil
 		}
 		return fmt.Errorf("reading the machine: %w", err)
@@ -223,7 +208,7 @@ func (r *Reconciler) isPaused(ctx context.Context, namespace string, s *state, h
 	}
 	cluster := &clusterv1.Cluster{}
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, cluster)
-	if isAbsent(err) {
+	if allocator.IsAbsent(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -305,8 +290,8 @@ func (r *Reconciler) observeVMs(ctx context.Context, key types.NamespacedName, s
 	if !going && !left {
 		return nil
 	}
-	vms := metadataListOf(vmKind)
-	if err := r.live.List(ctx, vms, client.InNamespace(key.Namespace)); err != nil && !isAbsent(err) {
+	vms := allocator.MetadataListOf(vmKind)
+	if err := r.live.List(ctx, vms, client.InNamespace(key.Namespace)); err != nil && !allocator.IsAbsent(err) {
 		return fmt.Errorf("listing VSphereVMs: %w", err)
 	}
 	for _, h := range s.holdings {
@@ -330,8 +315,4 @@ func (h *holding) isHolderOf(vm client.Object, m machineState) bool {
 		return owner.UID == m.uid
 	}
 	return owner.Name == m.name
-}
-
-func isAbsent(err error) bool {
-	return apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
 }

@@ -78,7 +78,7 @@ func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, er
 	if err != nil {
 		return false, fmt.Errorf("looking for claim %s: %w", h.address.Claim, err)
 	}
-	machine := metadataOf(allocator.MachineKind)
+	machine := allocator.MetadataOf(allocator.MachineKind)
 	if _, err := r.exists(ctx, keyOf(h.address, s.name), machine); err != nil {
 		return false, fmt.Errorf("looking for the machine: %w", err)
 	}
@@ -100,7 +100,7 @@ func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, er
 // exists asks the API server.
 func (r *Reconciler) exists(ctx context.Context, key client.ObjectKey, obj client.Object) (bool, error) {
 	err := r.live.Get(ctx, key, obj)
-	if isAbsent(err) {
+	if allocator.IsAbsent(err) {
 		return false, nil
 	}
 	return err == nil, err

@@ -7,10 +7,7 @@ import (
 	"math"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -165,9 +162,9 @@ func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetad
 func (r *reconciler) waiting(ctx context.Context, key poolKey) ([]metav1.PartialObjectMetadata, error) {
 	var owners []metav1.PartialObjectMetadata
 	for _, kind := range allocator.OwnerKinds() {
-		list := metadataListOf(kind)
+		list := allocator.MetadataListOf(kind)
 		err := r.client.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{byPool: key.String()})
-		if err != nil && !isAbsent(err) {
+		if err != nil && !allocator.IsAbsent(err) {
 			return nil, fmt.Errorf("listing the %ss that wait for %s: %w", kind.Kind, key.PoolReference, err)
 		}
 		for i := range list.Items {
@@ -191,7 +188,7 @@ func (r *reconciler) isHeldUp(ctx context.Context, owner *metav1.PartialObjectMe
 	}
 	cluster := &clusterv1.Cluster{}
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: owner.Namespace, Name: name}, cluster)
-	if isAbsent(err) {
+	if allocator.IsAbsent(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -217,22 +214,6 @@ func (r *reconciler) recordOf(key poolKey) *record {
 
 func lacksOf(owner client.Object) allocator.Lacks {
 	return allocator.ParseLacks(owner.GetAnnotations()[allocator.RefusedByAnnotation])
-}
-
-func metadataOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadata {
-	obj := &metav1.PartialObjectMetadata{}
-	obj.SetGroupVersionKind(kind)
-	return obj
-}
-
-func metadataListOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadataList {
-	list := &metav1.PartialObjectMetadataList{}
-	list.SetGroupVersionKind(kind.GroupVersion().WithKind(kind.Kind + "List"))
-	return list
-}
-
-func isAbsent(err error) bool {
-	return apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
 }
 
 func isPaused(cluster client.Object) bool {

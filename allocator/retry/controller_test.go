@@ -50,7 +50,7 @@ func controllerOn(t *testing.T, p fakePools, funcs interceptor.Funcs, namespaces
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithInterceptorFuncs(funcs)
 	for _, kind := range allocator.OwnerKinds() {
-		builder.WithIndex(metadataOf(kind), byPool, indexByPool)
+		builder.WithIndex(allocator.MetadataOf(kind), byPool, indexByPool)
 	}
 	for _, namespace := range namespaces {
 		builder.WithObjects(&clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{

@@ -79,9 +79,9 @@ func (r *reconciler) ownerSources(c controller.TypedController[poolKey], from ca
 	}
 	for _, kind := range allocator.OwnerKinds() {
 		sources = append(sources, allocator.Source{
-			Object:  metadataOf(kind),
+			Object:  allocator.MetadataOf(kind),
 			Indexes: map[string]client.IndexerFunc{byPool: indexByPool},
-			Started: watch[client.Object](c, from, metadataOf(kind), poolsOfOwner),
+			Started: watch[client.Object](c, from, allocator.MetadataOf(kind), poolsOfOwner),
 		})
 	}
 	return sources
@@ -134,7 +134,7 @@ func poolsOfOwner(_ context.Context, owner client.Object) []poolKey {
 func (r *reconciler) poolsOfCluster(ctx context.Context, cluster client.Object) []poolKey {
 	var keys []poolKey
 	for _, kind := range allocator.OwnerKinds() {
-		list := metadataListOf(kind)
+		list := allocator.MetadataListOf(kind)
 		if err := r.client.List(ctx, list, client.InNamespace(cluster.GetNamespace())); err != nil {
 			continue // the resync brings what is missed here
 		}
