@@ -80,7 +80,7 @@ const (
 	busyCheck = 2 * time.Second
 	// adoptionPatience is for how long after a machine's creation adoption can be
 	// put off.
-	adoptionPatience = 30 * time.Second
+	adoptionPatience = 2 * time.Minute
 )
 
 // decide is the next step for one holding of the machine of this name. Where

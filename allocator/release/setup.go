@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -84,17 +84,38 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []alloca
 	return sources
 }
 
+// settling is how long a change waits for others to come with it, unless
+// something is being deleted. While machines are made, each of them, its claim
+// and its address are written some ten times within a second, and what is done
+// about one machine then is at the expense of the next.
+const settling = time.Second
+
 // watch enqueues the machine that an object is about.
 func watch(c controller.Controller, from cache.Cache, kind client.Object, machineOf func(client.Object) string) func(context.Context, cache.Informer) error {
-	enqueue := handler.EnqueueRequestsFromMapFunc(func(_ context.Context, obj client.Object) []reconcile.Request {
+	enqueue := func(q workqueue.TypedRateLimitingInterface[reconcile.Request], obj client.Object, after time.Duration) {
 		name := machineOf(obj)
 		if name == "" {
-			return nil
+			return
 		}
-		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}}}
-	})
+		if !obj.GetDeletionTimestamp().IsZero() {
+			after = 0
+		}
+		q.AddAfter(reconcile.Request{NamespacedName: keyOf(obj, name)}, after)
+	}
+	events := handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(q, e.Object, settling)
+		},
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(q, e.ObjectOld, settling)
+			enqueue(q, e.ObjectNew, settling)
+		},
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(q, e.Object, 0)
+		},
+	}
 	return func(context.Context, cache.Informer) error {
-		return c.Watch(source.Kind(from, kind, enqueue))
+		return c.Watch(source.Kind(from, kind, events))
 	}
 }
 
@@ -134,7 +155,7 @@ func (r *Reconciler) machinesOfCluster(ctx context.Context, cluster client.Objec
 		}
 		for _, obj := range objects {
 			if name := kind.machineOf(obj); name != "" {
-				requests = append(requests, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}})
+				requests = append(requests, reconcile.Request{NamespacedName: keyOf(obj, name)})
 			}
 		}
 	}
