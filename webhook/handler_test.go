@@ -10,8 +10,11 @@ import (
 	"testing"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
@@ -116,6 +119,32 @@ func TestMachineWithALifeIsLeftAsItIs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			response := handler(&brokenAllocator{}).Handle(t.Context(), createOf(raw))
 			if !response.Allowed || len(response.Patches) > 0 {
+				t.Errorf("got %+v", response)
+			}
+		})
+	}
+}
+
+// emptyCache knows no object.
+type emptyCache struct{ client.Reader }
+
+func (emptyCache) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
+	return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
+}
+
+func TestMachineThatNamesItsPoolsItselfIsAdmittedFromTheCache(t *testing.T) {
+	cloned := `"annotations":{"cluster.x-k8s.io/cloned-from-name":"t","cluster.x-k8s.io/cloned-from-groupkind":"VSphereMachineTemplate.infrastructure.cluster.x-k8s.io"`
+	for name, raw := range map[string]string{
+		"by its label":                       `{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"},` + cloned + `}},"spec":{"network":{"devices":[{},{}]}}}`,
+		"by annotations for each device":     `{"metadata":{"name":"cp",` + cloned + `,"pools.capv-static-ip.dev/0":"a","pools.capv-static-ip.dev/eth1":"b"}},"spec":{"network":{"devices":[{},{"deviceName":"eth1"}]}}}`,
+		"by one for the device without DHCP": `{"metadata":{"name":"cp",` + cloned + `,"pools.capv-static-ip.dev/1":"a"}},"spec":{"network":{"devices":[{"dhcp4":true},{}]}}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := handler(&brokenAllocator{})
+			h.Cache, h.Live = emptyCache{}, nil // a live read would panic
+
+			response := h.Handle(t.Context(), createOf(raw))
+			if !response.Allowed || len(response.Patches) == 0 {
 				t.Errorf("got %+v", response)
 			}
 		})

@@ -80,20 +80,38 @@ func (h *Handler) wants(ctx context.Context, m *machine) (wants []allocator.Want
 	return wants, warnings, nil
 }
 
-// askers are the machine and, where it does not itself answer for every eligible
-// device, its template; the machine's own metadata wins.
+// askers are the machine and its template; the machine's own metadata wins. Where
+// it answers for every eligible device, what the cache knows of the template will
+// do, for the warnings.
 func (h *Handler) askers(ctx context.Context, m *machine) ([]asker, error) {
-	asked := []asker{{Object: &m.ObjectMeta, name: "the VSphereMachine"}}
-	fromTemplate := m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] == templateKind.GroupKind().String()
-	if !fromTemplate || m.Labels[PoolNameLabel] != "" || !slices.ContainsFunc(m.Spec.Network.Devices, eligible) {
-		return asked, nil
+	own := asker{Object: &m.ObjectMeta, name: "the VSphereMachine"}
+	if m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] != templateKind.GroupKind().String() {
+		return []asker{own}, nil
+	}
+	readers := []client.Reader{h.Cache}
+	if !own.answersFor(m) {
+		readers = append(readers, h.Live)
 	}
 	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
-	template, err := h.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name})
+	template, err := template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, readers)
 	if err != nil {
 		return nil, err
 	}
-	return append(asked, asker{Object: template, name: fmt.Sprintf("VSphereMachineTemplate %q", name)}), nil
+	return []asker{own, {Object: template, name: fmt.Sprintf("VSphereMachineTemplate %q", name)}}, nil
+}
+
+// answersFor tells whether the asker has an answer, be it a wrong one, for each
+// device of the machine that waits for one.
+func (a asker) answersFor(m *machine) bool {
+	for i, d := range m.Spec.Network.Devices {
+		if !eligible(d) {
+			continue
+		}
+		if found, err := a.request(deviceOf(d, i)); found == nil && err == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // firstRequest is the first answer for a device, nil if nobody asks for it.
@@ -165,11 +183,11 @@ func unusable(a asker, m *machine) []string {
 	return warnings
 }
 
-// template reads the metadata of a template, empty if there is none. Where the
-// cache knows no pool of it the API server is asked: a template is often made
-// in the same breath as its machines.
-func (h *Handler) template(ctx context.Context, key client.ObjectKey) (*metav1.PartialObjectMetadata, error) {
-	for _, reader := range []client.Reader{h.Cache, h.Live} {
+// template reads the metadata of a template, empty if there is none. Where one
+// reader, a cache, knows no pool of it the next is asked: a template is often
+// made in the same breath as its machines.
+func template(ctx context.Context, key client.ObjectKey, readers []client.Reader) (*metav1.PartialObjectMetadata, error) {
+	for _, reader := range readers {
 		template := &metav1.PartialObjectMetadata{}
 		template.SetGroupVersionKind(templateKind)
 		err := reader.Get(ctx, key, template)
