@@ -24,6 +24,8 @@ type Allocator struct {
 	live client.Reader
 	// bound wakes by claim, full by pool.
 	bound, full wakeups
+	// turns are those of the requests that want to claim from a pool.
+	turns turns
 }
 
 // New makes an Allocator. Writes go through c, whose reads come from informers
@@ -55,24 +57,55 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 	if err != nil {
 		return nil, err
 	}
-	claims := make([]Claim, len(req.Wants))
-	for i, want := range req.Wants {
-		claims[i], err = a.ensureClaim(ctx, req, want)
-		if err != nil {
-			return nil, err
-		}
-	}
-
-	start := time.Now()
 	bindings := make([]Binding, len(req.Wants))
 	for i, want := range req.Wants {
-		bindings[i], err = a.await(ctx, req, want, pools[want.Pool], claims[i])
+		bindings[i], err = a.bind(ctx, req, want, pools[want.Pool])
 		if err != nil {
 			return nil, err
 		}
 	}
-	providerWait.WithLabelValues(req.Wants[0].Pool.Kind).Observe(time.Since(start).Seconds())
 	return bindings, nil
+}
+
+// enough is the time that it takes, at the least, to have a claim bound.
+const enough = time.Second
+
+// bind claims an address for one want when it is the request's turn.
+func (a *Allocator) bind(ctx context.Context, req Request, want Want, pool Pool) (Binding, error) {
+	waited, end, err := a.takeTurn(ctx, pool)
+	if err != nil {
+		return Binding{}, notBoundInTime(pool)
+	}
+	defer end()
+	if waited {
+		// Others may have taken the last addresses meanwhile.
+		pools, err := a.pools(ctx, req)
+		if err != nil {
+			return Binding{}, err
+		}
+		pool = pools[want.Pool]
+	}
+	claim, err := a.ensureClaim(ctx, req, want, pool)
+	if err != nil {
+		return Binding{}, err
+	}
+	start := time.Now()
+	binding, err := a.await(ctx, req, want, pool, claim)
+	if err != nil {
+		return Binding{}, err
+	}
+	providerWait.WithLabelValues(want.Pool.Kind).Observe(time.Since(start).Seconds())
+	return binding, nil
+}
+
+// takeTurn takes a turn on the pool while there is enough time left for it.
+func (a *Allocator) takeTurn(ctx context.Context, pool Pool) (waited bool, end func(), err error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-enough))
+		defer cancel()
+	}
+	return a.turns.take(ctx, keyOf(pool))
 }
 
 // seeNoMachine returns ErrMachineExists if a machine of this name lives. The

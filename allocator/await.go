@@ -56,9 +56,7 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 		case <-late.C:
 			err = a.seeRoom(ctx, req.Machine, pool, claim, a.client, a.live)
 		case <-ctx.Done():
-			err = Refuse(NotBoundInTime, "%s has not bound a claim in time: "+
-				"is the IPAM controller of %s running? Start it, or see its log",
-				pool.Reference.In(pool.GetNamespace()), pool.Reference.APIGroup)
+			err = notBoundInTime(pool)
 		}
 		if err != nil {
 			return Binding{}, err
@@ -68,6 +66,12 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 			return Binding{}, err
 		}
 	}
+}
+
+func notBoundInTime(pool Pool) error {
+	return Refuse(NotBoundInTime, "%s has not bound a claim in time: "+
+		"is the IPAM controller of %s running? Start it, or see its log",
+		pool.Reference.In(pool.GetNamespace()), pool.Reference.APIGroup)
 }
 
 // isFull tells whether the pool now says that it has no free address.

@@ -14,7 +14,7 @@ import (
 
 // ensureClaim makes the claim for a want, or takes the one that exists if that
 // is safe, and stamps it with the request.
-func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want) (Claim, error) {
+func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want, pool Pool) (Claim, error) {
 	key := req.claimKey(want)
 	provider := a.providers.For(want.Pool)
 	obj := provider.NewClaim(key.Name, req.Machine, want.Pool)
@@ -29,7 +29,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want) (Cl
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return Claim{}, Refuse(NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
 	case !apierrors.IsAlreadyExists(err):
-		return Claim{}, notWritten(ctx, want, obj, err)
+		return Claim{}, notWritten(ctx, want, pool, obj, err)
 	}
 
 	if err := a.seeNoLiveMachine(ctx, req.Machine); err != nil {
@@ -38,17 +38,20 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want) (Cl
 	var claim Claim
 	err = retryOnConflict(func() error {
 		var err error
-		claim, err = a.reuse(ctx, req, want)
+		claim, err = a.reuse(ctx, req, want, pool)
 		return err
 	})
 	return claim, err
 }
 
-// notWritten says why a claim could not be made or stamped. An internal error is
-// how the API server says that a webhook of the provider's, which guards its
-// claims, cannot be called.
-func notWritten(ctx context.Context, want Want, claim client.Object, err error) error {
-	if !apierrors.IsInternalError(err) {
+// notWritten says why a claim could not be made or stamped. A webhook of the
+// provider's guards its claims: an internal error is how the API server says that
+// it cannot be called, and if it does not answer, neither does the API server.
+func notWritten(ctx context.Context, want Want, pool Pool, claim client.Object, err error) error {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return notBoundInTime(pool)
+	case !apierrors.IsInternalError(err):
 		return fmt.Errorf("claiming an address from %s %s: %w", want.Pool.Kind, want.Pool.Name, err)
 	}
 	klog.FromContext(ctx).Error(err, "Cannot write a claim", "claim", klog.KObj(claim))
@@ -59,7 +62,7 @@ func notWritten(ctx context.Context, want Want, claim client.Object, err error) 
 // reuse stamps a claim that exists already: from an earlier try of the same
 // create, or made by others with nothing that ties it to them. The stamp is
 // written against the resourceVersion just judged, so a conflict means: judge again.
-func (a *Allocator) reuse(ctx context.Context, req Request, want Want) (Claim, error) {
+func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool) (Claim, error) {
 	key := req.claimKey(want)
 	provider := a.providers.For(want.Pool)
 	obj := EmptyClaim(provider)
@@ -76,7 +79,7 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want) (Claim, e
 	Mark(obj, req.Machine)
 	Use(obj, req.Stamp)
 	if err := a.client.Update(ctx, obj); err != nil {
-		return Claim{}, notWritten(ctx, want, obj, err)
+		return Claim{}, notWritten(ctx, want, pool, obj, err)
 	}
 	klog.FromContext(ctx).Info("Using a claim that exists", "claim", klog.KObj(obj))
 	return provider.Claim(obj), nil

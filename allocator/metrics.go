@@ -8,7 +8,7 @@ import (
 var (
 	providerWait = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "capv_static_ip_provider_wait_seconds",
-		Help:    "Time from the last claim made until the provider had bound all claims of a machine.",
+		Help:    "Time from making a claim until the provider had bound it.",
 		Buckets: []float64{.005, .01, .02, .03, .05, .075, .1, .2, .5, 1, 2, 5, 10},
 	}, []string{"pool_kind"})
 

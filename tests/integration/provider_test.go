@@ -28,6 +28,7 @@ func TestProviderThatDoesNotServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("frozen, and its webhooks not installed", func(t *testing.T) { boundByNobodyIsDenied(newScene(t, env)) })
+	t.Run("of many creates, few claim", func(t *testing.T) { fewClaimsWait(newScene(t, env)) })
 	t.Run("a create that is cut off and sent again through another replica", func(t *testing.T) { createSentAgain(newScene(t, env)) })
 	t.Run("in a namespace that is being deleted", func(t *testing.T) { terminatingNamespaceIsDenied(bareScene(t, env)) })
 
@@ -60,8 +61,8 @@ func frozenProviderIsDenied(s *scene) {
 	s.env.metal3.Pause()
 	defer s.env.metal3.Resume()
 
-	s.denyMachines(`no address could be bound in time: the API server or the IPAM controller is slow or down; see its log`,
-		harness.WithPool(harness.DefaultPool))
+	s.denyMachines(`IPPool "dkp-cluster" in namespace "NAMESPACE" has not bound a claim in time: `+
+		`is the IPAM controller of ipam.metal3.io running? Start it, or see its log`, harness.WithPool(harness.DefaultPool))
 
 	s.expectNoClaims()
 }
@@ -75,6 +76,54 @@ func boundByNobodyIsDenied(s *scene) {
 		`is the IPAM controller of ipam.metal3.io running? Start it, or see its log`, harness.WithPool(harness.DefaultPool))
 
 	s.expectNoClaims()
+}
+
+// A provider that has many claims before it may serve them in any order. The
+// creates that come first are to be served first, so the others claim later.
+func fewClaimsWait(s *scene) {
+	const few, many = 4, 10
+	replica := s.onlyReplica()
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.56.88", "10.16.56.188")))
+	s.env.metal3.Pause()
+	defer s.env.metal3.Resume()
+
+	creates := make([]<-chan error, many)
+	for i := range creates {
+		creates[i] = s.createLater(harness.Machine(s.ns, fmt.Sprintf("cp%d", i), harness.WithPool(harness.DefaultPool)))
+	}
+	s.eventually("all creates to be in admission", func(ctx context.Context) error {
+		inFlight, err := replica.Metric(ctx, "controller_runtime_webhook_requests_in_flight", nil)
+		if err == nil && inFlight != many {
+			err = fmt.Errorf("%v are", inFlight)
+		}
+		return err
+	})
+	s.consistently("few claims wait", func(context.Context) error {
+		if claims := len(s.claims()); claims > few {
+			return fmt.Errorf("there are %d claims", claims)
+		}
+		return nil
+	})
+	s.env.metal3.Resume()
+
+	for i, created := range creates {
+		if err := <-created; err != nil {
+			s.Errorf("create %d: %v", i, err)
+		}
+	}
+	if claims := len(s.claims()); claims != many {
+		s.Errorf("%d machines have %d claims", many, claims)
+	}
+}
+
+// onlyReplica has the API server call one replica only, until the test ends.
+func (s *scene) onlyReplica() *harness.Manager {
+	s.Helper()
+	only, other := s.env.managers[0], s.env.managers[1]
+	s.env.Forwarder.SetBackends(only.WebhookAddress)
+	s.env.Forwarder.Cut(other.WebhookAddress)
+	s.Cleanup(func() { s.env.Forwarder.SetBackends(only.WebhookAddress, other.WebhookAddress) })
+	return only
 }
 
 // The first replica learns only when it wakes up that its connection is cut: by

@@ -1,0 +1,96 @@
+package allocator
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"k8s.io/apimachinery/pkg/types"
+)
+
+func poolNamed(name string) poolKey {
+	return poolKey{reference: Metal3Pool(name), key: types.NamespacedName{Namespace: "ns", Name: name}}
+}
+
+// takeAll takes all turns of a pool, and returns what ends each.
+func takeAll(t *testing.T, turns *turns, pool poolKey) []func() {
+	t.Helper()
+	var ends []func()
+	for range waitingClaims {
+		waited, end, err := turns.take(t.Context(), pool)
+		if err != nil || waited {
+			t.Fatalf("a turn on %v is not free: waited %v, %v", pool.key, waited, err)
+		}
+		ends = append(ends, end)
+	}
+	return ends
+}
+
+func TestRequestsClaimFromAPoolInTheOrderOfTheirComing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var turns turns
+		ends := takeAll(t, &turns, poolNamed("pool"))
+		var order []int
+		for i := range 3 {
+			go func() {
+				waited, end, err := turns.take(t.Context(), poolNamed("pool"))
+				if err != nil || !waited {
+					t.Errorf("request %d: waited %v, %v", i, waited, err)
+					return
+				}
+				order = append(order, i)
+				end()
+			}()
+			synctest.Wait()
+		}
+		if len(order) > 0 {
+			t.Errorf("requests %v had a turn while %d claims wait", order, waitingClaims)
+		}
+
+		for _, end := range ends {
+			end()
+			synctest.Wait()
+		}
+
+		if want := []int{0, 1, 2}; !slices.Equal(order, want) {
+			t.Errorf("requests had their turns in the order %v, want %v", order, want)
+		}
+		if len(turns.pools) > 0 {
+			t.Errorf("%d pools are remembered that nobody waits for", len(turns.pools))
+		}
+	})
+}
+
+func TestPoolsDoNotWaitForEachOther(t *testing.T) {
+	var turns turns
+	takeAll(t, &turns, poolNamed("busy"))
+
+	takeAll(t, &turns, poolNamed("idle"))
+}
+
+func TestRequestThatGivesUpLeavesItsTurnToTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var turns turns
+		ends := takeAll(t, &turns, poolNamed("pool"))
+		ctx, cancel := context.WithCancel(t.Context())
+		gaveUp, served := make(chan error, 1), make(chan error, 1)
+		for ctx, done := range map[context.Context]chan error{ctx: gaveUp, t.Context(): served} {
+			go func() {
+				_, _, err := turns.take(ctx, poolNamed("pool"))
+				done <- err
+			}()
+		}
+		synctest.Wait()
+
+		cancel()
+		if err := <-gaveUp; err == nil {
+			t.Error("a request had a turn although as many claims wait as may")
+		}
+		ends[0]()
+
+		if err := <-served; err != nil {
+			t.Errorf("the next request: %v", err)
+		}
+	})
+}
