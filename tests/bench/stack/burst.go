@@ -99,8 +99,12 @@ func (b *bench) inNamespace(ctx context.Context, p provider, do func(ctx context
 		return err
 	}
 	for _, kind := range []client.Object{&capvv1.VSphereMachine{}, p.claim(ns, "all")} {
-		if err := b.stack.Plane.Client.DeleteAllOf(ctx, kind, client.InNamespace(ns)); err != nil {
-			return fmt.Errorf("removing what was made: %w", err)
+		// The API server ends a request after a minute, and with that begins anew.
+		err := harness.Eventually(ctx, patience, fmt.Sprintf("each %T to be deleted", kind), func(ctx context.Context) error {
+			return b.stack.Plane.Client.DeleteAllOf(ctx, kind, client.InNamespace(ns))
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return b.awaitEmpty(ctx, ns)
