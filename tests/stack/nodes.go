@@ -94,6 +94,7 @@ func (s *Stack) makeNode(ctx context.Context, node *corev1.Node, providerID stri
 		}
 		return fmt.Errorf("making Node %s: %w", node.Name, err)
 	}
+	before := node.DeepCopy()
 	// Cluster API calls a Node healthy only if it knows all of these.
 	for kind, status := range map[corev1.NodeConditionType]corev1.ConditionStatus{
 		corev1.NodeReady: corev1.ConditionTrue, corev1.NodeMemoryPressure: corev1.ConditionFalse,
@@ -104,7 +105,8 @@ func (s *Stack) makeNode(ctx context.Context, node *corev1.Node, providerID stri
 		})
 	}
 	node.Status.NodeInfo.KubeletVersion = kubernetesVersion
-	if err := s.Plane.Client.Status().Update(ctx, node); err != nil {
+	// Cluster API labels Nodes as soon as it sees them, so this must not conflict.
+	if err := s.Plane.Client.Status().Patch(ctx, node, client.MergeFrom(before)); err != nil {
 		return fmt.Errorf("making Node %s ready: %w", node.Name, err)
 	}
 	return nil
