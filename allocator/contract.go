@@ -132,6 +132,10 @@ func (Contract) CanRequest() bool { return false }
 // Request implements Provider.
 func (Contract) Request(client.Object, netip.Addr) {}
 
+// HonoursFinalizers implements Provider. The contract does not ask for it, and
+// the in-cluster provider frees an address whatever is on its claim.
+func (Contract) HonoursFinalizers() bool { return false }
+
 // IsFree implements Provider.
 func (Contract) IsFree(obj client.Object) bool {
 	return !slices.ContainsFunc(obj.GetFinalizers(), func(f string) bool {

@@ -18,7 +18,10 @@ const (
 	// ReleaseFinalizer keeps a machine until its addresses are given back.
 	ReleaseFinalizer = "capv-static-ip.dev/release"
 	// InUseFinalizer keeps an address object, and so the address, while its
-	// machine or that machine's VM exists, whatever happens to the claim.
+	// machine or that machine's VM exists, whatever happens to the claim. It is
+	// on the claim, too, where the provider honours it: clusterctl deletes a
+	// claim before it takes the finalizers off, and in between the provider must
+	// not free an address that a machine elsewhere goes on using.
 	InUseFinalizer = "capv-static-ip.dev/in-use"
 
 	// BindingsAnnotation holds a machine's bindings as JSON, see Bindings.

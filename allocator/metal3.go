@@ -77,6 +77,9 @@ func (Metal3) Request(claim client.Object, ip netip.Addr) {
 	SetAnnotation(claim, metal3RequestAnnotation, ip.String())
 }
 
+// HonoursFinalizers implements Provider (ipam/ippool_manager.go, updateAddress).
+func (Metal3) HonoursFinalizers() bool { return true }
+
 // IsFree implements Provider.
 func (Metal3) IsFree(obj client.Object) bool {
 	return !slices.ContainsFunc(obj.GetFinalizers(), func(f string) bool {

@@ -71,6 +71,9 @@ type Provider interface {
 	CanRequest() bool
 	// Request makes a claim ask for this very address, where it can.
 	Request(claim client.Object, ip netip.Addr)
+	// HonoursFinalizers tells whether the provider keeps the address of a claim
+	// that is being deleted for as long as a finalizer of others is on the claim.
+	HonoursFinalizers() bool
 	// IsFree tells whether the finalizers of a claim or an address are all the
 	// provider's own.
 	IsFree(obj client.Object) bool

@@ -45,7 +45,8 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 }
 
 // own writes into a claim that it is the machine's: the mark, the owner, what
-// makes clusterctl move it, and a request for the address that it has.
+// makes clusterctl move it, a request for the address that it has, and what
+// keeps the provider from freeing that.
 func (r *Reconciler) own(claim client.Object, s *state, b *allocator.Binding) {
 	allocator.Mark(claim, identityOf(s.object))
 	labels := claim.GetLabels()
@@ -54,7 +55,11 @@ func (r *Reconciler) own(claim client.Object, s *state, b *allocator.Binding) {
 	if len(claim.GetOwnerReferences()) == 0 {
 		claim.SetOwnerReferences([]metav1.OwnerReference{ownerOf(s.object)})
 	}
-	r.providers.For(b.Pool).Request(claim, b.Address.Addr())
+	provider := r.providers.For(b.Pool)
+	provider.Request(claim, b.Address.Addr())
+	if provider.HonoursFinalizers() {
+		controllerutil.AddFinalizer(claim, allocator.InUseFinalizer)
+	}
 }
 
 func identityOf(machine client.Object) allocator.Machine {
@@ -143,7 +148,7 @@ func (r *Reconciler) renew(ctx context.Context, s *state, h *holding) error {
 	if err := r.confirm(ctx, s); err != nil {
 		return err
 	}
-	if err := allocator.DeleteAsRead(ctx, r.client, h.claim.Object); err != nil {
+	if err := r.giveUp(ctx, h.claim.Object); err != nil {
 		return fmt.Errorf("deleting claim %s, which failed: %w", klog.KObj(h.claim), err)
 	}
 	return nil

@@ -91,6 +91,8 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		r.report(ctx, s, h)
 	case release:
 		return r.release(ctx, s, h)
+	case yield:
+		return r.yield(ctx, h.claim.Object)
 	case unprotect:
 		return r.unprotectLeft(ctx, s, h)
 	case reap:

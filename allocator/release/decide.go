@@ -58,6 +58,7 @@ const (
 	renew     step = "renew"     // delete a claim that failed, to make it again
 	report    step = "report"    // tell that the address is no longer the machine's
 	release   step = "release"   // give claim and address back
+	yield     step = "yield"     // take our finalizer off a claim that others delete
 	unprotect step = "unprotect" // take our finalizer off the address
 	reap      step = "reap"      // delete the claim of a machine that never came
 	abandon   step = "abandon"   // finish the deletion of a claim without a pool
@@ -110,6 +111,9 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 		return decideSpare(h, now, grace)
 	case h.claim == nil:
 		return decideWithoutClaim(m, h), 0
+	case h.isHeldBack(m.name) && h.belongsTo(m):
+		// The address is protected, and the claim is made again.
+		return yield, 0
 	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m) && !h.isOfAdapter(m):
 		return leave, 0
 	case h.claim.Failure != "":
@@ -181,6 +185,8 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 		return decideOrphan(m, h, now, grace)
 	case h.address != nil && h.isProtectedFor(m.name) && !h.vmExists:
 		return unprotect, 0
+	case h.isHeldBack(m.name) && !h.vmExists:
+		return yield, 0
 	case h.claim != nil:
 		return leave, terminatingCheck
 	}
@@ -260,6 +266,13 @@ func (h holding) isClaimed() bool {
 	return h.claim != nil && h.claim.GetDeletionTimestamp().IsZero()
 }
 
+// isHeldBack tells whether our finalizer holds up the deletion of the machine's
+// claim. While clusterctl moves it, that is what the finalizer is for.
+func (h holding) isHeldBack(machine string) bool {
+	return h.claim != nil && !h.claim.GetDeletionTimestamp().IsZero() && isProtected(h.claim) &&
+		machineOfClaim(h.claim) == machine && !h.isMoving()
+}
+
 func (h holding) isMoving() bool {
 	return h.claim != nil && isMoving(h.claim) || h.address != nil && isMoving(h.address)
 }
@@ -281,8 +294,9 @@ func (h holding) isProtectedFor(machine string) bool {
 	return isProtected(h.address) && (named == "" || named == machine)
 }
 
-func isProtected(address client.Object) bool {
-	return slices.Contains(address.GetFinalizers(), allocator.InUseFinalizer)
+// isProtected tells whether our finalizer is on an address, or on a claim.
+func isProtected(obj client.Object) bool {
+	return slices.Contains(obj.GetFinalizers(), allocator.InUseFinalizer)
 }
 
 // lastUsed is when a request last used the claim. A claim whose stamp cannot be

@@ -116,6 +116,9 @@ func unprotected(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 func terminatingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.DeletionTimestamp = &deleted
 }
+func held(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Finalizers = []string{ipamv1.IPClaimFinalizer, allocator.InUseFinalizer}
+}
 func terminatingAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 	a.DeletionTimestamp = &deleted
 }
@@ -176,6 +179,10 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		"claim of the adapter whose address is shared":        {living(), bound(ofAdapter, unprotected, shared), leave},
 		"claim not annotated":                                 {living(), bound(withoutAnnotation), leave},
 		"claim going":                                         {living(), bound(terminatingClaim), leave},
+		"claim going, held by us":                             {living(), bound(terminatingClaim, held), yield},
+		"claim going, held by us, paused":                     {living(), bound(terminatingClaim, held, paused), leave},
+		"claim going, held by us, by clusterctl":              {living(), bound(terminatingClaim, held, movingClaim), leave},
+		"another machine's claim going, annotated here":       {living(), bound(anothers, terminatingClaim, held), leave},
 		"claim gone, address protected":                       {living(), bound(withoutClaim), remake},
 		"claim gone, address protected and going":             {living(), bound(withoutClaim, terminatingAddress), remake},
 		"claim gone, address protected, UID from before move": {living(), bound(withoutClaim, earlierUID), remake},
@@ -219,6 +226,8 @@ func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 		"Cluster paused":                               {dying(), bound(paused), release},
 		"never adopted":                                {dying(), bound(withoutOwner, unprotected), release},
 		"claim orphaned by the garbage collector":      {dying(), bound(withoutOwner), release},
+		"claim going":                                  {dying(), bound(terminatingClaim, held), release},
+		"claim going, CAPV still works on it":          {waited, bound(terminatingClaim, held), leave},
 		"claim gone":                                   {dying(), bound(withoutClaim), release},
 		"claim and address gone":                       {dying(), bound(withoutClaim, withoutAddress), leave},
 		"claim of another machine, annotated here":     {dying(), bound(anothers), leave},
@@ -267,6 +276,11 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"stray address that a machine holds": {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), shared), leave, 0},
 		"claim the garbage collector's":      {bound(withoutAnnotation), leave, 0},
 		"claim being deleted, no VM":         {bound(withoutAnnotation, terminatingClaim), unprotect, 0},
+		"claim being deleted, a VM":          {bound(withoutAnnotation, terminatingClaim, held, withVM), leave, terminatingCheck},
+		"claim held by us, address is free":  {bound(withoutAnnotation, terminatingClaim, held, unprotected), yield, 0},
+		"claim held by us, no address":       {bound(withoutAnnotation, terminatingClaim, held, withoutAddress), yield, 0},
+		"claim held by us, paused":           {bound(withoutAnnotation, terminatingClaim, held, unprotected, paused), leave, 0},
+		"claim held by us, by clusterctl":    {bound(withoutAnnotation, terminatingClaim, held, unprotected, movingClaim), leave, 0},
 		"address protected at admission":     {bound(withoutAnnotation, withoutOwner), leave, grace},
 		"claim of a protected address, old":  {bound(withoutAnnotation, withoutOwner, usedBefore(grace)), reap, 0},
 	}

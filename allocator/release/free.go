@@ -18,8 +18,8 @@ func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
 	if err := r.unprotect(ctx, h); err != nil {
 		return err
 	}
-	if h.claim != nil && h.claim.GetDeletionTimestamp().IsZero() {
-		if err := allocator.DeleteAsRead(ctx, r.client, h.claim.Object); err != nil {
+	if h.claim != nil {
+		if err := r.giveUp(ctx, h.claim.Object); err != nil {
 			return fmt.Errorf("releasing claim %s: %w", klog.KObj(h.claim), err)
 		}
 	}
@@ -53,14 +53,33 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, labels ...string
 	return nil
 }
 
+// giveUp deletes a claim, unless it is being deleted already, so that its
+// provider frees the address.
+func (r *Reconciler) giveUp(ctx context.Context, claim client.Object) error {
+	if err := r.yield(ctx, claim); err != nil || !claim.GetDeletionTimestamp().IsZero() {
+		return err
+	}
+	return allocator.DeleteAsRead(ctx, r.client, claim)
+}
+
+// yield takes our finalizer off a claim.
+func (r *Reconciler) yield(ctx context.Context, claim client.Object) error {
+	before := claim.DeepCopyObject().(client.Object)
+	if !controllerutil.RemoveFinalizer(claim, allocator.InUseFinalizer) {
+		return nil
+	}
+	return client.IgnoreNotFound(r.patch(ctx, claim, before))
+}
+
 // abandon takes the provider's finalizers off a claim that is being deleted and
 // has no pool: the provider looks at claims pool by pool, so this one it never
 // will, and its namespace could not go.
 func (r *Reconciler) abandon(ctx context.Context, h *holding) error {
+	before := h.claim.DeepCopyObject().(client.Object)
+	controllerutil.RemoveFinalizer(h.claim, allocator.InUseFinalizer)
 	if !r.providers.For(h.claim.Pool).IsFree(h.claim.Object) {
 		return nil
 	}
-	before := h.claim.DeepCopyObject().(client.Object)
 	h.claim.SetFinalizers(nil)
 	if err := r.patch(ctx, h.claim.Object, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("abandoning claim %s: %w", klog.KObj(h.claim), err)
@@ -132,7 +151,7 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	if exists, err := r.exists(ctx, keyOf(claim, s.name), allocator.MetadataOf(allocator.MachineKind)); err != nil || exists {
 		return err
 	}
-	if err := allocator.DeleteAsRead(ctx, r.client, claim); err != nil {
+	if err := r.giveUp(ctx, claim); err != nil {
 		return fmt.Errorf("reaping claim %s: %w", klog.KObj(claim), err)
 	}
 	claimsReaped.Inc()

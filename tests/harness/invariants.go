@@ -61,7 +61,7 @@ func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOpti
 			continue
 		}
 		violations = slices.Concat(violations, inventory.heldTwice(), inventory.machinesWithoutAddress(),
-			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.orphanAddresses())
+			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.heldClaims(), inventory.orphanAddresses())
 	}
 	return violations
 }
@@ -197,6 +197,22 @@ func (i *inventory) orphanClaims(grace time.Duration) []error {
 		} else if age := time.Since(stamp.Time); age >= grace {
 			violations = append(violations, violation(invariantNoOrphans, "claim %s is of machine %q, which does not exist, and was last used %s ago",
 				client.ObjectKeyFromObject(&claim), machine, age.Round(time.Millisecond)))
+		}
+	}
+	return violations
+}
+
+// heldClaims finds claims whose deletion we hold up for nobody.
+func (i *inventory) heldClaims() []error {
+	var violations []error
+	for _, claim := range i.claims {
+		if claim.GetDeletionTimestamp() == nil || !slices.Contains(claim.GetFinalizers(), allocator.InUseFinalizer) {
+			continue
+		}
+		owner := allocator.OwnerMachine(&claim).UID
+		if i.machineByUID[owner] == nil && i.vmByOwner[owner] == nil {
+			violations = append(violations, violation(invariantNoOrphans, "claim %s is being deleted, and held for a machine with UID %q, which has neither machine nor VM",
+				client.ObjectKeyFromObject(&claim), owner))
 		}
 	}
 	return violations

@@ -68,6 +68,17 @@ func protected(machine string) harness.Option {
 	}
 }
 
+// held is a claim that is being deleted and that our finalizer holds.
+func held(machine string) *ipamv1.IPClaim {
+	claim := claimed(machine, time.Hour)
+	claim.DeletionTimestamp = &metav1.Time{Time: time.Now()}
+	claim.OwnerReferences = []metav1.OwnerReference{{
+		APIVersion: allocator.MachineKind.GroupVersion().String(), Kind: allocator.MachineKind.Kind, Name: machine, UID: types.UID("machine-" + machine),
+	}}
+	harness.WithFinalizer(allocator.InUseFinalizer)(claim)
+	return claim
+}
+
 func TestInvariants(t *testing.T) {
 	t.Parallel()
 	const a, b = "10.16.56.88", "10.16.56.89"
@@ -89,6 +100,8 @@ func TestInvariants(t *testing.T) {
 		"a VM whose address is free":         {objects: []client.Object{harness.Pool(ns), outlived}, broken: "I2"},
 		"a claim without machine, in time":   {objects: []client.Object{claimed("cp-0", time.Second)}},
 		"a claim without machine, too old":   {objects: []client.Object{claim}, broken: "I3"},
+		"a claim held for its machine":       {objects: []client.Object{bound("cp-0", a), held("cp-0"), answer(claim, a, protected("cp-0"))}},
+		"a claim held for nobody":            {objects: []client.Object{held("cp-0")}, broken: "I3"},
 		"somebody else's claim":              {objects: []client.Object{harness.Claim(ns, "theirs", harness.DefaultPool)}},
 		"an address protected for nobody":    {objects: []client.Object{answer(claim, a, protected("cp-0"))}, broken: "I3"},
 	} {

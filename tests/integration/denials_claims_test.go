@@ -116,7 +116,7 @@ func TestNameOfAMachineWhoseVMStillExistsIsDenied(t *testing.T) {
 	machine := s.machine("cp-0")
 	s.delete(machine)
 	s.gone(machine)
-	s.noClaims()
+	s.claimGoing("cp-0")
 
 	s.denyMachine(claimInDeletion, "cp-0", harness.WithPool(harness.DefaultPool))
 

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -48,8 +49,8 @@ func TestAddressIsHeldUntilCAPVLetsGoOfTheMachine(t *testing.T) {
 			s.delete(machine, client.PropagationPolicy(policy))
 			held := func(context.Context) error { return s.isHeld("cp-0", ip) }
 			if policy == metav1.DeletePropagationForeground {
-				// The garbage collector takes the claim first; the address stays.
-				s.noClaims()
+				// The garbage collector begins with the claim; the address stays.
+				s.claimGoing("cp-0")
 				held = func(context.Context) error { return s.isProtected(ip) }
 			}
 			s.consistently("the address is held", held)
@@ -104,7 +105,7 @@ func (s *scene) virtualMachineKeepsAddress(remove func(*capvv1.VSphereMachine)) 
 		s.dropFinalizer(machine, harness.MachineFinalizer)
 	}
 	s.gone(machine)
-	s.noClaims()
+	s.claimGoing("cp-0")
 	s.consistently("the VM's address is protected", func(context.Context) error { return s.isProtected(ip) })
 	// No other machine gets it. One of the same name gets none at all: metal3
 	// would bind its claim to the address of the former one.
@@ -124,6 +125,19 @@ func (s *scene) virtualMachineKeepsAddress(remove func(*capvv1.VSphereMachine)) 
 	if got := s.ip("cp-0"); got != ip {
 		s.Errorf("the next machine of the name got %s, want the address that came back, %s", got, ip)
 	}
+}
+
+// claimGoing waits until the claim of a machine is being deleted. It stays, and
+// with it its address, for as long as a machine or its VM uses that.
+func (s *scene) claimGoing(machine string) {
+	s.Helper()
+	s.eventually("the claim of "+machine+" to be deleted", func(context.Context) error {
+		claim, err := s.claim(machine)
+		if err == nil && claim.DeletionTimestamp.IsZero() {
+			err = errors.New("nobody has deleted it")
+		}
+		return err
+	})
 }
 
 // deleted deletes an object and takes off its last finalizer.
@@ -164,10 +178,10 @@ func TestClaimDeletedByHandKeepsItsAddressAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// While the machine is paused, nobody makes the claim again.
+	// While the machine is paused, the claim is not let go.
 	s.annotate(machine, "cluster.x-k8s.io/paused", new(""))
 	s.delete(claim)
-	s.gone(claim)
+	s.claimGoing("cp-0")
 	s.create(s.pooled("cp-1"))
 	if got := s.ip("cp-1"); got == ip {
 		t.Fatalf("the second machine got %s, which the first one uses", got)
@@ -279,7 +293,7 @@ func TestDeletedPoolGoesAwayAfterItsMachines(t *testing.T) {
 	s.delete(other)
 	s.delete(held, client.PropagationPolicy(metav1.DeletePropagationForeground))
 	s.gone(other)
-	s.noClaims()
+	s.claimGoing("cp-0")
 	s.consistently("the pool stays while an address of it is in use", func(context.Context) error {
 		if err := s.env.Client.Get(s.Context(), client.ObjectKeyFromObject(pool), pool); err != nil {
 			return err
