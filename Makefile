@@ -46,7 +46,7 @@ gotest = $(call tool,gotestsum) --format $(FORMAT) --format-hide-empty-pkg -- \
 # before tests that use them, which then have their time for themselves.
 programs = $(GO) run ./tests/programs/build $(1) >/dev/null
 PLANE := kustomize etcd kube-apiserver kube-controller-manager metal3-ipam in-cluster-ipam
-STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane capv clusterctl
+STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane workload capv clusterctl
 # Rights are generated from the markers in the code that needs them.
 controller-gen = $(call tool,controller-gen) rbac:roleName=capv-static-ip-manager \
 	paths=./cmd/... paths=./webhook/... paths=./allocator/...
@@ -132,7 +132,7 @@ bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole st
 
 # Mains of ours with a module file of their own, which ./... leaves out. They are
 # looked at with the flags they are built with, to compile what they use once.
-OWN_MAINS := tests/programs/cert-manager tests/programs/vcenter
+OWN_MAINS := tests/programs/cert-manager tests/programs/vcenter tests/programs/workload
 
 .PHONY: lint
 lint: ## Check format and style.

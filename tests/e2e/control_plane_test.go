@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,7 +31,7 @@ func TestControlPlaneMachineIsBornWithItsAddressAndGivesItBack(t *testing.T) {
 			s.create(by.pool(s, "control-plane", 10, 10))
 			stored := s.watchMachines()
 			template := s.template("control-plane", by.ask("control-plane"))
-			controlPlane := s.controlPlane(template)
+			controlPlane := s.controlPlane(template, 1)
 
 			s.create(template, controlPlane)
 
@@ -42,12 +43,8 @@ func TestControlPlaneMachineIsBornWithItsAddressAndGivesItBack(t *testing.T) {
 				t.Errorf("the machine was stored with %v, want %v", got, want)
 			}
 			s.step("the machine is stored")
-			node := s.controlPlaneNode()
-			if err := s.agree(node); err != nil {
-				t.Error(err)
-			}
-			s.eventually(harness.Soon, "the machine to hold its address", func(ctx context.Context) error { return s.held(ctx, first) })
-			s.step("it has a virtual machine, with %v", node.VM.Reported)
+			// That is as far as it gets: nobody runs kubeadm there.
+			s.controlPlaneNodes(1)
 
 			s.delete(controlPlane)
 			s.gone(controlPlane, provisioned)
@@ -64,12 +61,91 @@ func withControlPlane(object client.Object) {
 	}
 }
 
-// controlPlane is a KubeadmControlPlane with one machine. It never gets further
-// than a virtual machine that runs: nobody runs kubeadm there.
-func (s *scene) controlPlane(template *capvv1.VSphereMachineTemplate) *unstructured.Unstructured {
+func TestControlPlaneOfThreeRollsOutOnFourAddresses(t *testing.T) {
+	t.Parallel()
+	for _, by := range []ipam{metal3, inCluster} {
+		t.Run(by.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newBootstrappedScene(t)
+			s.create(by.pool(s, "control-plane", 10, 13))
+			template := s.template("control-plane", by.ask("control-plane"))
+			controlPlane := s.controlPlane(template, 3)
+			s.create(template, controlPlane)
+			s.awaitControlPlane(3, "v1.36.3")
+			s.controlPlaneNodes(3)
+
+			patch(s, controlPlane, func(controlPlane *unstructured.Unstructured) {
+				if err := unstructured.SetNestedField(controlPlane.Object, "v1.36.4", "spec", "version"); err != nil {
+					t.Fatal(err)
+				}
+			})
+
+			s.awaitControlPlane(3, "v1.36.4")
+			s.controlPlaneNodes(3)
+			// Four addresses, three of which the first machines had.
+			s.expectReuse(2)
+			s.delete(controlPlane)
+			s.gone(controlPlane, bootstrapped)
+			s.awaitFree()
+			s.step("the control plane is deleted, and its addresses are free")
+		})
+	}
+}
+
+// bootstrapped is a deadline for the machines of a control plane, which are made
+// and replaced one after the other; each takes a minute.
+const bootstrapped = 10 * time.Minute
+
+// newBootstrappedScene makes a scene in whose virtual machines somebody plays
+// kubeadm.
+func newBootstrappedScene(t *testing.T) *scene {
+	t.Helper()
+	port, err := shared.Plane.Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newScene(t, shared, withControlPlane, func(object client.Object) {
+		object.(*clusterv1.Cluster).Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: "127.0.0.1", Port: int32(port)}
+	})
+	workload, err := shared.Plane.StartWorkload(t.Context(), s.ns, harness.DefaultCluster, port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := workload.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// awaitControlPlane waits until the scene has so many machines, all of this
+// version and ready: what runs in them knows of each other.
+func (s *scene) awaitControlPlane(count int, version string) {
+	s.Helper()
+	s.eventually(bootstrapped, fmt.Sprintf("%d machines of version %s to be ready", count, version), func(ctx context.Context) error {
+		machines := &clusterv1.MachineList{}
+		if err := s.stack.Plane.Client.List(ctx, machines, client.InNamespace(s.ns)); err != nil {
+			return err
+		}
+		if len(machines.Items) != count {
+			return fmt.Errorf("there are %d machines", len(machines.Items))
+		}
+		for _, machine := range machines.Items {
+			if machine.Spec.Version != version || !meta.IsStatusConditionTrue(machine.Status.Conditions, clusterv1.ReadyCondition) {
+				return fmt.Errorf("machine %s is of version %s; conditions: %v", machine.Name, machine.Spec.Version, machine.Status.Conditions)
+			}
+		}
+		return nil
+	})
+	s.step("%d machines of version %s are ready", count, version)
+}
+
+// controlPlane is a KubeadmControlPlane of the scene's Cluster.
+func (s *scene) controlPlane(template *capvv1.VSphereMachineTemplate, replicas int64) *unstructured.Unstructured {
 	owner := harness.ControlPlaneOwner(s.ns, controlPlaneName, template.Name)
 	for _, err := range []error{
-		unstructured.SetNestedField(owner.Object, int64(1), "spec", "replicas"),
+		unstructured.SetNestedField(owner.Object, replicas, "spec", "replicas"),
 		unstructured.SetNestedMap(owner.Object, map[string]any{"format": "cloud-config"}, "spec", "kubeadmConfigSpec"),
 	} {
 		if err != nil {
@@ -110,28 +186,39 @@ func (s *scene) firstOf(stored <-chan *capvv1.VSphereMachine) *capvv1.VSphereMac
 	}
 }
 
-// controlPlaneNode waits until the only machine has a virtual machine that runs.
-func (s *scene) controlPlaneNode() stack.Node {
+// controlPlaneNodes waits until all machines have virtual machines that run, and
+// sees that they hold the addresses that these have.
+func (s *scene) controlPlaneNodes(count int) {
 	s.Helper()
-	node := stack.Node{}
-	s.eventually(provisioned, "the control plane's machine to have a virtual machine", func(ctx context.Context) error {
+	var nodes []stack.Node
+	s.eventually(provisioned, "the control plane's machines to have virtual machines", func(ctx context.Context) error {
 		machines := &capvv1.VSphereMachineList{}
 		if err := s.stack.Plane.Client.List(ctx, machines, client.InNamespace(s.ns)); err != nil {
 			return err
 		}
 		vms, err := s.stack.VCenter.VMs(ctx)
-		if err != nil || len(machines.Items) != 1 {
+		if err != nil || len(machines.Items) != count {
 			return fmt.Errorf("there are %d machines, error %w", len(machines.Items), err)
 		}
-		node.Machine = &machines.Items[0]
-		at := slices.IndexFunc(vms, func(vm harness.VM) bool { return vm.Name == node.Machine.Name })
-		if at < 0 {
-			return fmt.Errorf("machine %s has none", node.Machine.Name)
-		}
-		if node.VM = vms[at]; len(node.VM.Reported) == 0 || node.Machine.Spec.ProviderID == "" {
-			return fmt.Errorf("machine %s reports %v, its providerID is %q", node.Machine.Name, node.VM.Reported, node.Machine.Spec.ProviderID)
+		nodes = nil
+		for i := range machines.Items {
+			machine := &machines.Items[i]
+			at := slices.IndexFunc(vms, func(vm harness.VM) bool { return vm.Name == machine.Name })
+			if at < 0 {
+				return fmt.Errorf("machine %s has none", machine.Name)
+			}
+			if len(vms[at].Reported) == 0 || machine.Spec.ProviderID == "" {
+				return fmt.Errorf("machine %s reports %v, its providerID is %q", machine.Name, vms[at].Reported, machine.Spec.ProviderID)
+			}
+			nodes = append(nodes, stack.Node{Machine: machine, VM: vms[at]})
 		}
 		return nil
 	})
-	return node
+	for _, node := range nodes {
+		if err := s.agree(node); err != nil {
+			s.Error(err)
+		}
+		s.step("%s has a virtual machine, with %v", node.Machine.Name, node.VM.Reported)
+	}
+	s.eventually(harness.Soon, "the machines to hold their addresses", func(ctx context.Context) error { return s.allHeld(ctx, nodes) })
 }

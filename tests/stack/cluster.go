@@ -41,7 +41,6 @@ func (s *Stack) Objects(namespace, cluster string, options ...harness.Option) ([
 	}
 	infrastructure := &capvv1.VSphereCluster{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: cluster}}
 	infrastructure.Spec.Server = s.VCenter.Server
-	infrastructure.Spec.ControlPlaneEndpoint = capvv1.APIEndpoint{Host: "10.16.56.87", Port: 6443}
 	infrastructure.Spec.IdentityRef = capvv1.VSphereIdentityReference{Kind: capvv1.SecretKind, Name: identity.Name}
 	bootstrap := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
@@ -53,7 +52,11 @@ func (s *Stack) Objects(namespace, cluster string, options ...harness.Option) ([
 		StringData: map[string]string{"value": "#cloud-config\n", "format": "cloud-config"},
 	}
 	object := harness.Cluster(namespace, cluster, options...)
-	object.Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: "10.16.56.87", Port: 6443}
+	endpoint := &object.Spec.ControlPlaneEndpoint
+	if endpoint.IsZero() {
+		*endpoint = clusterv1.APIEndpoint{Host: "10.16.56.87", Port: 6443}
+	}
+	infrastructure.Spec.ControlPlaneEndpoint = capvv1.APIEndpoint{Host: endpoint.Host, Port: endpoint.Port}
 	objects := []client.Object{identity, bootstrap, infrastructure, object}
 	if !object.Spec.ControlPlaneRef.IsDefined() {
 		objects = append(objects, kubeconfig)

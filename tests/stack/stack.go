@@ -120,7 +120,7 @@ func build(ctx context.Context, options Options) error {
 		harness.ClusterAPI, harness.CAPV,
 	}
 	if !options.WithoutKubeadm {
-		names = append(names, harness.KubeadmBootstrap, harness.KubeadmControlPlane)
+		names = append(names, harness.KubeadmBootstrap, harness.KubeadmControlPlane, "workload")
 	}
 	if !options.WithoutMetal3 {
 		names = append(names, "metal3-ipam")
