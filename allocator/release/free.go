@@ -115,6 +115,13 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 		// It is protected for a machine that is being admitted.
 		return nil
 	}
+	if h.isHeldBack(s.name) {
+		// Its provider frees the address when it may go.
+		if err := r.unprotect(ctx, h); err != nil {
+			return err
+		}
+		return r.yield(ctx, h.claim.Object)
+	}
 	if uid != "" && h.address.GetDeletionTimestamp().IsZero() {
 		// Nobody frees it: as a rule, because its machine was moved to another
 		// management cluster, where it uses the address. Without the label it

@@ -121,6 +121,7 @@ func (s *scene) virtualMachineKeepsAddress(remove func(*capvv1.VSphereMachine)) 
 
 	s.gone(s.deleted(vm, vmFinalizer))
 	s.returned(ip)
+	s.gone(harness.Claim(s.ns, "cp-0-0", harness.DefaultPool))
 	s.create(s.pooled("cp-0"))
 	if got := s.ip("cp-0"); got != ip {
 		s.Errorf("the next machine of the name got %s, want the address that came back, %s", got, ip)
