@@ -93,6 +93,8 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.release(ctx, s, h)
 	case yield:
 		return r.yield(ctx, h.claim.Object)
+	case unblock:
+		return r.unblock(ctx, s, h)
 	case unprotect:
 		return r.unprotectLeft(ctx, s, h)
 	case reap:

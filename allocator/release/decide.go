@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -59,6 +60,7 @@ const (
 	report    step = "report"    // tell that the address is no longer the machine's
 	release   step = "release"   // give claim and address back
 	yield     step = "yield"     // take our finalizer off a claim that others delete
+	unblock   step = "unblock"   // keep a claim from holding up the machine's deletion
 	unprotect step = "unprotect" // take our finalizer off the address
 	reap      step = "reap"      // delete the claim of a machine that never came
 	abandon   step = "abandon"   // finish the deletion of a claim without a pool
@@ -172,6 +174,9 @@ func decideDeleting(m machineState, h holding) step {
 	case h.address != nil && h.address.GetDeletionTimestamp().IsZero() && !isProtected(h.address):
 		// CAPV lets go of a machine without an owner Machine before the VM is gone.
 		return protect
+	case h.blocks(m):
+		// The claim stays for the VM; a machine deleted in the foreground need not.
+		return unblock
 	}
 	return leave
 }
@@ -251,6 +256,14 @@ func (h holding) isOfEarlierMachine(m machineState) bool {
 	}
 	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
 	return allocator.MachineOf(h.address) == m.name && uid != "" && uid != string(m.uid)
+}
+
+// blocks tells whether a deletion of the machine in the foreground waits for
+// the claim.
+func (h holding) blocks(m machineState) bool {
+	return h.claim != nil && slices.ContainsFunc(h.claim.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
+		return owner.UID == m.uid && owner.BlockOwnerDeletion != nil && *owner.BlockOwnerDeletion
+	})
 }
 
 // isOrphan tells whether the claim waits for a machine of this name that never

@@ -80,6 +80,10 @@ func ownedBy(uid types.UID) option {
 	}
 }
 
+func blocking(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.OwnerReferences[0].BlockOwnerDeletion = new(true)
+}
+
 // spare is an address that was protected for the machine while it was admitted,
 // and that it was then not given.
 func spare(age time.Duration) holding {
@@ -220,22 +224,24 @@ func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 		holding holding
 		want    step
 	}{
-		"nobody else left":                             {dying(), bound(), release},
-		"CAPV still works on it":                       {waited, bound(), leave},
-		"moved by clusterctl":                          {moving, bound(), leave},
-		"Cluster paused":                               {dying(), bound(paused), release},
-		"never adopted":                                {dying(), bound(withoutOwner, unprotected), release},
-		"claim orphaned by the garbage collector":      {dying(), bound(withoutOwner), release},
-		"claim going":                                  {dying(), bound(terminatingClaim, held), release},
-		"claim going, CAPV still works on it":          {waited, bound(terminatingClaim, held), leave},
-		"claim gone":                                   {dying(), bound(withoutClaim), release},
-		"claim and address gone":                       {dying(), bound(withoutClaim, withoutAddress), leave},
-		"claim of another machine, annotated here":     {dying(), bound(anothers), leave},
-		"address of another machine, annotated here":   {dying(), bound(anothers, withoutClaim), leave},
-		"mark of another machine, annotated here":      {dying(), bound(withoutOwner, withoutMark), leave},
-		"unowned, and another machine has the address": {dying(), bound(withoutOwner, shared), leave},
-		"its VM is still there":                        {dying(), bound(withVM), leave},
-		"its VM is still there, address unprotected":   {dying(), bound(withVM, unprotected), protect},
+		"nobody else left":                              {dying(), bound(), release},
+		"CAPV still works on it":                        {waited, bound(), leave},
+		"moved by clusterctl":                           {moving, bound(), leave},
+		"Cluster paused":                                {dying(), bound(paused), release},
+		"never adopted":                                 {dying(), bound(withoutOwner, unprotected), release},
+		"claim orphaned by the garbage collector":       {dying(), bound(withoutOwner), release},
+		"claim going":                                   {dying(), bound(terminatingClaim, held), release},
+		"claim going, CAPV still works on it":           {waited, bound(terminatingClaim, held), leave},
+		"claim gone":                                    {dying(), bound(withoutClaim), release},
+		"claim and address gone":                        {dying(), bound(withoutClaim, withoutAddress), leave},
+		"claim of another machine, annotated here":      {dying(), bound(anothers), leave},
+		"address of another machine, annotated here":    {dying(), bound(anothers, withoutClaim), leave},
+		"mark of another machine, annotated here":       {dying(), bound(withoutOwner, withoutMark), leave},
+		"unowned, and another machine has the address":  {dying(), bound(withoutOwner, shared), leave},
+		"its VM is still there":                         {dying(), bound(withVM), leave},
+		"its VM is still there, address unprotected":    {dying(), bound(withVM, unprotected, blocking), protect},
+		"its VM is still there, it waits for the claim": {dying(), bound(withVM, blocking), unblock},
+		"its VM is still there, CAPV still works on it": {waited, bound(withVM, blocking), leave},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

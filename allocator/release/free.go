@@ -71,6 +71,22 @@ func (r *Reconciler) yield(ctx context.Context, claim client.Object) error {
 	return client.IgnoreNotFound(r.patch(ctx, claim, before))
 }
 
+// unblock leaves the claim the machine's own, and lets the machine go before it.
+func (r *Reconciler) unblock(ctx context.Context, s *state, h *holding) error {
+	before := h.claim.DeepCopyObject().(client.Object)
+	owners := h.claim.GetOwnerReferences()
+	for i := range owners {
+		if owners[i].UID == s.uid {
+			owners[i].BlockOwnerDeletion = new(false)
+		}
+	}
+	h.claim.SetOwnerReferences(owners)
+	if err := r.patch(ctx, h.claim.Object, before); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("keeping claim %s from holding up its machine: %w", klog.KObj(h.claim), err)
+	}
+	return nil
+}
+
 // abandon takes the provider's finalizers off a claim that is being deleted and
 // has no pool: the provider looks at claims pool by pool, so this one it never
 // will, and its namespace could not go.

@@ -144,8 +144,8 @@ func (s *scene) returned(ip string) {
 func (s *scene) noClaims() {
 	s.Helper()
 	s.eventually("all claims to be gone", func(context.Context) error {
-		if claims := s.claims(); len(claims) > 0 {
-			return fmt.Errorf("%d claims are left, the first is %s", len(claims), claims[0].Name)
+		if claims := s.allClaims(); len(claims) > 0 {
+			return fmt.Errorf("%d claims are left, the first is %s", len(claims), claims[0].GetName())
 		}
 		return nil
 	})

@@ -89,6 +89,13 @@ func TestVirtualMachineKeepsTheAddressOfItsMachine(t *testing.T) {
 			s.change(machine, func() { machine.Finalizers = nil })
 		})
 	})
+	t.Run("deleted in the foreground", func(t *testing.T) {
+		t.Parallel()
+		s := newScene(t, shared)
+		s.virtualMachineKeepsAddress(func(machine *capvv1.VSphereMachine) {
+			s.delete(machine, client.PropagationPolicy(metav1.DeletePropagationForeground))
+		})
+	})
 }
 
 func (s *scene) virtualMachineKeepsAddress(remove func(*capvv1.VSphereMachine)) {
