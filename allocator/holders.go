@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -38,11 +39,19 @@ func holdersIndexValue(pool PoolReference, ip netip.Addr) string {
 }
 
 // Holders are the machines whose annotation says that they hold an address of
-// the pool. They are looked for in the pool's namespace, or in all if it has
-// none. The reader needs the informer of Sources behind it.
-func Holders(ctx context.Context, reader client.Reader, namespace string, pool PoolReference, ip netip.Addr) ([]types.NamespacedName, error) {
+// the pool that machines of this namespace mean by the reference: all machines,
+// if pools of its kind have no namespace. The client needs the informer of
+// Sources behind it.
+func Holders(ctx context.Context, c client.Client, namespace string, pool PoolReference, ip netip.Addr) ([]types.NamespacedName, error) {
+	mapping, err := c.RESTMapper().RESTMapping(schema.GroupKind{Group: pool.APIGroup, Kind: pool.Kind})
+	if err != nil && !meta.IsNoMatchError(err) {
+		return nil, fmt.Errorf("looking for the scope of %s: %w", pool, err)
+	}
+	if err == nil && mapping.Scope.Name() == meta.RESTScopeNameRoot {
+		namespace = metav1.NamespaceAll
+	}
 	machines := MetadataListOf(MachineKind)
-	err := reader.List(ctx, machines, client.InNamespace(namespace), client.MatchingFields{holdersIndex: holdersIndexValue(pool, ip)})
+	err = c.List(ctx, machines, client.InNamespace(namespace), client.MatchingFields{holdersIndex: holdersIndexValue(pool, ip)})
 	if err != nil && !meta.IsNoMatchError(err) {
 		return nil, fmt.Errorf("listing the machines that hold %s: %w", ip, err)
 	}
@@ -57,7 +66,7 @@ func Holders(ctx context.Context, reader client.Reader, namespace string, pool P
 // thinks that it is free: after a restore, or a move to a management cluster
 // whose pool does not know what the machines brought with them.
 func (a *Allocator) seeUnheld(ctx context.Context, machine Machine, pool Pool, b Binding) error {
-	holders, err := Holders(ctx, a.client, pool.GetNamespace(), b.Pool, b.Address.Addr())
+	holders, err := Holders(ctx, a.client, machine.Namespace, b.Pool, b.Address.Addr())
 	if err != nil {
 		return err
 	}

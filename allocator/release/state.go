@@ -236,8 +236,7 @@ func (s *state) clusterOf(h *holding) string {
 	return ""
 }
 
-// sharedWith names another machine of the namespace that says it holds the
-// address.
+// sharedWith names another machine that says it holds the address.
 func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h *holding) (string, error) {
 	if h.address == nil {
 		return "", nil

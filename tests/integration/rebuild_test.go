@@ -174,6 +174,41 @@ func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 	}
 }
 
+func TestGlobalAddressThatAMachineOfAnotherNamespaceUsesIsNotFreed(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	pool := harness.GlobalInClusterPool(s.ns, harness.InClusterAddresses(inClusterFirst))
+	s.create(harness.Cluster(s.ns, harness.DefaultCluster))
+	s.createGlobal(pool)
+	ref := allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: pool.GetName()}
+	holder := newScene(t, s.env)
+	for _, where := range []*scene{holder, s} {
+		where.toleratesLostAddresses()
+		where.restored("cp-0", ref, inClusterFirst)
+		where.told("cp-0", "AddressLost")
+	}
+	claim := harness.AddressClaim(s.ns, "cp-0-0", ref.Kind, ref.Name)
+	s.create(claim)
+	s.boundTo(claim, inClusterFirst)
+
+	s.consistently("the claim belongs to nobody", func(context.Context) error {
+		got, err := s.addressClaim("cp-0", 0)
+		if err != nil {
+			return err
+		}
+		if len(got.OwnerReferences) > 0 {
+			return fmt.Errorf("it is owned by %v", got.OwnerReferences)
+		}
+		return nil
+	})
+	machine := s.machine("cp-0")
+	s.delete(machine)
+	s.gone(machine)
+	s.boundTo(claim, inClusterFirst)
+	s.delete(claim)
+	s.gone(claim)
+}
+
 // toleratesLostAddresses removes, before the invariants are looked at, the
 // machines of the scene whose addresses are lost: that is what they show.
 func (s *scene) toleratesLostAddresses() {
