@@ -45,7 +45,7 @@ gotest = $(call tool,gotestsum) --format $(FORMAT) --format-hide-empty-pkg -- \
 # $(call programs,NAMES) builds programs that the cache does not have. It comes
 # before tests that use them, which then have their time for themselves.
 programs = $(GO) run ./tests/programs/build $(1) >/dev/null
-PLANE := kustomize etcd kube-apiserver kube-controller-manager metal3-ipam in-cluster-ipam
+PLANE := kustomize etcd kube-apiserver kube-controller-manager kubectl metal3-ipam in-cluster-ipam
 STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane workload capv clusterctl
 # Rights are generated from the markers in the code that needs them.
 controller-gen = $(call tool,controller-gen) rbac:roleName=capv-static-ip-manager \

@@ -185,6 +185,14 @@ func (c *ControlPlane) APIServer() *Process { return c.apiServer }
 // garbage collector a test may want to pause.
 func (c *ControlPlane) ControllerManager() *Process { return c.controllerManager }
 
+// Kubectl returns the path of a kubectl of the control plane's version.
+func (c *ControlPlane) Kubectl(ctx context.Context) (string, error) {
+	return c.builder.Path(ctx, "kubectl")
+}
+
+// Root returns the project's folder.
+func (c *ControlPlane) Root() string { return c.builder.Root }
+
 // Stop ends everything that was started on this control plane. Nothing of it is
 // needed any more, so nothing is given time to tidy up.
 func (c *ControlPlane) Stop() error {

@@ -59,6 +59,7 @@ var known = []program{
 	{name: "etcd", family: kubernetes, pkg: "go.etcd.io/etcd/server/v3", module: "go.etcd.io/etcd/server/v3", version: kubernetesVersion},
 	{name: "kube-apiserver", family: kubernetes, pkg: "k8s.io/kubernetes/cmd/kube-apiserver", module: "k8s.io/kubernetes", version: kubernetesVersion},
 	{name: "kube-controller-manager", family: kubernetes, pkg: "k8s.io/kubernetes/cmd/kube-controller-manager", module: "k8s.io/kubernetes", version: kubernetesVersion},
+	{name: "kubectl", family: kubernetes, pkg: "k8s.io/kubernetes/cmd/kubectl", module: "k8s.io/kubernetes", version: kubernetesVersion},
 	{name: "metal3-ipam", family: "metal3-ipam", pkg: "github.com/metal3-io/ip-address-manager", module: "github.com/metal3-io/ip-address-manager"},
 	{name: "cluster-api", family: clusterAPI, pkg: "sigs.k8s.io/cluster-api", module: "sigs.k8s.io/cluster-api"},
 	{name: "kubeadm-bootstrap", family: clusterAPI, pkg: "sigs.k8s.io/cluster-api/bootstrap/kubeadm", module: "sigs.k8s.io/cluster-api"},

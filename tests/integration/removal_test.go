@@ -1,0 +1,230 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// removal is a control plane on which README.md's own commands are run.
+type removal struct {
+	*scene
+	// The shell blocks of README.md's section, in its order.
+	withoutWebhook, held, unsafe, stripped, uninstalled string
+}
+
+// One control plane, from which we are removed twice.
+func TestRemovalByTheDocumentedWay(t *testing.T) {
+	t.Parallel()
+	env := ownEnvironment(t, harness.Options{WholeStack: true}, 2)
+	if _, err := env.StartInCluster(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r := &removal{scene: newScene(t, env)}
+	r.readSteps()
+	r.run(theDeployment)
+	r.create(harness.Pool(r.ns))
+	r.inClusterPool()
+	for _, machine := range []*capvv1.VSphereMachine{r.pooled("metal3"), r.inClusterMachine("in-cluster")} {
+		harness.WithFinalizer(harness.MachineFinalizer)(machine)
+		r.create(machine)
+	}
+	r.awaitAdoption()
+
+	t.Run("frees no address of the machines that stay", func(t *testing.T) { r.in(t).keepsMachines() })
+	t.Run("installed again, it adopts the machines that it finds", func(t *testing.T) { r.in(t).installAgain() })
+	t.Run("after the machines, leaves nothing", func(t *testing.T) { r.in(t).followsMachines() })
+}
+
+// theDeployment is made for README.md's commands to find; nothing runs its pods.
+const theDeployment = "kubectl create -f deploy/manager/deployment.yaml"
+
+func (r *removal) in(t *testing.T) *removal {
+	in := *r
+	in.scene = &scene{T: t, env: r.env, ns: r.ns}
+	return &in
+}
+
+// readSteps reads what README.md tells to run.
+func (r *removal) readSteps() {
+	r.Helper()
+	steps := []*string{&r.withoutWebhook, &r.held, &r.unsafe, &r.stripped, &r.uninstalled}
+	blocks := shellBlocks(r.T, filepath.Join(r.env.Root(), "README.md"), "Remove it")
+	if len(blocks) != len(steps) {
+		r.Fatalf("README.md tells to run %d blocks, want %d", len(blocks), len(steps))
+	}
+	for i, step := range steps {
+		*step = blocks[i]
+	}
+}
+
+// awaitAdoption waits until both machines hold the addresses that they began with.
+func (r *removal) awaitAdoption() {
+	r.Helper()
+	if got := r.settled("metal3"); got != firstIP {
+		r.Errorf("the machine of metal3 has %s, want %s", got, firstIP)
+	}
+	if got := r.inClusterSettled("in-cluster"); got != inClusterFirst {
+		r.Errorf("the machine of in-cluster has %s, want %s", got, inClusterFirst)
+	}
+}
+
+// shellBlocks are the blocks of shell commands in a section of a document.
+func shellBlocks(t *testing.T, path, section string) []string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(content), "\n## "+section+"\n")
+	if !found {
+		t.Fatalf("%s has no section %q", path, section)
+	}
+	text, _, _ = strings.Cut(text, "\n## ")
+	var blocks []string
+	for _, match := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1) {
+		blocks = append(blocks, match[1])
+	}
+	return blocks
+}
+
+// run runs commands as an administrator does, and returns what they print.
+func (r *removal) run(commands ...string) string {
+	r.Helper()
+	kubectl, err := r.env.Kubectl(r.Context())
+	if err != nil {
+		r.Fatal(err)
+	}
+	cmd := exec.CommandContext(r.Context(), "bash", "-euo", "pipefail", "-c", `kubectl() { "$KUBECTL" "$@"; }`+"\n"+strings.Join(commands, "\n"))
+	cmd.Dir = r.env.Root()
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+r.env.Kubeconfig, "KUBECTL="+kubectl)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		r.Fatalf("%s\n%s%s%v", cmd.Args[len(cmd.Args)-1], stdout.String(), stderr.String(), err)
+	}
+	return stdout.String()
+}
+
+// printsNothing returns an error as long as commands print something.
+func (r *removal) printsNothing(commands string) func(context.Context) error {
+	return func(context.Context) error {
+		if text := r.run(commands); text != "" {
+			return fmt.Errorf("they print:\n%s", text)
+		}
+		return nil
+	}
+}
+
+// stopManagers stands for the end of the Deployment's pods.
+func (r *removal) stopManagers() {
+	r.Helper()
+	for _, manager := range r.env.managers {
+		if err := manager.Stop(); err != nil {
+			r.Fatal(err)
+		}
+	}
+}
+
+// uninstall runs the last step, after which nothing holds up anything.
+func (r *removal) uninstall() {
+	r.Helper()
+	r.run(r.uninstalled)
+	r.gone(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: harness.SystemNamespace}})
+}
+
+// addressesAreTaken returns an error if an address of a machine is not bound to
+// its claim any more, or is about to be freed.
+func (r *removal) addressesAreTaken() error {
+	address, err := r.address(firstIP)
+	if err != nil {
+		return err
+	}
+	contractAddress, err := r.ipAddress(inClusterFirst)
+	if err != nil {
+		return err
+	}
+	claim, err := r.claim("metal3")
+	if err != nil {
+		return err
+	}
+	contractClaim, err := r.addressClaim("in-cluster", 0)
+	if err != nil {
+		return err
+	}
+	for _, object := range []client.Object{address, contractAddress, claim, contractClaim} {
+		if deleted := object.GetDeletionTimestamp(); !deleted.IsZero() {
+			return fmt.Errorf("%T %s was deleted at %s", object, object.GetName(), deleted)
+		}
+	}
+	return nil
+}
+
+func (r *removal) keepsMachines() {
+	r.run(r.withoutWebhook)
+	r.eventually("README.md's commands to say that all is safe", r.printsNothing(r.unsafe))
+	r.stopManagers()
+	r.run(r.held, r.stripped)
+	r.uninstall()
+
+	everything := r.run("kubectl get vspheremachines,ipclaims,ipaddresses.ipam.metal3.io,ipaddressclaims,ipaddresses.ipam.cluster.x-k8s.io -A -o yaml")
+	for _, finalizer := range []string{allocator.ReleaseFinalizer, allocator.InUseFinalizer} {
+		if strings.Contains(everything, finalizer) {
+			r.Errorf("%s is left:\n%s", finalizer, everything)
+		}
+	}
+	r.consistently("every machine keeps its address", func(context.Context) error { return r.addressesAreTaken() })
+}
+
+func (r *removal) installAgain() {
+	if err := r.env.Apply(r.Context()); err != nil {
+		r.Fatal(err)
+	}
+	r.run(theDeployment)
+	for _, manager := range r.env.managers {
+		if err := manager.Start(r.Context()); err != nil {
+			r.Fatal(err)
+		}
+	}
+	r.awaitAdoption()
+}
+
+func (r *removal) followsMachines() {
+	r.run(r.withoutWebhook)
+	held := r.run(r.held)
+	for _, name := range []string{" metal3 ", " in-cluster ", " metal3-0 ", " in-cluster-0 "} {
+		if !strings.Contains(held, name) {
+			r.Errorf("of what is held, README.md's commands print\n%swant them to name %q", held, name)
+		}
+	}
+	for _, name := range []string{"metal3", "in-cluster"} {
+		r.gone(r.deleted(r.machine(name), harness.MachineFinalizer))
+	}
+	r.eventually("README.md's commands to say that nothing is held", r.printsNothing(r.held))
+	r.stopManagers()
+	r.uninstall()
+
+	r.noClaims()
+	r.returned(firstIP)
+	r.inClusterReturned(inClusterFirst)
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.ns}}
+	r.delete(namespace)
+	if err := harness.WaitGone(r.Context(), r.env.Client, namespace, 3*harness.Soon); err != nil {
+		r.Error(err)
+	}
+}
