@@ -16,7 +16,6 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/tests/harness"
-	"capv-static-ip.dev/tests/stack"
 )
 
 // controlPlaneName is that of the KubeadmControlPlane of a scene's Cluster.
@@ -190,35 +189,10 @@ func (s *scene) firstOf(stored <-chan *capvv1.VSphereMachine) *capvv1.VSphereMac
 // sees that they hold the addresses that these have.
 func (s *scene) controlPlaneNodes(count int) {
 	s.Helper()
-	var nodes []stack.Node
-	s.eventually(provisioned, "the control plane's machines to have virtual machines", func(ctx context.Context) error {
-		machines := &capvv1.VSphereMachineList{}
-		if err := s.stack.Plane.Client.List(ctx, machines, client.InNamespace(s.ns)); err != nil {
-			return err
-		}
-		vms, err := s.stack.VCenter.VMs(ctx)
-		if err != nil || len(machines.Items) != count {
-			return fmt.Errorf("there are %d machines, error %w", len(machines.Items), err)
-		}
-		nodes = nil
-		for i := range machines.Items {
-			machine := &machines.Items[i]
-			at := slices.IndexFunc(vms, func(vm harness.VM) bool { return vm.Name == machine.Name })
-			if at < 0 {
-				return fmt.Errorf("machine %s has none", machine.Name)
-			}
-			if len(vms[at].Reported) == 0 || machine.Spec.ProviderID == "" {
-				return fmt.Errorf("machine %s reports %v, its providerID is %q", machine.Name, vms[at].Reported, machine.Spec.ProviderID)
-			}
-			nodes = append(nodes, stack.Node{Machine: machine, VM: vms[at]})
-		}
-		return nil
-	})
-	for _, node := range nodes {
-		if err := s.agree(node); err != nil {
-			s.Error(err)
-		}
-		s.step("%s has a virtual machine, with %v", node.Machine.Name, node.VM.Reported)
+	nodes, err := s.stack.AwaitControlPlane(s.Context(), s.ns, count, provisioned)
+	if err != nil {
+		s.Fatal(err)
 	}
+	s.allAgree("the control plane", nodes)
 	s.eventually(harness.Soon, "the machines to hold their addresses", func(ctx context.Context) error { return s.allHeld(ctx, nodes) })
 }

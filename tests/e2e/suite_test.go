@@ -264,6 +264,13 @@ func (s *scene) nodes(workers *clusterv1.MachineDeployment) []stack.Node {
 	if err != nil {
 		s.Fatal(err)
 	}
+	s.allAgree(workers.Name, nodes)
+	return nodes
+}
+
+// allAgree checks each of a group's nodes.
+func (s *scene) allAgree(group string, nodes []stack.Node) {
+	s.Helper()
 	var held []string
 	for _, node := range nodes {
 		if err := s.agree(node); err != nil {
@@ -271,8 +278,7 @@ func (s *scene) nodes(workers *clusterv1.MachineDeployment) []stack.Node {
 		}
 		held = append(held, harness.Addresses(node.Machine)...)
 	}
-	s.step("%s has %d virtual machines, with %s", workers.Name, len(nodes), strings.Join(held, ", "))
-	return nodes
+	s.step("%s has %d virtual machines, with %s", group, len(nodes), strings.Join(held, ", "))
 }
 
 // agree checks that the machine and its virtual machine have the same addresses,

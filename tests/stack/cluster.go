@@ -134,11 +134,13 @@ type Node struct {
 // Nodes lists the machines of a MachineDeployment, each with its virtual
 // machine if there is one already, by name.
 func (s *Stack) Nodes(ctx context.Context, workers *clusterv1.MachineDeployment) ([]Node, error) {
+	return s.nodes(ctx, workers.Namespace, client.MatchingLabels{clusterv1.MachineDeploymentNameLabel: workers.Name})
+}
+
+func (s *Stack) nodes(ctx context.Context, namespace string, labels client.ListOption) ([]Node, error) {
 	machines := &capvv1.VSphereMachineList{}
-	err := s.Plane.Client.List(ctx, machines, client.InNamespace(workers.Namespace),
-		client.MatchingLabels{clusterv1.MachineDeploymentNameLabel: workers.Name})
-	if err != nil {
-		return nil, fmt.Errorf("listing the machines of %s: %w", workers.Name, err)
+	if err := s.Plane.Client.List(ctx, machines, client.InNamespace(namespace), labels); err != nil {
+		return nil, fmt.Errorf("listing the machines of %v: %w", labels, err)
 	}
 	vms, err := s.VCenter.VMs(ctx)
 	if err != nil {
@@ -159,13 +161,26 @@ func (s *Stack) Nodes(ctx context.Context, workers *clusterv1.MachineDeployment)
 // AwaitNodes waits until a MachineDeployment has as many machines as it asks
 // for, and each a virtual machine that runs and reports addresses.
 func (s *Stack) AwaitNodes(ctx context.Context, workers *clusterv1.MachineDeployment, timeout time.Duration) ([]Node, error) {
+	return awaitNodes(ctx, timeout, workers.Name, int(*workers.Spec.Replicas), func(ctx context.Context) ([]Node, error) {
+		return s.Nodes(ctx, workers)
+	})
+}
+
+// AwaitControlPlane waits until the Cluster of a namespace has so many control
+// plane machines, and each a virtual machine that runs and reports addresses.
+func (s *Stack) AwaitControlPlane(ctx context.Context, namespace string, count int, timeout time.Duration) ([]Node, error) {
+	return awaitNodes(ctx, timeout, "the control plane", count, func(ctx context.Context) ([]Node, error) {
+		return s.nodes(ctx, namespace, client.HasLabels{clusterv1.MachineControlPlaneLabel})
+	})
+}
+
+func awaitNodes(ctx context.Context, timeout time.Duration, group string, count int, list func(context.Context) ([]Node, error)) ([]Node, error) {
 	var nodes []Node
-	what := fmt.Sprintf("the %d virtual machines of %s", *workers.Spec.Replicas, workers.Name)
-	err := harness.Eventually(ctx, timeout, what, func(ctx context.Context) (err error) {
-		if nodes, err = s.Nodes(ctx, workers); err != nil {
+	err := harness.Eventually(ctx, timeout, fmt.Sprintf("the %d virtual machines of %s", count, group), func(ctx context.Context) (err error) {
+		if nodes, err = list(ctx); err != nil {
 			return err
 		}
-		if len(nodes) != int(*workers.Spec.Replicas) {
+		if len(nodes) != count {
 			return fmt.Errorf("there are %d machines", len(nodes))
 		}
 		var missing []error
