@@ -34,12 +34,12 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 	pids := shared.pids()
 	first := newScene(t, shared)
 	first.denyMachines(`Range "lab" in namespace "NAMESPACE", asked for by `+byAnnotation+`, cannot exist: `+
-		`no kind Range.ipam.example.com is served; install its IPAM provider or correct the kind`, withPoolOf("0", rangeRef))
+		`no kind Range.ipam.example.com is served; install its IPAM provider or correct the kind`, withRange)
 	first.installRanges()
 	first.rangePool()
 
 	first.denyMachines(`Range "lab" in namespace "NAMESPACE" cannot be read: grant get on ranges.ipam.example.com to capv-static-ip, `+
-		`in a ClusterRole with label capv-static-ip.dev/aggregate-to-manager: "true"`, withPoolOf("0", rangeRef))
+		`in a ClusterRole with label capv-static-ip.dev/aggregate-to-manager: "true"`, withRange)
 	first.expectNoClaims()
 
 	first.grantRanges()
@@ -103,7 +103,7 @@ func rangeIsReleased(s *scene) {
 }
 
 func missingRangeIsDenied(s *scene) {
-	s.denyMachines(rangeName+` not found, asked for by `+byAnnotation+`: create the pool or correct its name there`, withPoolOf("0", rangeRef))
+	s.denyMachines(rangeName+` not found, asked for by `+byAnnotation+`: create the pool or correct its name there`, withRange)
 	s.expectNoClaims()
 }
 
@@ -115,7 +115,7 @@ func failureOfARangeIsDenied(s *scene, reason, denial string) {
 	defer stop()
 
 	start := time.Now()
-	s.denyMachines(denial, withPoolOf("0", rangeRef))
+	s.denyMachines(denial, withRange)
 	if took := time.Since(start) / tries; took > quick {
 		s.Errorf("a denial took %s, want less than %s", took, quick)
 	}
@@ -151,7 +151,7 @@ func answerOfAnotherPoolIsDenied(s *scene) {
 	defer stop()
 
 	s.denyMachines(rangeName+` was answered for by the provider of another pool of that name, IPPool.ipam.metal3.io/lab`+
-		`: give one of the two another name`, withPoolOf("0", rangeRef))
+		`: give one of the two another name`, withRange)
 	s.noClaims()
 }
 
@@ -160,7 +160,7 @@ func garbageOfARangeIsDenied(s *scene) {
 	stop := s.playContract(s.answersWith("lab-7"))
 	defer stop()
 
-	s.denyMachines(rangeName+` answered with an unusable address: it is not an IP address; correct the pool`, withPoolOf("0", rangeRef))
+	s.denyMachines(rangeName+` answered with an unusable address: it is not an IP address; correct the pool`, withRange)
 
 	s.noClaims()
 }
@@ -238,15 +238,25 @@ func newRange(namespace string) *unstructured.Unstructured {
 	}}
 }
 
+// withRange makes a machine of no Cluster ask for an address of the pool. When a
+// Cluster is made, in any namespace, the in-cluster provider puts its finalizer
+// on the claims of all Clusters of that name, of whatever kind their pools are,
+// and takes it off those of its own kinds only (pkg/ipamutil/reconciler.go,
+// clusterToIPClaims).
+func withRange(machine client.Object) {
+	harness.WithCluster("")(machine)
+	withPoolOf("0", rangeRef)(machine)
+}
+
 func (s *scene) rangePool() *unstructured.Unstructured {
 	s.Helper()
 	pool := newRange(s.ns)
-	s.create(harness.Cluster(s.ns, harness.DefaultCluster), pool)
+	s.create(pool)
 	return pool
 }
 
 func (s *scene) rangeMachine(name string) client.Object {
-	return harness.Machine(s.ns, name, withPoolOf("0", rangeRef))
+	return harness.Machine(s.ns, name, withRange)
 }
 
 // grantRanges does what README.md tells an administrator to do.
