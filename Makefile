@@ -50,6 +50,7 @@ STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-con
 # Rights are generated from the markers in the code that needs them.
 controller-gen = $(call tool,controller-gen) rbac:roleName=capv-static-ip-manager \
 	paths=./cmd/... paths=./webhook/... paths=./allocator/...
+deepcopy-gen = $(call tool,controller-gen) object paths=./allocator/capi
 
 ##@ Use
 
@@ -146,15 +147,19 @@ fmt: ## Format the code as lint wants it.
 ##@ Generate
 
 .PHONY: generate
-generate: ## Generate deploy/rbac/role.yaml from the markers in the code.
+generate: ## Generate deploy/rbac/role.yaml and the deep copies from the markers in the code.
 	@$(controller-gen) output:rbac:artifacts:config=deploy/rbac
+	@$(deepcopy-gen)
 
 .PHONY: verify-generate
 verify-generate: ## Fail if a generated file is stale.
 	@fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT; \
 	$(controller-gen) output:rbac:artifacts:config="$$fresh" || exit 1; \
-	git diff --no-index --exit-code deploy/rbac/role.yaml "$$fresh/role.yaml" || \
-		{ echo 'deploy/rbac/role.yaml is stale: run `make generate`' >&2; exit 1; }
+	$(deepcopy-gen) output:object:dir="$$fresh" || exit 1; \
+	for file in deploy/rbac/role.yaml allocator/capi/zz_generated.deepcopy.go; do \
+		git diff --no-index --exit-code "$$file" "$$fresh/$${file##*/}" || \
+			{ echo "$$file is stale: run 'make generate'" >&2; exit 1; }; \
+	done
 
 .PHONY: clean
 clean: ## Remove what was made here; the cache of programs stays.

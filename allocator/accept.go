@@ -18,7 +18,7 @@ func (a *Allocator) accept(ctx context.Context, req Request, want Want, pool Poo
 	if err != nil {
 		return Binding{}, err
 	}
-	if err := a.seeUnheld(ctx, req.Machine, pool, binding); err != nil {
+	if err := a.checkUnused(ctx, req.Machine, pool, binding); err != nil {
 		return Binding{}, err
 	}
 	return binding, a.protect(ctx, req, want, address)

@@ -6,14 +6,12 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines,verbs=get;list;watch
-
-// MachineKind is the kind of object that addresses are claimed for.
-var MachineKind = infrav1.GroupVersion.WithKind("VSphereMachine")
 
 // Allocator claims addresses for machines that are being admitted.
 type Allocator struct {
@@ -130,7 +128,7 @@ func (a *Allocator) seeNoLiveMachine(ctx context.Context, machine Machine) error
 }
 
 func machineExists(ctx context.Context, reader client.Reader, key types.NamespacedName) (bool, error) {
-	err := reader.Get(ctx, key, MetadataOf(MachineKind))
+	err := reader.Get(ctx, key, &capi.VSphereMachine{})
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("reading VSphereMachine %s: %w", key, err)
 	}

@@ -11,10 +11,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // slow is an Allocator over a pool and the claim of an earlier try, whose reads
@@ -22,7 +23,7 @@ import (
 func slow(t *testing.T) *Allocator {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	if err := errors.Join(ipamv1.AddToScheme(scheme), infrav1.AddToScheme(scheme)); err != nil {
+	if err := errors.Join(ipamv1.AddToScheme(scheme), capi.AddToScheme(scheme, nil)); err != nil {
 		t.Fatal(err)
 	}
 	pool := poolOf(entry("10.0.0.1", "10.0.0.9", ""))

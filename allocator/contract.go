@@ -19,6 +19,8 @@ import (
 	ipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // +kubebuilder:rbac:groups=ipam.cluster.x-k8s.io,resources=inclusterippools;globalinclusterippools,verbs=get;list;watch
@@ -250,7 +252,7 @@ func served(ctx context.Context, reader client.Reader, pool client.Object, name 
 	if machine.Cluster == "" {
 		return nil
 	}
-	cluster := &clusterv1.Cluster{}
+	cluster := &capi.Cluster{}
 	err := reader.Get(ctx, client.ObjectKey{Namespace: machine.Namespace, Name: machine.Cluster}, cluster)
 	switch {
 	case IsAbsent(err):
@@ -258,7 +260,7 @@ func served(ctx context.Context, reader client.Reader, pool client.Object, name 
 			name, machine.Cluster, clusterv1.ClusterNameLabel)
 	case err != nil:
 		return fmt.Errorf("reading Cluster %s/%s: %w", machine.Namespace, machine.Cluster, err)
-	case annotations.IsPaused(cluster, cluster):
+	case cluster.IsPaused() || annotations.HasPaused(cluster):
 		return Refuse(PoolNotServed, "%s is not served for Cluster %q, which is paused: resume it", name, machine.Cluster)
 	}
 	return nil

@@ -7,7 +7,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // Lack is what one pool did not have for a machine that was refused.
@@ -78,9 +79,6 @@ func (l Lacks) String() string {
 
 // OwnerKinds are the kinds that make machines again when they were refused, and
 // at once when they are written. Only these carry RefusedByAnnotation.
-func OwnerKinds() []schema.GroupVersionKind {
-	return []schema.GroupVersionKind{
-		clusterv1.GroupVersion.WithKind("MachineSet"),
-		{Group: "controlplane.cluster.x-k8s.io", Version: "v1beta2", Kind: "KubeadmControlPlane"},
-	}
+func OwnerKinds() []schema.GroupKind {
+	return []schema.GroupKind{capi.MachineSetKind, capi.KubeadmControlPlaneKind}
 }

@@ -11,9 +11,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // +kubebuilder:rbac:groups=ipam.metal3.io,resources=ippools,verbs=get;list;watch;patch
@@ -165,7 +166,7 @@ func (Metal3) served(ctx context.Context, reader client.Reader, pool *ipamv1.IPP
 	if pool.Spec.ClusterName == nil {
 		return nil
 	}
-	cluster := &clusterv1.Cluster{}
+	cluster := &capi.Cluster{}
 	err := reader.Get(ctx, client.ObjectKey{Namespace: pool.Namespace, Name: *pool.Spec.ClusterName}, cluster)
 	switch {
 	case IsAbsent(err):
@@ -173,7 +174,7 @@ func (Metal3) served(ctx context.Context, reader client.Reader, pool *ipamv1.IPP
 			"create the Cluster or correct the pool", pool.Name, pool.Namespace, *pool.Spec.ClusterName)
 	case err != nil:
 		return fmt.Errorf("reading Cluster %s/%s of IPPool %s: %w", pool.Namespace, *pool.Spec.ClusterName, pool.Name, err)
-	case annotations.IsPaused(cluster, pool):
+	case cluster.IsPaused() || annotations.HasPaused(pool):
 		return Refuse(PoolNotServed, "IPPool %q in namespace %q is not served: it or its Cluster %q is paused; "+
 			"resume it", pool.Name, pool.Namespace, cluster.Name)
 	}

@@ -23,7 +23,7 @@ type Source struct {
 // Sources are the machines, and the kinds of the providers with handlers that
 // wake waiting requests.
 func (a *Allocator) Sources() []Source {
-	sources := []Source{machineSource()}
+	sources := userSources()
 	for _, provider := range a.providers {
 		claim, address := provider.Kinds()
 		sources = append(sources,

@@ -7,6 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // CheckUnshared sees that none of the bindings' claims belongs to another
@@ -41,7 +43,7 @@ func (a *Allocator) CheckUnshared(ctx context.Context, machine Machine, bindings
 // OwnerMachine is the owner reference to a VSphereMachine, empty if there is none.
 func OwnerMachine(obj client.Object) metav1.OwnerReference {
 	for _, owner := range obj.GetOwnerReferences() {
-		if owner.Kind == MachineKind.Kind {
+		if owner.Kind == capi.VSphereMachineKind.Kind {
 			return owner
 		}
 	}

@@ -12,6 +12,8 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -51,6 +53,8 @@ type Handler struct {
 	// Events tells the users what was refused, Owners what to wait for.
 	Events events.EventRecorder
 	Owners *Owners
+	// Scheme knows the versions in which kinds are read.
+	Scheme *runtime.Scheme
 	// Namespace is the only one served; all are if it is empty.
 	Namespace string
 }
@@ -283,7 +287,7 @@ func stableCause(err error) string {
 func (h *Handler) tell(req admission.Request, refusal *allocator.Refusal) {
 	if req.Name != "" {
 		h.warn(&corev1.ObjectReference{
-			APIVersion: allocator.MachineKind.GroupVersion().String(), Kind: allocator.MachineKind.Kind,
+			APIVersion: schema.GroupVersion{Group: req.Kind.Group, Version: req.Kind.Version}.String(), Kind: req.Kind.Kind,
 			Namespace: req.Namespace, Name: req.Name,
 		}, refusal)
 	}

@@ -58,7 +58,7 @@ func (a *brokenAllocator) CheckUnshared(context.Context, allocator.Machine, allo
 }
 
 func handler(a Allocator) *Handler {
-	return &Handler{Allocator: a, Events: events.NewFakeRecorder(10), Owners: NewOwners(nil)}
+	return &Handler{Allocator: a, Events: events.NewFakeRecorder(10), Owners: NewOwners(nil), Scheme: runtime.NewScheme()}
 }
 
 func createOf(raw string) admission.Request {

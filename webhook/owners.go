@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machinesets,verbs=get;patch
@@ -36,7 +37,7 @@ const (
 
 // owner is the object for which a machine was to be made.
 type owner struct {
-	kind schema.GroupVersionKind
+	kind schema.GroupKind
 	types.NamespacedName
 	uid types.UID
 }
@@ -76,8 +77,8 @@ func NewOwners(c client.Client) *Owners {
 // kinds that nothing makes try again are left alone.
 func (o *Owners) note(namespace string, ref metav1.OwnerReference, lack allocator.Lack) {
 	named := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
-	i := slices.IndexFunc(allocator.OwnerKinds(), func(kind schema.GroupVersionKind) bool {
-		return kind.GroupKind() == named.GroupKind()
+	i := slices.IndexFunc(allocator.OwnerKinds(), func(kind schema.GroupKind) bool {
+		return kind == named.GroupKind()
 	})
 	if i < 0 || lack.Pool == (allocator.PoolReference{}) {
 		return
@@ -155,8 +156,7 @@ func (o *Owners) writeOrRetry(ctx context.Context, refused owner) {
 // CAPI has been made to try again after it; so the patch needs no lock, which
 // would only conflict with CAPI's own writes of the owner's status.
 func (o *Owners) write(ctx context.Context, refused owner, lacks allocator.Lacks) error {
-	obj := &metav1.PartialObjectMetadata{}
-	obj.SetGroupVersionKind(refused.kind)
+	obj := allocator.MetadataOf(capi.InScheme(o.client.Scheme(), refused.kind))
 	err := o.client.Get(ctx, refused.NamespacedName, obj)
 	switch {
 	case allocator.IsAbsent(err):

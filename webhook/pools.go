@@ -9,11 +9,13 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachinetemplates,verbs=get;list;watch
@@ -28,8 +30,6 @@ const (
 	// annotation, on a machine or on its template, that names the device's pool.
 	PoolsAnnotationPrefix = "pools.capv-static-ip.dev/"
 )
-
-var templateKind = infrav1.GroupVersion.WithKind("VSphereMachineTemplate")
 
 // asker is metadata that may ask for pools: the machine's own, or its template's.
 type asker struct {
@@ -85,7 +85,7 @@ func (h *Handler) wants(ctx context.Context, m *machine) (wants []allocator.Want
 // do, for the warnings.
 func (h *Handler) askers(ctx context.Context, m *machine) ([]asker, error) {
 	own := asker{Object: &m.ObjectMeta, name: "the VSphereMachine"}
-	if m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] != templateKind.GroupKind().String() {
+	if m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] != capi.VSphereMachineTemplateKind.String() {
 		return []asker{own}, nil
 	}
 	readers := []client.Reader{h.Cache}
@@ -93,7 +93,7 @@ func (h *Handler) askers(ctx context.Context, m *machine) ([]asker, error) {
 		readers = append(readers, h.Live)
 	}
 	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
-	template, err := template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, readers)
+	template, err := h.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, readers)
 	if err != nil {
 		return nil, err
 	}
@@ -186,10 +186,9 @@ func unusable(a asker, m *machine) []string {
 // template reads the metadata of a template, empty if there is none. Where one
 // reader, a cache, knows no pool of it the next is asked: a template is often
 // made in the same breath as its machines.
-func template(ctx context.Context, key client.ObjectKey, readers []client.Reader) (*metav1.PartialObjectMetadata, error) {
+func (h *Handler) template(ctx context.Context, key client.ObjectKey, readers []client.Reader) (*metav1.PartialObjectMetadata, error) {
 	for _, reader := range readers {
-		template := &metav1.PartialObjectMetadata{}
-		template.SetGroupVersionKind(templateKind)
+		template := allocator.MetadataOf(capi.InScheme(h.Scheme, capi.VSphereMachineTemplateKind))
 		err := reader.Get(ctx, key, template)
 		if client.IgnoreNotFound(err) != nil {
 			return nil, fmt.Errorf("reading VSphereMachineTemplate %s: %w", key, err)
@@ -220,7 +219,7 @@ func (h *Handler) isPaused(ctx context.Context, m *machine) (bool, error) {
 	if name == "" {
 		return false, nil
 	}
-	cluster := &clusterv1.Cluster{}
+	cluster := &capi.Cluster{}
 	err := h.Cache.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, cluster)
 	if allocator.IsAbsent(err) {
 		return false, nil
@@ -228,12 +227,11 @@ func (h *Handler) isPaused(ctx context.Context, m *machine) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("reading Cluster %s/%s: %w", m.Namespace, name, err)
 	}
-	return cluster.Spec.Paused != nil && *cluster.Spec.Paused, nil
+	return cluster.IsPaused(), nil
 }
 
 // Sources are the kinds that admission reads from the cache.
-func Sources() []allocator.Source {
-	template := &metav1.PartialObjectMetadata{}
-	template.SetGroupVersionKind(templateKind)
-	return []allocator.Source{{Object: template}, {Object: &clusterv1.Cluster{}}}
+func Sources(scheme *runtime.Scheme) []allocator.Source {
+	template := allocator.MetadataOf(capi.InScheme(scheme, capi.VSphereMachineTemplateKind))
+	return []allocator.Source{{Object: template}, {Object: &capi.Cluster{}}}
 }

@@ -12,14 +12,15 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
-	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // adopt protects the address first and then makes the claim the machine's own,
@@ -53,7 +54,7 @@ func (r *Reconciler) own(claim client.Object, s *state, b *allocator.Binding) {
 	labels[clusterctlv1.ClusterctlMoveLabel] = ""
 	claim.SetLabels(labels)
 	if len(claim.GetOwnerReferences()) == 0 {
-		claim.SetOwnerReferences([]metav1.OwnerReference{ownerOf(s.object)})
+		claim.SetOwnerReferences([]metav1.OwnerReference{r.ownerOf(s.object)})
 	}
 	provider := r.providers.For(b.Pool)
 	provider.Request(claim, b.Address.Addr())
@@ -98,12 +99,12 @@ func (r *Reconciler) confirm(ctx context.Context, s *state) error {
 	if s.confirmed {
 		return nil
 	}
-	machine := allocator.MetadataOf(allocator.MachineKind)
+	machine := &capi.VSphereMachine{}
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
 		return fmt.Errorf("confirming the machine: %w", err)
 	}
 	if machine.UID != s.uid {
-		return apierrors.NewConflict(infrav1.GroupVersion.WithResource("vspheremachines").GroupResource(), s.name,
+		return apierrors.NewConflict(schema.GroupResource{Group: capi.VSphereMachineKind.Group, Resource: "vspheremachines"}, s.name,
 			errors.New("it was replaced"))
 	}
 	s.confirmed = true
@@ -170,7 +171,7 @@ func (r *Reconciler) restore(ctx context.Context, s *state) error {
 	if !s.exists || s.deleting || s.moving || !s.lacksMarks() {
 		return nil
 	}
-	machine := &infrav1.VSphereMachine{}
+	machine := &capi.VSphereMachine{}
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
 		return client.IgnoreNotFound(err)
 	}
@@ -218,7 +219,7 @@ func (s *state) lacksMarks() bool {
 
 // restored is the binding that a claim and a device agree upon, nil if none.
 // What else stands on the device now counts as injected with the address.
-func restored(machine *infrav1.VSphereMachine, m machineState, h *holding) *allocator.Binding {
+func restored(machine *capi.VSphereMachine, m machineState, h *holding) *allocator.Binding {
 	if h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}
@@ -249,7 +250,7 @@ func restored(machine *infrav1.VSphereMachine, m machineState, h *holding) *allo
 	return nil
 }
 
-func gatewayOf(device infrav1.NetworkDeviceSpec, ip netip.Addr) netip.Addr {
+func gatewayOf(device capi.Device, ip netip.Addr) netip.Addr {
 	text := device.Gateway6
 	if ip.Is4() {
 		text = device.Gateway4

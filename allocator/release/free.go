@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // release gives a binding back. It waits for nothing that the provider must do.
@@ -107,7 +108,7 @@ func (r *Reconciler) abandon(ctx context.Context, h *holding) error {
 // unprotectLeft unprotects what a machine has left behind, unless the cache was
 // wrong about it.
 func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) error {
-	machine := allocator.MetadataOf(allocator.MachineKind)
+	machine := &capi.VSphereMachine{}
 	exists, err := r.exists(ctx, keyOf(h.address, s.name), machine)
 	if err != nil {
 		return fmt.Errorf("looking for the machine: %w", err)
@@ -171,7 +172,7 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	if !(holding{claim: &fresh}).isOrphan(s.name) || time.Since(lastUsed(claim)) < r.grace {
 		return nil
 	}
-	if exists, err := r.exists(ctx, keyOf(claim, s.name), allocator.MetadataOf(allocator.MachineKind)); err != nil || exists {
+	if exists, err := r.exists(ctx, keyOf(claim, s.name), &capi.VSphereMachine{}); err != nil || exists {
 		return err
 	}
 	if err := r.giveUp(ctx, claim); err != nil {

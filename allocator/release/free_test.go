@@ -11,20 +11,19 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // reconciler is one over these objects, with metal3 as the only provider.
 func reconciler(t *testing.T, objects ...client.Object) *Reconciler {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{ipamv1.AddToScheme, infrav1.AddToScheme, clusterv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{ipamv1.AddToScheme, func(s *runtime.Scheme) error { return capi.AddToScheme(s, nil) }} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
@@ -99,8 +98,8 @@ func TestAddressOfAMachineThatNeverCameIsDiscarded(t *testing.T) {
 func TestAddressIsProtectedForAVMThatOutlivesItsMachine(t *testing.T) {
 	address := left(time.Now().Add(-time.Hour))
 	address.Annotations[allocator.MachineUIDAnnotation] = "uid"
-	vm := &infrav1.VSphereVM{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", OwnerReferences: []metav1.OwnerReference{{
-		APIVersion: infrav1.GroupVersion.String(), Kind: allocator.MachineKind.Kind, Name: "cp-0", UID: "uid",
+	vm := &capi.VSphereVM{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", OwnerReferences: []metav1.OwnerReference{{
+		APIVersion: "infrastructure.cluster.x-k8s.io/v1beta2", Kind: capi.VSphereMachineKind.Kind, Name: "cp-0", UID: "uid",
 	}}}}
 	r := reconciler(t, address, vm)
 

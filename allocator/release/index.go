@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // Names of cache indexes.
@@ -138,6 +139,6 @@ func (r *Reconciler) getAny(ctx context.Context, key types.NamespacedName, obj c
 	return false, nil
 }
 
-func ownerOf(machine *metav1.PartialObjectMetadata) metav1.OwnerReference {
-	return *metav1.NewControllerRef(machine, allocator.MachineKind)
+func (r *Reconciler) ownerOf(machine *capi.VSphereMachine) metav1.OwnerReference {
+	return *metav1.NewControllerRef(machine, capi.InScheme(r.client.Scheme(), capi.VSphereMachineKind))
 }

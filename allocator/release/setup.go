@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // workers is the number of machines reconciled at once. A reconcile mostly
@@ -64,13 +65,12 @@ func logger(mgr manager.Manager, key string) func(*reconcile.Request) logr.Logge
 }
 
 func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []allocator.Source {
-	machine := allocator.MetadataOf(allocator.MachineKind)
-	vm := allocator.MetadataOf(vmKind)
+	machine, vm := &capi.VSphereMachine{}, &capi.VSphereVM{}
 	sources := []allocator.Source{
 		{Object: machine, Started: watch(c, from, machine, client.Object.GetName)},
 		{Object: vm, Started: watch(c, from, vm, func(vm client.Object) string { return allocator.OwnerMachine(vm).Name })},
-		{Object: &clusterv1.Cluster{}, Started: func(context.Context, cache.Informer) error {
-			return c.Watch(source.Kind[client.Object](from, &clusterv1.Cluster{},
+		{Object: &capi.Cluster{}, Started: func(context.Context, cache.Informer) error {
+			return c.Watch(source.Kind[client.Object](from, &capi.Cluster{},
 				handler.EnqueueRequestsFromMapFunc(r.machinesOfCluster), resumed()))
 		}},
 	}
@@ -122,8 +122,8 @@ func watch(c controller.Controller, from cache.Cache, kind client.Object, machin
 // resumed passes the events after which a Cluster no longer holds anything up.
 func resumed() predicate.Predicate {
 	paused := func(obj client.Object) bool {
-		cluster, ok := obj.(*clusterv1.Cluster)
-		return ok && cluster.Spec.Paused != nil && *cluster.Spec.Paused
+		cluster, ok := obj.(*capi.Cluster)
+		return ok && cluster.IsPaused()
 	}
 	return predicate.Funcs{
 		CreateFunc:  func(event.CreateEvent) bool { return false },
@@ -140,7 +140,7 @@ func (r *Reconciler) machinesOfCluster(ctx context.Context, cluster client.Objec
 		list      client.Object
 		machineOf func(client.Object) string
 	}
-	kinds := []kind{{allocator.MetadataOf(allocator.MachineKind), client.Object.GetName}}
+	kinds := []kind{{&capi.VSphereMachine{}, client.Object.GetName}}
 	for _, provider := range r.providers {
 		claim, address := provider.Kinds()
 		kinds = append(kinds, kind{claim, machineOfClaim}, kind{address, machineOfAddress(provider)})

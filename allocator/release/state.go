@@ -6,28 +6,25 @@ import (
 	"net/netip"
 	"slices"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
-	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // state is the machine of one name and everything that is or was its own.
 type state struct {
 	machineState
-	// object is the machine's metadata, nil if it does not exist.
-	object   *metav1.PartialObjectMetadata
+	// object is the machine, nil if it does not exist.
+	object   *capi.VSphereMachine
 	holdings []*holding
 	// confirmed says that the API server has been asked whether it still lives.
 	confirmed bool
 }
-
-var vmKind = infrav1.GroupVersion.WithKind("VSphereVM")
 
 // observe reads the state of the machine of this name. A machine that is being
 // deleted is read from the API server, as are the VMs that then matter: what
@@ -57,7 +54,7 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 		if h.paused, err = r.isPaused(ctx, key.Namespace, s, h); err != nil {
 			return nil, err
 		}
-		if h.sharedWith, err = r.sharedWith(ctx, key, h); err != nil {
+		if h.sharedWith, err = r.sharedWith(ctx, key, s, h); err != nil {
 			return nil, err
 		}
 		h.requestable = h.annotated != nil && r.providers.For(h.annotated.Pool).CanRequest()
@@ -73,7 +70,7 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 
 func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedName, s *state, reader client.Reader) error {
 	s.machineState, s.object = machineState{name: key.Name}, nil
-	machine := allocator.MetadataOf(allocator.MachineKind)
+	machine := &capi.VSphereMachine{}
 	if err := reader.Get(ctx, key, machine); err != nil {
 		if allocator.IsAbsent(err) {
 			return nil
@@ -206,7 +203,7 @@ func (r *Reconciler) isPaused(ctx context.Context, namespace string, s *state, h
 	if name == "" {
 		return false, nil
 	}
-	cluster := &clusterv1.Cluster{}
+	cluster := &capi.Cluster{}
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, cluster)
 	if allocator.IsAbsent(err) {
 		return false, nil
@@ -214,7 +211,7 @@ func (r *Reconciler) isPaused(ctx context.Context, namespace string, s *state, h
 	if err != nil {
 		return false, fmt.Errorf("reading Cluster %s: %w", name, err)
 	}
-	return cluster.Spec.Paused != nil && *cluster.Spec.Paused, nil
+	return cluster.IsPaused(), nil
 }
 
 func (s *state) hasEarlier() bool {
@@ -236,8 +233,8 @@ func (s *state) clusterOf(h *holding) string {
 	return ""
 }
 
-// sharedWith names another machine that says it holds the address.
-func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h *holding) (string, error) {
+// sharedWith names another machine that has the address on a device.
+func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, s *state, h *holding) (string, error) {
 	if h.address == nil {
 		return "", nil
 	}
@@ -245,16 +242,31 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, h
 	if err != nil {
 		return "", nil //nolint:nilerr // a machine cannot hold what is not an address
 	}
-	holders, err := allocator.Holders(ctx, r.client, key.Namespace, h.address.Pool, ip)
+	place := capi.Place{IP: ip.Unmap(), Network: s.networkOf(ip.Unmap())}
+	users, err := allocator.Users(ctx, r.client, r.live, key, place)
 	if err != nil {
 		return "", err
 	}
-	for _, holder := range holders {
-		if holder != key {
-			return holder.Name, nil
+	for _, user := range users {
+		if user.Kind == capi.VSphereMachineKind.Kind {
+			return user.Name, nil
 		}
 	}
 	return "", nil
+}
+
+// networkOf is the network on which the machine has an address, empty if that is
+// not known.
+func (s *state) networkOf(ip netip.Addr) string {
+	if !s.exists {
+		return ""
+	}
+	for _, place := range s.object.Addresses() {
+		if place.IP == ip {
+			return place.Network
+		}
+	}
+	return ""
 }
 
 // isBusy tells whether many claims wait for the provider of a claim that is to be
@@ -289,12 +301,12 @@ func (r *Reconciler) observeVMs(ctx context.Context, key types.NamespacedName, s
 	if !going && !left {
 		return nil
 	}
-	vms := allocator.MetadataListOf(vmKind)
+	vms := &capi.VSphereVMList{}
 	if err := r.live.List(ctx, vms, client.InNamespace(key.Namespace)); err != nil && !allocator.IsAbsent(err) {
 		return fmt.Errorf("listing VSphereVMs: %w", err)
 	}
 	for _, h := range s.holdings {
-		h.vmExists = slices.ContainsFunc(vms.Items, func(vm metav1.PartialObjectMetadata) bool {
+		h.vmExists = slices.ContainsFunc(vms.Items, func(vm capi.VSphereVM) bool {
 			return h.isHolderOf(&vm, s.machineState)
 		})
 	}

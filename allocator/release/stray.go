@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // isStray tells whether the address was made for a claim of ours, but leads
@@ -78,7 +79,7 @@ func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, er
 	if err != nil {
 		return false, fmt.Errorf("looking for claim %s: %w", h.address.Claim, err)
 	}
-	machine := allocator.MetadataOf(allocator.MachineKind)
+	machine := &capi.VSphereMachine{}
 	if _, err := r.exists(ctx, keyOf(h.address, s.name), machine); err != nil {
 		return false, fmt.Errorf("looking for the machine: %w", err)
 	}

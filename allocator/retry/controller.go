@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machinesets,verbs=get;list;watch;patch
@@ -162,7 +163,7 @@ func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetad
 func (r *reconciler) waiting(ctx context.Context, key poolKey) ([]metav1.PartialObjectMetadata, error) {
 	var owners []metav1.PartialObjectMetadata
 	for _, kind := range allocator.OwnerKinds() {
-		list := allocator.MetadataListOf(kind)
+		list := allocator.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
 		err := r.client.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{byPool: key.String()})
 		if err != nil && !allocator.IsAbsent(err) {
 			return nil, fmt.Errorf("listing the %ss that wait for %s: %w", kind.Kind, key.PoolReference, err)
@@ -186,7 +187,7 @@ func (r *reconciler) isHeldUp(ctx context.Context, owner *metav1.PartialObjectMe
 	if name == "" {
 		return false, nil
 	}
-	cluster := &clusterv1.Cluster{}
+	cluster := &capi.Cluster{}
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: owner.Namespace, Name: name}, cluster)
 	if allocator.IsAbsent(err) {
 		return false, nil
@@ -217,6 +218,6 @@ func lacksOf(owner client.Object) allocator.Lacks {
 }
 
 func isPaused(cluster client.Object) bool {
-	c, ok := cluster.(*clusterv1.Cluster)
-	return ok && c.Spec.Paused != nil && *c.Spec.Paused
+	c, ok := cluster.(*capi.Cluster)
+	return ok && c.IsPaused()
 }

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 var ref = allocator.PoolReference{APIGroup: "ipam.example.org", Kind: "Pool", Name: "pool"}
@@ -50,7 +51,7 @@ func controllerOn(t *testing.T, p fakePools, funcs interceptor.Funcs, namespaces
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithInterceptorFuncs(funcs)
 	for _, kind := range allocator.OwnerKinds() {
-		builder.WithIndex(allocator.MetadataOf(kind), byPool, indexByPool)
+		builder.WithIndex(allocator.MetadataOf(capi.InScheme(scheme, kind)), byPool, indexByPool)
 	}
 	for _, namespace := range namespaces {
 		builder.WithObjects(&clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
@@ -18,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // byPool is the name of the index of owners by the pools that they wait for.
@@ -75,13 +75,14 @@ func poolSources(c controller.TypedController[poolKey], mgr manager.Manager, pro
 // ownerSources are those who wait, and what may keep them from trying.
 func (r *reconciler) ownerSources(c controller.TypedController[poolKey], from cache.Cache) []allocator.Source {
 	sources := []allocator.Source{
-		{Object: &clusterv1.Cluster{}, Started: watch[client.Object](c, from, &clusterv1.Cluster{}, r.poolsOfCluster, resumed())},
+		{Object: &capi.Cluster{}, Started: watch[client.Object](c, from, &capi.Cluster{}, r.poolsOfCluster, resumed())},
 	}
 	for _, kind := range allocator.OwnerKinds() {
+		owner := allocator.MetadataOf(capi.InScheme(r.client.Scheme(), kind))
 		sources = append(sources, allocator.Source{
-			Object:  allocator.MetadataOf(kind),
+			Object:  owner,
 			Indexes: map[string]client.IndexerFunc{byPool: indexByPool},
-			Started: watch[client.Object](c, from, allocator.MetadataOf(kind), poolsOfOwner),
+			Started: watch[client.Object](c, from, owner, poolsOfOwner),
 		})
 	}
 	return sources
@@ -134,7 +135,7 @@ func poolsOfOwner(_ context.Context, owner client.Object) []poolKey {
 func (r *reconciler) poolsOfCluster(ctx context.Context, cluster client.Object) []poolKey {
 	var keys []poolKey
 	for _, kind := range allocator.OwnerKinds() {
-		list := allocator.MetadataListOf(kind)
+		list := allocator.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
 		if err := r.client.List(ctx, list, client.InNamespace(cluster.GetNamespace())); err != nil {
 			continue // the resync brings what is missed here
 		}

@@ -11,8 +11,6 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/flags"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -23,6 +21,7 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/release"
 	"capv-static-ip.dev/allocator/retry"
 	"capv-static-ip.dev/webhook"
@@ -37,13 +36,11 @@ const leaseName = "capv-static-ip-leader-election"
 // shutdownTimeout bounds the drain: the longest request, and time to take back.
 const shutdownTimeout = 20 * time.Second
 
-// newScheme knows the kinds of the program. The version of the claim API depends
-// on what is served.
+// newScheme knows the kinds of the program. The versions of the claim API, of
+// Cluster API and of CAPV depend on what is served.
 func newScheme(config *rest.Config) (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{
-		clientgoscheme.AddToScheme, clusterv1.AddToScheme, infrav1.AddToScheme, ipamv1.AddToScheme,
-	} {
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, ipamv1.AddToScheme} {
 		utilruntime.Must(add(s))
 	}
 	httpClient, err := rest.HTTPClientFor(config)
@@ -53,6 +50,9 @@ func newScheme(config *rest.Config) (*runtime.Scheme, error) {
 	mapper, err := apiutil.NewDynamicRESTMapper(config, httpClient)
 	if err != nil {
 		return nil, fmt.Errorf("discovering what is served: %w", err)
+	}
+	if err := capi.AddToScheme(s, mapper); err != nil {
+		return nil, err
 	}
 	return s, allocator.AddContractToScheme(s, mapper)
 }
@@ -172,7 +172,7 @@ func setUp(mgr manager.Manager, opts *options) error {
 	}
 	sources = append(sources, retrySources...)
 	sources = append(sources, alloc.Sources()...)
-	sources = append(sources, webhook.Sources()...)
+	sources = append(sources, webhook.Sources(mgr.GetScheme())...)
 	kinds, err := watchKinds(mgr, sources)
 	if err != nil {
 		return err
@@ -186,6 +186,7 @@ func setUp(mgr manager.Manager, opts *options) error {
 		Allocator: alloc,
 		Cache:     cached,
 		Live:      live,
+		Scheme:    mgr.GetScheme(),
 		Namespace: opts.namespace,
 		Events:    mgr.GetEventRecorder("capv-static-ip"),
 		Owners:    owners,

@@ -73,7 +73,7 @@ func held(machine string) *ipamv1.IPClaim {
 	claim := claimed(machine, time.Hour)
 	claim.DeletionTimestamp = &metav1.Time{Time: time.Now()}
 	claim.OwnerReferences = []metav1.OwnerReference{{
-		APIVersion: allocator.MachineKind.GroupVersion().String(), Kind: allocator.MachineKind.Kind, Name: machine, UID: types.UID("machine-" + machine),
+		APIVersion: capvv1.GroupVersion.String(), Kind: "VSphereMachine", Name: machine, UID: types.UID("machine-" + machine),
 	}}
 	harness.WithFinalizer(allocator.InUseFinalizer)(claim)
 	return claim

@@ -14,6 +14,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -88,7 +90,7 @@ func (s *scene) rejectMarkedMachines() {
 		ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
 			Operations: []admissionv1.OperationType{admissionv1.Create},
 			Rule: admissionv1.Rule{
-				APIGroups: []string{allocator.MachineKind.Group}, APIVersions: []string{"*"}, Resources: []string{"vspheremachines"},
+				APIGroups: []string{capvv1.GroupName}, APIVersions: []string{"*"}, Resources: []string{"vspheremachines"},
 			},
 		}}},
 	}

@@ -131,7 +131,7 @@ func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 			},
 			holder: func(s *scene) *scene { return s },
 			denial: inClusterName + ` answered with 10.16.57.88, which VSphereMachine "old" uses: ` +
-				`keep the pool from handing it out, or replace that machine`,
+				`keep the pool from handing it out, or replace what uses it`,
 		},
 		"of a global pool, in another namespace": {
 			pool: func(s *scene) allocator.PoolReference {
@@ -140,9 +140,9 @@ func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 				s.createGlobal(pool)
 				return allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: s.ns}
 			},
-			holder: func(s *scene) *scene { return newScene(s.T, s.env) },
-			denial: `GlobalInClusterIPPool "NAMESPACE" answered with 10.16.57.88, which VSphereMachine "old" in namespace "HOLDER" uses: ` +
-				`keep the pool from handing it out, or replace that machine`,
+			holder: func(s *scene) *scene { return s.neighbour() },
+			denial: `GlobalInClusterIPPool "NAMESPACE" answered with 10.16.57.88, which a VSphereMachine of another namespace uses: ` +
+				`keep the pool from handing it out, or replace what uses it`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -156,8 +156,7 @@ func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 			ref := withPoolOf("0", pool.Kind+"/"+pool.Name)
 
 			for i := range tries {
-				s.expectDenial(s.env.Client.Create(t.Context(), harness.Machine(s.ns, refusedName(i), ref)),
-					strings.ReplaceAll(test.denial, "HOLDER", holder.ns))
+				s.expectDenial(s.env.Client.Create(t.Context(), harness.Machine(s.ns, refusedName(i), ref)), test.denial)
 				s.noClaims()
 				s.inClusterReturned(inClusterFirst)
 			}
@@ -181,7 +180,7 @@ func TestGlobalAddressThatAMachineOfAnotherNamespaceUsesIsNotFreed(t *testing.T)
 	s.create(harness.Cluster(s.ns, harness.DefaultCluster))
 	s.createGlobal(pool)
 	ref := allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: pool.GetName()}
-	holder := newScene(t, s.env)
+	holder := s.neighbour()
 	for _, where := range []*scene{holder, s} {
 		where.toleratesLostAddresses()
 		where.restored("cp-0", ref, inClusterFirst)

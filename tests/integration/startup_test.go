@@ -9,9 +9,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
 	rbacv1 "k8s.io/api/rbac/v1"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -123,7 +124,7 @@ func ownerReferencesAreEnforced(s *scene) {
 			harness.WithAnnotation(key, value)(claim)
 			return c.Patch(s.Context(), claim, client.MergeFrom(before))
 		}
-		claim.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(s.machine("cp-0"), allocator.MachineKind)}
+		claim.OwnerReferences = []metav1.OwnerReference{*metav1.NewControllerRef(s.machine("cp-0"), capvv1.GroupVersion.WithKind("VSphereMachine"))}
 		return c.Patch(s.Context(), claim, client.MergeFrom(before))
 	}
 	s.eventually("the right to change claims to be in force", func(context.Context) error { return own("test", "yes") })

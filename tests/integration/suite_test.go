@@ -94,6 +94,9 @@ func startEnvironment(ctx context.Context, options harness.Options, replicas int
 			err = errors.Join(err, plane.Stop())
 		}
 	}()
+	if err := isolateNetworks(plane); err != nil {
+		return nil, fmt.Errorf("isolating the scenes: %w", err)
+	}
 	env := &environment{ControlPlane: plane}
 	if env.Installation, err = plane.Install(ctx); err != nil {
 		return nil, fmt.Errorf("installing: %w", err)

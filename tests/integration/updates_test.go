@@ -142,7 +142,7 @@ func TestUpdateMayAddDevicesBehindTheBoundOne(t *testing.T) {
 func TestUpdateThatMovesAnAddressToAnotherDeviceIsDenied(t *testing.T) {
 	t.Parallel()
 	const keep = `, but holds 10.16.56.88/24 from IPPool "dkp-cluster": keep the device as it is, or replace the machine`
-	a := onNetwork("network-a")
+	a := onNetwork(sharedNetwork + " A")
 	fixed := harness.FixedDevice("192.0.2.7/24")
 
 	for name, test := range map[string]struct {
@@ -202,7 +202,7 @@ func TestUpdateThatMovesAnAddressToAnotherDeviceIsDenied(t *testing.T) {
 		},
 		"networkName changed": {
 			devices: []capvv1.NetworkDeviceSpec{a},
-			change:  first(func(device *capvv1.NetworkDeviceSpec) { device.NetworkName = "network-b" }),
+			change:  first(func(device *capvv1.NetworkDeviceSpec) { device.NetworkName = sharedNetwork + " B" }),
 			denial:  "device 0 has another networkName" + keep,
 		},
 		"deviceName changed": {

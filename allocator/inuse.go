@@ -1,0 +1,149 @@
+package allocator
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
+)
+
+// +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines;vspherevms,verbs=get;list;watch
+// +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
+
+// byIP is the name of the cache index that finds whatever has an address.
+const byIP = "capv-static-ip.dev/ip"
+
+// user is a kind of object that may have addresses.
+type user interface {
+	client.Object
+	Addresses() []capi.Place
+}
+
+// users are empty objects of all kinds that may have addresses.
+func users() []user {
+	return []user{&capi.VSphereMachine{}, &capi.VSphereVM{}, &capi.Cluster{}}
+}
+
+// userSources are the kinds that may have addresses, indexed by these.
+func userSources() []Source {
+	var sources []Source
+	for _, kind := range users() {
+		sources = append(sources, Source{Object: kind, Indexes: map[string]client.IndexerFunc{byIP: indexByIP}})
+	}
+	return sources
+}
+
+func indexByIP(obj client.Object) []string {
+	var values []string
+	for _, place := range obj.(user).Addresses() {
+		values = append(values, place.IP.String())
+	}
+	return values
+}
+
+// User is an object that has an address: on a device, in the status of a VM, or
+// as the endpoint of a control plane.
+type User struct {
+	Kind string
+	types.NamespacedName
+	// Object is as it was read last: a *capi.VSphereMachine, *capi.VSphereVM or
+	// *capi.Cluster.
+	Object client.Object
+}
+
+// In is how a sentence for readers of this namespace names the user. What other
+// namespaces hold is not theirs to know.
+func (u User) In(namespace string) string {
+	if u.Namespace != namespace {
+		return fmt.Sprintf("a %s of another namespace", u.Kind)
+	}
+	return fmt.Sprintf("%s %q", u.Kind, u.Name)
+}
+
+// Users finds what has an address on a network in this management cluster,
+// whoever put it there: other pools and providers, a hand, a webhook after ours,
+// a restore. The machine that asks is not among them, nor are machines that are
+// done (their VMs are). What the cache knows is asked again of live.
+func Users(ctx context.Context, c client.Client, live client.Reader, asker types.NamespacedName, place capi.Place) ([]User, error) {
+	var found []User
+	for _, kind := range users() {
+		objects, err := List(ctx, c, kind, client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return nil, fmt.Errorf("listing what has %s: %w", place.IP, err)
+		}
+		for _, obj := range objects {
+			_, isMachine := obj.(*capi.VSphereMachine)
+			if isMachine && client.ObjectKeyFromObject(obj) == asker || !has(obj.(user), place) {
+				continue
+			}
+			u, err := confirmUser(ctx, live, obj.(user), place)
+			if err != nil {
+				return nil, err
+			}
+			if u != nil {
+				found = append(found, *u)
+			}
+		}
+	}
+	return found, nil
+}
+
+// confirmUser is the user as the API server knows it, nil if it no longer has
+// the address.
+func confirmUser(ctx context.Context, live client.Reader, cached user, place capi.Place) (*User, error) {
+	fresh, kind := emptyUser(cached)
+	key := client.ObjectKeyFromObject(cached)
+	err := live.Get(ctx, key, fresh)
+	switch {
+	case IsAbsent(err):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("reading %s %s: %w", kind, key, err)
+	case !has(fresh, place):
+		return nil, nil
+	}
+	if _, isMachine := fresh.(*capi.VSphereMachine); isMachine && IsDone(fresh) {
+		return nil, nil
+	}
+	return &User{Kind: kind, NamespacedName: key, Object: fresh}, nil
+}
+
+func emptyUser(like user) (empty user, kind string) {
+	switch like.(type) {
+	case *capi.VSphereMachine:
+		return &capi.VSphereMachine{}, capi.VSphereMachineKind.Kind
+	case *capi.VSphereVM:
+		return &capi.VSphereVM{}, capi.VSphereVMKind.Kind
+	}
+	return &capi.Cluster{}, capi.ClusterKind.Kind
+}
+
+func has(u user, place capi.Place) bool {
+	for _, p := range u.Addresses() {
+		if p.IP == place.IP && capi.SameNetwork(p.Network, place.Network) {
+			return true
+		}
+	}
+	return false
+}
+
+// InUse finds what else has an address that is on a device of the machine, or
+// that it is about to be given.
+func (a *Allocator) InUse(ctx context.Context, machine Machine, network string, ip netip.Addr) ([]User, error) {
+	return Users(ctx, a.client, a.live, machine.NamespacedName, capi.Place{IP: ip.Unmap(), Network: network})
+}
+
+// checkUnused refuses an address that something else has, although the provider
+// thinks that it is free.
+func (a *Allocator) checkUnused(ctx context.Context, machine Machine, pool Pool, b Binding) error {
+	users, err := a.InUse(ctx, machine, b.Device.NetworkName, b.Address.Addr())
+	if err != nil || len(users) == 0 {
+		return err
+	}
+	return Refuse(AddressInUse, "%s answered with %s, which %s uses: keep the pool from handing it out, or replace what uses it",
+		b.Pool.In(pool.GetNamespace()), b.Address.Addr(), users[0].In(machine.Namespace))
+}
