@@ -2,13 +2,33 @@ package allocator
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // accept checks an address, and protects it for the machine.
 func (a *Allocator) accept(ctx context.Context, req Request, want Want, pool Pool, address Address) (Binding, error) {
+	binding, err := a.judge(ctx, req, want, pool, address)
+	if err != nil {
+		return Binding{}, err
+	}
+	// Both are round trips to the API server, and neither waits for the other.
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return a.protect(groupCtx, req, want, address) })
+	group.Go(func() error { return a.checkGivenOnce(groupCtx, pool, address, binding.Address.Addr()) })
+	if err := group.Wait(); err != nil {
+		return Binding{}, err
+	}
+	return binding, nil
+}
+
+// judge makes a binding of an address that a machine can be given.
+func (a *Allocator) judge(ctx context.Context, req Request, want Want, pool Pool, address Address) (Binding, error) {
 	if address.Pool != want.Pool {
 		// metal3 serves claims of the CAPI contract by the name of their pool alone.
 		return Binding{}, Refuse(InvalidAddress, "%s was answered for by the provider of another pool of that name, %s: give one of the two another name",
@@ -18,10 +38,31 @@ func (a *Allocator) accept(ctx context.Context, req Request, want Want, pool Poo
 	if err != nil {
 		return Binding{}, err
 	}
-	if err := a.checkUnused(ctx, req.Machine, pool, binding); err != nil {
-		return Binding{}, err
+	return binding, a.checkUnused(ctx, req.Machine, pool, binding)
+}
+
+// checkGivenOnce refuses an address that metal3 has also given to a claim of the
+// other API that it serves: its two controllers do not know of each other's
+// latest. An address that is of either API is named alike, and each of two
+// requests looks when its own exists, so one of them at least sees the other's.
+func (a *Allocator) checkGivenOnce(ctx context.Context, pool Pool, address Address, ip netip.Addr) error {
+	twin := a.providers.For(pool.Reference).Twin()
+	if twin == nil {
+		return nil
 	}
-	return binding, a.protect(ctx, req, want, address)
+	obj := EmptyAddress(twin)
+	err := a.live.Get(ctx, client.ObjectKeyFromObject(address), obj)
+	if IsAbsent(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking for another address object %s: %w", klog.KObj(address), err)
+	}
+	if other, err := netip.ParseAddr(twin.Address(obj).IP); err != nil || other.Unmap() != ip {
+		return nil //nolint:nilerr // what is not an address was not given twice
+	}
+	return &unfit{cause: GivenTwice, ip: ip, refusal: Refuse(AddressInUse,
+		"%s answered with %s, which it gave to an IPAddressClaim, too: use one claim API per pool", pool.Reference.In(pool.GetNamespace()), ip)}
 }
 
 // acceptEarly accepts an address that answers the claim before the claim names

@@ -3,7 +3,6 @@ package allocator
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,10 +19,12 @@ type Allocator struct {
 	client client.Client
 	// live reads from the API server, where a stale answer would do harm.
 	live client.Reader
-	// bound wakes by claim, full by pool.
-	bound, full wakeups
+	// bound wakes by claim, full by pool, stored by machine.
+	bound, full, stored wakeups
 	// turns are those of the requests that want to claim from a pool.
 	turns turns
+	// underWay are the claims of the requests that are being answered here.
+	underWay underWay
 }
 
 // New makes an Allocator. Writes go through c, whose reads come from informers
@@ -51,59 +52,42 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 	if err := a.seeNoMachine(ctx, req.Machine); err != nil {
 		return nil, err
 	}
+	if err := a.checkEarlier(ctx, req); err != nil {
+		return nil, err
+	}
 	pools, err := a.pools(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	bindings := make([]Binding, len(req.Wants))
-	for i, want := range req.Wants {
-		bindings[i], err = a.bind(ctx, req, want, pools[want.Pool])
+	for _, pool := range pools {
+		if err := a.checkUnstored(ctx, req, pool); err != nil {
+			return nil, err
+		}
+	}
+	bindings := make([]Binding, 0, len(req.Wants))
+	for i := range req.Wants {
+		binding, err := a.bind(ctx, req, &req.Wants[i], pools[req.Wants[i].Pool])
 		if err != nil {
 			return nil, err
 		}
+		if err := checkDistinct(bindings, binding); err != nil {
+			return nil, err
+		}
+		bindings = append(bindings, binding)
 	}
 	return bindings, nil
 }
 
-// enough is the time that it takes, at the least, to have a claim bound.
-const enough = time.Second
-
-// bind claims an address for one want when it is the request's turn.
-func (a *Allocator) bind(ctx context.Context, req Request, want Want, pool Pool) (Binding, error) {
-	waited, end, err := a.takeTurn(ctx, pool)
-	if err != nil {
-		return Binding{}, notBoundInTime(pool)
-	}
-	defer end()
-	if waited {
-		// Others may have taken the last addresses meanwhile.
-		pools, err := a.pools(ctx, req)
-		if err != nil {
-			return Binding{}, err
+// checkDistinct refuses an address that another device of the machine has been
+// given: some providers have one address for each host name.
+func checkDistinct(bindings []Binding, next Binding) error {
+	for _, b := range bindings {
+		if b.Address.Addr() == next.Address.Addr() && capi.SameNetwork(b.Device.NetworkName, next.Device.NetworkName) {
+			return Refuse(AddressRepeated, "%s %q answered with one address for device %d and for device %d: name different pools for them",
+				next.Pool.Kind, next.Pool.Name, b.Device.Index, next.Device.Index)
 		}
-		pool = pools[want.Pool]
 	}
-	claim, err := a.ensureClaim(ctx, req, want, pool)
-	if err != nil {
-		return Binding{}, err
-	}
-	start := time.Now()
-	binding, err := a.await(ctx, req, want, pool, claim)
-	if err != nil {
-		return Binding{}, err
-	}
-	providerWait.WithLabelValues(want.Pool.Kind).Observe(time.Since(start).Seconds())
-	return binding, nil
-}
-
-// takeTurn takes a turn on the pool while there is enough time left for it.
-func (a *Allocator) takeTurn(ctx context.Context, pool Pool) (waited bool, end func(), err error) {
-	if deadline, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-enough))
-		defer cancel()
-	}
-	return a.turns.take(ctx, keyOf(pool))
+	return nil
 }
 
 // seeNoMachine returns ErrMachineExists if a machine of this name lives. The

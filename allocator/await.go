@@ -56,7 +56,7 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 		case <-late.C:
 			err = a.seeRoom(ctx, req.Machine, pool, claim, a.client, a.live)
 		case <-ctx.Done():
-			err = notBoundInTime(pool)
+			err = a.notBound(context.WithoutCancel(ctx), pool, claim)
 		}
 		if err != nil {
 			return Binding{}, err
@@ -66,6 +66,15 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 			return Binding{}, err
 		}
 	}
+}
+
+// notBound says why a claim was not bound in time, as far as that can be seen.
+func (a *Allocator) notBound(ctx context.Context, pool Pool, claim Claim) error {
+	cause := a.providers.For(pool.Reference).WhyNotBound(ctx, a.client, pool, claim)
+	if cause == "" {
+		return notBoundInTime(pool)
+	}
+	return Refuse(NotBoundInTime, "%s has not bound a claim in time: %s", pool.Reference.In(pool.GetNamespace()), cause)
 }
 
 func notBoundInTime(pool Pool) error {

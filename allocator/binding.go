@@ -83,6 +83,16 @@ type Machine struct {
 	types.NamespacedName
 	// Cluster is the name of the CAPI Cluster, empty if the machine names none.
 	Cluster string
+	// WatchFilter is the value of the label by which controllers share objects
+	// out among themselves, empty if the machine has none.
+	WatchFilter string
+}
+
+// Owner is for whom a machine is made, as a rule a MachineSet or a control plane.
+type Owner struct {
+	Kind, Name string
+	// UID is empty if the machine has no owner.
+	UID types.UID
 }
 
 // Want is one address that one device needs from one pool.
@@ -92,6 +102,10 @@ type Want struct {
 	// AskedBy says which metadata named the pool, for a denial that can be
 	// acted upon, e.g. `label x of VSphereMachineTemplate "cp"`.
 	AskedBy string
+	// Claim is the name of the claim that is used, empty until one is.
+	Claim string
+	// late says that the claim was made, and not bound in time.
+	late bool
 }
 
 // Request is what one admission request asks of the allocator.
@@ -101,11 +115,18 @@ type Request struct {
 	// other's claim for its own.
 	Stamp   Stamp
 	Machine Machine
-	Wants   []Want
+	Owner   Owner
+	// Wants are served in this order. Claim writes into each which claim it used.
+	Wants []Want
 }
 
+// claimKey names the claim of a want.
 func (r Request) claimKey(w Want) types.NamespacedName {
-	return types.NamespacedName{Namespace: r.Machine.Namespace, Name: ClaimName(r.Machine.Name, w.Device.Index)}
+	name := w.Claim
+	if name == "" {
+		name = ClaimName(r.Machine.Name, w.Device.Index)
+	}
+	return types.NamespacedName{Namespace: r.Machine.Namespace, Name: name}
 }
 
 // countOf is the number of addresses wanted from one pool.

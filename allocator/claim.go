@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,35 +15,64 @@ import (
 )
 
 // ensureClaim makes the claim for a want, or takes the one that exists if that
-// is safe, and stamps it with the request.
-func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want, pool Pool) (Claim, error) {
+// is safe, and stamps it with the request. The want then names the claim. Names
+// of claims that were set aside are passed over.
+func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *Want, pool Pool) (Claim, error) {
+	if want.Claim != "" {
+		return a.reuseOrJudgeAgain(ctx, req, *want, pool)
+	}
+	for try := 1; try <= maxClaimTries; try++ {
+		want.Claim = claimName(req.Machine.Name, want.Device.Index, try)
+		made, err := a.makeClaim(ctx, req, *want, pool)
+		if err != nil {
+			return Claim{}, err
+		}
+		if made != nil {
+			return a.providers.For(want.Pool).Claim(made), nil
+		}
+		// What exists may be a living machine's, to which the API server is about
+		// to answer with a conflict.
+		if err := a.seeNoLiveMachine(ctx, req.Machine); err != nil {
+			return Claim{}, err
+		}
+		claim, err := a.reuseOrJudgeAgain(ctx, req, *want, pool)
+		if !errors.Is(err, errSetAside) {
+			return claim, err
+		}
+	}
+	return Claim{}, Refuse(AddressInUse, "%s answered with an address that cannot be given, as often as one request may try: see the claims with label %s",
+		want.Pool.In(pool.GetNamespace()), SetAsideLabel)
+}
+
+// makeClaim makes the claim that the want names. It returns nil if there is one
+// of that name.
+func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool Pool) (client.Object, error) {
 	key := req.claimKey(want)
-	provider := a.providers.For(want.Pool)
-	obj := provider.NewClaim(key.Name, req.Machine, want.Pool)
+	obj := a.providers.For(want.Pool).NewClaim(key.Name, req.Machine, want.Pool)
 	Mark(obj, req.Machine)
 	Use(obj, req.Stamp)
+	SetAnnotation(obj, DeviceAnnotation, strconv.Itoa(want.Device.Index))
+	SetAnnotation(obj, RequestedByAnnotation, requestedBy(req.Owner))
 	err := a.client.Create(ctx, obj)
 	switch {
 	case err == nil:
 		claimsMade.Inc()
 		klog.FromContext(ctx).Info("Claimed an address", "claim", klog.KObj(obj), "pool", want.Pool.Name)
-		return provider.Claim(obj), nil
+		return obj, nil
+	case apierrors.IsAlreadyExists(err):
+		return nil, nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return Claim{}, Refuse(NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
-	case !apierrors.IsAlreadyExists(err):
-		return Claim{}, notWritten(ctx, want, pool, obj, err)
+		return nil, Refuse(NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
 	}
+	return nil, notWritten(ctx, want, pool, obj, err)
+}
 
-	if err := a.seeNoLiveMachine(ctx, req.Machine); err != nil {
-		return Claim{}, err
+// requestedBy is the value of RequestedByAnnotation.
+func requestedBy(owner Owner) string {
+	if owner.UID == "" {
+		return "none"
 	}
-	var claim Claim
-	err = retryOnConflict(func() error {
-		var err error
-		claim, err = a.reuse(ctx, req, want, pool)
-		return err
-	})
-	return claim, err
+	return string(owner.UID)
 }
 
 // notWritten says why a claim could not be made or stamped. A webhook of the
@@ -59,9 +90,23 @@ func notWritten(ctx context.Context, want Want, pool Pool, claim client.Object, 
 		want.Pool.Kind, want.Pool.Name, claim.GetNamespace(), want.Pool.APIGroup)
 }
 
+// errSetAside says that a claim only keeps its address from being handed out.
+var errSetAside = errors.New("the claim was set aside")
+
+// reuseOrJudgeAgain is reuse, repeated while others change the claim.
+func (a *Allocator) reuseOrJudgeAgain(ctx context.Context, req Request, want Want, pool Pool) (claim Claim, err error) {
+	err = retryOnConflict(func() error {
+		var err error
+		claim, err = a.reuse(ctx, req, want, pool)
+		return err
+	})
+	return claim, err
+}
+
 // reuse stamps a claim that exists already: from an earlier try of the same
-// create, or made by others with nothing that ties it to them. The stamp is
-// written against the resourceVersion just judged, so a conflict means: judge again.
+// create, kept from one of the same owner that ran out of time, or made by others
+// for this machine. The stamp is written against the resourceVersion just judged,
+// so a conflict means: judge again.
 func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool) (Claim, error) {
 	key := req.claimKey(want)
 	provider := a.providers.For(want.Pool)
@@ -72,12 +117,18 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool
 		}
 		return Claim{}, fmt.Errorf("reading claim %s: %w", key, err)
 	}
-	claim := provider.Claim(obj)
-	if err := a.judgeReuse(claim, req, want); err != nil {
+	if err := a.judgeReuse(provider.Claim(obj), req, want); err != nil {
 		return Claim{}, err
 	}
 	Mark(obj, req.Machine)
-	Use(obj, req.Stamp)
+	Use(obj, req.Stamp.again())
+	annotations := obj.GetAnnotations()
+	delete(annotations, KeptAnnotation)
+	// The machine may be another one than that which the claim was made for.
+	maps.Copy(annotations, provider.NewClaim(key.Name, req.Machine, want.Pool).GetAnnotations())
+	annotations[DeviceAnnotation] = strconv.Itoa(want.Device.Index)
+	annotations[RequestedByAnnotation] = requestedBy(req.Owner)
+	obj.SetAnnotations(annotations)
 	if err := a.client.Update(ctx, obj); err != nil {
 		return Claim{}, notWritten(ctx, want, pool, obj, err)
 	}
@@ -86,19 +137,24 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool
 }
 
 func (a *Allocator) judgeReuse(claim Claim, req Request, want Want) error {
-	name, ours := claim.GetName(), IsMarked(claim, req.Machine.Name)
+	name, owned := claim.GetName(), len(claim.GetOwnerReferences()) > 0
+	ours := IsMarked(claim, req.Machine.Name) || isKeptFor(claim, req.Owner)
 	switch {
+	case isSetAside(claim):
+		return errSetAside
 	case !claim.GetDeletionTimestamp().IsZero():
 		return terminating(want, client.ObjectKeyFromObject(claim))
 	case claim.Pool != want.Pool:
 		return Refuse(ClaimNotOurs, "claim %q in namespace %q exists and is for %s %q, not for %s %q: delete it, or name that pool in %s",
 			name, claim.GetNamespace(), claim.Pool.Kind, claim.Pool.Name, want.Pool.Kind, want.Pool.Name, want.AskedBy)
-	case ours && len(claim.GetOwnerReferences()) > 0:
+	case ours && owned:
 		return Refuse(ClaimTerminating, "claim %q in namespace %q still belongs to an earlier machine of this name: retry when it is gone",
 			name, claim.GetNamespace())
-	case !ours && (len(claim.GetOwnerReferences()) > 0 || !a.providers.For(want.Pool).IsFree(claim.Object)):
-		return Refuse(ClaimNotOurs, "claim %q in namespace %q exists and belongs to something else: delete it, or give the machine another name",
-			name, claim.GetNamespace())
+	case ours:
+		return nil
+	case owned || claim.GetAnnotations()[ForAnnotation] != req.Machine.Name:
+		return Refuse(ClaimNotOurs, "claim %q in namespace %q exists and belongs to something else: delete it, give the machine another name, "+
+			"or annotate the claim with %s: <name of the machine>", name, claim.GetNamespace(), ForAnnotation)
 	}
 	return nil
 }
@@ -106,43 +162,6 @@ func (a *Allocator) judgeReuse(claim Claim, req Request, want Want) error {
 func terminating(want Want, claim types.NamespacedName) error {
 	return Refuse(ClaimTerminating, "claim %q of %s %q in namespace %q, or its address, is still being deleted: retry when it is gone",
 		claim.Name, want.Pool.Kind, want.Pool.Name, claim.Namespace)
-}
-
-// TakeBack deletes the claims that this request made or used and nobody used
-// since, and unprotects their addresses. It gives up on a claim whose machine exists or whose stamp is another
-// request's: the same create may have come in twice, and the other may win.
-func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
-	var errs []error
-	for _, want := range req.Wants {
-		key := req.claimKey(want)
-		err := retryOnConflict(func() error {
-			return a.takeBack(ctx, req, key, a.providers.For(want.Pool))
-		})
-		if err != nil {
-			errs = append(errs, fmt.Errorf("taking back claim %s: %w", key, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func (a *Allocator) takeBack(ctx context.Context, req Request, key types.NamespacedName, provider Provider) error {
-	claim := EmptyClaim(provider)
-	if err := a.live.Get(ctx, key, claim); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	if claim.GetAnnotations()[LastUsedAnnotation] != req.Stamp.String() || !claim.GetDeletionTimestamp().IsZero() {
-		return nil
-	}
-	exists, err := machineExists(ctx, a.live, req.Machine.NamespacedName)
-	if err != nil || exists {
-		return err
-	}
-	if err := DeleteAsRead(ctx, a.client, claim); err != nil {
-		return err
-	}
-	claimsTakenBack.Inc()
-	klog.FromContext(ctx).Info("Took back a claim", "claim", klog.KObj(claim))
-	return a.unprotect(ctx, provider, claim)
 }
 
 // DeleteAsRead deletes an object unless it has changed, or has been replaced,

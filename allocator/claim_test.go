@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -23,12 +24,16 @@ import (
 func slow(t *testing.T) *Allocator {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	if err := errors.Join(ipamv1.AddToScheme(scheme), capi.AddToScheme(scheme, nil)); err != nil {
+	if err := errors.Join(ipamv1.AddToScheme(scheme), capi.AddToScheme(scheme, nil), capiipamv1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
 	pool := poolOf(entry("10.0.0.1", "10.0.0.9", ""))
 	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0"}}
-	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(pool, claim).Build()
+	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(pool, claim)
+	for name, index := range indexUnadopted(Metal3{}) {
+		builder.WithIndex(claim, name, index)
+	}
+	c := builder.Build()
 	live := interceptor.NewClient(c, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 			if _, isClaim := obj.(*ipamv1.IPClaim); isClaim {
@@ -56,7 +61,9 @@ func TestClaimThatCannotBeReadInTimeIsAnError(t *testing.T) {
 }
 
 func TestTakingBackThatIsCutShortIsAnError(t *testing.T) {
-	if err := slow(t).TakeBack(t.Context(), requestOfAnEarlierTry()); !errors.Is(err, context.DeadlineExceeded) {
+	req := requestOfAnEarlierTry()
+	req.Wants[0].Claim = "cp-0-0"
+	if err := slow(t).TakeBack(t.Context(), req); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got error %v, want the deadline's", err)
 	}
 }

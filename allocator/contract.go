@@ -134,6 +134,17 @@ func (Contract) CanRequest() bool { return false }
 // Request implements Provider.
 func (Contract) Request(client.Object, netip.Addr) {}
 
+// WhyNotBound implements Provider.
+func (Contract) WhyNotBound(_ context.Context, _ client.Reader, pool Pool, claim Claim) string {
+	if claim.Waits == "" {
+		return ""
+	}
+	return fmt.Sprintf("its IPAM provider says %q on the claim; see the status of the pool and the log of the IPAM controller of %s", claim.Waits, pool.Reference.APIGroup)
+}
+
+// Twin implements Provider.
+func (Contract) Twin() Provider { return nil }
+
 // HonoursFinalizers implements Provider. The contract does not ask for it, and
 // the in-cluster provider frees an address whatever is on its claim.
 func (Contract) HonoursFinalizers() bool { return false }
@@ -164,6 +175,8 @@ func (Contract) Claim(obj client.Object) Claim {
 			view.Failure, view.Exhausted = ready.Reason, true
 		case ipamv1.IPAddressClaimReadyAllocationFailedReason:
 			view.Failure = ready.Reason
+		default:
+			view.Waits = ready.Reason
 		}
 	}
 	return view
@@ -206,6 +219,7 @@ func (c Contract) Pool(ctx context.Context, reader client.Reader, machine Machin
 
 	pool := unstructuredPool(mapping.GroupVersionKind)
 	err = reader.Get(ctx, key, pool)
+	_, handsOutPrefixes, _ := unstructured.NestedInt64(pool.Object, "spec", "allocationPrefixLength")
 	switch {
 	case apierrors.IsNotFound(err):
 		return Pool{}, Refuse(PoolNotFound, "%s not found, asked for by %s: create the pool or correct its name there", name, want.AskedBy)
@@ -216,6 +230,8 @@ func (c Contract) Pool(ctx context.Context, reader client.Reader, machine Machin
 		return Pool{}, fmt.Errorf("reading %s: %w", name, err)
 	case !pool.GetDeletionTimestamp().IsZero():
 		return Pool{}, Refuse(PoolTerminating, "%s is being deleted: name another pool in %s", name, want.AskedBy)
+	case handsOutPrefixes:
+		return Pool{}, Refuse(PoolInvalid, "%s hands out prefixes, and a device needs an address: name a pool of addresses in %s", name, want.AskedBy)
 	}
 	if err := served(ctx, reader, pool, name, machine); err != nil {
 		return Pool{}, err
@@ -323,7 +339,30 @@ func (Contract) Bind(pool Pool, address Address, want Want) (Binding, error) {
 		return Binding{}, err
 	}
 	binding.Nameservers, err = nameservers(pool, pool.Reference.In(pool.GetNamespace()))
-	return binding, err
+	if err != nil {
+		return Binding{}, err
+	}
+	return binding, checkFit(pool, binding, contractFamily(pool))
+}
+
+// contractFamily is the family of the addresses that a pool of the in-cluster
+// provider is for: that of the gateway, or else of the first addresses.
+func contractFamily(pool Pool) family {
+	content := pool.Object.(*unstructured.Unstructured).Object
+	texts, _, _ := unstructured.NestedStringSlice(content, "spec", "addresses")
+	if gateway, _, _ := unstructured.NestedString(content, "spec", "gateway"); gateway != "" {
+		texts = []string{gateway}
+	}
+	if len(texts) == 0 {
+		return ""
+	}
+	text, _, _ := strings.Cut(texts[0], "-")
+	text, _, _ = strings.Cut(text, "/")
+	ip, err := netip.ParseAddr(strings.TrimSpace(text))
+	if err != nil {
+		return ""
+	}
+	return familyOf(ip)
 }
 
 // nameservers reads them from the pool's annotation.

@@ -144,6 +144,7 @@ func (a *Allocator) checkUnused(ctx context.Context, machine Machine, pool Pool,
 	if err != nil || len(users) == 0 {
 		return err
 	}
-	return Refuse(AddressInUse, "%s answered with %s, which %s uses: keep the pool from handing it out, or replace what uses it",
-		b.Pool.In(pool.GetNamespace()), b.Address.Addr(), users[0].In(machine.Namespace))
+	return &unfit{cause: UsedByOther, ip: b.Address.Addr(), users: users, refusal: Refuse(AddressInUse,
+		"%s answered with %s, which %s uses: keep the pool from handing it out, or replace what uses it",
+		b.Pool.In(pool.GetNamespace()), b.Address.Addr(), users[0].In(machine.Namespace))}
 }

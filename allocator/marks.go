@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -39,6 +40,22 @@ const (
 	// (RFC 3339, to the nanosecond) and the UID of the admission request,
 	// separated by a space.
 	LastUsedAnnotation = "capv-static-ip.dev/last-used"
+	// RequestedByAnnotation holds, on a claim, the UID of the owner of the machine
+	// that it was made for, or "none". It is there from the claim's first moment
+	// until the machine adopts it: without it, a claim had a machine once.
+	RequestedByAnnotation = "capv-static-ip.dev/requested-by"
+	// ForAnnotation on somebody's own claim names the machine that may take it over.
+	ForAnnotation = "capv-static-ip.dev/for"
+	// DeviceAnnotation holds, on a claim, the index of the device that it is for.
+	DeviceAnnotation = "capv-static-ip.dev/device"
+	// KeptAnnotation is on a claim that was not bound while its request had time.
+	// It is left for the next machine of the same owner, see RequestedByAnnotation.
+	KeptAnnotation = "capv-static-ip.dev/kept"
+	// SetAsideLabel is on a claim that keeps an address from being handed out which
+	// no machine can be given, SetAsideAnnotation holds what is known of it, see
+	// SetAside.
+	SetAsideLabel      = "capv-static-ip.dev/set-aside"
+	SetAsideAnnotation = "capv-static-ip.dev/set-aside"
 
 	// SearchDomainsAnnotation on a pool holds DNS search domains, separated by
 	// commas; it is the static IP adapter's name for them.
@@ -58,13 +75,56 @@ const (
 // adapter for CAPV used, so that its claims are recognised. A name over the
 // limit for object names (253) is cut and ends in a hash of the whole.
 func ClaimName(machine string, index int) string {
-	name := machine + "-" + strconv.Itoa(index)
-	if len(name) <= validation.DNS1123SubdomainMaxLength {
-		return name
+	return claimName(machine, index, 1)
+}
+
+// maxClaimTries bounds the claims that one device makes because the addresses of
+// earlier ones had to be set aside.
+const maxClaimTries = 4
+
+// claimName is ClaimName for the claim of the n-th try. Those after the first
+// end in .r<n>: the names before are those of claims that were set aside.
+func claimName(machine string, index, try int) string {
+	suffix := "-" + strconv.Itoa(index)
+	if try > 1 {
+		suffix += ".r" + strconv.Itoa(try)
 	}
-	suffix := "-" + shortHash(machine) + "-" + strconv.Itoa(index)
+	if len(machine)+len(suffix) <= validation.DNS1123SubdomainMaxLength {
+		return machine + suffix
+	}
+	suffix = "-" + shortHash(machine) + suffix
 	head := machine[:validation.DNS1123SubdomainMaxLength-len(suffix)]
 	return strings.TrimRight(head, ".-") + suffix
+}
+
+// DeviceOfClaim is the index of the device that a claim of the machine is for:
+// by the claim's name, or, where the claim was made for another machine first, by
+// its own marks.
+func DeviceOfClaim(claim client.Object, machine string) (index int, ok bool) {
+	if index, ok := deviceOfName(claim.GetName(), machine); ok {
+		return index, true
+	}
+	if !IsMarked(claim, machine) {
+		return 0, false
+	}
+	index, err := strconv.Atoi(claim.GetAnnotations()[DeviceAnnotation])
+	return index, err == nil && index >= 0
+}
+
+// deviceOfName is the reverse of claimName for a machine that is known.
+func deviceOfName(claim, machine string) (index int, ok bool) {
+	number, try, retried := strings.Cut(claim[strings.LastIndexByte(claim, '-')+1:], ".r")
+	index, err := strconv.Atoi(number)
+	if err != nil || index < 0 {
+		return 0, false
+	}
+	n := 1
+	if retried {
+		if n, err = strconv.Atoi(try); err != nil || n < 2 {
+			return 0, false
+		}
+	}
+	return index, claim == claimName(machine, index, n)
 }
 
 // AdapterMachine is the reverse of ClaimName for names that were not cut: the
@@ -98,9 +158,15 @@ func MachineOf(obj client.Object) string {
 }
 
 // Mark makes a claim the machine's by name. The cluster's label is what pausing
-// and moving a cluster goes by.
+// and moving a cluster goes by; a claim that clusterctl did not move from its
+// first moment would stop a move half way. The watch filter is the machine's, so
+// that the provider of its Cluster looks at the claim.
 func Mark(claim client.Object, machine Machine) {
 	setLabel(claim, MachineLabel, MachineLabelValue(machine.Name))
+	setLabel(claim, clusterctlv1.ClusterctlMoveLabel, "")
+	if machine.WatchFilter != "" {
+		setLabel(claim, clusterv1.WatchLabel, machine.WatchFilter)
+	}
 	if machine.Cluster != "" {
 		setLabel(claim, clusterv1.ClusterNameLabel, machine.Cluster)
 	}
@@ -121,6 +187,14 @@ func IsMarked(claim client.Object, machine string) bool {
 type Stamp struct {
 	Time    time.Time
 	Request types.UID
+}
+
+// again is the stamp on a claim that the request found: it is not the request's
+// to take back. Another request may have been answered with it already, whose
+// machine is not stored yet.
+func (s Stamp) again() Stamp {
+	s.Request += " again"
+	return s
 }
 
 // String is the form in which LastUsedAnnotation holds the stamp.

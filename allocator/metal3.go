@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -88,6 +89,30 @@ func (Metal3) IsFree(obj client.Object) bool {
 	})
 }
 
+// WhyNotBound implements Provider. metal3 says nothing while it cannot make an
+// address object because there is one of that name.
+func (Metal3) WhyNotBound(ctx context.Context, reader client.Reader, pool Pool, claim Claim) string {
+	object := pool.Object.(*ipamv1.IPPool)
+	if ip, reserved := object.Spec.PreAllocations[claim.GetName()]; reserved {
+		return fmt.Sprintf("its spec.preAllocations reserve %s for this claim, which another claim has: correct the pool, or release that claim", ip)
+	}
+	pools := &ipamv1.IPPoolList{}
+	if err := reader.List(ctx, pools, client.InNamespace(object.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return ""
+	}
+	for i := range pools.Items {
+		other := &pools.Items[i]
+		if other.Name != object.Name && other.Spec.NamePrefix == object.Spec.NamePrefix && metal3Ranges(other).Overlaps(metal3Ranges(object)) {
+			return fmt.Sprintf("IPPool %q has some of its addresses and the same namePrefix %q, so that their address objects have the same names: "+
+				"give one of the pools another namePrefix", other.Name, other.Spec.NamePrefix)
+		}
+	}
+	return ""
+}
+
+// Twin implements Provider: metal3 serves IPAddressClaims on its pools, too.
+func (Metal3) Twin() Provider { return Contract{} }
+
 // Abandons implements Provider. metal3 looks at claims pool by pool, so it never
 // comes to those of a pool that does not exist.
 func (Metal3) Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error) {
@@ -155,7 +180,7 @@ func (m Metal3) Pool(ctx context.Context, reader client.Reader, machine Machine,
 	return Pool{
 		Object:    pool,
 		Reference: want.Pool,
-		Total:     size(metal3Ranges(pool)),
+		Total:     size(metal3Usable(pool)),
 		Free:      func(claims []string) (uint64, uint64) { return metal3Free(pool, used, claims) },
 	}, nil
 }
@@ -182,10 +207,9 @@ func (Metal3) served(ctx context.Context, reader client.Reader, pool *ipamv1.IPP
 }
 
 // used lists the addresses that metal3 counts as taken: those of the pool's
-// address objects, terminating ones included. Addresses that metal3 handed to
-// claims of the CAPI contract are not among them; a pool filled by those shows
-// when metal3 refuses the claim.
-func (Metal3) used(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool) ([]netip.Addr, error) {
+// address objects of both claim APIs, terminating ones included. metal3 goes by
+// the name of the pool alone.
+func (m Metal3) used(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool) ([]netip.Addr, error) {
 	addresses := &ipamv1.IPAddressList{}
 	err := reader.List(ctx, addresses, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy)
 	if err != nil {
@@ -198,6 +222,26 @@ func (Metal3) used(ctx context.Context, reader client.Reader, pool *ipamv1.IPPoo
 			continue
 		}
 		if a, err := netip.ParseAddr(string(address.Spec.Address)); err == nil {
+			used = append(used, a)
+		}
+	}
+	return m.usedByTwin(ctx, reader, pool, used)
+}
+
+// usedByTwin adds the addresses that metal3 handed to IPAddressClaims.
+func (Metal3) usedByTwin(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool, used []netip.Addr) ([]netip.Addr, error) {
+	addresses := &capiipamv1.IPAddressList{}
+	err := reader.List(ctx, addresses, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy)
+	if err != nil && !IsAbsent(err) {
+		return nil, fmt.Errorf("listing the addresses of IPPool %s/%s for IPAddressClaims: %w", pool.Namespace, pool.Name, err)
+	}
+	ranges := metal3Ranges(pool)
+	for i := range addresses.Items {
+		spec := &addresses.Items[i].Spec
+		if spec.PoolRef.Name != pool.Name {
+			continue
+		}
+		if a, err := netip.ParseAddr(spec.Address); err == nil && ranges.Contains(a) {
 			used = append(used, a)
 		}
 	}
@@ -215,11 +259,12 @@ func (Metal3) Bind(pool Pool, address Address, want Want) (Binding, error) {
 	if err != nil {
 		return Binding{}, err
 	}
-	if !metal3Ranges(pool.Object.(*ipamv1.IPPool)).Contains(binding.Address.Addr()) {
+	ranges := metal3Ranges(pool.Object.(*ipamv1.IPPool))
+	if !ranges.Contains(binding.Address.Addr()) {
 		return Binding{}, unusable(pool, "it is outside the pool's ranges")
 	}
 	for _, server := range metal3Address.Spec.DNSServers {
 		binding.Nameservers = append(binding.Nameservers, string(server))
 	}
-	return binding, nil
+	return binding, checkFit(pool, binding, metal3Family(pool.Object.(*ipamv1.IPPool)))
 }

@@ -27,6 +27,79 @@ func metal3Ranges(pool *ipamv1.IPPool) *netipx.IPSet {
 	return set
 }
 
+// metal3Usable is what of metal3Ranges a machine can be given: metal3 hands out a
+// pool's own gateway, name servers, network and broadcast addresses like all others.
+func metal3Usable(pool *ipamv1.IPPool) *netipx.IPSet {
+	var usable netipx.IPSetBuilder
+	for i := range pool.Spec.Pools {
+		entry := &pool.Spec.Pools[i]
+		r, ok := metal3Range(entry)
+		if !ok || r.From().Is4() != (metal3Family(pool) == ipv4) {
+			continue
+		}
+		usable.AddRange(r)
+	}
+	for i := range pool.Spec.Pools {
+		entry := &pool.Spec.Pools[i]
+		gateway, servers, bits := pool.Spec.Gateway, pool.Spec.DNSServers, pool.Spec.Prefix
+		if entry.Gateway != nil {
+			gateway = entry.Gateway
+		}
+		if len(entry.DNSServers) > 0 {
+			servers = entry.DNSServers
+		}
+		if entry.Prefix != 0 {
+			bits = entry.Prefix
+		}
+		if gateway != nil {
+			servers = append([]ipamv1.IPAddressStr{*gateway}, servers...)
+		}
+		for _, text := range servers {
+			if ip, err := netip.ParseAddr(string(text)); err == nil {
+				usable.Remove(ip)
+			}
+		}
+		if r, ok := metal3Range(entry); ok {
+			removeEnds(&usable, r, bits)
+		}
+	}
+	set, err := usable.IPSet()
+	if err != nil {
+		// Only invalid ranges make it fail, and metal3Range returns none.
+		return &netipx.IPSet{}
+	}
+	return set
+}
+
+// removeEnds removes network and broadcast address of the subnets at both ends of
+// a range. Ranges that span several subnets are rare, and an address that is
+// counted and cannot be given is only set aside.
+func removeEnds(set *netipx.IPSetBuilder, r netipx.IPRange, bits int) {
+	for _, end := range []netip.Addr{r.From(), r.To()} {
+		subnet, err := end.Prefix(bits)
+		if err != nil {
+			continue
+		}
+		if first := subnet.Addr(); endOfSubnet(netip.PrefixFrom(first, bits)) != "" {
+			set.Remove(first)
+		}
+		if last := netipx.PrefixLastIP(subnet); endOfSubnet(netip.PrefixFrom(last, bits)) != "" {
+			set.Remove(last)
+		}
+	}
+}
+
+// metal3Family is the family of the addresses that a pool is for: that of the
+// first entry.
+func metal3Family(pool *ipamv1.IPPool) family {
+	for i := range pool.Spec.Pools {
+		if r, ok := metal3Range(&pool.Spec.Pools[i]); ok {
+			return familyOf(r.From())
+		}
+	}
+	return ""
+}
+
 func metal3Range(entry *ipamv1.Pool) (netipx.IPRange, bool) {
 	var subnet netip.Prefix
 	if entry.Subnet != nil {
@@ -101,7 +174,7 @@ func metal3Free(pool *ipamv1.IPPool, used []netip.Addr, claims []string) (free, 
 			needed++
 		}
 	}
-	ranges := metal3Ranges(pool)
+	ranges := metal3Usable(pool)
 	taken := uint64(len(used) + len(pool.Spec.PreAllocations))
 	if total := size(ranges); total >= taken && total-taken >= needed {
 		// The common case, without arithmetic on thousands of addresses.

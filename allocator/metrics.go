@@ -17,6 +17,11 @@ var (
 		Help: "Claims made for machines at admission.",
 	})
 
+	addressesSetAside = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "capv_static_ip_addresses_set_aside_total",
+		Help: "Addresses that no machine can be given and that were kept from being handed out again, by cause.",
+	}, []string{"cause"})
+
 	claimsTakenBack = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_claims_taken_back_total",
 		Help: "Claims deleted by the request that used them, because it was denied.",
@@ -24,5 +29,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack)
+	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack, addressesSetAside)
 }

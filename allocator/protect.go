@@ -21,7 +21,8 @@ func (a *Allocator) protect(ctx context.Context, req Request, want Want, address
 	added := controllerutil.AddFinalizer(obj, InUseFinalizer)
 	switch {
 	case added:
-	case MachineOf(obj) == req.Machine.Name:
+	case MachineOf(obj) == req.Machine.Name && obj.GetAnnotations()[MachineUIDAnnotation] == "":
+		// With a UID it would be protected for an earlier machine of the name.
 		return nil
 	default:
 		// Another machine, or its VM, is still behind the address.

@@ -20,6 +20,8 @@ type Claim struct {
 	Failure string
 	// Exhausted says that the failure is that the pool has no address left.
 	Exhausted bool
+	// Waits is the provider's reason for a claim that is not bound yet.
+	Waits string
 }
 
 // Address is a provider's answer to a claim.
@@ -80,6 +82,14 @@ type Provider interface {
 	// Abandons tells whether the provider will never finish the deletion of
 	// this claim, because its pool is gone.
 	Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error)
+
+	// WhyNotBound is what can be seen of why a claim waits, with the remedy, empty
+	// if nothing. The cause is the same on every try.
+	WhyNotBound(ctx context.Context, reader client.Reader, pool Pool, claim Claim) string
+	// Twin is another claim API that the same IPAM controller serves from the same
+	// pools. It names the addresses of both alike, and may give one twice. It is nil
+	// if there is none.
+	Twin() Provider
 
 	// Claim and Address read a provider's objects.
 	Claim(obj client.Object) Claim

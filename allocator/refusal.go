@@ -23,6 +23,8 @@ const (
 	ClaimRefused     Reason = "ClaimRefused"
 	InvalidAddress   Reason = "InvalidAddress"
 	AddressInUse     Reason = "AddressInUse"
+	AddressRepeated  Reason = "AddressRepeated"
+	MachineNotStored Reason = "MachineNotStored"
 	NamespaceGone    Reason = "NamespaceTerminating"
 	TimeoutTooShort  Reason = "TimeoutTooShort"
 	BindingsInvalid  Reason = "BindingsInvalid"

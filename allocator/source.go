@@ -24,10 +24,11 @@ type Source struct {
 // wake waiting requests.
 func (a *Allocator) Sources() []Source {
 	sources := userSources()
+	sources[0].Started = onChange(func(machine client.Object) { a.stored.notify(client.ObjectKeyFromObject(machine)) })
 	for _, provider := range a.providers {
 		claim, address := provider.Kinds()
 		sources = append(sources,
-			Source{Object: claim, Started: onChange(func(claim client.Object) {
+			Source{Object: claim, Indexes: indexUnadopted(provider), Started: onChange(func(claim client.Object) {
 				a.bound.notify(client.ObjectKeyFromObject(claim))
 			})},
 			Source{Object: address, Indexes: indexByClaim(provider), Started: onChange(func(address client.Object) {

@@ -21,15 +21,16 @@ type turns struct {
 	pools map[poolKey]*turn
 }
 
-// poolKey tells pools apart: those of different kinds may share a name, and
-// those of a namespace may share that of one without.
+// poolKey tells pools apart, and whose claims on them: a namespace does not wait
+// for the claims of another one on a pool that all share.
 type poolKey struct {
 	reference PoolReference
 	key       types.NamespacedName
+	claimant  string
 }
 
-func keyOf(pool Pool) poolKey {
-	return poolKey{reference: pool.Reference, key: client.ObjectKeyFromObject(pool)}
+func turnOf(pool Pool, namespace string) poolKey {
+	return poolKey{reference: pool.Reference, key: client.ObjectKeyFromObject(pool), claimant: namespace}
 }
 
 // turn is where the requests for one pool wait.

@@ -142,6 +142,7 @@ func (h *Handler) create(ctx context.Context, req admission.Request) verdict {
 	claim := allocator.Request{
 		Stamp:   allocator.Stamp{Time: time.Now(), Request: req.UID},
 		Machine: m.identity(),
+		Owner:   m.owner(),
 		Wants:   wants,
 	}
 	var v verdict

@@ -82,5 +82,15 @@ func (m *machine) identity() allocator.Machine {
 	return allocator.Machine{
 		NamespacedName: types.NamespacedName{Namespace: m.Namespace, Name: m.Name},
 		Cluster:        m.Labels[clusterv1.ClusterNameLabel],
+		WatchFilter:    m.Labels[clusterv1.WatchLabel],
 	}
+}
+
+// owner is for whom the machine is made, empty if nobody is named.
+func (m *machine) owner() allocator.Owner {
+	owners := m.owners()
+	if len(owners) == 0 {
+		return allocator.Owner{}
+	}
+	return allocator.Owner{Kind: owners[0].Kind, Name: owners[0].Name, UID: owners[0].UID}
 }

@@ -21,6 +21,7 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/aside"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/release"
 	"capv-static-ip.dev/allocator/retry"
@@ -170,7 +171,12 @@ func setUp(mgr manager.Manager, opts *options) error {
 	if err != nil {
 		return err
 	}
+	asideSources, err := aside.Setup(mgr, alloc, providers, mgr.GetEventRecorder("capv-static-ip"))
+	if err != nil {
+		return err
+	}
 	sources = append(sources, retrySources...)
+	sources = append(sources, asideSources...)
 	sources = append(sources, alloc.Sources()...)
 	sources = append(sources, webhook.Sources(mgr.GetScheme())...)
 	kinds, err := watchKinds(mgr, sources)

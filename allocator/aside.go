@@ -1,0 +1,227 @@
+package allocator
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
+)
+
+// maxSetAside bounds the addresses of one pool that are set aside. Beyond it
+// claims are taken back, as if nothing could be done about their addresses.
+const maxSetAside = 32
+
+// Cause says why an address cannot be given to a machine.
+type Cause string
+
+// The causes for which an address is set aside.
+const (
+	UsedByOther      Cause = "InUse"
+	IsGateway        Cause = "Gateway"
+	IsNameserver     Cause = "Nameserver"
+	IsNetworkAddress Cause = "NetworkAddress"
+	IsBroadcast      Cause = "Broadcast"
+	GivenTwice       Cause = "GivenTwice"
+)
+
+// unfit is a refusal of an address that its provider will offer again as long as
+// it is free.
+type unfit struct {
+	refusal error
+	cause   Cause
+	ip      netip.Addr
+	users   []User
+}
+
+// Error implements error.
+func (u *unfit) Error() string { return u.refusal.Error() }
+
+// Unwrap leads to the Refusal.
+func (u *unfit) Unwrap() error { return u.refusal }
+
+// SetAside is the content of SetAsideAnnotation: what a claim keeps from being
+// handed out, why, and on which network.
+type SetAside struct {
+	IP      netip.Addr `json:"ip"`
+	Cause   Cause      `json:"cause"`
+	Network string     `json:"network,omitempty"`
+}
+
+// SetAsideOf reads what a claim sets aside, false if it does not.
+func SetAsideOf(claim client.Object) (SetAside, bool) {
+	var content SetAside
+	if !isSetAside(claim) {
+		return content, false
+	}
+	// What cannot be read has no address, and is given back.
+	_ = json.Unmarshal([]byte(claim.GetAnnotations()[SetAsideAnnotation]), &content)
+	return content, true
+}
+
+func isSetAside(claim client.Object) bool {
+	_, is := claim.GetLabels()[SetAsideLabel]
+	return is
+}
+
+// setAside makes of the request's claim one that keeps its address from being
+// handed out. If the address is one that a living machine has lost, the claim
+// becomes that machine's. What it returns is for the user: the refusal of the
+// address, where it cannot be set aside.
+func (a *Allocator) setAside(ctx context.Context, req Request, want Want, pool Pool, claim Claim, bad *unfit) error {
+	loser, err := a.loserOf(ctx, req, pool, bad)
+	if err != nil {
+		return err
+	}
+	if loser == "" {
+		full, err := a.isSetAsideFull(ctx, pool)
+		if err != nil {
+			return err
+		}
+		if full {
+			return bad
+		}
+	}
+	err = retryOnConflict(func() error { return a.convert(ctx, req, want, claim, bad, loser) })
+	if err != nil {
+		return fmt.Errorf("setting aside an address of %s: %w", pool.Reference, err)
+	}
+	log := klog.FromContext(ctx).WithValues("claim", klog.KObj(claim), "address", bad.ip)
+	if loser != "" {
+		log.Info("Gave an address back to the machine that has it", "holder", klog.KRef(req.Machine.Namespace, loser))
+		return nil
+	}
+	addressesSetAside.WithLabelValues(string(bad.cause)).Inc()
+	log.Info("Set an address aside that no machine can be given", "cause", bad.cause)
+	return nil
+}
+
+// convert takes the request's marks off the claim, and puts on it those of what
+// it is from now on. Somebody's own claim stays as it is.
+func (a *Allocator) convert(ctx context.Context, req Request, want Want, claim Claim, bad *unfit, loser string) error {
+	provider := a.providers.For(claim.Pool)
+	obj := EmptyClaim(provider)
+	if err := a.live.Get(ctx, client.ObjectKeyFromObject(claim), obj); err != nil {
+		return fmt.Errorf("reading claim %s: %w", klog.KObj(claim), err)
+	}
+	stamp := obj.GetAnnotations()[LastUsedAnnotation]
+	_, isOwn := obj.GetAnnotations()[ForAnnotation]
+	if isOwn || obj.GetUID() != claim.GetUID() || stamp != req.Stamp.String() && stamp != req.Stamp.again().String() {
+		return bad
+	}
+	if err := a.unprotect(ctx, provider, obj); err != nil {
+		return err
+	}
+	annotations, labels := obj.GetAnnotations(), obj.GetLabels()
+	for _, key := range []string{LastUsedAnnotation, RequestedByAnnotation, MachineNameAnnotation, DeviceAnnotation, KeptAnnotation} {
+		delete(annotations, key)
+	}
+	delete(labels, MachineLabel)
+	obj.SetAnnotations(annotations)
+	if loser != "" {
+		holder := req.Machine
+		holder.Name = loser
+		Mark(obj, holder)
+		Use(obj, req.Stamp.again())
+		return a.client.Update(ctx, obj)
+	}
+	content, err := json.Marshal(SetAside{IP: bad.ip, Cause: bad.cause, Network: want.Device.NetworkName})
+	if err != nil {
+		return fmt.Errorf("writing annotation %s: %w", SetAsideAnnotation, err)
+	}
+	setLabel(obj, SetAsideLabel, "")
+	SetAnnotation(obj, SetAsideAnnotation, string(content))
+	return a.client.Update(ctx, obj)
+}
+
+// loserOf names the machine that has an address of the pool by its own bindings
+// and lost it there, empty if there is none in the namespace of the request.
+func (a *Allocator) loserOf(ctx context.Context, req Request, pool Pool, bad *unfit) (string, error) {
+	for _, user := range bad.users {
+		machine, ok := user.Object.(*capi.VSphereMachine)
+		if !ok || user.Namespace != req.Machine.Namespace || !machine.DeletionTimestamp.IsZero() {
+			continue
+		}
+		bindings, err := ParseBindings(machine.Annotations[BindingsAnnotation])
+		if err != nil || bindings.Machine != machine.Name {
+			continue
+		}
+		for _, b := range bindings.Bindings {
+			if b.Pool != pool.Reference || b.Address.Addr() != bad.ip {
+				continue
+			}
+			lost, err := a.isLost(ctx, user, b)
+			if err != nil || lost {
+				return machine.Name, err
+			}
+		}
+	}
+	return "", nil
+}
+
+// isLost tells whether the claim of a binding is gone, or has no address.
+func (a *Allocator) isLost(ctx context.Context, holder User, b Binding) (bool, error) {
+	provider := a.providers.For(b.Pool)
+	obj := EmptyClaim(provider)
+	key := client.ObjectKey{Namespace: holder.Namespace, Name: b.Claim}
+	err := a.live.Get(ctx, key, obj)
+	if IsAbsent(err) {
+		return true, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reading claim %s: %w", key, err)
+	}
+	return provider.Claim(obj).Address == "", nil
+}
+
+func (a *Allocator) isSetAsideFull(ctx context.Context, pool Pool) (bool, error) {
+	claims, err := List(ctx, a.client, EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(pool.GetNamespace()),
+		client.HasLabels{SetAsideLabel}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return false, fmt.Errorf("listing what is set aside of %s: %w", pool.Reference, err)
+	}
+	count := 0
+	for _, obj := range claims {
+		if a.providers.For(pool.Reference).Claim(obj).Pool == pool.Reference {
+			count++
+		}
+	}
+	return count >= maxSetAside, nil
+}
+
+// IsStillUnfit tells whether the cause for which an address was set aside lasts.
+// A pool that is gone, or is being deleted, keeps nothing aside, and is nil.
+func (a *Allocator) IsStillUnfit(ctx context.Context, claim Claim, content SetAside) (pool client.Object, unfit bool, err error) {
+	provider := a.providers.For(claim.Pool)
+	machine := Machine{}
+	machine.Namespace = claim.GetNamespace()
+	want := Want{Pool: claim.Pool, Device: Device{NetworkName: content.Network}}
+	read, err := provider.Pool(ctx, a.live, machine, want)
+	if refusal, refused := AsRefusal(err); refused {
+		// A pool that is not served for a while may have the same cause later.
+		return nil, refusal.Reason == PoolNotServed, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	obj := EmptyAddress(provider)
+	err = a.live.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}, obj)
+	if IsAbsent(err) {
+		return read.Object, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("reading address %s: %w", claim.Address, err)
+	}
+	binding, err := a.judge(ctx, Request{Machine: machine}, want, read, provider.Address(obj))
+	if err == nil {
+		err = a.checkGivenOnce(ctx, read, provider.Address(obj), binding.Address.Addr())
+	}
+	if _, refused := AsRefusal(err); refused {
+		return read.Object, true, nil
+	}
+	return read.Object, false, err
+}

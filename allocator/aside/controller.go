@@ -1,0 +1,117 @@
+package aside
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// reviewInterval is how often it is looked whether the cause is gone: nothing
+// tells of that for all causes.
+const reviewInterval = 30 * time.Second
+
+// engine is what is needed of the allocator.
+type engine interface {
+	// IsStillUnfit tells whether the cause lasts for which an address was set
+	// aside. The pool is nil if it cannot be read.
+	IsStillUnfit(ctx context.Context, claim allocator.Claim, content allocator.SetAside) (pool client.Object, unfit bool, err error)
+}
+
+// reconciler reviews the claims of one provider.
+type reconciler struct {
+	engine   engine
+	provider allocator.Provider
+	client   client.Client
+	live     client.Reader
+	events   events.EventRecorder
+
+	mu sync.Mutex
+	// known are the claims that are set aside now.
+	known map[types.NamespacedName]allocator.Cause
+}
+
+// Reconcile implements reconcile.Reconciler.
+func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	obj := allocator.EmptyClaim(r.provider)
+	if err := r.client.Get(ctx, req.NamespacedName, obj); err != nil {
+		r.forget(req.NamespacedName)
+		if allocator.IsAbsent(err) {
+			return reconcile.Result{}, nil
+		}
+		return reconcile.Result{}, fmt.Errorf("reading claim %s: %w", req.NamespacedName, err)
+	}
+	content, is := allocator.SetAsideOf(obj)
+	if !is {
+		r.forget(req.NamespacedName)
+		return reconcile.Result{}, nil
+	}
+	claim := r.provider.Claim(obj)
+	if !obj.GetDeletionTimestamp().IsZero() {
+		return reconcile.Result{RequeueAfter: reviewInterval}, r.abandon(ctx, claim)
+	}
+	pool, unfit, err := r.engine.IsStillUnfit(ctx, claim, content)
+	if err != nil {
+		return reconcile.Result{}, fmt.Errorf("reviewing claim %s: %w", req.NamespacedName, err)
+	}
+	if !unfit {
+		return reconcile.Result{}, r.giveBack(ctx, obj, content)
+	}
+	if r.note(req.NamespacedName, content.Cause) && pool != nil {
+		r.events.Eventf(pool, obj, corev1.EventTypeWarning, "AddressSetAside", "Review",
+			"%s cannot be given to a machine (%s): claim %s keeps it from being handed out while that lasts", content.IP, content.Cause, obj.GetName())
+	}
+	return reconcile.Result{RequeueAfter: reviewInterval}, nil
+}
+
+// giveBack lets the provider have the address again.
+func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content allocator.SetAside) error {
+	if err := allocator.DeleteAsRead(ctx, r.client, claim); err != nil {
+		return fmt.Errorf("giving back claim %s: %w", klog.KObj(claim), err)
+	}
+	klog.FromContext(ctx).Info("Gave back an address that was set aside", "claim", klog.KObj(claim), "address", content.IP)
+	return nil
+}
+
+// abandon takes the provider's finalizers off a claim that is being deleted and
+// that the provider will never look at again, because its pool is gone.
+func (r *reconciler) abandon(ctx context.Context, claim allocator.Claim) error {
+	gone, err := r.provider.Abandons(ctx, r.live, claim)
+	if err != nil || !gone || !r.provider.IsFree(claim.Object) {
+		return err
+	}
+	before := claim.DeepCopyObject().(client.Object)
+	claim.SetFinalizers(nil)
+	err = r.client.Patch(ctx, claim.Object, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	return client.IgnoreNotFound(err)
+}
+
+// note remembers a claim, and tells whether it is new.
+func (r *reconciler) note(claim types.NamespacedName, cause allocator.Cause) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, known := r.known[claim]
+	if !known {
+		r.known[claim] = cause
+		setAside.WithLabelValues(string(cause)).Inc()
+	}
+	return !known
+}
+
+func (r *reconciler) forget(claim types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if cause, known := r.known[claim]; known {
+		delete(r.known, claim)
+		setAside.WithLabelValues(string(cause)).Dec()
+	}
+}

@@ -1,0 +1,65 @@
+package aside
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// Setup adds a controller for each provider to the manager. They run on the
+// elected replica only. The sources that it returns must be started, on every
+// replica.
+func Setup(mgr manager.Manager, engine *allocator.Allocator, providers allocator.Providers, recorder events.EventRecorder) ([]allocator.Source, error) {
+	var sources []allocator.Source
+	for _, provider := range providers {
+		claim := allocator.EmptyClaim(provider)
+		gvk, err := apiutil.GVKForObject(claim, mgr.GetScheme())
+		if err != nil {
+			return nil, fmt.Errorf("finding the kind of claims: %w", err)
+		}
+		r := &reconciler{
+			engine: engine, provider: provider, client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder,
+			known: map[types.NamespacedName]allocator.Cause{},
+		}
+		c, err := controller.New("set-aside-"+strings.ToLower(gvk.Kind), mgr, controller.Options{
+			Reconciler: r,
+			LogConstructor: func(req *reconcile.Request) logr.Logger {
+				if req == nil {
+					return mgr.GetLogger()
+				}
+				return mgr.GetLogger().WithValues("claim", klog.KRef(req.Namespace, req.Name))
+			},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("adding the controller of addresses that are set aside: %w", err)
+		}
+		sources = append(sources, allocator.Source{Object: claim, Started: func(context.Context, cache.Informer) error {
+			return c.Watch(source.Kind(mgr.GetCache(), claim, &handler.EnqueueRequestForObject{}, marked()))
+		}})
+	}
+	return sources, nil
+}
+
+// marked passes events about claims that are, or may have been, set aside.
+func marked() predicate.Predicate {
+	return predicate.NewPredicateFuncs(func(obj client.Object) bool {
+		_, is := obj.GetLabels()[allocator.SetAsideLabel]
+		return is
+	})
+}

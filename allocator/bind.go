@@ -1,0 +1,92 @@
+package allocator
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+const (
+	// leastBindingTime is the time that it takes, at the least, to have a claim
+	// bound. With less left, no claim is made.
+	leastBindingTime = time.Second
+	// turnLimit is how long a claim may keep its turn. A provider that works binds
+	// it sooner; one that ignores it must not hold up the others.
+	turnLimit = 2 * time.Second
+)
+
+// bind claims an address for one want. An address that cannot be given is set
+// aside, so that the provider does not offer it again, and the next one claimed.
+func (a *Allocator) bind(ctx context.Context, req Request, want *Want, pool Pool) (Binding, error) {
+	for {
+		binding, claim, err := a.claimAndAwait(ctx, req, want, pool)
+		var bad *unfit
+		if !errors.As(err, &bad) {
+			return binding, err
+		}
+		if aside := a.setAside(ctx, req, *want, pool, claim, bad); aside != nil {
+			return Binding{}, aside
+		}
+		want.Claim = ""
+		pools, err := a.pools(ctx, req)
+		if err != nil {
+			return Binding{}, err
+		}
+		pool = pools[want.Pool]
+	}
+}
+
+// claimAndAwait makes a claim when it is the request's turn, and waits for its
+// address.
+func (a *Allocator) claimAndAwait(ctx context.Context, req Request, want *Want, pool Pool) (Binding, Claim, error) {
+	waited, end, err := a.takeTurn(ctx, req.Machine, pool)
+	if err != nil {
+		return Binding{}, Claim{}, notBoundInTime(pool)
+	}
+	defer end()
+	if waited {
+		// Others may have taken the last addresses meanwhile.
+		pools, err := a.pools(ctx, req)
+		if err != nil {
+			return Binding{}, Claim{}, err
+		}
+		pool = pools[want.Pool]
+	}
+	// The claim is under way from before it exists, whatever its name will be.
+	defer a.underWay.add(req.claimKey(*want))()
+	claim, err := a.ensureClaim(ctx, req, want, pool)
+	if err != nil {
+		return Binding{}, Claim{}, err
+	}
+	defer a.underWay.add(req.claimKey(*want))()
+	start := time.Now()
+	binding, err := a.await(ctx, req, *want, pool, claim)
+	if err != nil {
+		refusal, refused := AsRefusal(err)
+		want.late = refused && refusal.Reason == NotBoundInTime || errors.Is(err, context.DeadlineExceeded)
+		return Binding{}, claim, err
+	}
+	providerWait.WithLabelValues(want.Pool.Kind).Observe(time.Since(start).Seconds())
+	return binding, claim, nil
+}
+
+// takeTurn takes a turn on the pool while there is enough time left for it. The
+// turn ends with the returned function, or by itself after turnLimit.
+func (a *Allocator) takeTurn(ctx context.Context, machine Machine, pool Pool) (waited bool, end func(), err error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-leastBindingTime))
+		defer cancel()
+	}
+	waited, release, err := a.turns.take(ctx, turnOf(pool, machine.Namespace))
+	if err != nil {
+		return waited, nil, err
+	}
+	release = sync.OnceFunc(release)
+	limit := time.AfterFunc(turnLimit, release)
+	return waited, func() {
+		limit.Stop()
+		release()
+	}, nil
+}

@@ -1,0 +1,173 @@
+package allocator
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const (
+	// byRequester is the name of the cache index that finds claims by the owner of
+	// the machine that they were made for, until they are adopted.
+	byRequester = "capv-static-ip.dev/requested-by"
+	// unadopted is the name of the cache index that finds, by pool, the claims that
+	// no machine has adopted yet.
+	unadopted = "capv-static-ip.dev/unadopted"
+
+	// maxUnstored bounds the claims of one namespace on one pool whose machines
+	// were not stored. It is more than are under way at a time.
+	maxUnstored = 64
+	// storingTime is what the API server may take to store a machine after the
+	// answer, for the other webhooks and the write.
+	storingTime = 500 * time.Millisecond
+)
+
+// indexUnadopted indexes claims that no machine has adopted.
+func indexUnadopted(provider Provider) map[string]client.IndexerFunc {
+	requester := func(claim client.Object) string {
+		if !claim.GetDeletionTimestamp().IsZero() || len(claim.GetOwnerReferences()) > 0 {
+			return ""
+		}
+		return claim.GetAnnotations()[RequestedByAnnotation]
+	}
+	return map[string]client.IndexerFunc{
+		byRequester: func(claim client.Object) []string {
+			if value := requester(claim); value != "" {
+				return []string{value}
+			}
+			return nil
+		},
+		unadopted: func(claim client.Object) []string {
+			if requester(claim) == "" {
+				return nil
+			}
+			return []string{provider.Claim(claim).Pool.String()}
+		},
+	}
+}
+
+// checkEarlier refuses a machine whose owner has been given an address already
+// for a machine that was not stored: something after this webhook refused it, will
+// refuse this one as well, and each would cost an address for the grace period.
+// It also looks for claims that were kept for the owner, and writes them into the
+// wants.
+func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
+	if req.Owner.UID == "" {
+		return nil
+	}
+	for _, provider := range a.providers {
+		objects, err := List(ctx, a.client, EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
+			client.MatchingFields{byRequester: string(req.Owner.UID)})
+		if err != nil {
+			return fmt.Errorf("listing the claims for %s %s: %w", req.Owner.Kind, req.Owner.Name, err)
+		}
+		for _, obj := range objects {
+			claim := provider.Claim(obj)
+			if MachineOf(obj) == req.Machine.Name {
+				continue
+			}
+			if isKeptFor(obj, req.Owner) {
+				req.adopt(claim)
+				continue
+			}
+			if err := a.checkStored(ctx, req, claim); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// adopt has the want that a kept claim fits use it.
+func (r Request) adopt(claim Claim) {
+	for i := range r.Wants {
+		want := &r.Wants[i]
+		if want.Claim == "" && want.Pool == claim.Pool && claim.GetAnnotations()[DeviceAnnotation] == strconv.Itoa(want.Device.Index) {
+			want.Claim = claim.GetName()
+			return
+		}
+	}
+}
+
+// checkStored refuses a request whose owner has a claim that was answered, and
+// whose machine was not stored. A request that is under way here, and one that
+// was not answered yet, have no say.
+func (a *Allocator) checkStored(ctx context.Context, req Request, claim Claim) error {
+	key := client.ObjectKeyFromObject(claim)
+	if claim.Address == "" || claim.Failure != "" || a.underWay.has(key) {
+		return nil
+	}
+	stored, err := a.isStored(ctx, claim)
+	if err != nil || stored {
+		return err
+	}
+	ip := "an address"
+	address := EmptyAddress(a.providers.For(claim.Pool))
+	if err := a.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: claim.Address}, address); err == nil {
+		ip = a.providers.For(claim.Pool).Address(address).IP
+	}
+	return Refuse(MachineNotStored, "an earlier machine of %s %q was given %s and then refused by something after this webhook "+
+		"(a policy, a quota, the schema): see what is said about it there, and correct that; the address comes back after the grace period",
+		req.Owner.Kind, req.Owner.Name, ip)
+}
+
+// isStored tells whether the machine of a claim exists. One that was answered a
+// moment ago is given the time to be stored.
+func (a *Allocator) isStored(ctx context.Context, claim Claim) (bool, error) {
+	key := types.NamespacedName{Namespace: claim.GetNamespace(), Name: MachineOf(claim)}
+	stored, done := a.stored.subscribe(key)
+	defer done()
+	for _, reader := range []client.Reader{a.client, a.live} {
+		exists, err := machineExists(ctx, reader, key)
+		if err != nil || exists {
+			return exists, err
+		}
+	}
+	if stamp, err := StampOf(claim); err == nil && time.Since(stamp.Time) < 4*storingTime {
+		timer := time.NewTimer(storingTime)
+		defer timer.Stop()
+		select {
+		case <-stored:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		return machineExists(ctx, a.live, key)
+	}
+	return false, nil
+}
+
+// checkUnstored bounds the claims whose machines were not stored, whoever they
+// were made for.
+func (a *Allocator) checkUnstored(ctx context.Context, req Request, pool Pool) error {
+	claims, err := List(ctx, a.client, EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(req.Machine.Namespace),
+		client.MatchingFields{unadopted: pool.Reference.String()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return fmt.Errorf("listing the claims on %s: %w", pool.Reference, err)
+	}
+	if len(claims) < maxUnstored {
+		return nil
+	}
+	unstored := 0
+	for _, claim := range claims {
+		if a.underWay.has(client.ObjectKeyFromObject(claim)) {
+			continue
+		}
+		exists, err := machineExists(ctx, a.client, types.NamespacedName{Namespace: claim.GetNamespace(), Name: MachineOf(claim)})
+		if err != nil {
+			return err
+		}
+		if !exists {
+			unstored++
+		}
+	}
+	if unstored < maxUnstored {
+		return nil
+	}
+	return Refuse(MachineNotStored, "%d machines in namespace %q were given addresses of %s and then refused by something after this webhook "+
+		"(a policy, a quota, the schema): correct that; the addresses come back after the grace period",
+		maxUnstored, req.Machine.Namespace, pool.Reference.In(pool.GetNamespace()))
+}

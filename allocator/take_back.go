@@ -1,0 +1,78 @@
+package allocator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// TakeBack deletes the claims that this request made and that nobody used since,
+// and unprotects their addresses. What the request merely found is left to the
+// controller that reaps: another request may have been answered with it. It gives
+// up on a claim whose machine exists: the same create may have come in twice.
+//
+// A claim that its provider was too slow to bind is kept for the next machine of
+// the same owner, which finds it bound: each try would else begin anew.
+func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
+	var errs []error
+	for _, want := range req.Wants {
+		if want.Claim == "" {
+			continue
+		}
+		err := retryOnConflict(func() error { return a.takeBack(ctx, req, want) })
+		if err != nil {
+			errs = append(errs, fmt.Errorf("taking back claim %s: %w", req.claimKey(want), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (a *Allocator) takeBack(ctx context.Context, req Request, want Want) error {
+	provider := a.providers.For(want.Pool)
+	claim := EmptyClaim(provider)
+	if err := a.live.Get(ctx, req.claimKey(want), claim); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	stamp := claim.GetAnnotations()[LastUsedAnnotation]
+	made, found := stamp == req.Stamp.String(), stamp == req.Stamp.again().String()
+	keep := want.late && req.Owner.UID != ""
+	if !claim.GetDeletionTimestamp().IsZero() || !made && !(found && keep) {
+		return nil
+	}
+	exists, err := machineExists(ctx, a.live, req.Machine.NamespacedName)
+	if err != nil || exists {
+		return err
+	}
+	if keep {
+		if err := a.unprotect(ctx, provider, claim); err != nil {
+			return err
+		}
+		return a.keep(ctx, claim)
+	}
+	if err := DeleteAsRead(ctx, a.client, claim); err != nil {
+		return err
+	}
+	claimsTakenBack.Inc()
+	klog.FromContext(ctx).Info("Took back a claim", "claim", klog.KObj(claim))
+	return a.unprotect(ctx, provider, claim)
+}
+
+// keep leaves a claim to the next machine of its owner.
+func (a *Allocator) keep(ctx context.Context, claim client.Object) error {
+	before := claim.DeepCopyObject().(client.Object)
+	SetAnnotation(claim, KeptAnnotation, "")
+	if err := a.client.Patch(ctx, claim, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	klog.FromContext(ctx).Info("Kept a claim that was not bound in time", "claim", klog.KObj(claim))
+	return nil
+}
+
+func isKeptFor(claim client.Object, owner Owner) bool {
+	annotations := claim.GetAnnotations()
+	_, kept := annotations[KeptAnnotation]
+	return kept && owner.UID != "" && annotations[RequestedByAnnotation] == string(owner.UID)
+}
