@@ -39,6 +39,18 @@ const (
 	// (RFC 3339, to the nanosecond) and the UID of the admission request,
 	// separated by a space.
 	LastUsedAnnotation = "capv-static-ip.dev/last-used"
+	// RequestedByAnnotation holds, on a claim, the UID of the owner of the machine
+	// that it was made for, or "none". It is there from the claim's first moment
+	// until the machine adopts it: without it, a claim had a machine once.
+	RequestedByAnnotation = "capv-static-ip.dev/requested-by"
+	// ForAnnotation on somebody's own claim names the machine that may take it over.
+	ForAnnotation = "capv-static-ip.dev/for"
+	// MovedAnnotation is on an address whose machine was moved to another
+	// management cluster without it: there the address is in use.
+	MovedAnnotation = "capv-static-ip.dev/moved"
+	// RebuiltAnnotation is on a claim that was made again together with its
+	// address, until the pool has been searched for another claim on it.
+	RebuiltAnnotation = "capv-static-ip.dev/rebuilt"
 
 	// SearchDomainsAnnotation on a pool holds DNS search domains, separated by
 	// commas; it is the static IP adapter's name for them.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
@@ -107,6 +108,9 @@ func withoutAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec
 func withoutOwner(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.OwnerReferences = nil }
 func withoutMark(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { c.Labels = nil }
 func ofAdapter(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Labels, c.Annotations = nil, nil
+}
+func anybodys(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.OwnerReferences, c.Labels, c.Annotations = nil, nil, nil
 }
 func withoutStamp(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
@@ -116,6 +120,12 @@ func withoutStamp(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 func withoutAnnotation(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.annotated = nil }
 func unprotected(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 	a.Finalizers, a.Annotations = nil, nil
+}
+
+// bare takes the finalizers off, as a backup does.
+func bare(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Finalizers = nil }
+func nameLeft(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	allocator.SetAnnotation(a, allocator.MachineNameAnnotation, "cp-0")
 }
 func terminatingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.DeletionTimestamp = &deleted
@@ -154,8 +164,39 @@ func movingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 }
 func usedBefore(age time.Duration) option {
 	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		c.CreationTimestamp = metav1.NewTime(now.Add(-age))
 		allocator.Use(c, allocator.Stamp{Time: now.Add(-age), Request: "request"})
 	}
+}
+
+// requested makes the claim that of a request: no machine has adopted it.
+func requested(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	allocator.SetAnnotation(c, allocator.RequestedByAnnotation, "none")
+}
+func seenBefore(age time.Duration) option {
+	return func(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.seen = now.Add(-age) }
+}
+func stamped(at time.Duration) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		allocator.Use(c, allocator.Stamp{Time: now.Add(at), Request: "request"})
+	}
+}
+func departed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.departed = true }
+func offDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.offDevice = true }
+func placed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { h.placed = true }
+func rebuilt(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	allocator.SetAnnotation(c, allocator.RebuiltAnnotation, "10.0.0.1")
+}
+func named(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Status.Address = &corev1.ObjectReference{Name: "address"}
+}
+func offered(machine string) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		c.OwnerReferences, c.Labels, c.Annotations = nil, nil, map[string]string{allocator.ForAnnotation: machine}
+	}
+}
+func movedAway(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	a.Annotations[allocator.MovedAnnotation] = ""
 }
 
 func TestNextStepForALivingMachine(t *testing.T) {
@@ -173,23 +214,37 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		"provider busy for long":                              {old(), bound(withoutOwner, busy), adopt},
 		"not bound yet":                                       {living(), bound(withoutAddress), leave},
 		"paused":                                              {living(), bound(paused), leave},
-		"being moved away":                                    {moving, bound(), leave},
+		"being moved away, the address stays":                 {moving, bound(), depart},
+		"being moved away, noted on the address":              {moving, bound(movedAway), leave},
+		"being moved away, unprotected":                       {moving, bound(unprotected), leave},
 		"claim of another machine, annotated here":            {living(), bound(anothers), leave},
 		"address of another machine, annotated here":          {living(), bound(anothers, withoutClaim), leave},
 		"unowned claim without our mark, annotated here":      {living(), bound(withoutOwner, withoutMark), leave},
 		"unowned claim whose address another machine holds":   {living(), bound(withoutOwner, shared), leave},
 		"claim of the adapter":                                {living(), bound(ofAdapter, unprotected), adopt},
-		"claim of the adapter for another address":            {living(), bound(ofAdapter, unprotected, otherAddress), leave},
-		"claim of the adapter whose address is shared":        {living(), bound(ofAdapter, unprotected, shared), leave},
+		"claim of the adapter for another address":            {living(), bound(ofAdapter, unprotected, otherAddress), report},
+		"claim of anybody's, of that name and address":        {living(), bound(anybodys, unprotected), leave},
+		"claim offered to the machine":                        {living(), bound(offered("cp-0"), unprotected), adopt},
+		"claim offered to another machine":                    {living(), bound(offered("cp-1"), unprotected), leave},
+		"claim offered, for another address":                  {living(), bound(offered("cp-0"), unprotected, otherAddress), leave},
+		"claim offered, whose address is shared":              {living(), bound(offered("cp-0"), unprotected, shared), leave},
 		"claim not annotated":                                 {living(), bound(withoutAnnotation), leave},
 		"claim going":                                         {living(), bound(terminatingClaim), leave},
 		"claim going, held by us":                             {living(), bound(terminatingClaim, held), yield},
+		"claim going, held by us, address unprotected":        {living(), bound(terminatingClaim, held, unprotected), protect},
 		"claim going, held by us, paused":                     {living(), bound(terminatingClaim, held, paused), leave},
-		"claim going, held by us, by clusterctl":              {living(), bound(terminatingClaim, held, movingClaim), leave},
+		"claim going, held by us, by clusterctl":              {living(), bound(terminatingClaim, held, movingClaim), depart},
 		"another machine's claim going, annotated here":       {living(), bound(anothers, terminatingClaim, held), leave},
 		"claim gone, address protected":                       {living(), bound(withoutClaim), remake},
 		"claim gone, address protected and going":             {living(), bound(withoutClaim, terminatingAddress), remake},
 		"claim gone, address protected, UID from before move": {living(), bound(withoutClaim, earlierUID), remake},
+		"claim gone, address protected, on no device":         {living(), bound(withoutClaim, offDevice), protect},
+		"claim and address gone, on no device":                {living(), bound(withoutClaim, withoutAddress, offDevice), leave},
+		"claim gone, address placed before it":                {living(), bound(withoutClaim, placed), remake},
+		"claim gone, address placed before it, and going":     {living(), bound(withoutClaim, placed, terminatingAddress), protect},
+		"claim made again, not bound yet":                     {living(), bound(rebuilt), leave},
+		"claim made again, bound":                             {living(), bound(rebuilt, named), verify},
+		"claim made again, bound to another address":          {living(), bound(rebuilt, named, otherAddress), renew},
 		"claim gone, paused":                                  {living(), bound(withoutClaim, paused), leave},
 		"claim gone, address not protected yet":               {living(), bound(withoutClaim, unprotected), protect},
 		"claim gone, unprotected address going":               {living(), bound(withoutClaim, unprotected, terminatingAddress), report},
@@ -203,7 +258,8 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		"claim refused, provider cannot be asked":             {living(), bound(refused, claimMade(renewInterval), unrequestable), report},
 		"spare address of its admission, young":               {living(), spare(0), leave},
 		"spare address of its admission, old":                 {living(), spare(grace), unprotect},
-		"address of an earlier machine, its VM gone":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID), unprotect},
+		"address of an earlier machine, its VM gone":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID, departed), unprotect},
+		"address of an earlier machine, unexplained":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID, seenBefore(0)), leave},
 		"address of an earlier machine, its VM there":         {living(), bound(withoutClaim, withoutAnnotation, earlierUID, withVM), leave},
 	}
 	for name, test := range tests {
@@ -226,7 +282,7 @@ func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 	}{
 		"nobody else left":                              {dying(), bound(), release},
 		"CAPV still works on it":                        {waited, bound(), leave},
-		"moved by clusterctl":                           {moving, bound(), leave},
+		"moved by clusterctl":                           {moving, bound(movedAway), leave},
 		"Cluster paused":                                {dying(), bound(paused), release},
 		"never adopted":                                 {dying(), bound(withoutOwner, unprotected), release},
 		"claim orphaned by the garbage collector":       {dying(), bound(withoutOwner), release},
@@ -254,6 +310,9 @@ func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 
 func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 	orphan := func(options ...option) holding {
+		return bound(append([]option{withoutOwner, withoutAnnotation, unprotected, requested}, options...)...)
+	}
+	adopted := func(options ...option) holding {
 		return bound(append([]option{withoutOwner, withoutAnnotation, unprotected}, options...)...)
 	}
 	tests := map[string]struct {
@@ -265,6 +324,14 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"claim used a while ago":             {orphan(usedBefore(grace - time.Second)), leave, time.Second},
 		"claim not used for the grace":       {orphan(usedBefore(grace)), reap, 0},
 		"claim without a stamp, by its age":  {orphan(withoutStamp), reap, 0},
+		"old claim, seen just now":           {orphan(usedBefore(time.Hour), seenBefore(0)), leave, grace},
+		"old claim, seen a while ago":        {orphan(usedBefore(time.Hour), seenBefore(grace)), reap, 0},
+		"old stamp on a new claim":           {orphan(usedBefore(time.Minute), stamped(-time.Hour)), leave, grace - time.Minute},
+		"stamp from the future":              {orphan(usedBefore(time.Hour), seenBefore(grace), stamped(time.Hour)), reap, 0},
+		"old claim, its address on a VM":     {orphan(usedBefore(grace), withVM), leave, vmCheck},
+		"adopted claim, old":                 {adopted(usedBefore(grace)), keep, restorePatience - grace},
+		"adopted claim, seen just now":       {adopted(usedBefore(24*time.Hour), seenBefore(0)), keep, restorePatience},
+		"adopted claim, very old":            {adopted(usedBefore(restorePatience)), reap, 0},
 		"old claim, paused":                  {orphan(usedBefore(grace), paused), leave, 0},
 		"old claim, being moved":             {orphan(usedBefore(grace), movingClaim), leave, 0},
 		"old claim, going":                   {orphan(usedBefore(grace), terminatingClaim), leave, terminatingCheck},
@@ -272,23 +339,31 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"another's claim, its pool is gone":  {bound(anothers, terminatingClaim, withoutPool, withVM), leave, terminatingCheck},
 		"old claim with an owner":            {orphan(usedBefore(grace), ownedBy("uid")), leave, 0},
 		"old claim without our mark":         {orphan(usedBefore(grace), withoutMark), leave, 0},
-		"protected address, no VM":           {bound(withoutClaim, withoutAnnotation), unprotect, 0},
-		"protected address, a VM":            {bound(withoutClaim, withoutAnnotation, withVM), leave, 0},
+		"protected address, no VM":           {bound(withoutClaim, withoutAnnotation, departed), unprotect, 0},
+		"protected address, unexplained":     {bound(withoutClaim, withoutAnnotation, seenBefore(0)), leave, restorePatience},
+		"address unexplained for an hour":    {bound(withoutClaim, withoutAnnotation, seenBefore(restorePatience)), unprotect, 0},
+		"protected address, going":           {bound(withoutClaim, withoutAnnotation, seenBefore(0), terminatingAddress), unprotect, 0},
+		"protected address, machine moved":   {bound(withoutClaim, withoutAnnotation, movedAway, seenBefore(0)), unprotect, 0},
+		"protected address, a VM":            {bound(withoutClaim, withoutAnnotation, withVM), leave, vmCheck},
 		"protected address, paused":          {bound(withoutClaim, withoutAnnotation, paused), leave, 0},
 		"address that is not ours to free":   {bound(withoutClaim, withoutAnnotation, unprotected, withoutLabel), leave, 0},
 		"stray address, just made":           {bound(withoutClaim, withoutAnnotation, unprotected, made(time.Minute)), leave, grace - time.Minute},
 		"stray address":                      {bound(withoutClaim, withoutAnnotation, unprotected, made(grace)), discard, 0},
+		"stray address, named":               {bound(withoutClaim, withoutAnnotation, unprotected, withoutLabel, nameLeft, made(grace)), discard, 0},
+		"stray address, a VM has it":         {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), withVM), leave, vmCheck},
+		"stray address of a machine":         {bound(withoutClaim, withoutAnnotation, bare, made(grace)), leave, restorePatience - grace},
+		"stray address, moved away":          {bound(withoutClaim, withoutAnnotation, bare, movedAway, made(restorePatience)), leave, 0},
 		"stray address, paused":              {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), paused), leave, 0},
 		"stray address that a machine holds": {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), shared), leave, 0},
 		"claim the garbage collector's":      {bound(withoutAnnotation), leave, 0},
 		"claim being deleted, no VM":         {bound(withoutAnnotation, terminatingClaim), unprotect, 0},
-		"claim being deleted, a VM":          {bound(withoutAnnotation, terminatingClaim, held, withVM), leave, terminatingCheck},
+		"claim being deleted, a VM":          {bound(withoutAnnotation, terminatingClaim, held, withVM), leave, vmCheck},
 		"claim held by us, address is free":  {bound(withoutAnnotation, terminatingClaim, held, unprotected), yield, 0},
 		"claim held by us, no address":       {bound(withoutAnnotation, terminatingClaim, held, withoutAddress), yield, 0},
 		"claim held by us, paused":           {bound(withoutAnnotation, terminatingClaim, held, unprotected, paused), leave, 0},
 		"claim held by us, by clusterctl":    {bound(withoutAnnotation, terminatingClaim, held, unprotected, movingClaim), leave, 0},
-		"address protected at admission":     {bound(withoutAnnotation, withoutOwner), leave, grace},
-		"claim of a protected address, old":  {bound(withoutAnnotation, withoutOwner, usedBefore(grace)), reap, 0},
+		"address protected at admission":     {bound(withoutAnnotation, withoutOwner, requested), leave, grace},
+		"claim of a protected address, old":  {bound(withoutAnnotation, withoutOwner, requested, usedBefore(grace)), reap, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -16,18 +16,21 @@ import (
 const (
 	// byMachine finds claims and addresses by the machine they name.
 	byMachine = "capv-static-ip.dev/machine"
-	// waiting finds claims of ours that wait to be bound.
+	// waiting finds claims of requests that wait to be bound, by their pool.
 	waiting = "capv-static-ip.dev/waiting"
 )
 
-// machineOfClaim is the machine that a claim names: in its mark, by its owner,
-// or, as the static IP adapter did, by its own name.
+// machineOfClaim is the machine that a claim names: in its mark, by its owner, in
+// its maker's offer, or, as the static IP adapter did, by its own name.
 func machineOfClaim(claim client.Object) string {
 	if name := allocator.MachineOf(claim); name != "" {
 		return name
 	}
 	if owner := allocator.OwnerMachine(claim); owner.Name != "" {
 		return owner.Name
+	}
+	if name := claim.GetAnnotations()[allocator.ForAnnotation]; name != "" {
+		return name
 	}
 	return allocator.AdapterMachine(claim.GetName())
 }
@@ -62,10 +65,10 @@ func indexClaims(provider allocator.Provider) map[string]client.IndexerFunc {
 	indexes := indexByMachine(machineOfClaim)
 	indexes[waiting] = func(obj client.Object) []string {
 		claim := provider.Claim(obj)
-		if allocator.MachineOf(claim) == "" || claim.Address != "" || claim.Failure != "" || !claim.GetDeletionTimestamp().IsZero() {
+		if wasAdopted(claim) || claim.Address != "" || claim.Failure != "" || !claim.GetDeletionTimestamp().IsZero() {
 			return nil
 		}
-		return []string{waiting}
+		return []string{claim.Pool.String()}
 	}
 	return indexes
 }
