@@ -20,6 +20,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want Want, poo
 	obj := provider.NewClaim(key.Name, req.Machine, want.Pool)
 	Mark(obj, req.Machine)
 	Use(obj, req.Stamp)
+	SetAnnotation(obj, RequestedByAnnotation, "none")
 	err := a.client.Create(ctx, obj)
 	switch {
 	case err == nil:
