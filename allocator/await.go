@@ -56,7 +56,7 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 		case <-late.C:
 			err = a.seeRoom(ctx, req.Machine, pool, claim, a.client, a.live)
 		case <-ctx.Done():
-			err = notBoundInTime(pool)
+			err = a.notBound(context.WithoutCancel(ctx), pool, claim)
 		}
 		if err != nil {
 			return Binding{}, err
@@ -66,6 +66,22 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 			return Binding{}, err
 		}
 	}
+}
+
+// notBound says why a claim was not bound in time: the address that it names may be
+// one that an earlier claim of the name left behind, which metal3 takes for its own.
+func (a *Allocator) notBound(ctx context.Context, pool Pool, claim Claim) error {
+	if claim.Address == "" {
+		return notBoundInTime(pool)
+	}
+	obj := EmptyAddress(a.providers.For(claim.Pool))
+	err := a.client.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}, obj)
+	if err != nil || Answers(obj, claim.GetUID()) {
+		return notBoundInTime(pool)
+	}
+	return Refuse(AddressLeft, "address %q in namespace %q, which is of an earlier claim %q, is in the way: "+
+		"delete it if nothing uses %s any more, or give the machine another name",
+		obj.GetName(), obj.GetNamespace(), claim.GetName(), a.providers.For(claim.Pool).Address(obj).IP)
 }
 
 func notBoundInTime(pool Pool) error {

@@ -23,6 +23,7 @@ const (
 	ClaimRefused     Reason = "ClaimRefused"
 	InvalidAddress   Reason = "InvalidAddress"
 	AddressInUse     Reason = "AddressInUse"
+	AddressLeft      Reason = "AddressLeft"
 	NamespaceGone    Reason = "NamespaceTerminating"
 	TimeoutTooShort  Reason = "TimeoutTooShort"
 	BindingsInvalid  Reason = "BindingsInvalid"
