@@ -62,7 +62,7 @@ func (r *Reconciler) tellRebuilt(ctx context.Context, s *state, claim client.Obj
 // place makes the address object of a claim that is to be made again, unless the
 // address is somebody else's by now. It is protected and marked from the start.
 func (r *Reconciler) place(ctx context.Context, s *state, h *holding) (bool, error) {
-	others, err := r.others(ctx, s, h.annotated)
+	others, err := r.others(ctx, s, h.annotated, r.client)
 	switch {
 	case err != nil:
 		return false, err
@@ -107,13 +107,13 @@ func (r *Reconciler) isPlaced(ctx context.Context, s *state, h *holding, address
 
 // others are the address objects that answer other claims with the address of a
 // binding: in the machine's namespace, or, if the pool has none, in all.
-func (r *Reconciler) others(ctx context.Context, s *state, b *allocator.Binding) ([]allocator.Address, error) {
+func (r *Reconciler) others(ctx context.Context, s *state, b *allocator.Binding, reader client.Reader) ([]allocator.Address, error) {
 	provider := r.providers.For(b.Pool)
 	namespace, err := r.namespaceOf(s.namespace, b.Pool)
 	if err != nil {
 		return nil, err
 	}
-	objects, err := allocator.ListFrom(ctx, r.client, r.live, allocator.EmptyAddress(provider), client.InNamespace(namespace))
+	objects, err := allocator.ListFrom(ctx, r.client, reader, allocator.EmptyAddress(provider), client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("searching %s for other claims on %s: %w", b.Pool, b.Address.Addr(), err)
 	}
@@ -147,7 +147,7 @@ func (r *Reconciler) namespaceOf(machine string, pool allocator.PoolReference) (
 // so knows of its address, that it has given that to nobody else meanwhile. If it
 // has, the claim is taken back: one owner is all that a provider can keep apart.
 func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
-	others, err := r.others(ctx, s, h.annotated)
+	others, err := r.others(ctx, s, h.annotated, r.live)
 	if err != nil {
 		return err
 	}

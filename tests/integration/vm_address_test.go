@@ -71,7 +71,7 @@ func TestVirtualMachineKeepsItsAddressWhateverOwnsIt(t *testing.T) {
 			s.delete(machine)
 			s.gone(machine)
 			s.consistently("the VM's address is protected", func(context.Context) error { return s.isProtected(ip) })
-			s.refused(s.pooled("cp-1"), "is exhausted")
+			s.refused(s.pooled("cp-1", harness.WithCluster("")), "is exhausted")
 
 			s.gone(s.deleted(vm, vmFinalizer))
 			s.change(cluster, func() { cluster.Spec.Paused = nil })
