@@ -97,9 +97,9 @@ const (
 	// that machine: a restore brings claims and addresses before machines, and may
 	// take its time.
 	restorePatience = time.Hour
-	// vmCheck is how often an address that only a VM keeps is looked at. A VM
-	// that has no owner does not say whose address it keeps when it goes.
-	vmCheck = 10 * time.Second
+	// vmCheck is how often an address that only a VM keeps is looked at. A VM that
+	// goes is noticed; one that ceases to report an address is not.
+	vmCheck = time.Minute
 	// terminatingCheck is how often a claim that is being deleted is looked at:
 	// nothing tells of the end of its pool.
 	terminatingCheck = 10 * time.Second

@@ -38,7 +38,9 @@ func reconciler(t *testing.T, objects ...client.Object) *Reconciler {
 	}
 	claim, address := allocator.Metal3{}.Kinds()
 	builder.WithIndex(claim, byMachine, indexByMachine(machineOfClaim)[byMachine])
-	builder.WithIndex(address, byMachine, indexByMachine(machineOfAddress(allocator.Metal3{}))[byMachine])
+	for name, index := range indexAddresses(allocator.Metal3{}) {
+		builder.WithIndex(address, name, index)
+	}
 	c := builder.Build()
 	return &Reconciler{providers: providers, client: c, live: c, grace: time.Minute, now: time.Now}
 }

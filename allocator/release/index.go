@@ -16,6 +16,8 @@ import (
 const (
 	// byMachine finds claims and addresses by the machine they name.
 	byMachine = "capv-static-ip.dev/machine"
+	// byIP finds addresses by what they are.
+	byIP = "capv-static-ip.dev/object-ip"
 	// waiting finds claims of requests that wait to be bound, by their pool.
 	waiting = "capv-static-ip.dev/waiting"
 )
@@ -58,6 +60,37 @@ func indexByMachine(machineOf func(client.Object) string) map[string]client.Inde
 		}
 		return nil
 	}}
+}
+
+// indexAddresses indexes addresses by the machine they name, and by what they are.
+func indexAddresses(provider allocator.Provider) map[string]client.IndexerFunc {
+	indexes := indexByMachine(machineOfAddress(provider))
+	indexes[byIP] = func(obj client.Object) []string {
+		return []string{addressOf(provider.Address(obj).IP).String()}
+	}
+	return indexes
+}
+
+// machinesOn are those that the objects of a VM's addresses name.
+func (r *Reconciler) machinesOn(ctx context.Context, vm *capi.VSphereVM) []types.NamespacedName {
+	var machines []types.NamespacedName
+	for _, provider := range r.providers {
+		machineOf := machineOfAddress(provider)
+		for _, place := range vm.Addresses() {
+			objects, err := allocator.List(ctx, r.client, allocator.EmptyAddress(provider),
+				client.InNamespace(vm.Namespace), client.MatchingFields{byIP: place.IP.String()})
+			if err != nil {
+				// The address is looked at again all the same, only later.
+				continue
+			}
+			for _, obj := range objects {
+				if name := machineOf(obj); name != "" {
+					machines = append(machines, keyOf(vm, name))
+				}
+			}
+		}
+	}
+	return machines
 }
 
 // indexClaims indexes claims by the machine they name, and those that wait.

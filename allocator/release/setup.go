@@ -70,7 +70,7 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []alloca
 	machine, vm := &capi.VSphereMachine{}, &capi.VSphereVM{}
 	sources := []allocator.Source{
 		{Object: machine, Started: watch(c, from, machine, client.Object.GetName, r.goes)},
-		{Object: vm, Started: watch(c, from, vm, func(vm client.Object) string { return allocator.OwnerMachine(vm).Name }, unnoted)},
+		{Object: vm, Started: r.watchVMs(c, from, vm)},
 		{Object: &capi.Cluster{}, Started: func(context.Context, cache.Informer) error {
 			return c.Watch(source.Kind[client.Object](from, &capi.Cluster{},
 				handler.EnqueueRequestsFromMapFunc(r.machinesOfCluster), resumed()))
@@ -81,7 +81,7 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []alloca
 		ofAddress := machineOfAddress(provider)
 		sources = append(sources,
 			allocator.Source{Object: claim, Indexes: indexClaims(provider), Started: watch(c, from, claim, machineOfClaim, r.goes)},
-			allocator.Source{Object: address, Indexes: indexByMachine(ofAddress), Started: watch(c, from, address, ofAddress, r.forgets)})
+			allocator.Source{Object: address, Indexes: indexAddresses(provider), Started: watch(c, from, address, ofAddress, r.forgets)})
 	}
 	return sources
 }
@@ -91,6 +91,23 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []alloca
 // and its address are written some ten times within a second, and what is done
 // about one machine then is at the expense of the next.
 const settling = time.Second
+
+// watchVMs enqueues the machine that owns a VM, and, when the VM is gone, those
+// whose addresses it had: an owner it need not have.
+func (r *Reconciler) watchVMs(c controller.Controller, from cache.Cache, vm client.Object) func(context.Context, cache.Informer) error {
+	owners := watch(c, from, vm, func(vm client.Object) string { return allocator.OwnerMachine(vm).Name }, unnoted)
+	gone := handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		for _, machine := range r.machinesOn(ctx, e.Object.(*capi.VSphereVM)) {
+			q.Add(reconcile.Request{NamespacedName: machine})
+		}
+	}}
+	return func(ctx context.Context, informer cache.Informer) error {
+		if err := owners(ctx, informer); err != nil {
+			return err
+		}
+		return c.Watch(source.Kind(from, vm, gone))
+	}
+}
 
 // lastState is told the last state of an object that is gone, and the machine that
 // it was about.
