@@ -188,41 +188,6 @@ func decideFailed(h holding, now time.Time) (step, time.Duration) {
 	return renew, 0
 }
 
-// decideRebuilt waits with a claim that was made again until its provider has
-// bound it: only from then on it gives the address to nobody else.
-func decideRebuilt(h holding) (step, time.Duration) {
-	switch {
-	case h.claim.Address == "":
-		return leave, 0
-	case !h.isAnnotatedAddress():
-		return renew, renewInterval
-	}
-	return verify, verifyInterval
-}
-
-// decideWithoutClaim: the address is the binding as long as it is protected. A
-// machine that was moved or restored without both gets them back where its
-// provider can be asked for that very address, unless it does not use it.
-func decideWithoutClaim(m machineState, h holding) (step, time.Duration) {
-	switch {
-	case h.annotated == nil:
-		return leave, 0
-	case h.address == nil && h.offDevice:
-		return leave, 0
-	case h.address == nil && h.requestable:
-		return remake, renewInterval
-	case h.address == nil || !h.isAnnotatedAddress():
-		return report, 0
-	case !h.belongsTo(m):
-		return leave, 0
-	case isProtected(h.address) && h.requestable && !h.offDevice && (!h.placed || h.address.GetDeletionTimestamp().IsZero()):
-		return remake, renewInterval
-	case isProtected(h.address) || h.address.GetDeletionTimestamp().IsZero():
-		return protect, 0
-	}
-	return report, 0
-}
-
 // decideDeleting gives a binding back when nobody else is left on the machine
 // and no VM of it is left either.
 func decideDeleting(m machineState, h holding) step {
@@ -371,13 +336,6 @@ func isProtected(obj client.Object) bool {
 // isUnprotected tells whether the address needs our finalizer, and can still get it.
 func (h holding) isUnprotected() bool {
 	return h.address != nil && !isProtected(h.address) && h.address.GetDeletionTimestamp().IsZero()
-}
-
-// isRebuilt tells whether a claim was made again, and it has not been seen yet
-// that nobody else has its address.
-func isRebuilt(claim client.Object) bool {
-	_, ok := claim.GetAnnotations()[allocator.RebuiltAnnotation]
-	return ok
 }
 
 // hasMoved tells whether the machine of an address lives in another management

@@ -278,7 +278,8 @@ func (s *state) clusterOf(h *holding) string {
 	return ""
 }
 
-// sharedWith names another machine that has the address on a device.
+// sharedWith names another machine that has the address on a device, and may have
+// it from the same pool: one in this namespace, or in any if the pool is for all.
 func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, s *state, h *holding) (string, error) {
 	if h.address == nil {
 		return "", nil
@@ -293,11 +294,23 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, s
 		return "", err
 	}
 	for _, user := range users {
-		if user.Kind == capi.VSphereMachineKind.Kind {
-			return user.Name, nil
+		if user.Kind != capi.VSphereMachineKind.Kind {
+			continue
+		}
+		if shares, err := r.mayShare(h.address.Pool, key.Namespace, user.Namespace); err != nil || shares {
+			return user.Name, err
 		}
 	}
 	return "", nil
+}
+
+// mayShare tells whether machines in two namespaces may have addresses of one pool.
+func (r *Reconciler) mayShare(pool allocator.PoolReference, a, b string) (bool, error) {
+	if a == b {
+		return true, nil
+	}
+	namespace, err := r.namespaceOf(a, pool)
+	return namespace == metav1.NamespaceAll && err == nil, err
 }
 
 // networkOf is the network on which the machine has an address, empty if that is

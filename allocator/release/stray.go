@@ -44,7 +44,7 @@ func decideSpare(h holding, now time.Time, grace time.Duration) (step, time.Dura
 // decideStray waits for the provider to find a use for an address after all. One
 // that was a machine's is unprotected because a backup brought it back so.
 func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
-	if h.paused || h.isMoving() || h.sharedWith != "" {
+	if h.paused || h.isMoving() {
 		return leave, 0
 	}
 	if h.address.GetAnnotations()[allocator.MachineUIDAnnotation] != "" {
@@ -53,7 +53,7 @@ func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Dura
 	switch wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); {
 	case wait > 0:
 		return leave, wait
-	case h.vmExists:
+	case h.vmExists || h.sharedWith != "":
 		return leave, vmCheck
 	}
 	return discard, 0
