@@ -68,13 +68,31 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 	}
 }
 
-// notBound says why a claim was not bound in time, as far as that can be seen.
+// notBound says why a claim was not bound in time, as far as that can be seen. The
+// address that it names may be one that an earlier claim of the name left behind,
+// which metal3 takes for its own.
 func (a *Allocator) notBound(ctx context.Context, pool Pool, claim Claim) error {
+	if claim.Address != "" {
+		return a.notAnswered(ctx, pool, claim)
+	}
 	cause := a.providers.For(pool.Reference).WhyNotBound(ctx, a.client, pool, claim)
 	if cause == "" {
 		return notBoundInTime(pool)
 	}
 	return Refuse(NotBoundInTime, "%s has not bound a claim in time: %s", pool.Reference.In(pool.GetNamespace()), cause)
+}
+
+// notAnswered says why the address that a claim names does not answer it.
+func (a *Allocator) notAnswered(ctx context.Context, pool Pool, claim Claim) error {
+	provider := a.providers.For(claim.Pool)
+	obj := EmptyAddress(provider)
+	err := a.client.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}, obj)
+	if err != nil || Answers(obj, claim.GetUID()) {
+		return notBoundInTime(pool)
+	}
+	return Refuse(AddressLeft, "address %q in namespace %q, which is of an earlier claim %q, is in the way: "+
+		"delete it if nothing uses %s any more, or give the machine another name",
+		obj.GetName(), obj.GetNamespace(), claim.GetName(), provider.Address(obj).IP)
 }
 
 func notBoundInTime(pool Pool) error {

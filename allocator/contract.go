@@ -25,7 +25,7 @@ import (
 
 // +kubebuilder:rbac:groups=ipam.cluster.x-k8s.io,resources=inclusterippools;globalinclusterippools,verbs=get;list;watch
 // +kubebuilder:rbac:groups=ipam.cluster.x-k8s.io,resources=ipaddressclaims,verbs=get;list;watch;create;update;patch;delete
-// +kubebuilder:rbac:groups=ipam.cluster.x-k8s.io,resources=ipaddresses,verbs=get;list;watch;patch;delete
+// +kubebuilder:rbac:groups=ipam.cluster.x-k8s.io,resources=ipaddresses,verbs=get;list;watch;create;patch;delete
 
 const (
 	// hostnameAnnotation on a claim spares providers that register host names
@@ -128,8 +128,11 @@ func (Contract) NewClaim(name string, machine Machine, pool PoolReference) clien
 	}
 }
 
-// CanRequest implements Provider: the contract has no such thing.
-func (Contract) CanRequest() bool { return false }
+// CanRequest implements Provider. The contract has no such thing, but the
+// in-cluster provider does.
+func (Contract) CanRequest(pool PoolReference) bool {
+	return pool.APIGroup == inClusterVersion.Group && (pool.Kind == InClusterKind || pool.Kind == GlobalInClusterKind)
+}
 
 // Request implements Provider.
 func (Contract) Request(client.Object, netip.Addr) {}
@@ -144,6 +147,28 @@ func (Contract) WhyNotBound(_ context.Context, _ client.Reader, pool Pool, claim
 
 // Twin implements Provider.
 func (Contract) Twin() Provider { return nil }
+
+// Requested implements Provider. The in-cluster provider takes an address of the
+// claim's name that exists for the one that it has given to the claim
+// (internal/controllers/ipaddressclaim_address.go, EnsureAddress).
+func (c Contract) Requested(namespace string, b Binding) client.Object {
+	if !c.CanRequest(b.Pool) {
+		return nil
+	}
+	address := &ipamv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: b.Claim},
+		Spec: ipamv1.IPAddressSpec{
+			ClaimRef: ipamv1.IPAddressClaimReference{Name: b.Claim},
+			PoolRef:  ipamv1.IPPoolReference{APIGroup: b.Pool.APIGroup, Kind: b.Pool.Kind, Name: b.Pool.Name},
+			Address:  b.Address.Addr().String(),
+			Prefix:   new(int32(b.Address.Bits())), //nolint:gosec // it is 128 at the most
+		},
+	}
+	if b.Gateway.IsValid() {
+		address.Spec.Gateway = b.Gateway.String()
+	}
+	return address
+}
 
 // HonoursFinalizers implements Provider. The contract does not ask for it, and
 // the in-cluster provider frees an address whatever is on its claim.

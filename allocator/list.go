@@ -14,11 +14,17 @@ import (
 // List lists the objects of the kind of this empty one. There are none where the
 // kind is not served.
 func List(ctx context.Context, c client.Client, kind client.Object, opts ...client.ListOption) ([]client.Object, error) {
+	return ListFrom(ctx, c, c, kind, opts...)
+}
+
+// ListFrom is List with a reader other than the client, which only tells what
+// the kinds are.
+func ListFrom(ctx context.Context, c client.Client, reader client.Reader, kind client.Object, opts ...client.ListOption) ([]client.Object, error) {
 	list, err := emptyList(c, kind)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.List(ctx, list, opts...); err != nil {
+	if err := reader.List(ctx, list, opts...); err != nil {
 		if IsAbsent(err) {
 			return nil, nil
 		}

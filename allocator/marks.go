@@ -56,6 +56,12 @@ const (
 	// SetAside.
 	SetAsideLabel      = "capv-static-ip.dev/set-aside"
 	SetAsideAnnotation = "capv-static-ip.dev/set-aside"
+	// MovedAnnotation is on an address whose machine was moved to another
+	// management cluster without it: there the address is in use.
+	MovedAnnotation = "capv-static-ip.dev/moved"
+	// RebuiltAnnotation is on a claim that was made again together with its
+	// address, until the pool has been searched for another claim on it.
+	RebuiltAnnotation = "capv-static-ip.dev/rebuilt"
 
 	// SearchDomainsAnnotation on a pool holds DNS search domains, separated by
 	// commas; it is the static IP adapter's name for them.

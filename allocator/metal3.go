@@ -72,12 +72,15 @@ func (Metal3) NewClaim(name string, machine Machine, pool PoolReference) client.
 }
 
 // CanRequest implements Provider.
-func (Metal3) CanRequest() bool { return true }
+func (Metal3) CanRequest(PoolReference) bool { return true }
 
 // Request implements Provider.
 func (Metal3) Request(claim client.Object, ip netip.Addr) {
 	SetAnnotation(claim, metal3RequestAnnotation, ip.String())
 }
+
+// Requested implements Provider: the claim itself asks.
+func (Metal3) Requested(string, Binding) client.Object { return nil }
 
 // HonoursFinalizers implements Provider (ipam/ippool_manager.go, updateAddress).
 func (Metal3) HonoursFinalizers() bool { return true }

@@ -69,10 +69,15 @@ type Provider interface {
 	Kinds() (claim, address client.Object)
 	// NewClaim makes a claim of this name on the pool, unmarked and not stored.
 	NewClaim(name string, machine Machine, pool PoolReference) client.Object
-	// CanRequest tells whether a claim can ask for a given address.
-	CanRequest() bool
+	// CanRequest tells whether a given address of the pool can be claimed.
+	CanRequest(pool PoolReference) bool
 	// Request makes a claim ask for this very address, where it can.
 	Request(claim client.Object, ip netip.Addr)
+	// Requested is the address object that has to be there before the claim of
+	// the binding, so that the claim gets this very address. It is nil if the
+	// claim itself asks. A provider may meanwhile hand out such an address once
+	// more: after it has bound the claim, the pool has to be searched for another.
+	Requested(namespace string, binding Binding) client.Object
 	// HonoursFinalizers tells whether the provider keeps the address of a claim
 	// that is being deleted for as long as a finalizer of others is on the claim.
 	HonoursFinalizers() bool

@@ -25,6 +25,7 @@ const (
 	AddressInUse     Reason = "AddressInUse"
 	AddressRepeated  Reason = "AddressRepeated"
 	MachineNotStored Reason = "MachineNotStored"
+	AddressLeft      Reason = "AddressLeft"
 	NamespaceGone    Reason = "NamespaceTerminating"
 	TimeoutTooShort  Reason = "TimeoutTooShort"
 	BindingsInvalid  Reason = "BindingsInvalid"

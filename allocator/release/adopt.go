@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -15,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
-	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -47,15 +45,13 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 
 // own writes into a claim that it is the machine's: the mark, the owner, what
 // makes clusterctl move it, a request for the address that it has, and what
-// keeps the provider from freeing that.
+// keeps the provider from freeing that. It is not a request's any more.
 func (r *Reconciler) own(claim client.Object, s *state, b *allocator.Binding) {
 	allocator.Mark(claim, identityOf(s.object))
-	labels := claim.GetLabels()
-	labels[clusterctlv1.ClusterctlMoveLabel] = ""
-	claim.SetLabels(labels)
-	if len(claim.GetOwnerReferences()) == 0 {
-		claim.SetOwnerReferences([]metav1.OwnerReference{r.ownerOf(s.object)})
-	}
+	annotations := claim.GetAnnotations()
+	delete(annotations, allocator.RequestedByAnnotation)
+	claim.SetAnnotations(annotations)
+	claim.SetOwnerReferences(owned(claim.GetOwnerReferences(), r.ownerOf(s.object)))
 	provider := r.providers.For(b.Pool)
 	provider.Request(claim, b.Address.Addr())
 	if provider.HonoursFinalizers() {
@@ -63,8 +59,26 @@ func (r *Reconciler) own(claim client.Object, s *state, b *allocator.Binding) {
 	}
 }
 
+// owned puts the machine among the owners of a claim. The static IP adapter wrote
+// it there in a version of its API that is not served any more, in which the
+// garbage collector cannot find it, and not as the controller.
+func owned(owners []metav1.OwnerReference, machine metav1.OwnerReference) []metav1.OwnerReference {
+	others := slices.DeleteFunc(slices.Clone(owners), func(owner metav1.OwnerReference) bool { return owner.UID == machine.UID })
+	if len(others) == len(owners) && len(owners) > 0 {
+		return owners
+	}
+	if slices.ContainsFunc(others, func(owner metav1.OwnerReference) bool { return owner.Controller != nil && *owner.Controller }) {
+		machine.Controller = nil
+	}
+	return append(others, machine)
+}
+
 func identityOf(machine client.Object) allocator.Machine {
-	return allocator.Machine{NamespacedName: client.ObjectKeyFromObject(machine), Cluster: machine.GetLabels()[clusterv1.ClusterNameLabel]}
+	labels := machine.GetLabels()
+	return allocator.Machine{
+		NamespacedName: client.ObjectKeyFromObject(machine),
+		Cluster:        labels[clusterv1.ClusterNameLabel], WatchFilter: labels[clusterv1.WatchLabel],
+	}
 }
 
 // protect puts our finalizer on the address and writes on it whose it is. It
@@ -76,6 +90,9 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	if address.GetDeletionTimestamp().IsZero() {
 		controllerutil.AddFinalizer(address, allocator.InUseFinalizer)
 	}
+	annotations := address.GetAnnotations()
+	delete(annotations, allocator.MovedAnnotation)
+	address.SetAnnotations(annotations)
 	allocator.SetAnnotation(address, allocator.MachineNameAnnotation, s.name)
 	allocator.SetAnnotation(address, allocator.MachineUIDAnnotation, string(s.uid))
 	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
@@ -104,8 +121,7 @@ func (r *Reconciler) confirm(ctx context.Context, s *state) error {
 		return fmt.Errorf("confirming the machine: %w", err)
 	}
 	if machine.UID != s.uid {
-		return apierrors.NewConflict(schema.GroupResource{Group: capi.VSphereMachineKind.Group, Resource: "vspheremachines"}, s.name,
-			errors.New("it was replaced"))
+		return replaced(s.name)
 	}
 	s.confirmed = true
 	return nil
@@ -116,146 +132,29 @@ func (r *Reconciler) patch(ctx context.Context, obj, before client.Object) error
 	return r.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 }
 
-// remake makes a claim again that others deleted while the machine lives, or
-// that was lost in a move or a restore. The claim asks for the very address that
-// the machine has; a provider that cannot be asked must not bind a new one.
-func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
-	if h.address != nil {
-		if err := r.protect(ctx, s, h); err != nil {
-			return err
-		}
-	}
-	if err := r.confirm(ctx, s); err != nil {
-		return err
-	}
-	claim := r.providers.For(h.annotated.Pool).NewClaim(h.annotated.Claim, identityOf(s.object), h.annotated.Pool)
-	r.own(claim, s, h.annotated)
-	allocator.Use(claim, allocator.Stamp{Time: time.Now()})
-	if err := r.client.Create(ctx, claim); err != nil {
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		return fmt.Errorf("making claim %s again: %w", klog.KObj(claim), err)
-	}
-	claimsRebuilt.Inc()
-	klog.FromContext(ctx).Info("Made a claim again that was missing", "claim", klog.KObj(claim), "address", h.annotated.Address)
-	r.event(s, corev1.EventTypeNormal, "ClaimRebuilt", "Claim %s was missing; made it again for %s", claim.GetName(), h.annotated.Address)
-	return nil
-}
-
-// renew deletes a claim that failed; when it is gone, it is made again.
-func (r *Reconciler) renew(ctx context.Context, s *state, h *holding) error {
-	r.report(ctx, s, h)
-	if err := r.confirm(ctx, s); err != nil {
-		return err
-	}
-	if err := r.giveUp(ctx, h.claim.Object); err != nil {
-		return fmt.Errorf("deleting claim %s, which failed: %w", klog.KObj(h.claim), err)
-	}
-	return nil
-}
-
-// report says that the machine uses an address that IPAM no longer gives it.
-func (r *Reconciler) report(ctx context.Context, s *state, h *holding) {
-	addressesLost.Inc()
-	klog.FromContext(ctx).Error(nil, "The machine's address is not bound to it", "claim", h.annotated.Claim, "address", h.annotated.Address)
-	r.event(s, corev1.EventTypeWarning, "AddressLost",
-		"%s %s no longer binds %s to this machine, which uses it: replace the machine, or claim %s for it by hand as %s",
-		h.annotated.Pool.Kind, h.annotated.Pool.Name, h.annotated.Address, h.annotated.Address.Addr(), h.annotated.Claim)
-}
-
-// restore gives a living machine its annotation and finalizer back, if they
-// were lost or never there (the machines of the static IP adapter): for each
-// claim of its own whose address is on one of its devices.
-func (r *Reconciler) restore(ctx context.Context, s *state) error {
-	if !s.exists || s.deleting || s.moving || !s.lacksMarks() {
-		return nil
-	}
+// confirmUse is confirm for a step that claims an address anew: it also sees that
+// one of the machine's devices has it. What an annotation says alone, anybody may
+// have written.
+func (r *Reconciler) confirmUse(ctx context.Context, s *state, b *allocator.Binding) (bool, error) {
 	machine := &capi.VSphereMachine{}
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
-		return client.IgnoreNotFound(err)
+		return false, fmt.Errorf("confirming the machine: %w", err)
 	}
-	if machine.UID != s.uid || !machine.DeletionTimestamp.IsZero() {
-		return nil
+	if machine.UID != s.uid {
+		return false, replaced(s.name)
 	}
-	bindings := allocator.Bindings{Machine: s.name}
-	for _, h := range s.holdings {
-		if h.annotated == nil {
-			h.annotated = restored(machine, s.machineState, h)
-		}
-		if h.annotated != nil {
-			bindings.Bindings = append(bindings.Bindings, *h.annotated)
-		}
-	}
-	if len(bindings.Bindings) == 0 {
-		return nil
-	}
-	text, err := bindings.Encode()
-	if err != nil {
-		return err
-	}
-	before := s.object.DeepCopy()
-	controllerutil.AddFinalizer(s.object, allocator.ReleaseFinalizer)
-	metav1.SetMetaDataAnnotation(&s.object.ObjectMeta, allocator.BindingsAnnotation, text)
-	if equality.Semantic.DeepEqual(before, s.object) {
-		return nil
-	}
-	if err := r.patch(ctx, s.object, before); err != nil {
-		return err
-	}
-	klog.FromContext(ctx).Info("Restored the finalizer and the bindings annotation", "bindings", len(bindings.Bindings))
-	return nil
+	s.confirmed = true
+	return deviceOf(machine, b.Address.Addr()) >= 0, nil
 }
 
-func (s *state) lacksMarks() bool {
-	return slices.ContainsFunc(s.holdings, func(h *holding) bool {
-		if h.paused || h.isOfEarlierMachine(s.machineState) {
-			return false
-		}
-		return h.annotated == nil && h.claim != nil && h.address != nil ||
-			h.annotated != nil && !controllerutil.ContainsFinalizer(s.object, allocator.ReleaseFinalizer)
+// replaced is the error for a machine that is not the one of that name any more.
+func replaced(machine string) error {
+	return apierrors.NewConflict(schema.GroupResource{Group: capi.VSphereMachineKind.Group, Resource: "vspheremachines"}, machine, errors.New("it was replaced"))
+}
+
+// deviceOf is the index of the device that has an address, negative if none has.
+func deviceOf(machine *capi.VSphereMachine, ip netip.Addr) int {
+	return slices.IndexFunc(machine.Spec.Network.Devices, func(device capi.Device) bool {
+		return slices.ContainsFunc(device.IPAddrs, func(text string) bool { return addressOf(text) == ip })
 	})
-}
-
-// restored is the binding that a claim and a device agree upon, nil if none.
-// What else stands on the device now counts as injected with the address.
-func restored(machine *capi.VSphereMachine, m machineState, h *holding) *allocator.Binding {
-	if h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
-		return nil
-	}
-	fromAdapter := len(h.claim.GetOwnerReferences()) == 0 && allocator.MachineOf(h.claim) == ""
-	if !h.belongsTo(m) && !fromAdapter {
-		return nil
-	}
-	for i, device := range machine.Spec.Network.Devices {
-		if h.claim.GetName() != allocator.ClaimName(machine.Name, i) {
-			continue
-		}
-		for _, text := range device.IPAddrs {
-			prefix, err := netip.ParsePrefix(text)
-			if err != nil || prefix.Addr().String() != h.address.IP {
-				continue
-			}
-			return &allocator.Binding{
-				Device:        allocator.Device{Index: i, DeviceName: device.DeviceName, NetworkName: device.NetworkName},
-				Pool:          h.claim.Pool,
-				Claim:         h.claim.GetName(),
-				Address:       prefix,
-				Gateway:       gatewayOf(device, prefix.Addr()),
-				Nameservers:   device.Nameservers,
-				SearchDomains: device.SearchDomains,
-			}
-		}
-	}
-	return nil
-}
-
-func gatewayOf(device capi.Device, ip netip.Addr) netip.Addr {
-	text := device.Gateway6
-	if ip.Is4() {
-		text = device.Gateway4
-	}
-	// A gateway that does not parse is not one that was injected.
-	gateway, _ := netip.ParseAddr(text)
-	return gateway
 }

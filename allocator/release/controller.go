@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -29,6 +30,13 @@ type Reconciler struct {
 	live      client.Reader
 	events    events.EventRecorder
 	grace     time.Duration
+	// now is the leader's own clock.
+	now func() time.Time
+
+	sightings  memory[types.UID, sighting]
+	departures memory[types.NamespacedName, departure]
+	// failures is since when the bindings of a machine cannot be given back.
+	failures memory[types.NamespacedName, time.Time]
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -38,37 +46,62 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, fmt.Errorf("observing VSphereMachine %s: %w", req.NamespacedName, err)
 	}
 	if err := r.restore(ctx, s); err != nil {
-		return result(fmt.Errorf("restoring the marks of VSphereMachine %s: %w", req.NamespacedName, err))
+		return result(ctx, fmt.Errorf("restoring the marks of VSphereMachine %s: %w", req.NamespacedName, err))
 	}
-
-	var requeue time.Duration
-	var errs []error
-	for _, h := range s.holdings {
-		next, wait := decide(s.machineState, *h, time.Now(), r.grace)
-		if wait > 0 && (requeue == 0 || wait < requeue) {
-			requeue = wait
-		}
-		if err := r.perform(ctx, s, h, next); err != nil {
-			errs = append(errs, fmt.Errorf("performing %q: %w", next, err))
-		}
-	}
-	if len(errs) > 0 {
-		return result(errors.Join(errs...))
+	requeue, err := r.performAll(ctx, s)
+	switch {
+	case err == nil:
+		r.failures.forget(req.NamespacedName)
+	case !r.isStuck(ctx, s, err):
+		return result(ctx, err)
+	default:
+		requeue = providerRetry
 	}
 	if err := r.letGo(ctx, s); err != nil {
-		return result(fmt.Errorf("letting go of VSphereMachine %s: %w", req.NamespacedName, err))
+		return result(ctx, fmt.Errorf("letting go of VSphereMachine %s: %w", req.NamespacedName, err))
+	}
+	if !s.exists && len(s.holdings) == 0 {
+		r.departures.forget(req.NamespacedName)
 	}
 	return reconcile.Result{RequeueAfter: requeue}, nil
 }
 
+// performAll takes each binding its next step, and returns after what time there
+// is another one to take.
+func (r *Reconciler) performAll(ctx context.Context, s *state) (time.Duration, error) {
+	var requeue time.Duration
+	var errs []error
+	for _, h := range s.holdings {
+		r.seeDevice(ctx, s, h)
+		next, wait := decide(s.machineState, *h, r.now(), r.grace)
+		if next.frees() {
+			// Nothing is freed that a VM uses, whatever else is known of it.
+			if err := r.observeVMs(ctx, s); err != nil {
+				return 0, err
+			}
+			next, wait = decide(s.machineState, *h, r.now(), r.grace)
+		}
+		if wait > 0 && (requeue == 0 || wait < requeue) {
+			requeue = wait
+		}
+		if err := r.perform(ctx, s, h, next); err != nil {
+			errs = append(errs, &stepError{next, err})
+		}
+	}
+	return requeue, errors.Join(errs...)
+}
+
 // result makes of a conflict a quiet retry: the state read was not the newest.
 // Nothing can be made in a namespace that is being deleted, and nothing need be.
-func result(err error) (reconcile.Result, error) {
+func result(ctx context.Context, err error) (reconcile.Result, error) {
 	switch {
 	case err == nil, apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return reconcile.Result{}, nil
 	case apierrors.IsConflict(err):
 		return reconcile.Result{RequeueAfter: conflictRetry}, nil
+	case isUnserved(err):
+		klog.FromContext(ctx).Error(err, "Waiting for an IPAM provider")
+		return reconcile.Result{RequeueAfter: providerRetry}, nil
 	}
 	return reconcile.Result{}, err
 }
@@ -87,8 +120,14 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.remake(ctx, s, h)
 	case renew:
 		return r.renew(ctx, s, h)
+	case verify:
+		return r.verify(ctx, s, h)
 	case report:
 		r.report(ctx, s, h)
+	case keep:
+		r.tellKept(s, h)
+	case depart:
+		return r.depart(ctx, h)
 	case release:
 		return r.release(ctx, s, h)
 	case yield:
@@ -103,6 +142,7 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.discard(ctx, s, h)
 	case abandon:
 		return r.abandon(ctx, h)
+	case leave:
 	}
 	return nil
 }

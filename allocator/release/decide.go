@@ -23,6 +23,8 @@ type machineState struct {
 	// done says that it is being deleted, and that no finalizer but ours and the
 	// garbage collector's is left: everybody else, as a rule CAPV, is done with it.
 	done bool
+	// foreground says that the garbage collector holds it until what it owns is gone.
+	foreground bool
 	// moving says that clusterctl deletes the object here because it lives on
 	// in another management cluster.
 	moving bool
@@ -35,8 +37,16 @@ type holding struct {
 	annotated *allocator.Binding
 	// sharedWith names another machine whose annotation holds the address too.
 	sharedWith string
-	// vmExists says that a VSphereVM of the machine that held it exists.
+	// vmExists says that there is a VSphereVM of the machine that held it, or one
+	// that has the address and is not known to be another's.
 	vmExists bool
+	// seen is when this leader first saw the claim, or the address that has none,
+	// in the version that it has.
+	seen time.Time
+	// departed says that this leader saw the machine or its claim go.
+	departed bool
+	// offDevice says that none of the machine's devices has the annotated address.
+	offDevice bool
 	// paused says that the Cluster, or the machine, is paused.
 	paused bool
 	// abandoned says that the claim is being deleted, and that its provider
@@ -44,8 +54,11 @@ type holding struct {
 	abandoned bool
 	// busy says that many claims wait for the provider to bind them.
 	busy bool
-	// requestable says that a claim can ask its provider for a given address.
+	// requestable says that its provider can be asked for a given address.
 	requestable bool
+	// placed says that it is asked by an address object that is there before the
+	// claim, which cannot be made while another one of that name is going.
+	placed bool
 }
 
 // step is what is to be done next about a holding.
@@ -58,6 +71,9 @@ const (
 	remake    step = "remake"    // make a claim that is missing again, for the same address
 	renew     step = "renew"     // delete a claim that failed, to make it again
 	report    step = "report"    // tell that the address is no longer the machine's
+	verify    step = "verify"    // see that an address that was made again is nobody else's
+	keep      step = "keep"      // tell that a claim without a machine waits for it
+	depart    step = "depart"    // note on the address that its machine was moved away
 	release   step = "release"   // give claim and address back
 	yield     step = "yield"     // take our finalizer off a claim that others delete
 	unblock   step = "unblock"   // keep a claim from holding up the machine's deletion
@@ -67,7 +83,23 @@ const (
 	discard   step = "discard"   // delete an address that the provider has lost
 )
 
+// frees tells whether a step may give an address back to its pool.
+func (s step) frees() bool {
+	switch s {
+	case release, yield, unprotect, reap, discard:
+		return true
+	}
+	return false
+}
+
 const (
+	// restorePatience is for how long what once belonged to a machine waits for
+	// that machine: a restore brings claims and addresses before machines, and may
+	// take its time.
+	restorePatience = time.Hour
+	// vmCheck is how often an address that only a VM keeps is looked at. A VM that
+	// goes is noticed; one that ceases to report an address is not.
+	vmCheck = time.Minute
 	// terminatingCheck is how often a claim that is being deleted is looked at:
 	// nothing tells of the end of its pool.
 	terminatingCheck = 10 * time.Second
@@ -75,10 +107,17 @@ const (
 	// provider does not look at it any more, even if its address is free by then.
 	renewInterval = 30 * time.Second
 
+	// verifyInterval is how often it is looked whether another claim that was made
+	// again for the same address has given way.
+	verifyInterval = 2 * time.Second
+
 	// busyClaims is the number of claims that wait for a provider from which on
 	// adoption is put off: a machine is waiting behind each of them, and writes
 	// to claims and addresses that are bound, and protected, would hold it up.
 	busyClaims = 4
+	// requestLimit is for how long a request can wait for its claim: the longest
+	// timeout that a webhook can have.
+	requestLimit = 30 * time.Second
 	// busyCheck is how often adoption that was put off is considered again.
 	busyCheck = 2 * time.Second
 	// adoptionPatience is for how long after a machine's creation adoption can be
@@ -92,6 +131,8 @@ func decide(m machineState, h holding, now time.Time, grace time.Duration) (step
 	switch {
 	case h.abandoned && allocator.IsMarked(h.claim, m.name):
 		return abandon, 0
+	case h.isLeftByAMove(m):
+		return depart, 0
 	case h.isStray(m.name):
 		return decideStray(h, now, grace)
 	case !m.exists || h.isOfEarlierMachine(m):
@@ -112,16 +153,21 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	case h.isSpare(m):
 		return decideSpare(h, now, grace)
 	case h.claim == nil:
-		return decideWithoutClaim(m, h), 0
+		return decideWithoutClaim(m, h)
 	case h.isHeldBack(m.name) && h.belongsTo(m):
-		// The address is protected, and the claim is made again.
+		if h.isUnprotected() {
+			return protect, 0
+		}
+		// The claim is made again.
 		return yield, 0
-	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m) && !h.isOfAdapter(m):
+	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m) && !h.isOffered(m):
 		return leave, 0
 	case h.claim.Failure != "":
 		return decideFailed(h, now)
 	case h.address == nil:
 		return leave, 0
+	case isRebuilt(h.claim):
+		return decideRebuilt(h)
 	case !h.isAnnotatedAddress():
 		return report, 0
 	case h.busy && isProtected(h.address) && len(h.claim.GetOwnerReferences()) == 0 && now.Sub(m.created) < adoptionPatience:
@@ -140,27 +186,6 @@ func decideFailed(h holding, now time.Time) (step, time.Duration) {
 		return report, wait
 	}
 	return renew, 0
-}
-
-// decideWithoutClaim: the address is the binding as long as it is protected. A
-// machine that was moved or restored without both gets them back where its
-// provider can be asked for that very address.
-func decideWithoutClaim(m machineState, h holding) step {
-	switch {
-	case h.annotated == nil:
-		return leave
-	case h.address == nil && h.requestable:
-		return remake
-	case h.address == nil || !h.isAnnotatedAddress():
-		return report
-	case !h.belongsTo(m):
-		return leave
-	case isProtected(h.address) && h.requestable:
-		return remake
-	case isProtected(h.address) || h.address.GetDeletionTimestamp().IsZero():
-		return protect
-	}
-	return report
 }
 
 // decideDeleting gives a binding back when nobody else is left on the machine
@@ -188,8 +213,8 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 		return leave, 0
 	case h.isClaimed():
 		return decideOrphan(m, h, now, grace)
-	case h.address != nil && h.isProtectedFor(m.name) && !h.vmExists:
-		return unprotect, 0
+	case h.address != nil && h.isProtectedFor(m.name):
+		return decideLeft(h, now)
 	case h.isHeldBack(m.name) && !h.vmExists:
 		return yield, 0
 	case h.claim != nil:
@@ -198,16 +223,15 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 	return leave, 0
 }
 
-// decideOrphan leaves a claim to the request that may still store its machine.
-// The address stays protected for as long as the claim lives.
-func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
-	if m.exists || !h.isOrphan(m.name) {
-		return leave, 0
-	}
-	if wait := grace - now.Sub(lastUsed(h.claim)); wait > 0 {
+// decideLeft unprotects an address that a machine has left behind.
+func decideLeft(h holding, now time.Time) (step, time.Duration) {
+	switch wait := restorePatience - now.Sub(h.seen); {
+	case h.vmExists:
+		return leave, vmCheck
+	case h.isUnexplained() && wait > 0:
 		return leave, wait
 	}
-	return reap, 0
+	return unprotect, 0
 }
 
 // belongsTo tells whether the machine has authority over the holding: by the
@@ -223,13 +247,18 @@ func (h holding) belongsTo(m machineState) bool {
 	return allocator.IsMarked(h.claim, m.name) && h.sharedWith == ""
 }
 
-// isOfAdapter tells whether the claim is one of the static IP adapter's for the
-// machine: of its name, tied to nothing, and for the address that the machine
-// was found to have on its device.
-func (h holding) isOfAdapter(m machineState) bool {
-	return allocator.AdapterMachine(h.claim.GetName()) == m.name && allocator.MachineOf(h.claim) == "" &&
-		len(h.claim.GetOwnerReferences()) == 0 && h.sharedWith == "" &&
+// isOffered tells whether the claim is one that its maker wants the machine to
+// take over, for the address that the machine was found to have on its device.
+func (h holding) isOffered(m machineState) bool {
+	return isOffered(h.claim, m.name) && h.sharedWith == "" &&
 		h.annotated != nil && h.address != nil && h.isAnnotatedAddress()
+}
+
+// isOffered tells whether a claim is somebody's own, and says that the machine
+// may take it over. Nothing else does: a name may be alike by chance.
+func isOffered(claim client.Object, machine string) bool {
+	return claim.GetAnnotations()[allocator.ForAnnotation] == machine &&
+		allocator.MachineOf(claim) == "" && len(claim.GetOwnerReferences()) == 0
 }
 
 // addressBelongsTo judges an address whose claim is gone: by the machine's UID
@@ -264,14 +293,6 @@ func (h holding) blocks(m machineState) bool {
 	return h.claim != nil && slices.ContainsFunc(h.claim.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.UID == m.uid && owner.BlockOwnerDeletion != nil && *owner.BlockOwnerDeletion
 	})
-}
-
-// isOrphan tells whether the claim waits for a machine of this name that never
-// came. A claim with an owner is the garbage collector's.
-func (h holding) isOrphan(machine string) bool {
-	return allocator.IsMarked(h.claim, machine) &&
-		len(h.claim.GetOwnerReferences()) == 0 &&
-		h.claim.GetDeletionTimestamp().IsZero()
 }
 
 // isClaimed tells whether the claim exists and will stay.
@@ -312,12 +333,29 @@ func isProtected(obj client.Object) bool {
 	return slices.Contains(obj.GetFinalizers(), allocator.InUseFinalizer)
 }
 
-// lastUsed is when a request last used the claim. A claim whose stamp cannot be
-// read was used when it was made.
-func lastUsed(claim client.Object) time.Time {
-	stamp, err := allocator.StampOf(claim)
-	if err != nil {
-		return claim.GetCreationTimestamp().Time
-	}
-	return stamp.Time
+// isUnprotected tells whether the address needs our finalizer, and can still get it.
+func (h holding) isUnprotected() bool {
+	return h.address != nil && !isProtected(h.address) && h.address.GetDeletionTimestamp().IsZero()
+}
+
+// hasMoved tells whether the machine of an address lives in another management
+// cluster.
+func hasMoved(address client.Object) bool {
+	_, moved := address.GetAnnotations()[allocator.MovedAnnotation]
+	return moved
+}
+
+// isLeftByAMove tells whether clusterctl is taking machine or claim away and
+// leaves the address, as it does with those of a pool that does not move.
+func (h holding) isLeftByAMove(m machineState) bool {
+	return (m.moving || h.claim != nil && isMoving(h.claim)) &&
+		h.address != nil && h.isProtectedFor(m.name) && !isMoving(h.address) && !hasMoved(h.address)
+}
+
+// isUnexplained tells whether nobody frees the address, and nobody knows how it
+// came to that: this leader saw neither machine nor claim go. The machine may
+// live in another management cluster.
+func (h holding) isUnexplained() bool {
+	return h.claim == nil && !h.departed && !hasMoved(h.address) &&
+		h.address.GetDeletionTimestamp().IsZero() && h.address.GetAnnotations()[allocator.MachineUIDAnnotation] != ""
 }

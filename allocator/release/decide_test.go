@@ -1,162 +1,11 @@
 package release
 
 import (
-	"net/netip"
 	"testing"
 	"time"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
-
-	"capv-static-ip.dev/allocator"
 )
-
-const grace = 5 * time.Minute
-
-var (
-	now     = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	deleted = metav1.NewTime(now)
-)
-
-// The machine is cp-0 with UID "uid"; its claim is cp-0-0 and its address
-// 10.0.0.1. Each option changes one thing about them.
-func living() machineState { return machineState{name: "cp-0", exists: true, uid: "uid", created: now} }
-
-func old() machineState {
-	m := living()
-	m.created = now.Add(-adoptionPatience)
-	return m
-}
-
-func dying() machineState {
-	m := living()
-	m.deleting, m.done = true, true
-	return m
-}
-
-func absent() machineState { return machineState{name: "cp-0"} }
-
-type option func(*holding, *ipamv1.IPClaim, *ipamv1.IPAddress)
-
-// bound is a complete, adopted binding, changed by the options.
-func bound(options ...option) holding {
-	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0-0", UID: "claim", CreationTimestamp: metav1.NewTime(now)}}
-	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-0"}})
-	allocator.Use(claim, allocator.Stamp{Time: now, Request: "request"})
-	ownedBy("uid")(nil, claim, nil)
-	claim.Status.Address = nil
-	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
-		Finalizers: []string{allocator.InUseFinalizer},
-		Annotations: map[string]string{
-			allocator.MachineNameAnnotation: "cp-0",
-			allocator.MachineUIDAnnotation:  "uid",
-		},
-	}}
-	address.Labels = map[string]string{allocator.MachineLabel: allocator.MachineLabelValue("cp-0")}
-	address.Spec.Address = "10.0.0.1"
-	address.Spec.Claim.Name = "cp-0-0"
-	h := holding{requestable: true, annotated: &allocator.Binding{
-		Pool: allocator.Metal3Pool(""), Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24"),
-	}}
-	for _, change := range options {
-		change(&h, claim, address)
-	}
-	if claim.UID != "" {
-		view := allocator.Metal3{}.Claim(claim)
-		h.claim = &view
-	}
-	if address.Spec.Address != "" {
-		view := allocator.Metal3{}.Address(address)
-		h.address = &view
-	}
-	return h
-}
-
-func ownedBy(uid types.UID) option {
-	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-		c.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp-0", UID: uid}}
-	}
-}
-
-func blocking(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	c.OwnerReferences[0].BlockOwnerDeletion = new(true)
-}
-
-// spare is an address that was protected for the machine while it was admitted,
-// and that it was then not given.
-func spare(age time.Duration) holding {
-	return bound(withoutClaim, withoutAnnotation, made(age), func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-		delete(a.Annotations, allocator.MachineUIDAnnotation)
-	})
-}
-
-// anothers makes the whole binding that of the machine cp-1.
-func anothers(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-	allocator.Mark(c, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-1"}})
-	c.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp-1", UID: "uid-1"}}
-	a.Annotations[allocator.MachineNameAnnotation] = "cp-1"
-	a.Annotations[allocator.MachineUIDAnnotation] = "uid-1"
-}
-
-// unrequestable makes the provider one that cannot be asked for a given address.
-func unrequestable(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.requestable = false }
-func withoutClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.UID = "" }
-func withoutAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address = "" }
-func withoutOwner(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.OwnerReferences = nil }
-func withoutMark(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { c.Labels = nil }
-func ofAdapter(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	c.OwnerReferences, c.Labels, c.Annotations = nil, nil, nil
-}
-func withoutStamp(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	delete(c.Annotations, allocator.LastUsedAnnotation)
-	c.CreationTimestamp = metav1.NewTime(now.Add(-grace))
-}
-func withoutAnnotation(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.annotated = nil }
-func unprotected(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-	a.Finalizers, a.Annotations = nil, nil
-}
-func terminatingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	c.DeletionTimestamp = &deleted
-}
-func held(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	c.Finalizers = []string{ipamv1.IPClaimFinalizer, allocator.InUseFinalizer}
-}
-func terminatingAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-	a.DeletionTimestamp = &deleted
-}
-func otherAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address = "10.0.0.9" }
-func earlierUID(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-	a.Annotations[allocator.MachineUIDAnnotation] = "earlier"
-}
-func refused(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	c.Status.ErrorMessage = new("Requested IP not available")
-}
-func busy(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)         { h.busy = true }
-func shared(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.sharedWith = "other" }
-func withVM(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.vmExists = true }
-func paused(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.paused = true }
-func withoutLabel(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Labels = nil }
-func made(ago time.Duration) option {
-	return func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-		a.CreationTimestamp = metav1.NewTime(now.Add(-ago))
-	}
-}
-func claimMade(ago time.Duration) option {
-	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-		c.CreationTimestamp = metav1.NewTime(now.Add(-ago))
-	}
-}
-func withoutPool(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.abandoned = true }
-func movingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	c.Annotations[clusterctlv1.DeleteForMoveAnnotation] = ""
-}
-func usedBefore(age time.Duration) option {
-	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-		allocator.Use(c, allocator.Stamp{Time: now.Add(-age), Request: "request"})
-	}
-}
 
 func TestNextStepForALivingMachine(t *testing.T) {
 	moving := living()
@@ -173,23 +22,37 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		"provider busy for long":                              {old(), bound(withoutOwner, busy), adopt},
 		"not bound yet":                                       {living(), bound(withoutAddress), leave},
 		"paused":                                              {living(), bound(paused), leave},
-		"being moved away":                                    {moving, bound(), leave},
+		"being moved away, the address stays":                 {moving, bound(), depart},
+		"being moved away, noted on the address":              {moving, bound(movedAway), leave},
+		"being moved away, unprotected":                       {moving, bound(unprotected), leave},
 		"claim of another machine, annotated here":            {living(), bound(anothers), leave},
 		"address of another machine, annotated here":          {living(), bound(anothers, withoutClaim), leave},
 		"unowned claim without our mark, annotated here":      {living(), bound(withoutOwner, withoutMark), leave},
 		"unowned claim whose address another machine holds":   {living(), bound(withoutOwner, shared), leave},
 		"claim of the adapter":                                {living(), bound(ofAdapter, unprotected), adopt},
-		"claim of the adapter for another address":            {living(), bound(ofAdapter, unprotected, otherAddress), leave},
-		"claim of the adapter whose address is shared":        {living(), bound(ofAdapter, unprotected, shared), leave},
+		"claim of the adapter for another address":            {living(), bound(ofAdapter, unprotected, otherAddress), report},
+		"claim of anybody's, of that name and address":        {living(), bound(anybodys, unprotected), leave},
+		"claim offered to the machine":                        {living(), bound(offered("cp-0"), unprotected), adopt},
+		"claim offered to another machine":                    {living(), bound(offered("cp-1"), unprotected), leave},
+		"claim offered, for another address":                  {living(), bound(offered("cp-0"), unprotected, otherAddress), leave},
+		"claim offered, whose address is shared":              {living(), bound(offered("cp-0"), unprotected, shared), leave},
 		"claim not annotated":                                 {living(), bound(withoutAnnotation), leave},
 		"claim going":                                         {living(), bound(terminatingClaim), leave},
 		"claim going, held by us":                             {living(), bound(terminatingClaim, held), yield},
+		"claim going, held by us, address unprotected":        {living(), bound(terminatingClaim, held, unprotected), protect},
 		"claim going, held by us, paused":                     {living(), bound(terminatingClaim, held, paused), leave},
-		"claim going, held by us, by clusterctl":              {living(), bound(terminatingClaim, held, movingClaim), leave},
+		"claim going, held by us, by clusterctl":              {living(), bound(terminatingClaim, held, movingClaim), depart},
 		"another machine's claim going, annotated here":       {living(), bound(anothers, terminatingClaim, held), leave},
 		"claim gone, address protected":                       {living(), bound(withoutClaim), remake},
 		"claim gone, address protected and going":             {living(), bound(withoutClaim, terminatingAddress), remake},
 		"claim gone, address protected, UID from before move": {living(), bound(withoutClaim, earlierUID), remake},
+		"claim gone, address protected, on no device":         {living(), bound(withoutClaim, offDevice), protect},
+		"claim and address gone, on no device":                {living(), bound(withoutClaim, withoutAddress, offDevice), leave},
+		"claim gone, address placed before it":                {living(), bound(withoutClaim, placed), remake},
+		"claim gone, address placed before it, and going":     {living(), bound(withoutClaim, placed, terminatingAddress), protect},
+		"claim made again, not bound yet":                     {living(), bound(rebuilt), leave},
+		"claim made again, bound":                             {living(), bound(rebuilt, named), verify},
+		"claim made again, bound to another address":          {living(), bound(rebuilt, named, otherAddress), renew},
 		"claim gone, paused":                                  {living(), bound(withoutClaim, paused), leave},
 		"claim gone, address not protected yet":               {living(), bound(withoutClaim, unprotected), protect},
 		"claim gone, unprotected address going":               {living(), bound(withoutClaim, unprotected, terminatingAddress), report},
@@ -203,7 +66,8 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		"claim refused, provider cannot be asked":             {living(), bound(refused, claimMade(renewInterval), unrequestable), report},
 		"spare address of its admission, young":               {living(), spare(0), leave},
 		"spare address of its admission, old":                 {living(), spare(grace), unprotect},
-		"address of an earlier machine, its VM gone":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID), unprotect},
+		"address of an earlier machine, its VM gone":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID, departed), unprotect},
+		"address of an earlier machine, unexplained":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID, seenBefore(0)), leave},
 		"address of an earlier machine, its VM there":         {living(), bound(withoutClaim, withoutAnnotation, earlierUID, withVM), leave},
 	}
 	for name, test := range tests {
@@ -226,7 +90,7 @@ func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 	}{
 		"nobody else left":                              {dying(), bound(), release},
 		"CAPV still works on it":                        {waited, bound(), leave},
-		"moved by clusterctl":                           {moving, bound(), leave},
+		"moved by clusterctl":                           {moving, bound(movedAway), leave},
 		"Cluster paused":                                {dying(), bound(paused), release},
 		"never adopted":                                 {dying(), bound(withoutOwner, unprotected), release},
 		"claim orphaned by the garbage collector":       {dying(), bound(withoutOwner), release},
@@ -254,6 +118,9 @@ func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 
 func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 	orphan := func(options ...option) holding {
+		return bound(append([]option{withoutOwner, withoutAnnotation, unprotected, requested}, options...)...)
+	}
+	adopted := func(options ...option) holding {
 		return bound(append([]option{withoutOwner, withoutAnnotation, unprotected}, options...)...)
 	}
 	tests := map[string]struct {
@@ -265,6 +132,14 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"claim used a while ago":             {orphan(usedBefore(grace - time.Second)), leave, time.Second},
 		"claim not used for the grace":       {orphan(usedBefore(grace)), reap, 0},
 		"claim without a stamp, by its age":  {orphan(withoutStamp), reap, 0},
+		"old claim, seen just now":           {orphan(usedBefore(time.Hour), seenBefore(0)), leave, grace},
+		"old claim, seen a while ago":        {orphan(usedBefore(time.Hour), seenBefore(grace)), reap, 0},
+		"old stamp on a new claim":           {orphan(usedBefore(time.Minute), stamped(-time.Hour)), leave, grace - time.Minute},
+		"stamp from the future":              {orphan(usedBefore(time.Hour), seenBefore(grace), stamped(time.Hour)), reap, 0},
+		"old claim, its address on a VM":     {orphan(usedBefore(grace), withVM), leave, vmCheck},
+		"adopted claim, old":                 {adopted(usedBefore(grace)), keep, restorePatience - grace},
+		"adopted claim, seen just now":       {adopted(usedBefore(24*time.Hour), seenBefore(0)), keep, restorePatience},
+		"adopted claim, very old":            {adopted(usedBefore(restorePatience)), reap, 0},
 		"old claim, paused":                  {orphan(usedBefore(grace), paused), leave, 0},
 		"old claim, being moved":             {orphan(usedBefore(grace), movingClaim), leave, 0},
 		"old claim, going":                   {orphan(usedBefore(grace), terminatingClaim), leave, terminatingCheck},
@@ -272,23 +147,31 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"another's claim, its pool is gone":  {bound(anothers, terminatingClaim, withoutPool, withVM), leave, terminatingCheck},
 		"old claim with an owner":            {orphan(usedBefore(grace), ownedBy("uid")), leave, 0},
 		"old claim without our mark":         {orphan(usedBefore(grace), withoutMark), leave, 0},
-		"protected address, no VM":           {bound(withoutClaim, withoutAnnotation), unprotect, 0},
-		"protected address, a VM":            {bound(withoutClaim, withoutAnnotation, withVM), leave, 0},
+		"protected address, no VM":           {bound(withoutClaim, withoutAnnotation, departed), unprotect, 0},
+		"protected address, unexplained":     {bound(withoutClaim, withoutAnnotation, seenBefore(0)), leave, restorePatience},
+		"address unexplained for an hour":    {bound(withoutClaim, withoutAnnotation, seenBefore(restorePatience)), unprotect, 0},
+		"protected address, going":           {bound(withoutClaim, withoutAnnotation, seenBefore(0), terminatingAddress), unprotect, 0},
+		"protected address, machine moved":   {bound(withoutClaim, withoutAnnotation, movedAway, seenBefore(0)), unprotect, 0},
+		"protected address, a VM":            {bound(withoutClaim, withoutAnnotation, withVM), leave, vmCheck},
 		"protected address, paused":          {bound(withoutClaim, withoutAnnotation, paused), leave, 0},
 		"address that is not ours to free":   {bound(withoutClaim, withoutAnnotation, unprotected, withoutLabel), leave, 0},
 		"stray address, just made":           {bound(withoutClaim, withoutAnnotation, unprotected, made(time.Minute)), leave, grace - time.Minute},
 		"stray address":                      {bound(withoutClaim, withoutAnnotation, unprotected, made(grace)), discard, 0},
+		"stray address, named":               {bound(withoutClaim, withoutAnnotation, unprotected, withoutLabel, nameLeft, made(grace)), discard, 0},
+		"stray address, a VM has it":         {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), withVM), leave, vmCheck},
+		"stray address of a machine":         {bound(withoutClaim, withoutAnnotation, bare, made(grace)), leave, restorePatience - grace},
+		"stray address, moved away":          {bound(withoutClaim, withoutAnnotation, bare, movedAway, made(restorePatience)), leave, 0},
 		"stray address, paused":              {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), paused), leave, 0},
-		"stray address that a machine holds": {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), shared), leave, 0},
+		"stray address that a machine holds": {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), shared), leave, vmCheck},
 		"claim the garbage collector's":      {bound(withoutAnnotation), leave, 0},
 		"claim being deleted, no VM":         {bound(withoutAnnotation, terminatingClaim), unprotect, 0},
-		"claim being deleted, a VM":          {bound(withoutAnnotation, terminatingClaim, held, withVM), leave, terminatingCheck},
+		"claim being deleted, a VM":          {bound(withoutAnnotation, terminatingClaim, held, withVM), leave, vmCheck},
 		"claim held by us, address is free":  {bound(withoutAnnotation, terminatingClaim, held, unprotected), yield, 0},
 		"claim held by us, no address":       {bound(withoutAnnotation, terminatingClaim, held, withoutAddress), yield, 0},
 		"claim held by us, paused":           {bound(withoutAnnotation, terminatingClaim, held, unprotected, paused), leave, 0},
 		"claim held by us, by clusterctl":    {bound(withoutAnnotation, terminatingClaim, held, unprotected, movingClaim), leave, 0},
-		"address protected at admission":     {bound(withoutAnnotation, withoutOwner), leave, grace},
-		"claim of a protected address, old":  {bound(withoutAnnotation, withoutOwner, usedBefore(grace)), reap, 0},
+		"address protected at admission":     {bound(withoutAnnotation, withoutOwner, requested), leave, grace},
+		"claim of a protected address, old":  {bound(withoutAnnotation, withoutOwner, requested, usedBefore(grace)), reap, 0},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

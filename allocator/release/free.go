@@ -3,9 +3,10 @@ package release
 import (
 	"context"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -15,14 +16,25 @@ import (
 )
 
 // release gives a binding back. It waits for nothing that the provider must do.
+// What is given back already, and is still there, is the provider's.
 func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
-	if err := r.unprotect(ctx, h); err != nil {
+	protected := h.address != nil && isProtected(h.address)
+	then := freed
+	if h.claim == nil && h.address != nil && h.address.GetDeletionTimestamp().IsZero() {
+		then = lost
+	}
+	if err := r.unprotect(ctx, h, then); err != nil {
 		return err
 	}
+	given := false
 	if h.claim != nil {
-		if err := r.giveUp(ctx, h.claim.Object); err != nil {
+		var err error
+		if given, err = r.giveUp(ctx, s, h.claim.Object); err != nil {
 			return fmt.Errorf("releasing claim %s: %w", klog.KObj(h.claim), err)
 		}
+	}
+	if !given && !protected {
+		return nil
 	}
 	claimsReleased.Inc()
 	if h.address != nil {
@@ -32,8 +44,20 @@ func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
 	return nil
 }
 
-// unprotect takes our finalizer and marks off the address, and these labels.
-func (r *Reconciler) unprotect(ctx context.Context, h *holding, labels ...string) error {
+// fate is what becomes of an address that is unprotected.
+type fate int
+
+const (
+	// freed: its provider frees it with its claim, or has begun to.
+	freed fate = iota
+	// lost: nobody frees it, so it keeps the marks by which it is then found.
+	lost
+	// moved: its machine uses it in another management cluster. It stays taken.
+	moved
+)
+
+// unprotect takes our finalizer and marks off the address.
+func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error {
 	if h.address == nil || !isProtected(h.address) {
 		return nil
 	}
@@ -41,12 +65,16 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, labels ...string
 	before := address.DeepCopyObject().(client.Object)
 	controllerutil.RemoveFinalizer(address, allocator.InUseFinalizer)
 	annotations := address.GetAnnotations()
-	delete(annotations, allocator.MachineNameAnnotation)
 	delete(annotations, allocator.MachineUIDAnnotation)
-	address.SetAnnotations(annotations)
-	for _, label := range labels {
-		delete(address.GetLabels(), label)
+	delete(annotations, allocator.MovedAnnotation)
+	if then != lost {
+		delete(annotations, allocator.MachineNameAnnotation)
 	}
+	if then == moved {
+		annotations[allocator.MovedAnnotation] = ""
+		delete(address.GetLabels(), allocator.MachineLabel)
+	}
+	address.SetAnnotations(annotations)
 	if err := r.patch(ctx, address, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("unprotecting address %s: %w", klog.KObj(address), err)
 	}
@@ -55,12 +83,24 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, labels ...string
 }
 
 // giveUp deletes a claim, unless it is being deleted already, so that its
-// provider frees the address.
-func (r *Reconciler) giveUp(ctx context.Context, claim client.Object) error {
-	if err := r.yield(ctx, claim); err != nil || !claim.GetDeletionTimestamp().IsZero() {
-		return err
+// provider frees the address. It tells whether there was anything to be done.
+func (r *Reconciler) giveUp(ctx context.Context, s *state, claim client.Object) (bool, error) {
+	before := claim.DeepCopyObject().(client.Object)
+	controllerutil.RemoveFinalizer(claim, allocator.InUseFinalizer)
+	if s.foreground {
+		// The provider may keep the claim for long: the machine need not wait for that.
+		unblockOwner(claim, s.uid)
 	}
-	return allocator.DeleteAsRead(ctx, r.client, claim)
+	changed := !equality.Semantic.DeepEqual(before, claim)
+	if changed {
+		if err := r.patch(ctx, claim, before); err != nil {
+			return false, client.IgnoreNotFound(err)
+		}
+	}
+	if !claim.GetDeletionTimestamp().IsZero() {
+		return changed, nil
+	}
+	return true, allocator.DeleteAsRead(ctx, r.client, claim)
 }
 
 // yield takes our finalizer off a claim.
@@ -72,20 +112,35 @@ func (r *Reconciler) yield(ctx context.Context, claim client.Object) error {
 	return client.IgnoreNotFound(r.patch(ctx, claim, before))
 }
 
+// depart notes on an address that clusterctl takes its machine away. Nothing else
+// tells it from one whose claim and machine were taken away by force.
+func (r *Reconciler) depart(ctx context.Context, h *holding) error {
+	before := h.address.DeepCopyObject().(client.Object)
+	allocator.SetAnnotation(h.address, allocator.MovedAnnotation, "")
+	if err := r.patch(ctx, h.address.Object, before); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("noting the move on address %s: %w", klog.KObj(h.address), err)
+	}
+	return nil
+}
+
 // unblock leaves the claim the machine's own, and lets the machine go before it.
 func (r *Reconciler) unblock(ctx context.Context, s *state, h *holding) error {
 	before := h.claim.DeepCopyObject().(client.Object)
-	owners := h.claim.GetOwnerReferences()
-	for i := range owners {
-		if owners[i].UID == s.uid {
-			owners[i].BlockOwnerDeletion = new(false)
-		}
-	}
-	h.claim.SetOwnerReferences(owners)
+	unblockOwner(h.claim, s.uid)
 	if err := r.patch(ctx, h.claim.Object, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("keeping claim %s from holding up its machine: %w", klog.KObj(h.claim), err)
 	}
 	return nil
+}
+
+func unblockOwner(claim client.Object, machine types.UID) {
+	owners := claim.GetOwnerReferences()
+	for i := range owners {
+		if owners[i].UID == machine {
+			owners[i].BlockOwnerDeletion = new(false)
+		}
+	}
+	claim.SetOwnerReferences(owners)
 }
 
 // abandon takes the provider's finalizers off a claim that is being deleted and
@@ -121,31 +176,29 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 		if used, err := r.isUsed(ctx, s, h); err != nil || used {
 			return err
 		}
-		return r.unprotect(ctx, h)
+		return r.unprotect(ctx, h, lost)
 	}
 	claim := allocator.EmptyClaim(r.providers.For(h.address.Pool))
 	exists, err = r.exists(ctx, keyOf(h.address, h.address.Claim), claim)
 	if err != nil {
 		return fmt.Errorf("looking for the claim: %w", err)
 	}
-	if exists && claim.GetDeletionTimestamp().IsZero() && allocator.Answers(h.address.Object, claim.GetUID()) {
+	answers := exists && allocator.Answers(h.address.Object, claim.GetUID())
+	if answers && claim.GetDeletionTimestamp().IsZero() {
 		// It is protected for a machine that is being admitted.
 		return nil
 	}
-	if h.isHeldBack(s.name) {
-		// Its provider frees the address when it may go.
-		if err := r.unprotect(ctx, h); err != nil {
-			return err
-		}
-		return r.yield(ctx, h.claim.Object)
+	switch departure, _ := r.departures.get(keyOf(h.address, s.name)); {
+	case departure.moved || hasMoved(h.address):
+		return r.unprotect(ctx, h, moved)
+	case !answers && h.address.GetDeletionTimestamp().IsZero():
+		return r.unprotect(ctx, h, lost)
 	}
-	if uid != "" && h.address.GetDeletionTimestamp().IsZero() {
-		// Nobody frees it: as a rule, because its machine was moved to another
-		// management cluster, where it uses the address. Without the label it
-		// is not taken for one that the provider has lost, and stays taken.
-		return r.unprotect(ctx, h, allocator.MachineLabel)
+	if err := r.unprotect(ctx, h, freed); err != nil || !h.isHeldBack(s.name) {
+		return err
 	}
-	return r.unprotect(ctx, h)
+	// Its provider frees the address when the claim may go.
+	return r.yield(ctx, h.claim.Object)
 }
 
 // letGo takes our finalizer off a machine that is otherwise done. What its VMs
@@ -157,28 +210,4 @@ func (r *Reconciler) letGo(ctx context.Context, s *state) error {
 	before := s.object.DeepCopy()
 	controllerutil.RemoveFinalizer(s.object, allocator.ReleaseFinalizer)
 	return client.IgnoreNotFound(r.patch(ctx, s.object, before))
-}
-
-// reap deletes an orphan claim. The claim is read before the machine, both from
-// the API server: a request that comes in between has changed the claim's
-// stamp, and the delete conflicts.
-func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
-	provider := r.providers.For(h.claim.Pool)
-	claim := allocator.EmptyClaim(provider)
-	if err := r.live.Get(ctx, client.ObjectKeyFromObject(h.claim), claim); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	fresh := provider.Claim(claim)
-	if !(holding{claim: &fresh}).isOrphan(s.name) || time.Since(lastUsed(claim)) < r.grace {
-		return nil
-	}
-	if exists, err := r.exists(ctx, keyOf(claim, s.name), &capi.VSphereMachine{}); err != nil || exists {
-		return err
-	}
-	if err := r.giveUp(ctx, claim); err != nil {
-		return fmt.Errorf("reaping claim %s: %w", klog.KObj(claim), err)
-	}
-	claimsReaped.Inc()
-	klog.FromContext(ctx).Info("Reaped a claim without a machine", "claim", klog.KObj(claim))
-	return nil
 }

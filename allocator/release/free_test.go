@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -37,9 +38,11 @@ func reconciler(t *testing.T, objects ...client.Object) *Reconciler {
 	}
 	claim, address := allocator.Metal3{}.Kinds()
 	builder.WithIndex(claim, byMachine, indexByMachine(machineOfClaim)[byMachine])
-	builder.WithIndex(address, byMachine, indexByMachine(machineOfAddress(allocator.Metal3{}))[byMachine])
+	for name, index := range indexAddresses(allocator.Metal3{}) {
+		builder.WithIndex(address, name, index)
+	}
 	c := builder.Build()
-	return &Reconciler{providers: providers, client: c, live: c, grace: time.Minute}
+	return &Reconciler{providers: providers, client: c, live: c, grace: time.Minute, now: time.Now}
 }
 
 // left is an address of cp-0 without claim and machine: its claim's labels,
@@ -65,21 +68,46 @@ func (r *Reconciler) settle(ctx context.Context, t *testing.T) {
 	}
 }
 
-// clusterctl takes machine and claim away without a deletion that we see: the
-// machine goes on elsewhere, and uses the address there.
-func TestAddressOfAMachineThatWasMovedAwayIsUnprotectedAndStays(t *testing.T) {
-	address := left(time.Now().Add(-time.Hour))
-	address.Annotations[allocator.MachineUIDAnnotation] = "uid"
-	r := reconciler(t, address)
+// clusterctl takes machine and claim away: the machine goes on elsewhere, and uses
+// the address there. Others take them away by force, and leave no such mark.
+func TestAddressThatWasLeftBehindStaysOnlyIfItsMachineWasMoved(t *testing.T) {
+	key := types.NamespacedName{Namespace: "ns", Name: "cp-0"}
+	marked := map[string]string{clusterctlv1.DeleteForMoveAnnotation: ""}
+	for name, test := range map[string]struct {
+		gone []client.Object
+		note bool
+		want bool
+	}{
+		"machine seen to be moved": {gone: []client.Object{
+			&ipamv1.IPClaim{}, &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Annotations: marked}},
+		}, want: true},
+		"move noted on the address": {note: true, want: true},
+		"claim taken away by force": {gone: []client.Object{&ipamv1.IPClaim{}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			address := left(time.Now().Add(-time.Hour))
+			address.Annotations[allocator.MachineUIDAnnotation] = "uid"
+			if test.note {
+				address.Annotations[allocator.MovedAnnotation] = ""
+			}
+			r := reconciler(t, address)
+			for _, last := range test.gone {
+				r.goes(key, last)
+			}
 
-	r.settle(t.Context(), t)
+			r.settle(t.Context(), t)
 
-	got := &ipamv1.IPAddress{}
-	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), got); err != nil {
-		t.Fatalf("the address is gone: %v", err)
-	}
-	if slices.Contains(got.Finalizers, allocator.InUseFinalizer) || allocator.MachineOf(got) != "" {
-		t.Errorf("it has the finalizers %v and the annotations %v, want none of ours", got.Finalizers, got.Annotations)
+			got := &ipamv1.IPAddress{}
+			err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), got)
+			switch {
+			case client.IgnoreNotFound(err) != nil:
+				t.Fatal(err)
+			case (err == nil) != test.want:
+				t.Errorf("it exists: %t, want %t", err == nil, test.want)
+			case err == nil && (slices.Contains(got.Finalizers, allocator.InUseFinalizer) || allocator.MachineOf(got) != ""):
+				t.Errorf("it has the finalizers %v and the annotations %v, want none of ours", got.Finalizers, got.Annotations)
+			}
+		})
 	}
 }
 

@@ -16,18 +16,23 @@ import (
 const (
 	// byMachine finds claims and addresses by the machine they name.
 	byMachine = "capv-static-ip.dev/machine"
-	// waiting finds claims of ours that wait to be bound.
+	// byIP finds addresses by what they are.
+	byIP = "capv-static-ip.dev/object-ip"
+	// waiting finds claims of requests that wait to be bound, by their pool.
 	waiting = "capv-static-ip.dev/waiting"
 )
 
-// machineOfClaim is the machine that a claim names: in its mark, by its owner,
-// or, as the static IP adapter did, by its own name.
+// machineOfClaim is the machine that a claim names: in its mark, by its owner, in
+// its maker's offer, or, as the static IP adapter did, by its own name.
 func machineOfClaim(claim client.Object) string {
 	if name := allocator.MachineOf(claim); name != "" {
 		return name
 	}
 	if owner := allocator.OwnerMachine(claim); owner.Name != "" {
 		return owner.Name
+	}
+	if name := claim.GetAnnotations()[allocator.ForAnnotation]; name != "" {
+		return name
 	}
 	return allocator.AdapterMachine(claim.GetName())
 }
@@ -57,15 +62,46 @@ func indexByMachine(machineOf func(client.Object) string) map[string]client.Inde
 	}}
 }
 
+// indexAddresses indexes addresses by the machine they name, and by what they are.
+func indexAddresses(provider allocator.Provider) map[string]client.IndexerFunc {
+	indexes := indexByMachine(machineOfAddress(provider))
+	indexes[byIP] = func(obj client.Object) []string {
+		return []string{addressOf(provider.Address(obj).IP).String()}
+	}
+	return indexes
+}
+
+// machinesOn are those that the objects of a VM's addresses name.
+func (r *Reconciler) machinesOn(ctx context.Context, vm *capi.VSphereVM) []types.NamespacedName {
+	var machines []types.NamespacedName
+	for _, provider := range r.providers {
+		machineOf := machineOfAddress(provider)
+		for _, place := range vm.Addresses() {
+			objects, err := allocator.List(ctx, r.client, allocator.EmptyAddress(provider),
+				client.InNamespace(vm.Namespace), client.MatchingFields{byIP: place.IP.String()})
+			if err != nil {
+				// The address is looked at again all the same, only later.
+				continue
+			}
+			for _, obj := range objects {
+				if name := machineOf(obj); name != "" {
+					machines = append(machines, keyOf(vm, name))
+				}
+			}
+		}
+	}
+	return machines
+}
+
 // indexClaims indexes claims by the machine they name, and those that wait.
 func indexClaims(provider allocator.Provider) map[string]client.IndexerFunc {
 	indexes := indexByMachine(machineOfClaim)
 	indexes[waiting] = func(obj client.Object) []string {
 		claim := provider.Claim(obj)
-		if allocator.MachineOf(claim) == "" || claim.Address != "" || claim.Failure != "" || !claim.GetDeletionTimestamp().IsZero() {
+		if wasAdopted(claim) || claim.Address != "" || claim.Failure != "" || !claim.GetDeletionTimestamp().IsZero() {
 			return nil
 		}
-		return []string{waiting}
+		return []string{claim.Pool.String()}
 	}
 	return indexes
 }

@@ -30,8 +30,13 @@ var (
 		Name: "capv_static_ip_addresses_lost_total",
 		Help: "Times a machine was found using an address that is not bound to it.",
 	})
+
+	addressesChanged = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_addresses_changed_total",
+		Help: "Machines found with another address on their devices than the one that they were given.",
+	})
 )
 
 func init() {
-	metrics.Registry.MustRegister(claimsReleased, claimsReaped, claimsRebuilt, addressesDiscarded, addressesLost)
+	metrics.Registry.MustRegister(claimsReleased, claimsReaped, claimsRebuilt, addressesDiscarded, addressesLost, addressesChanged)
 }

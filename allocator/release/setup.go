@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -37,6 +38,7 @@ func Setup(mgr manager.Manager, providers allocator.Providers, grace time.Durati
 		live:      mgr.GetAPIReader(),
 		events:    mgr.GetEventRecorder("capv-static-ip"),
 		grace:     grace,
+		now:       time.Now,
 	}
 	machines, err := controller.New("release", mgr, controller.Options{
 		Reconciler: r, MaxConcurrentReconciles: workers, LogConstructor: logger(mgr, "VSphereMachine"),
@@ -67,8 +69,8 @@ func logger(mgr manager.Manager, key string) func(*reconcile.Request) logr.Logge
 func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []allocator.Source {
 	machine, vm := &capi.VSphereMachine{}, &capi.VSphereVM{}
 	sources := []allocator.Source{
-		{Object: machine, Started: watch(c, from, machine, client.Object.GetName)},
-		{Object: vm, Started: watch(c, from, vm, func(vm client.Object) string { return allocator.OwnerMachine(vm).Name })},
+		{Object: machine, Started: watch(c, from, machine, client.Object.GetName, r.goes)},
+		{Object: vm, Started: r.watchVMs(c, from, vm)},
 		{Object: &capi.Cluster{}, Started: func(context.Context, cache.Informer) error {
 			return c.Watch(source.Kind[client.Object](from, &capi.Cluster{},
 				handler.EnqueueRequestsFromMapFunc(r.machinesOfCluster), resumed()))
@@ -78,8 +80,8 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []alloca
 		claim, address := provider.Kinds()
 		ofAddress := machineOfAddress(provider)
 		sources = append(sources,
-			allocator.Source{Object: claim, Indexes: indexClaims(provider), Started: watch(c, from, claim, machineOfClaim)},
-			allocator.Source{Object: address, Indexes: indexByMachine(ofAddress), Started: watch(c, from, address, ofAddress)})
+			allocator.Source{Object: claim, Indexes: indexClaims(provider), Started: watch(c, from, claim, machineOfClaim, r.goes)},
+			allocator.Source{Object: address, Indexes: indexAddresses(provider), Started: watch(c, from, address, ofAddress, r.forgets)})
 	}
 	return sources
 }
@@ -90,8 +92,31 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []alloca
 // about one machine then is at the expense of the next.
 const settling = time.Second
 
+// watchVMs enqueues the machine that owns a VM, and, when the VM is gone, those
+// whose addresses it had: an owner it need not have.
+func (r *Reconciler) watchVMs(c controller.Controller, from cache.Cache, vm client.Object) func(context.Context, cache.Informer) error {
+	owners := watch(c, from, vm, func(vm client.Object) string { return allocator.OwnerMachine(vm).Name }, unnoted)
+	gone := handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		for _, machine := range r.machinesOn(ctx, e.Object.(*capi.VSphereVM)) {
+			q.Add(reconcile.Request{NamespacedName: machine})
+		}
+	}}
+	return func(ctx context.Context, informer cache.Informer) error {
+		if err := owners(ctx, informer); err != nil {
+			return err
+		}
+		return c.Watch(source.Kind(from, vm, gone))
+	}
+}
+
+// lastState is told the last state of an object that is gone, and the machine that
+// it was about.
+type lastState func(machine types.NamespacedName, last client.Object)
+
+func unnoted(types.NamespacedName, client.Object) {}
+
 // watch enqueues the machine that an object is about.
-func watch(c controller.Controller, from cache.Cache, kind client.Object, machineOf func(client.Object) string) func(context.Context, cache.Informer) error {
+func watch(c controller.Controller, from cache.Cache, kind client.Object, machineOf func(client.Object) string, gone lastState) func(context.Context, cache.Informer) error {
 	enqueue := func(q workqueue.TypedRateLimitingInterface[reconcile.Request], obj client.Object, after time.Duration) {
 		name := machineOf(obj)
 		if name == "" {
@@ -111,6 +136,7 @@ func watch(c controller.Controller, from cache.Cache, kind client.Object, machin
 			enqueue(q, e.ObjectNew, settling)
 		},
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			gone(keyOf(e.Object, machineOf(e.Object)), e.Object)
 			enqueue(q, e.Object, 0)
 		},
 	}

@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -19,19 +22,21 @@ import (
 // state is the machine of one name and everything that is or was its own.
 type state struct {
 	machineState
+	namespace string
 	// object is the machine, nil if it does not exist.
 	object   *capi.VSphereMachine
 	holdings []*holding
 	// confirmed says that the API server has been asked whether it still lives.
 	confirmed bool
+	// vmsKnown says that it has been asked for VSphereVMs.
+	vmsKnown bool
 }
 
 // observe reads the state of the machine of this name. A machine that is being
-// deleted is read from the API server, as are the VMs that then matter: what
-// follows frees addresses. That a machine does not exist is the word of the
-// cache; each step that trusts in it asks again.
+// deleted is read from the API server: what follows frees addresses. That a machine
+// does not exist is the word of the cache; each step that trusts in it asks again.
 func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*state, error) {
-	s := &state{}
+	s := &state{namespace: key.Namespace}
 	if err := r.observeMachine(ctx, key, s, r.client); err != nil {
 		return nil, err
 	}
@@ -50,22 +55,43 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 		}
 	}
 	for _, h := range s.holdings {
-		var err error
-		if h.paused, err = r.isPaused(ctx, key.Namespace, s, h); err != nil {
-			return nil, err
-		}
-		if h.sharedWith, err = r.sharedWith(ctx, key, s, h); err != nil {
-			return nil, err
-		}
-		h.requestable = h.annotated != nil && r.providers.For(h.annotated.Pool).CanRequest()
-		if h.busy, err = r.isBusy(ctx, h); err != nil {
-			return nil, err
-		}
-		if h.abandoned, err = r.isAbandoned(ctx, h); err != nil {
+		if err := r.observeHolding(ctx, key, s, h); err != nil {
 			return nil, err
 		}
 	}
-	return s, r.observeVMs(ctx, key, s)
+	return s, nil
+}
+
+// observeHolding finds out what a decision about a holding needs to know beside
+// its objects.
+func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedName, s *state, h *holding) error {
+	var err error
+	if h.paused, err = r.isPaused(ctx, key.Namespace, s, h); err != nil {
+		return err
+	}
+	if h.sharedWith, err = r.sharedWith(ctx, key, s, h); err != nil {
+		return err
+	}
+	if h.busy, err = r.isBusy(ctx, h); err != nil {
+		return err
+	}
+	if h.annotated != nil {
+		provider := r.providers.For(h.annotated.Pool)
+		h.requestable = provider.CanRequest(h.annotated.Pool)
+		h.placed = provider.Requested(key.Namespace, *h.annotated) != nil
+		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
+	}
+	if !s.exists || h.isOfEarlierMachine(s.machineState) {
+		_, h.departed = r.departures.get(key)
+		switch {
+		case h.claim != nil:
+			h.seen = r.see(h.claim)
+		case h.address != nil:
+			h.seen = r.see(h.address)
+		}
+	}
+	h.abandoned, err = r.isAbandoned(ctx, h)
+	return err
 }
 
 func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedName, s *state, reader client.Reader) error {
@@ -84,6 +110,7 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 	s.deleting = !machine.DeletionTimestamp.IsZero()
 	s.moving = isMoving(machine)
 	s.done = allocator.IsDone(machine)
+	s.foreground = slices.Contains(machine.Finalizers, metav1.FinalizerDeleteDependents)
 	return nil
 }
 
@@ -105,21 +132,27 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 		}
 		return byClaim[id]
 	}
-	for _, b := range r.annotatedBindings(ctx, s) {
-		h := holdingOf(b.Pool, b.Claim)
-		h.annotated = &b
-		claim, err := r.claim(ctx, types.NamespacedName{Namespace: key.Namespace, Name: b.Claim}, b.Pool)
-		if err != nil {
-			return err
-		}
-		h.claim = claim
-	}
 	claims, err := r.claimsNaming(ctx, key)
 	if err != nil {
 		return err
 	}
 	for _, claim := range claims {
 		holdingOf(claim.Pool, claim.GetName()).claim = &claim
+	}
+	for _, b := range r.annotatedBindings(ctx, s) {
+		known := byClaim[claimID{provider: r.providers.For(b.Pool), name: b.Claim}]
+		if known == nil && !isNamedFor(s.name, b) {
+			klog.FromContext(ctx).Info("Ignoring a binding whose claim is not the machine's", "claim", b.Claim)
+			continue
+		}
+		h := holdingOf(b.Pool, b.Claim)
+		h.annotated = &b
+		if h.claim != nil {
+			continue
+		}
+		if h.claim, err = r.claim(ctx, types.NamespacedName{Namespace: key.Namespace, Name: b.Claim}, b.Pool); err != nil {
+			return err
+		}
 	}
 	addresses, err := r.addressesNaming(ctx, key)
 	if err != nil {
@@ -132,6 +165,18 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 	}
 	s.addRemaining(addresses, holdingOf)
 	return nil
+}
+
+// isNamedFor tells whether the claim of a binding has the name that the claim of
+// this machine's device has: the annotation that says so may have been written by
+// anybody. Claims with other names have to say themselves whose they are.
+func isNamedFor(machine string, b allocator.Binding) bool {
+	rest, ok := strings.CutPrefix(b.Claim, allocator.ClaimName(machine, b.Device.Index))
+	if !ok || rest == "" {
+		return ok
+	}
+	_, err := strconv.ParseUint(strings.TrimPrefix(rest, "."), 10, 16)
+	return err == nil && rest[0] == '.'
 }
 
 // addressOf is the address of a claim: the one that the machine was given, or
@@ -233,7 +278,8 @@ func (s *state) clusterOf(h *holding) string {
 	return ""
 }
 
-// sharedWith names another machine that has the address on a device.
+// sharedWith names another machine that has the address on a device, and may have
+// it from the same pool: one in this namespace, or in any if the pool is for all.
 func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, s *state, h *holding) (string, error) {
 	if h.address == nil {
 		return "", nil
@@ -248,11 +294,23 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, s
 		return "", err
 	}
 	for _, user := range users {
-		if user.Kind == capi.VSphereMachineKind.Kind {
-			return user.Name, nil
+		if user.Kind != capi.VSphereMachineKind.Kind {
+			continue
+		}
+		if shares, err := r.mayShare(h.address.Pool, key.Namespace, user.Namespace); err != nil || shares {
+			return user.Name, err
 		}
 	}
 	return "", nil
+}
+
+// mayShare tells whether machines in two namespaces may have addresses of one pool.
+func (r *Reconciler) mayShare(pool allocator.PoolReference, a, b string) (bool, error) {
+	if a == b {
+		return true, nil
+	}
+	namespace, err := r.namespaceOf(a, pool)
+	return namespace == metav1.NamespaceAll && err == nil, err
 }
 
 // networkOf is the network on which the machine has an address, empty if that is
@@ -269,18 +327,26 @@ func (s *state) networkOf(ip netip.Addr) string {
 	return ""
 }
 
-// isBusy tells whether many claims wait for the provider of a claim that is to be
-// adopted.
+// isBusy tells whether many requests wait for the provider of a claim that is to
+// be adopted, on the same pool.
 func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
 	if h.claim == nil || len(h.claim.GetOwnerReferences()) > 0 {
 		return false, nil
 	}
 	claim := allocator.EmptyClaim(r.providers.For(h.claim.Pool))
-	claims, err := allocator.List(ctx, r.client, claim, client.MatchingFields{waiting: waiting}, client.UnsafeDisableDeepCopy)
+	claims, err := allocator.List(ctx, r.client, claim, client.InNamespace(h.claim.GetNamespace()),
+		client.MatchingFields{waiting: h.claim.Pool.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("listing the claims that wait: %w", err)
 	}
-	return len(claims) >= busyClaims, nil
+	count := 0
+	for _, claim := range claims {
+		// Nobody waits for longer than a request can take.
+		if r.now().Sub(claim.GetCreationTimestamp().Time) < requestLimit {
+			count++
+		}
+	}
+	return count >= busyClaims, nil
 }
 
 func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) {
@@ -288,42 +354,4 @@ func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) 
 		return false, nil
 	}
 	return r.providers.For(h.claim.Pool).Abandons(ctx, r.live, *h.claim)
-}
-
-// observeVMs finds the VSphereVMs of machines that are about to go, or are gone
-// with their addresses protected. A VSphereVM stands for a VM that may still
-// answer on its address.
-func (r *Reconciler) observeVMs(ctx context.Context, key types.NamespacedName, s *state) error {
-	going := s.done && len(s.holdings) > 0
-	left := slices.ContainsFunc(s.holdings, func(h *holding) bool {
-		return (!s.exists || h.isOfEarlierMachine(s.machineState)) && h.address != nil && isProtected(h.address) && !h.isClaimed()
-	})
-	if !going && !left {
-		return nil
-	}
-	vms := &capi.VSphereVMList{}
-	if err := r.live.List(ctx, vms, client.InNamespace(key.Namespace)); err != nil && !allocator.IsAbsent(err) {
-		return fmt.Errorf("listing VSphereVMs: %w", err)
-	}
-	for _, h := range s.holdings {
-		h.vmExists = slices.ContainsFunc(vms.Items, func(vm capi.VSphereVM) bool {
-			return h.isHolderOf(&vm, s.machineState)
-		})
-	}
-	return nil
-}
-
-// isHolderOf tells whether the VM is that of the machine which holds, or held,
-// the address: by the UID on the address where it has one.
-func (h *holding) isHolderOf(vm client.Object, m machineState) bool {
-	owner := allocator.OwnerMachine(vm)
-	if h.address != nil {
-		if uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]; uid != "" {
-			return string(owner.UID) == uid
-		}
-	}
-	if m.exists {
-		return owner.UID == m.uid
-	}
-	return owner.Name == m.name
 }

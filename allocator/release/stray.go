@@ -13,14 +13,14 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 )
 
-// isStray tells whether the address was made for a claim of ours, but leads
-// nowhere: the claim is gone or has another address, no machine was given it,
-// and it is not protected. metal3 leaves such an address behind when a claim is
+// isStray tells whether the address was made for a claim of ours, or is left of
+// one, but leads nowhere: the claim is gone or has another address, no machine has
+// it, and it is not protected. metal3 leaves such an address behind when a claim is
 // deleted while it binds it, and when its two controllers, one for each claim
 // API, bind a claim at once. It would be missing from its pool for ever.
 func (h holding) isStray(machine string) bool {
-	return h.claim == nil && h.annotated == nil && h.address != nil && !isProtected(h.address) &&
-		h.address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(machine)
+	return h.claim == nil && h.annotated == nil && h.address != nil && !isProtected(h.address) && !hasMoved(h.address) &&
+		(allocator.MachineOf(h.address) == machine || h.address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(machine))
 }
 
 // isSpare tells whether the address was protected for the machine while it was
@@ -32,19 +32,29 @@ func (h holding) isSpare(m machineState) bool {
 
 // decideSpare unprotects a spare address, which makes it a stray one.
 func decideSpare(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
-	if wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); wait > 0 {
+	switch wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); {
+	case wait > 0:
 		return leave, wait
+	case h.vmExists:
+		return leave, vmCheck
 	}
 	return unprotect, 0
 }
 
-// decideStray waits for the provider to find a use for an address after all.
+// decideStray waits for the provider to find a use for an address after all. One
+// that was a machine's is unprotected because a backup brought it back so.
 func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
-	if h.paused || h.isMoving() || h.sharedWith != "" {
+	if h.paused || h.isMoving() {
 		return leave, 0
 	}
-	if wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); wait > 0 {
+	if h.address.GetAnnotations()[allocator.MachineUIDAnnotation] != "" {
+		grace = max(grace, restorePatience)
+	}
+	switch wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); {
+	case wait > 0:
 		return leave, wait
+	case h.vmExists || h.sharedWith != "":
+		return leave, vmCheck
 	}
 	return discard, 0
 }

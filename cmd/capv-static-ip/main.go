@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
@@ -35,6 +36,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if err := opts.setUpLogging(ctx); err != nil {
 		return err
+	}
+	for _, warning := range opts.warnings() {
+		klog.FromContext(ctx).Info("Warning: " + warning)
 	}
 	config, err := ctrl.GetConfig()
 	if err != nil {

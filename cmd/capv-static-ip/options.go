@@ -21,6 +21,11 @@ import (
 // version is set by the linker, see Makefile.
 var version = "unknown"
 
+// safeGracePeriod is the API server's own limit for a request, one minute unless
+// its --request-timeout says otherwise, and some. A claim that is deleted before
+// may be that of a machine which is still being stored.
+const safeGracePeriod = 75 * time.Second
+
 // options are the command line, with flags named as CAPI's providers name them.
 type options struct {
 	namespace  string
@@ -99,8 +104,8 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.IntVar(&o.kubeAPIBurst, "kube-api-burst", 200,
 		"Burst of requests to the API server.")
 
-	fs.DurationVar(&o.orphanGracePeriod, "orphan-grace-period", 5*time.Minute,
-		"Time after its last use at which a claim whose machine was never stored is deleted. It must be longer than any create request.")
+	fs.DurationVar(&o.orphanGracePeriod, "orphan-grace-period", 90*time.Second,
+		"Time after its last use at which a claim whose machine was never stored is deleted. It must be longer than any request that the API server allows.")
 	fs.DurationVar(&o.drainDelay, "drain-delay", 5*time.Second,
 		"Time for which a terminated replica goes on serving, until the API server no longer sends it requests.")
 
@@ -138,6 +143,15 @@ func (o *options) Validate() error {
 		errs = append(errs, errors.New("--kube-api-qps and --kube-api-burst must be positive"))
 	}
 	return errors.Join(errs...)
+}
+
+// warnings are what can work, and is dangerous.
+func (o *options) warnings() []string {
+	if o.orphanGracePeriod < safeGracePeriod {
+		return []string{fmt.Sprintf("--orphan-grace-period %s is below %s: the claim of a machine that the API server is still storing may be deleted",
+			o.orphanGracePeriod, safeGracePeriod)}
+	}
+	return nil
 }
 
 func (o *options) setUpLogging(ctx context.Context) error {

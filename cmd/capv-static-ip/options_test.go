@@ -14,7 +14,7 @@ func TestDefaultOptionsAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if opts.kubeAPIQPS != 100 || opts.kubeAPIBurst != 200 || opts.orphanGracePeriod != 5*time.Minute {
+	if opts.kubeAPIQPS != 100 || opts.kubeAPIBurst != 200 || opts.orphanGracePeriod != 90*time.Second || len(opts.warnings()) > 0 {
 		t.Errorf("got QPS %v, burst %d, grace period %s", opts.kubeAPIQPS, opts.kubeAPIBurst, opts.orphanGracePeriod)
 	}
 }
@@ -36,6 +36,18 @@ func TestOptionsThatCannotWorkAreRefused(t *testing.T) {
 		_, err := parseOptions(strings.Fields(flags))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want an error with %q", flags, err, want)
+		}
+	}
+}
+
+func TestShortGracePeriodIsWarnedOf(t *testing.T) {
+	for period, want := range map[string]int{"74s": 1, "75s": 0} {
+		opts, err := parseOptions([]string{"--orphan-grace-period=" + period})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := opts.warnings(); len(got) != want {
+			t.Errorf("%s: got the warnings %q, want %d", period, got, want)
 		}
 	}
 }

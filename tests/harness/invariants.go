@@ -32,6 +32,10 @@ type Violation struct {
 // Error names the invariant and what broke it.
 func (v *Violation) Error() string { return v.Invariant + " is violated: " + v.Detail }
 
+// ByHandAnnotation on a VSphereVM, with any value, says that somebody made it beside
+// CAPV: it never was one of a machine of ours, and may have any address.
+const ByHandAnnotation = "test.capv-static-ip.dev/by-hand"
+
 // InvariantOptions says where and how strictly to look.
 type InvariantOptions struct {
 	// Namespaces are those to look at; all if empty.
@@ -81,10 +85,6 @@ func violation(invariant, format string, args ...any) error {
 // heldTwice finds addresses that two machines have on their devices, at least
 // one of them bound by us. What a user wrote by hand on both is the user's.
 func (i *inventory) heldTwice() []error {
-	type spot struct {
-		namespace string
-		address   netip.Addr
-	}
 	holders := map[spot][]*holder{}
 	var violations []error
 	for _, machine := range i.machines {
@@ -137,24 +137,30 @@ func (i *inventory) machinesWithoutAddress() []error {
 	return violations
 }
 
-// virtualMachinesWithoutAddress does the same for VMs that outlived their
-// machine. Only the addresses on their devices are left to go by, so those that
-// are in no pool are somebody else's.
+// virtualMachinesWithoutAddress does the same for VMs whose machine does not exist,
+// or is not known: a backup brings VMs back without owners. Only the addresses on
+// their devices and in their status are left to go by, so those that are in no
+// pool are somebody else's.
 func (i *inventory) virtualMachinesWithoutAddress() []error {
 	var violations []error
 	for _, vm := range i.vms {
 		owner := allocator.OwnerMachine(&vm)
-		if owner.Name == "" || i.machineByUID[owner.UID] != nil {
+		if i.machineByUID[owner.UID] != nil || vm.Annotations[ByHandAnnotation] != "" {
 			continue
 		}
-		for _, address := range deviceAddresses(vm.Spec.Network.Devices) {
+		// CAPV gives a VM the name of its machine.
+		machine := owner.Name
+		if machine == "" {
+			machine = vm.Name
+		}
+		for address := range vmAddresses(&vm) {
 			pool := i.poolOf(vm.Namespace, address)
 			if pool.Name == "" {
 				continue
 			}
-			if why := i.notKept(vm.Namespace, owner.Name, pool, address); why != "" {
-				violations = append(violations, violation(invariantHeld, "VM %s of the deleted machine %s uses %s of %s, %s",
-					client.ObjectKeyFromObject(&vm), owner.Name, address, pool.In(""), why))
+			if why := i.notKept(vm.Namespace, machine, pool, address); why != "" {
+				violations = append(violations, violation(invariantHeld, "VM %s of machine %s, which does not exist, uses %s of %s, %s",
+					client.ObjectKeyFromObject(&vm), machine, address, pool.In(""), why))
 			}
 		}
 	}
@@ -210,7 +216,7 @@ func (i *inventory) heldClaims() []error {
 			continue
 		}
 		owner := allocator.OwnerMachine(&claim).UID
-		if i.machineByUID[owner] == nil && i.vmByOwner[owner] == nil {
+		if i.machineByUID[owner] == nil && i.vmByOwner[owner] == nil && !i.isOnVM(&claim) {
 			violations = append(violations, violation(invariantNoOrphans, "claim %s is being deleted, and held for a machine with UID %q, which has neither machine nor VM",
 				client.ObjectKeyFromObject(&claim), owner))
 		}
@@ -232,6 +238,9 @@ func (i *inventory) orphanAddresses() []error {
 		name := types.NamespacedName{Namespace: address.GetNamespace(), Name: allocator.MachineOf(&address)}
 		if uid == "" && i.machineByName[name] != nil {
 			continue // it is protected, and not adopted yet
+		}
+		if ip, err := netip.ParseAddr(address.IP); err == nil && i.vmByAddress[spot{address.GetNamespace(), ip}] {
+			continue
 		}
 		violations = append(violations, violation(invariantNoOrphans, "address %s (%s) is protected for machine %q with UID %q, which has neither machine nor VM",
 			client.ObjectKeyFromObject(&address), address.IP, allocator.MachineOf(&address), uid))

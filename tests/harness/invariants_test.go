@@ -84,6 +84,18 @@ func TestInvariants(t *testing.T) {
 	const a, b = "10.16.56.88", "10.16.56.89"
 	claim := claimed("cp-0", time.Hour)
 	outlived := harness.VSphereVM(bound("cp-0", a))
+	vm := func(options ...harness.Option) *capvv1.VSphereVM {
+		vm := outlived.DeepCopy()
+		vm.OwnerReferences = nil
+		for _, option := range options {
+			option(vm)
+		}
+		return vm
+	}
+	reports := func(object client.Object) {
+		object.(*capvv1.VSphereVM).Spec.Network.Devices = nil
+		object.(*capvv1.VSphereVM).Status.Addresses = []string{"fe80::1", a}
+	}
 	for name, test := range map[string]struct {
 		objects []client.Object
 		broken  string
@@ -98,6 +110,11 @@ func TestInvariants(t *testing.T) {
 		"a claim deleted by hand, bare":      {objects: []client.Object{bound("cp-0", a), answer(claim, a)}, broken: "I2"},
 		"a VM that outlived its machine":     {objects: []client.Object{harness.Pool(ns), outlived, answer(claim, a, protected("cp-0"))}},
 		"a VM whose address is free":         {objects: []client.Object{harness.Pool(ns), outlived}, broken: "I2"},
+		"a VM without owner, address kept":   {objects: []client.Object{harness.Pool(ns), vm(), answer(claim, a, protected("cp-0"))}},
+		"a VM without owner, address free":   {objects: []client.Object{harness.Pool(ns), vm()}, broken: "I2"},
+		"a VM that reports a free address":   {objects: []client.Object{harness.Pool(ns), vm(reports)}, broken: "I2"},
+		"a VM whose address another has":     {objects: []client.Object{harness.Pool(ns), vm(), claimed("cp-1", 0), answer(claimed("cp-1", 0), a)}, broken: "I2"},
+		"a VM made by hand":                  {objects: []client.Object{harness.Pool(ns), vm(harness.WithAnnotation(harness.ByHandAnnotation, "true"))}},
 		"a claim without machine, in time":   {objects: []client.Object{claimed("cp-0", time.Second)}},
 		"a claim without machine, too old":   {objects: []client.Object{claim}, broken: "I3"},
 		"a claim held for its machine":       {objects: []client.Object{bound("cp-0", a), held("cp-0"), answer(claim, a, protected("cp-0"))}},

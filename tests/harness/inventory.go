@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -46,6 +47,7 @@ type inventory struct {
 	machineByName  map[types.NamespacedName]*holder
 	machineByUID   map[types.UID]*holder
 	vmByOwner      map[types.UID]*capvv1.VSphereVM
+	vmByAddress    map[spot]bool
 	claimByUID     map[types.UID]*allocator.Claim
 	addressByPlace map[place]*allocator.Address
 }
@@ -54,6 +56,12 @@ type inventory struct {
 type place struct {
 	namespace string
 	pool      allocator.PoolReference
+	address   netip.Addr
+}
+
+// spot is where a machine or a VM uses an address.
+type spot struct {
+	namespace string
 	address   netip.Addr
 }
 
@@ -132,9 +140,12 @@ func (i *inventory) index() {
 		i.machineByName[client.ObjectKeyFromObject(machine)] = machine
 		i.machineByUID[machine.UID] = machine
 	}
-	i.vmByOwner = map[types.UID]*capvv1.VSphereVM{}
+	i.vmByOwner, i.vmByAddress = map[types.UID]*capvv1.VSphereVM{}, map[spot]bool{}
 	for n := range i.vms {
 		i.vmByOwner[allocator.OwnerMachine(&i.vms[n]).UID] = &i.vms[n]
+		for address := range vmAddresses(&i.vms[n]) {
+			i.vmByAddress[spot{i.vms[n].Namespace, address}] = true
+		}
 	}
 	i.claimByUID = map[types.UID]*allocator.Claim{}
 	for n := range i.claims {
@@ -161,6 +172,40 @@ func (i *inventory) claimOf(address *allocator.Address) *allocator.Claim {
 		}
 	}
 	return nil
+}
+
+// isOnVM tells whether a VM uses the address that a claim holds.
+func (i *inventory) isOnVM(claim *allocator.Claim) bool {
+	for n := range i.addresses {
+		address := &i.addresses[n]
+		if owner := i.claimOf(address); owner == nil || owner.GetUID() != claim.GetUID() {
+			continue
+		}
+		if ip, err := netip.ParseAddr(address.IP); err == nil && i.vmByAddress[spot{address.GetNamespace(), ip}] {
+			return true
+		}
+	}
+	return false
+}
+
+// vmAddresses are those on the devices of a VM, and those that it reports.
+func vmAddresses(vm *capvv1.VSphereVM) map[netip.Addr]bool {
+	addresses := map[netip.Addr]bool{}
+	for _, address := range deviceAddresses(vm.Spec.Network.Devices) {
+		addresses[address] = true
+	}
+	reported := slices.Clone(vm.Status.Addresses)
+	for _, network := range vm.Status.Network {
+		reported = append(reported, network.IPAddrs...)
+	}
+	for _, text := range reported {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			addresses[prefix.Addr()] = true
+		} else if address, err := netip.ParseAddr(text); err == nil {
+			addresses[address] = true
+		}
+	}
+	return addresses
 }
 
 func newHolder(machine *capvv1.VSphereMachine) *holder {

@@ -7,6 +7,9 @@ import (
 	"slices"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
@@ -16,7 +19,8 @@ import (
 )
 
 // fromAdapter makes a machine as the static IP adapter left it: its address on
-// the device, and a claim of the machine's name that nothing ties to it.
+// the device, and a claim of the machine's name that it owns in a version of the
+// API that is not served any more.
 func (s *scene) fromAdapter(name string, options ...harness.Option) *capvv1.VSphereMachine {
 	s.Helper()
 	claim := harness.Claim(s.ns, allocator.ClaimName(name, 0), harness.DefaultPool)
@@ -28,6 +32,11 @@ func (s *scene) fromAdapter(name string, options ...harness.Option) *capvv1.VSph
 	device := harness.WithDevices(harness.FixedDevice(string(address.Spec.Address) + "/24"))
 	machine := harness.Machine(s.ns, name, append([]harness.Option{device}, options...)...)
 	s.create(machine)
+	s.change(claim, func() {
+		claim.OwnerReferences = []metav1.OwnerReference{{
+			APIVersion: capvv1.GroupName + "/v1alpha4", Kind: "VSphereMachine", Name: name, UID: machine.UID,
+		}}
+	})
 	return machine
 }
 
@@ -66,7 +75,60 @@ func TestMachineOfTheOldAdapterIsAdoptedAndReleased(t *testing.T) {
 	s.noClaims()
 }
 
-func TestClaimOfTheOldAdapterForAnotherAddressIsNotAdopted(t *testing.T) {
+// The garbage collector finds no owner in a version that is not served.
+func TestClaimOfTheOldAdapterGoesWithItsMachineWithoutUs(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	machine := s.fromAdapter("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
+	s.eventually("the machine to be adopted", func(context.Context) error { return s.isFullyAdopted("cp-0", firstIP) })
+	claim, err := s.claim("cp-0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(claim.OwnerReferences) != 1 || claim.OwnerReferences[0].APIVersion != capvv1.GroupVersion.String() {
+		t.Errorf("its owners are %v, want the machine alone, in version %s", claim.OwnerReferences, capvv1.GroupVersion.Version)
+	}
+
+	s.delete(machine)
+	s.stripFinalizers(machine)
+
+	s.within(2*harness.Soon, "the claim to be collected", func(context.Context) error {
+		if claims := s.claims(); len(claims) > 0 {
+			return fmt.Errorf("it is there, deleted at %v, with owners %v", claims[0].DeletionTimestamp, claims[0].OwnerReferences)
+		}
+		return nil
+	})
+	s.returned(firstIP)
+}
+
+func TestClaimOfferedToAMachineIsAdopted(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	claim := harness.Claim(s.ns, "by-hand", harness.DefaultPool)
+	harness.WithAnnotation(allocator.ForAnnotation, "cp-0")(claim)
+	s.create(claim)
+	s.bind(claim)
+	machine := harness.Machine(s.ns, "cp-0", harness.WithDevices(harness.FixedDevice(firstIP+"/24")))
+	s.create(machine)
+
+	s.eventually("the claim to be adopted", func(ctx context.Context) error {
+		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(claim), claim); err != nil {
+			return err
+		}
+		if controllerOf(claim) != string(machine.UID) {
+			return fmt.Errorf("its owners are %v", claim.OwnerReferences)
+		}
+		return errors.Join(s.isMarked("cp-0", firstIP), s.isProtected(firstIP))
+	})
+	s.delete(machine)
+	s.gone(machine)
+	s.returned(firstIP)
+}
+
+// A name may be alike by chance, and the address be reserved for something else.
+func TestClaimOfAnybodyIsNotAdopted(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
@@ -76,7 +138,7 @@ func TestClaimOfTheOldAdapterForAnotherAddressIsNotAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	other := harness.Machine(s.ns, "cp-0", harness.WithDevices(harness.FixedDevice("10.16.56.99/24")))
+	other := harness.Machine(s.ns, "cp-0", harness.WithDevices(harness.FixedDevice(firstIP+"/24")))
 	s.create(other)
 	s.fromAdapter("witness")
 	s.eventually("the other machine to be adopted", func(context.Context) error { return s.isFullyAdopted("witness", secondIP) })

@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -84,38 +83,6 @@ func TestRestoredMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *testing.T
 	})
 }
 
-func TestRestoredInClusterMachineIsToldThatItsAddressIsLost(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool()
-	lost := s.metric("capv_static_ip_addresses_lost_total", nil)
-
-	s.toleratesLostAddresses()
-	machine := s.restored("cp-0", allocator.InClusterPool(harness.DefaultInClusterPool), inClusterFirst)
-
-	if note := s.told("cp-0", "AddressLost"); !strings.Contains(note, inClusterFirst) {
-		t.Errorf("event AddressLost says %q, want it to name the address", note)
-	}
-	if got := s.metric("capv_static_ip_addresses_lost_total", nil); got <= lost {
-		t.Errorf("%v losses are counted, want more than the %v before", got, lost)
-	}
-	s.consistently("nothing is claimed, and the machine stays as it is", func(context.Context) error {
-		if claims := s.allClaims(); len(claims) > 0 {
-			return fmt.Errorf("claim %s was made", claims[0].GetName())
-		}
-		now := s.machine("cp-0")
-		if got := harness.Addresses(now); len(got) != 1 || got[0] != inClusterFirst+"/24" ||
-			now.Annotations[allocator.BindingsAnnotation] != machine.Annotations[allocator.BindingsAnnotation] {
-			return fmt.Errorf("it has %v, and the bindings %s", got, now.Annotations[allocator.BindingsAnnotation])
-		}
-		return nil
-	})
-	// What the message advises helps.
-	s.waitingClaim("cp-0-0")
-	s.eventually("the claim made by hand to be adopted", func(context.Context) error { return s.isInClusterAdopted("cp-0", inClusterFirst) })
-}
-
-// The pool thinks that the address is free.
 func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -130,8 +97,7 @@ func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 				return allocator.InClusterPool(harness.DefaultInClusterPool)
 			},
 			holder: func(s *scene) *scene { return s },
-			denial: inClusterName + ` answered with 10.16.57.88, which VSphereMachine "old" uses: ` +
-				`keep the pool from handing it out, or replace what uses it`,
+			denial: inClusterName + ` is exhausted: 1 of 1 addresses in use; add addresses to the pool or delete a machine that holds one`,
 		},
 		"of a global pool, in another namespace": {
 			pool: func(s *scene) allocator.PoolReference {
@@ -140,9 +106,12 @@ func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 				s.createGlobal(pool)
 				return allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: s.ns}
 			},
-			holder: func(s *scene) *scene { return s.neighbour() },
-			denial: `GlobalInClusterIPPool "NAMESPACE" answered with 10.16.57.88, which a VSphereMachine of another namespace uses: ` +
-				`keep the pool from handing it out, or replace what uses it`,
+			holder: func(s *scene) *scene {
+				holder := s.neighbour()
+				holder.create(harness.Cluster(holder.ns, harness.DefaultCluster))
+				return holder
+			},
+			denial: `GlobalInClusterIPPool "NAMESPACE" is exhausted: 1 of 1 addresses in use; add addresses to the pool or delete a machine that holds one`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -150,15 +119,12 @@ func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 			s := newScene(t, shared)
 			pool := test.pool(s)
 			holder := test.holder(s)
-			holder.toleratesLostAddresses()
 			old := holder.restored("old", pool, inClusterFirst)
-			holder.told("old", "AddressLost")
+			holder.told("old", "ClaimRebuilt")
 			ref := withPoolOf("0", pool.Kind+"/"+pool.Name)
 
 			for i := range tries {
 				s.expectDenial(s.env.Client.Create(t.Context(), harness.Machine(s.ns, refusedName(i), ref)), test.denial)
-				s.noClaims()
-				s.inClusterReturned(inClusterFirst)
 			}
 
 			s.delete(old)
@@ -181,31 +147,18 @@ func TestGlobalAddressThatAMachineOfAnotherNamespaceUsesIsNotFreed(t *testing.T)
 	s.createGlobal(pool)
 	ref := allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: pool.GetName()}
 	holder := s.neighbour()
-	for _, where := range []*scene{holder, s} {
-		where.toleratesLostAddresses()
-		where.restored("cp-0", ref, inClusterFirst)
-		where.told("cp-0", "AddressLost")
-	}
-	claim := harness.AddressClaim(s.ns, "cp-0-0", ref.Kind, ref.Name)
-	s.create(claim)
-	s.boundTo(claim, inClusterFirst)
+	holder.create(harness.Cluster(holder.ns, harness.DefaultCluster))
+	holder.restored("cp-0", ref, inClusterFirst)
+	holder.eventually("the first machine to be rebuilt", func(context.Context) error { return holder.isInClusterAdopted("cp-0", inClusterFirst) })
 
-	s.consistently("the claim belongs to nobody", func(context.Context) error {
-		got, err := s.addressClaim("cp-0", 0)
-		if err != nil {
-			return err
-		}
-		if len(got.OwnerReferences) > 0 {
-			return fmt.Errorf("it is owned by %v", got.OwnerReferences)
-		}
-		return nil
-	})
-	machine := s.machine("cp-0")
+	s.toleratesLostAddresses()
+	machine := s.restored("cp-0", ref, inClusterFirst)
+	s.told("cp-0", "AddressLost")
+
 	s.delete(machine)
 	s.gone(machine)
-	s.boundTo(claim, inClusterFirst)
-	s.delete(claim)
-	s.gone(claim)
+	s.noClaims()
+	s.consistently("the other machine keeps it", func(context.Context) error { return holder.isInClusterAdopted("cp-0", inClusterFirst) })
 }
 
 // toleratesLostAddresses removes, before the invariants are looked at, the

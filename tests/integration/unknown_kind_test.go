@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +62,7 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 
 	for name, test := range map[string]func(*scene){
 		"is released with its machine":               rangeIsReleased,
+		"cannot be asked for a lost address":         lostRangeAddressIsTold,
 		"that does not exist is denied":              missingRangeIsDenied,
 		"says that it is exhausted":                  func(s *scene) { failureOfARangeIsDenied(s, "PoolExhausted", rangeName+exhaustedRange) },
 		"says that it cannot allocate":               func(s *scene) { failureOfARangeIsDenied(s, "AllocationFailed", rangeName+failedRange) },
@@ -100,6 +102,40 @@ func rangeIsReleased(s *scene) {
 		}
 		return nil
 	})
+}
+
+// Of other providers than the two nothing is known but the contract, which has no
+// way to ask for a given address.
+func lostRangeAddressIsTold(s *scene) {
+	s.rangePool()
+	lost := s.metric("capv_static_ip_addresses_lost_total", nil)
+	s.toleratesLostAddresses()
+	machine := s.restored("cp-0", allocator.PoolReference{APIGroup: rangeGroup, Kind: "Range", Name: "lab"}, "10.16.59.88")
+
+	if note := s.told("cp-0", "AddressLost"); !strings.Contains(note, "10.16.59.88") {
+		s.Errorf("event AddressLost says %q, want it to name the address", note)
+	}
+	if got := s.metric("capv_static_ip_addresses_lost_total", nil); got <= lost {
+		s.Errorf("%v losses are counted, want more than the %v before", got, lost)
+	}
+	s.consistently("nothing is claimed, and the machine stays as it is", func(context.Context) error {
+		if claims := s.allClaims(); len(claims) > 0 {
+			return fmt.Errorf("claim %s was made", claims[0].GetName())
+		}
+		now := s.machine("cp-0")
+		if got := harness.Addresses(now); len(got) != 1 || got[0] != "10.16.59.88/24" ||
+			now.Annotations[allocator.BindingsAnnotation] != machine.Annotations[allocator.BindingsAnnotation] {
+			return fmt.Errorf("it has %v, and the bindings %s", got, now.Annotations[allocator.BindingsAnnotation])
+		}
+		return nil
+	})
+	// What the message advises helps.
+	stop := s.playContract(s.answersWith("10.16.59.88"))
+	defer stop()
+	claim := harness.AddressClaim(s.ns, "cp-0-0", "Range", "lab", harness.WithAnnotation(allocator.ForAnnotation, "cp-0"))
+	claim.Spec.PoolRef.APIGroup = rangeGroup
+	s.create(claim)
+	s.eventually("the claim made by hand to be adopted", func(context.Context) error { return s.isInClusterAdopted("cp-0", "10.16.59.88") })
 }
 
 func missingRangeIsDenied(s *scene) {

@@ -1,0 +1,199 @@
+package release
+
+import (
+	"net/netip"
+	"time"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+
+	"capv-static-ip.dev/allocator"
+)
+
+const grace = 5 * time.Minute
+
+var (
+	now     = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	deleted = metav1.NewTime(now)
+)
+
+// The machine is cp-0 with UID "uid"; its claim is cp-0-0 and its address
+// 10.0.0.1. Each option changes one thing about them.
+func living() machineState { return machineState{name: "cp-0", exists: true, uid: "uid", created: now} }
+
+func old() machineState {
+	m := living()
+	m.created = now.Add(-adoptionPatience)
+	return m
+}
+
+func dying() machineState {
+	m := living()
+	m.deleting, m.done = true, true
+	return m
+}
+
+func absent() machineState { return machineState{name: "cp-0"} }
+
+type option func(*holding, *ipamv1.IPClaim, *ipamv1.IPAddress)
+
+// bound is a complete, adopted binding, changed by the options.
+func bound(options ...option) holding {
+	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0-0", UID: "claim", CreationTimestamp: metav1.NewTime(now)}}
+	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-0"}})
+	allocator.Use(claim, allocator.Stamp{Time: now, Request: "request"})
+	ownedBy("uid")(nil, claim, nil)
+	claim.Status.Address = nil
+	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
+		Finalizers: []string{allocator.InUseFinalizer},
+		Annotations: map[string]string{
+			allocator.MachineNameAnnotation: "cp-0",
+			allocator.MachineUIDAnnotation:  "uid",
+		},
+	}}
+	address.Labels = map[string]string{allocator.MachineLabel: allocator.MachineLabelValue("cp-0")}
+	address.Spec.Address = "10.0.0.1"
+	address.Spec.Claim.Name = "cp-0-0"
+	h := holding{requestable: true, annotated: &allocator.Binding{
+		Pool: allocator.Metal3Pool(""), Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24"),
+	}}
+	for _, change := range options {
+		change(&h, claim, address)
+	}
+	if claim.UID != "" {
+		view := allocator.Metal3{}.Claim(claim)
+		h.claim = &view
+	}
+	if address.Spec.Address != "" {
+		view := allocator.Metal3{}.Address(address)
+		h.address = &view
+	}
+	return h
+}
+
+func ownedBy(uid types.UID) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		c.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp-0", UID: uid}}
+	}
+}
+
+func blocking(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.OwnerReferences[0].BlockOwnerDeletion = new(true)
+}
+
+// spare is an address that was protected for the machine while it was admitted,
+// and that it was then not given.
+func spare(age time.Duration) holding {
+	return bound(withoutClaim, withoutAnnotation, made(age), func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+		delete(a.Annotations, allocator.MachineUIDAnnotation)
+	})
+}
+
+// anothers makes the whole binding that of the machine cp-1.
+func anothers(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	allocator.Mark(c, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-1"}})
+	c.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp-1", UID: "uid-1"}}
+	a.Annotations[allocator.MachineNameAnnotation] = "cp-1"
+	a.Annotations[allocator.MachineUIDAnnotation] = "uid-1"
+}
+
+// unrequestable makes the provider one that cannot be asked for a given address.
+func unrequestable(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.requestable = false }
+func withoutClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.UID = "" }
+func withoutAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address = "" }
+func withoutOwner(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { c.OwnerReferences = nil }
+func withoutMark(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { c.Labels = nil }
+func ofAdapter(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Labels, c.Annotations = nil, nil
+}
+func anybodys(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.OwnerReferences, c.Labels, c.Annotations = nil, nil, nil
+}
+func withoutStamp(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	delete(c.Annotations, allocator.LastUsedAnnotation)
+	c.CreationTimestamp = metav1.NewTime(now.Add(-grace))
+}
+func withoutAnnotation(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.annotated = nil }
+func unprotected(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	a.Finalizers, a.Annotations = nil, nil
+}
+
+// bare takes the finalizers off, as a backup does.
+func bare(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Finalizers = nil }
+func nameLeft(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	allocator.SetAnnotation(a, allocator.MachineNameAnnotation, "cp-0")
+}
+func terminatingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.DeletionTimestamp = &deleted
+}
+func held(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Finalizers = []string{ipamv1.IPClaimFinalizer, allocator.InUseFinalizer}
+}
+func terminatingAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	a.DeletionTimestamp = &deleted
+}
+func otherAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address = "10.0.0.9" }
+func earlierUID(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	a.Annotations[allocator.MachineUIDAnnotation] = "earlier"
+}
+func refused(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Status.ErrorMessage = new("Requested IP not available")
+}
+func busy(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)         { h.busy = true }
+func shared(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.sharedWith = "other" }
+func withVM(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.vmExists = true }
+func paused(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)       { h.paused = true }
+func withoutLabel(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Labels = nil }
+func made(ago time.Duration) option {
+	return func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+		a.CreationTimestamp = metav1.NewTime(now.Add(-ago))
+	}
+}
+func claimMade(ago time.Duration) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		c.CreationTimestamp = metav1.NewTime(now.Add(-ago))
+	}
+}
+func withoutPool(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.abandoned = true }
+func movingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Annotations[clusterctlv1.DeleteForMoveAnnotation] = ""
+}
+func usedBefore(age time.Duration) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		c.CreationTimestamp = metav1.NewTime(now.Add(-age))
+		allocator.Use(c, allocator.Stamp{Time: now.Add(-age), Request: "request"})
+	}
+}
+
+// requested makes the claim that of a request: no machine has adopted it.
+func requested(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	allocator.SetAnnotation(c, allocator.RequestedByAnnotation, "none")
+}
+func seenBefore(age time.Duration) option {
+	return func(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.seen = now.Add(-age) }
+}
+func stamped(at time.Duration) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		allocator.Use(c, allocator.Stamp{Time: now.Add(at), Request: "request"})
+	}
+}
+func departed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.departed = true }
+func offDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.offDevice = true }
+func placed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { h.placed = true }
+func rebuilt(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	allocator.SetAnnotation(c, allocator.RebuiltAnnotation, "10.0.0.1")
+}
+func named(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Status.Address = &corev1.ObjectReference{Name: "address"}
+}
+func offered(machine string) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		c.OwnerReferences, c.Labels, c.Annotations = nil, nil, map[string]string{allocator.ForAnnotation: machine}
+	}
+}
+func movedAway(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	a.Annotations[allocator.MovedAnnotation] = ""
+}

@@ -1,0 +1,135 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+)
+
+// decideOrphan leaves a claim to the request that may still store its machine, or
+// to the restore that may still bring it. The address stays protected for as long
+// as the claim lives.
+func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	if m.exists || !isOrphan(h.claim, m.name) {
+		return leave, 0
+	}
+	switch wait := graceOf(h.claim, grace) - now.Sub(h.lastUsed(now)); {
+	case wait > 0 && wasAdopted(h.claim):
+		return keep, wait
+	case wait > 0:
+		return leave, wait
+	case h.vmExists:
+		return leave, vmCheck
+	}
+	return reap, 0
+}
+
+// isOrphan tells whether the claim waits for a machine of this name that never
+// came. A claim with an owner is the garbage collector's.
+func isOrphan(claim client.Object, machine string) bool {
+	return allocator.IsMarked(claim, machine) &&
+		len(claim.GetOwnerReferences()) == 0 &&
+		claim.GetDeletionTimestamp().IsZero()
+}
+
+// wasAdopted tells whether the claim had a machine once. Then it is here without
+// one because a backup was restored, as a rule: that strips owners, and brings
+// claims before machines.
+func wasAdopted(claim client.Object) bool {
+	_, requested := claim.GetAnnotations()[allocator.RequestedByAnnotation]
+	return !requested
+}
+
+// graceOf is the grace period of a claim without a machine. That its Cluster does
+// not exist either is no reason to be quick: a backup brings that last.
+func graceOf(claim client.Object, grace time.Duration) time.Duration {
+	if wasAdopted(claim) {
+		return max(grace, restorePatience)
+	}
+	return grace
+}
+
+// lastUsed is the latest of when a request used the claim, when it was made, and
+// when this leader first saw it as it is. The first two are by other clocks: what
+// is in the future by this one says nothing.
+func (h holding) lastUsed(now time.Time) time.Time {
+	latest := h.seen
+	times := []time.Time{h.claim.GetCreationTimestamp().Time}
+	if stamp, err := allocator.StampOf(h.claim); err == nil {
+		times = append(times, stamp.Time)
+	}
+	for _, t := range times {
+		if t.After(latest) && !t.After(now) {
+			latest = t
+		}
+	}
+	return latest
+}
+
+// tellKept says on a claim, once, for how long it waits for its machine.
+func (r *Reconciler) tellKept(s *state, h *holding) {
+	told := true
+	r.sightings.update(h.claim.GetUID(), func(s *sighting) { told, s.told = s.told, true })
+	if told {
+		return
+	}
+	r.events.Eventf(h.claim.Object, nil, corev1.EventTypeWarning, "MachineMissing", "Reconcile",
+		"VSphereMachine %q, which held this claim, does not exist: the claim is deleted after %s unless the machine comes back; delete it to free the address at once",
+		s.name, max(r.grace, restorePatience))
+}
+
+// reap deletes an orphan claim, or takes our marks off one that somebody else
+// made. The claim is read before the machine, both from the API server: a request
+// that comes in between has changed the claim's stamp, and the write conflicts.
+func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
+	provider := r.providers.For(h.claim.Pool)
+	claim := allocator.EmptyClaim(provider)
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(h.claim), claim); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if claim.GetUID() != h.claim.GetUID() || claim.GetResourceVersion() != h.claim.GetResourceVersion() || !isOrphan(claim, s.name) {
+		// The cache is behind, and brings what has changed.
+		return nil
+	}
+	if exists, err := r.exists(ctx, keyOf(claim, s.name), &capi.VSphereMachine{}); err != nil || exists {
+		return err
+	}
+	if _, offered := claim.GetAnnotations()[allocator.ForAnnotation]; offered {
+		return r.handBack(ctx, h, claim)
+	}
+	if _, err := r.giveUp(ctx, s, claim); err != nil {
+		return fmt.Errorf("reaping claim %s: %w", klog.KObj(claim), err)
+	}
+	claimsReaped.Inc()
+	klog.FromContext(ctx).Info("Reaped a claim without a machine", "claim", klog.KObj(claim))
+	return nil
+}
+
+// handBack takes our marks off a claim that somebody made for a machine, and off
+// its address: it is its maker's again.
+func (r *Reconciler) handBack(ctx context.Context, h *holding, claim client.Object) error {
+	if err := r.unprotect(ctx, h, freed); err != nil {
+		return err
+	}
+	before := claim.DeepCopyObject().(client.Object)
+	controllerutil.RemoveFinalizer(claim, allocator.InUseFinalizer)
+	delete(claim.GetLabels(), allocator.MachineLabel)
+	annotations := claim.GetAnnotations()
+	for _, key := range []string{allocator.MachineNameAnnotation, allocator.LastUsedAnnotation, allocator.RequestedByAnnotation} {
+		delete(annotations, key)
+	}
+	claim.SetAnnotations(annotations)
+	if err := r.patch(ctx, claim, before); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("handing back claim %s: %w", klog.KObj(claim), err)
+	}
+	klog.FromContext(ctx).Info("Handed back a claim that was offered to a machine which never came", "claim", klog.KObj(claim))
+	return nil
+}

@@ -1,0 +1,267 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/klog/v2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator"
+)
+
+// decideRebuilt waits with a claim that was made again until its provider has
+// bound it: only from then on it gives the address to nobody else.
+func decideRebuilt(h holding) (step, time.Duration) {
+	switch {
+	case h.claim.Address == "":
+		return leave, 0
+	case !h.isAnnotatedAddress():
+		return renew, renewInterval
+	}
+	return verify, verifyInterval
+}
+
+// decideWithoutClaim: the address is the binding as long as it is protected. A
+// machine that was moved or restored without both gets them back where its
+// provider can be asked for that very address, unless it does not use it.
+func decideWithoutClaim(m machineState, h holding) (step, time.Duration) {
+	switch {
+	case h.annotated == nil:
+		return leave, 0
+	case h.address == nil && h.offDevice:
+		return leave, 0
+	case h.address == nil && h.requestable:
+		return remake, renewInterval
+	case h.address == nil || !h.isAnnotatedAddress():
+		return report, 0
+	case !h.belongsTo(m):
+		return leave, 0
+	case isProtected(h.address) && h.requestable && !h.offDevice && (!h.placed || h.address.GetDeletionTimestamp().IsZero()):
+		return remake, renewInterval
+	case isProtected(h.address) || h.address.GetDeletionTimestamp().IsZero():
+		return protect, 0
+	}
+	return report, 0
+}
+
+// isRebuilt tells whether a claim was made again, and it has not been seen yet
+// that nobody else has its address.
+func isRebuilt(claim client.Object) bool {
+	_, ok := claim.GetAnnotations()[allocator.RebuiltAnnotation]
+	return ok
+}
+
+// remake makes a claim again that others deleted while the machine lives, or
+// that was lost in a move or a restore. The claim gets the very address that the
+// machine has: it asks for it, or its address is there before it.
+func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
+	uses, err := r.confirmUse(ctx, s, h.annotated)
+	if err != nil || !uses {
+		return err
+	}
+	if h.address != nil {
+		if err := r.protect(ctx, s, h); err != nil {
+			return err
+		}
+	}
+	b := h.annotated
+	provider := r.providers.For(b.Pool)
+	claim := provider.NewClaim(b.Claim, identityOf(s.object), b.Pool)
+	r.own(claim, s, b)
+	allocator.Use(claim, allocator.Stamp{Time: r.now()})
+	if h.placed {
+		if placed, err := r.place(ctx, s, h); err != nil || !placed {
+			return err
+		}
+		allocator.SetAnnotation(claim, allocator.RebuiltAnnotation, b.Address.Addr().String())
+	}
+	if err := r.client.Create(ctx, claim); err != nil {
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		return fmt.Errorf("making claim %s again: %w", klog.KObj(claim), err)
+	}
+	if !h.placed {
+		r.tellRebuilt(ctx, s, claim, b)
+	}
+	return nil
+}
+
+func (r *Reconciler) tellRebuilt(ctx context.Context, s *state, claim client.Object, b *allocator.Binding) {
+	claimsRebuilt.Inc()
+	klog.FromContext(ctx).Info("Made a claim again that was missing", "claim", klog.KObj(claim), "address", b.Address)
+	r.event(s, corev1.EventTypeNormal, "ClaimRebuilt", "Claim %s was missing; made it again for %s", claim.GetName(), b.Address)
+}
+
+// place makes the address object of a claim that is to be made again, unless the
+// address is somebody else's by now. It is protected and marked from the start.
+func (r *Reconciler) place(ctx context.Context, s *state, h *holding) (bool, error) {
+	others, err := r.others(ctx, s, h.annotated, r.client)
+	switch {
+	case err != nil:
+		return false, err
+	case len(others) > 0:
+		r.report(ctx, s, h)
+		return false, nil
+	case h.address != nil:
+		return true, nil
+	}
+	address := r.providers.For(h.annotated.Pool).Requested(s.namespace, *h.annotated)
+	controllerutil.AddFinalizer(address, allocator.InUseFinalizer)
+	allocator.SetAnnotation(address, allocator.MachineNameAnnotation, s.name)
+	allocator.SetAnnotation(address, allocator.MachineUIDAnnotation, string(s.uid))
+	if cluster := identityOf(s.object).Cluster; cluster != "" {
+		address.SetLabels(map[string]string{clusterv1.ClusterNameLabel: cluster})
+	}
+	err = r.client.Create(ctx, address)
+	switch {
+	case apierrors.IsAlreadyExists(err):
+		// It is the same one, which the cache does not have yet, or is in the way.
+		return r.isPlaced(ctx, s, h, address)
+	case err != nil:
+		return false, fmt.Errorf("making address %s again: %w", klog.KObj(address), err)
+	}
+	klog.FromContext(ctx).Info("Made an address again that was missing", "address", klog.KObj(address), "ip", h.annotated.Address)
+	return true, nil
+}
+
+func (r *Reconciler) isPlaced(ctx context.Context, s *state, h *holding, address client.Object) (bool, error) {
+	provider := r.providers.For(h.annotated.Pool)
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(address), address); err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	found := provider.Address(address)
+	there := holding{annotated: h.annotated, address: &found}
+	if found.Pool != h.annotated.Pool || found.Claim != h.annotated.Claim || !there.isAnnotatedAddress() {
+		r.report(ctx, s, h)
+		return false, nil
+	}
+	return found.GetDeletionTimestamp().IsZero() && allocator.MachineOf(found) == s.name, nil
+}
+
+// others are the address objects that answer other claims with the address of a
+// binding: in the machine's namespace, or, if the pool has none, in all.
+func (r *Reconciler) others(ctx context.Context, s *state, b *allocator.Binding, reader client.Reader) ([]allocator.Address, error) {
+	provider := r.providers.For(b.Pool)
+	namespace, err := r.namespaceOf(s.namespace, b.Pool)
+	if err != nil {
+		return nil, err
+	}
+	objects, err := allocator.ListFrom(ctx, r.client, reader, allocator.EmptyAddress(provider), client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("searching %s for other claims on %s: %w", b.Pool, b.Address.Addr(), err)
+	}
+	var others []allocator.Address
+	for _, obj := range objects {
+		address := provider.Address(obj)
+		own := address.GetNamespace() == s.namespace && address.Claim == b.Claim
+		if address.Pool == b.Pool && addressOf(address.IP) == b.Address.Addr() && !own {
+			others = append(others, address)
+		}
+	}
+	return others, nil
+}
+
+// namespaceOf is the namespace in which the addresses of a pool are: all, if pools
+// of its kind have no namespace.
+func (r *Reconciler) namespaceOf(machine string, pool allocator.PoolReference) (string, error) {
+	mapping, err := r.client.RESTMapper().RESTMapping(schema.GroupKind{Group: pool.APIGroup, Kind: pool.Kind})
+	switch {
+	case meta.IsNoMatchError(err):
+		return machine, nil
+	case err != nil:
+		return "", fmt.Errorf("looking for the scope of %s: %w", pool, err)
+	case mapping.Scope.Name() == meta.RESTScopeNameRoot:
+		return metav1.NamespaceAll, nil
+	}
+	return machine, nil
+}
+
+// verify sees, now that the provider has bound a claim which was made again, and
+// so knows of its address, that it has given that to nobody else meanwhile. If it
+// has, the claim is taken back: one owner is all that a provider can keep apart.
+func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
+	others, err := r.others(ctx, s, h.annotated, r.live)
+	if err != nil {
+		return err
+	}
+	for _, other := range others {
+		loses, err := r.losesTo(ctx, h, other)
+		switch {
+		case err != nil:
+			return err
+		case loses:
+			return r.takeBack(ctx, s, h)
+		}
+	}
+	if len(others) > 0 {
+		return nil
+	}
+	if err := r.confirm(ctx, s); err != nil {
+		return err
+	}
+	before := h.claim.DeepCopyObject().(client.Object)
+	annotations := h.claim.GetAnnotations()
+	delete(annotations, allocator.RebuiltAnnotation)
+	h.claim.SetAnnotations(annotations)
+	if err := r.patch(ctx, h.claim.Object, before); err != nil {
+		return fmt.Errorf("confirming claim %s: %w", klog.KObj(h.claim), err)
+	}
+	r.tellRebuilt(ctx, s, h.claim, h.annotated)
+	return nil
+}
+
+// losesTo tells whether a claim that was made again has to give way to the one
+// that another address answers. Of two that were made again at once, for copies of
+// one machine, one has to stay.
+func (r *Reconciler) losesTo(ctx context.Context, h *holding, other allocator.Address) (bool, error) {
+	claim := allocator.EmptyClaim(r.providers.For(other.Pool))
+	exists, err := r.exists(ctx, keyOf(other, other.Claim), claim)
+	if err != nil {
+		return false, fmt.Errorf("reading claim %s: %w", other.Claim, err)
+	}
+	return !exists || !isRebuilt(claim) || other.GetUID() < h.address.GetUID(), nil
+}
+
+// takeBack undoes what remake did.
+func (r *Reconciler) takeBack(ctx context.Context, s *state, h *holding) error {
+	r.report(ctx, s, h)
+	if err := r.unprotect(ctx, h, freed); err != nil {
+		return err
+	}
+	if _, err := r.giveUp(ctx, s, h.claim.Object); err != nil {
+		return fmt.Errorf("taking back claim %s: %w", klog.KObj(h.claim), err)
+	}
+	return nil
+}
+
+// renew deletes a claim that failed; when it is gone, it is made again.
+func (r *Reconciler) renew(ctx context.Context, s *state, h *holding) error {
+	r.report(ctx, s, h)
+	if err := r.confirm(ctx, s); err != nil {
+		return err
+	}
+	if _, err := r.giveUp(ctx, s, h.claim.Object); err != nil {
+		return fmt.Errorf("deleting claim %s, which failed: %w", klog.KObj(h.claim), err)
+	}
+	return nil
+}
+
+// report says that the machine uses an address that IPAM no longer gives it.
+func (r *Reconciler) report(ctx context.Context, s *state, h *holding) {
+	addressesLost.Inc()
+	klog.FromContext(ctx).Error(nil, "The machine's address is not bound to it", "claim", h.annotated.Claim, "address", h.annotated.Address)
+	r.event(s, corev1.EventTypeWarning, "AddressLost",
+		"%s %s no longer binds %s to this machine, which uses it: replace the machine, or claim %s for it by hand as %s, with the annotation %s: %s",
+		h.annotated.Pool.Kind, h.annotated.Pool.Name, h.annotated.Address, h.annotated.Address.Addr(), h.annotated.Claim,
+		allocator.ForAnnotation, s.name)
+}

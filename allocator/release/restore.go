@@ -1,0 +1,182 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+)
+
+// restore gives a living machine its annotation and finalizer back, if they
+// were lost or never there (the machines of the static IP adapter): for each
+// claim of its own whose address is on one of its devices.
+func (r *Reconciler) restore(ctx context.Context, s *state) error {
+	if !s.exists || s.deleting || s.moving {
+		return nil
+	}
+	if err := r.rejoin(ctx, s); err != nil || !s.lacksMarks() {
+		return err
+	}
+	machine := &capi.VSphereMachine{}
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if machine.UID != s.uid || !machine.DeletionTimestamp.IsZero() {
+		return nil
+	}
+	bindings := allocator.Bindings{Machine: s.name}
+	for _, h := range s.holdings {
+		if h.annotated == nil {
+			h.annotated = restored(machine, s.machineState, h)
+		}
+		if h.annotated != nil {
+			bindings.Bindings = append(bindings.Bindings, *h.annotated)
+		}
+	}
+	if len(bindings.Bindings) == 0 {
+		return nil
+	}
+	text, err := bindings.Encode()
+	if err != nil {
+		return err
+	}
+	before := s.object.DeepCopy()
+	controllerutil.AddFinalizer(s.object, allocator.ReleaseFinalizer)
+	metav1.SetMetaDataAnnotation(&s.object.ObjectMeta, allocator.BindingsAnnotation, text)
+	if equality.Semantic.DeepEqual(before, s.object) {
+		return nil
+	}
+	if err := r.patch(ctx, s.object, before); err != nil {
+		return err
+	}
+	klog.FromContext(ctx).Info("Restored the finalizer and the bindings annotation", "bindings", len(bindings.Bindings))
+	return nil
+}
+
+func (s *state) lacksMarks() bool {
+	return slices.ContainsFunc(s.holdings, func(h *holding) bool {
+		if h.paused || h.isOfEarlierMachine(s.machineState) {
+			return false
+		}
+		return h.annotated == nil && h.claim != nil && h.address != nil ||
+			h.annotated != nil && !controllerutil.ContainsFinalizer(s.object, allocator.ReleaseFinalizer)
+	})
+}
+
+// rejoin gives a binding that has lost its claim the one that came back with its
+// address: the provider gave that to a claim for another machine, and whoever
+// found it in use has marked the claim for the machine that uses it.
+func (r *Reconciler) rejoin(ctx context.Context, s *state) error {
+	for _, h := range s.holdings {
+		found := s.foundFor(h)
+		if found == nil {
+			continue
+		}
+		if err := r.confirm(ctx, s); err != nil {
+			return err
+		}
+		if h.claim != nil {
+			if _, err := r.giveUp(ctx, s, h.claim.Object); err != nil {
+				return fmt.Errorf("deleting claim %s, which failed: %w", klog.KObj(h.claim), err)
+			}
+		}
+		name := h.annotated.Claim
+		h.annotated.Claim, h.claim, h.address = found.claim.GetName(), found.claim, found.address
+		if err := r.rename(ctx, s, h.annotated.Pool, name, h.annotated.Claim); err != nil {
+			return err
+		}
+		s.holdings = slices.DeleteFunc(s.holdings, func(other *holding) bool { return other == found })
+		klog.FromContext(ctx).Info("Found a lost address on another claim", "claim", klog.KObj(found.claim), "address", h.annotated.Address)
+		return nil
+	}
+	return nil
+}
+
+// foundFor is the holding of a claim that is marked for the machine, is bound to
+// the address that another binding of it has lost, and belongs to none.
+func (s *state) foundFor(lost *holding) *holding {
+	if lost.annotated == nil || lost.address != nil || lost.paused || lost.claim != nil && lost.claim.Failure == "" {
+		return nil
+	}
+	for _, h := range s.holdings {
+		if h.annotated != nil || h.address == nil || !h.isClaimed() || h.paused || h.claim.Address != h.address.GetName() {
+			continue
+		}
+		candidate := holding{annotated: lost.annotated, address: h.address}
+		if isOrphan(h.claim, s.name) && h.claim.Pool == lost.annotated.Pool && candidate.isAnnotatedAddress() {
+			return h
+		}
+	}
+	return nil
+}
+
+// rename writes another claim's name into the machine's annotation.
+func (r *Reconciler) rename(ctx context.Context, s *state, pool allocator.PoolReference, from, to string) error {
+	bindings, err := allocator.ParseBindings(s.object.Annotations[allocator.BindingsAnnotation])
+	if err != nil {
+		return err
+	}
+	for i, b := range bindings.Bindings {
+		if b.Pool == pool && b.Claim == from {
+			bindings.Bindings[i].Claim = to
+		}
+	}
+	text, err := bindings.Encode()
+	if err != nil {
+		return err
+	}
+	before := s.object.DeepCopy()
+	metav1.SetMetaDataAnnotation(&s.object.ObjectMeta, allocator.BindingsAnnotation, text)
+	return r.patch(ctx, s.object, before)
+}
+
+// restored is the binding that a claim and a device agree upon, nil if none. The
+// device is found by the address: others may have been put before it.
+// What else stands on the device now counts as injected with the address.
+func restored(machine *capi.VSphereMachine, m machineState, h *holding) *allocator.Binding {
+	if h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
+		return nil
+	}
+	if !h.belongsTo(m) && !isOffered(h.claim, m.name) {
+		return nil
+	}
+	ip := addressOf(h.address.IP)
+	i := deviceOf(machine, ip)
+	if i < 0 || !ip.IsValid() {
+		return nil
+	}
+	device := machine.Spec.Network.Devices[i]
+	at := slices.IndexFunc(device.IPAddrs, func(text string) bool { return addressOf(text) == ip })
+	prefix, err := netip.ParsePrefix(device.IPAddrs[at])
+	if err != nil {
+		return nil
+	}
+	return &allocator.Binding{
+		Device:        allocator.Device{Index: i, DeviceName: device.DeviceName, NetworkName: device.NetworkName},
+		Pool:          h.claim.Pool,
+		Claim:         h.claim.GetName(),
+		Address:       prefix,
+		Gateway:       gatewayOf(device, prefix.Addr()),
+		Nameservers:   device.Nameservers,
+		SearchDomains: device.SearchDomains,
+	}
+}
+
+func gatewayOf(device capi.Device, ip netip.Addr) netip.Addr {
+	text := device.Gateway6
+	if ip.Is4() {
+		text = device.Gateway4
+	}
+	// A gateway that does not parse is not one that was injected.
+	gateway, _ := netip.ParseAddr(text)
+	return gateway
+}

@@ -1,0 +1,70 @@
+package release
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+)
+
+// observeVMs finds out, once, which holdings a VSphereVM still stands for: the VM
+// behind it may still answer on its address. They are read from the API server,
+// and in full, because the address itself says more than an owner: a backup brings
+// VMs back without owners, and a move changes the UIDs of machines.
+func (r *Reconciler) observeVMs(ctx context.Context, s *state) error {
+	if s.vmsKnown {
+		return nil
+	}
+	vms := &capi.VSphereVMList{}
+	if err := r.live.List(ctx, vms, client.InNamespace(s.namespace)); err != nil && !allocator.IsAbsent(err) {
+		return fmt.Errorf("listing VSphereVMs: %w", err)
+	}
+	for _, h := range s.holdings {
+		h.vmExists = slices.ContainsFunc(vms.Items, func(vm capi.VSphereVM) bool {
+			return h.isOfVM(&vm, s.machineState)
+		})
+	}
+	s.vmsKnown = true
+	return nil
+}
+
+// isOfVM tells whether the VM is that of the machine which holds, or held, the
+// address; or whether it has the address, and no other machine than one of that
+// name owns it.
+func (h *holding) isOfVM(vm *capi.VSphereVM, m machineState) bool {
+	owner, uid := allocator.OwnerMachine(vm), ""
+	if h.address != nil {
+		uid = h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
+	}
+	switch {
+	case uid != "" && string(owner.UID) == uid, m.exists && owner.UID == m.uid && uid == "", !m.exists && owner.Name == m.name && uid == "":
+		return true
+	case owner.Name == "", owner.Name == m.name, m.exists && owner.UID == m.uid:
+		return h.address != nil && isOn(vm, h.address.IP)
+	}
+	return false
+}
+
+// isOn tells whether a VM has an address on a device, or reports it.
+func isOn(vm *capi.VSphereVM, text string) bool {
+	ip := addressOf(text)
+	return ip.IsValid() && slices.ContainsFunc(vm.Addresses(), func(place capi.Place) bool { return place.IP == ip })
+}
+
+// addressOf reads an address, with or without the length of its prefix. It is the
+// zero address if the text is neither.
+func addressOf(text string) netip.Addr {
+	if prefix, err := netip.ParsePrefix(text); err == nil {
+		return prefix.Addr().Unmap()
+	}
+	ip, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ip.Unmap()
+}

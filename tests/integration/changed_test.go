@@ -1,0 +1,71 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/tests/harness"
+)
+
+// A webhook after ours may change what it has injected.
+func TestAddressThatWasChangedAfterItWasGivenIsTold(t *testing.T) {
+	t.Parallel()
+	env := ownEnvironment(t, harness.Options{}, 1)
+	s := newScene(t, env)
+	s.create(harness.Pool(s.ns, harness.PoolRange(firstIP, secondIP)))
+	machine := s.pooled("cp-0")
+	s.create(machine)
+	s.settled("cp-0")
+	changed := s.metric("capv_static_ip_addresses_changed_total", nil)
+	// No webhook may run after ours here, so ours is away for a moment.
+	if err := env.RemoveWebhook(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the address to be changed", func(ctx context.Context) error {
+		s.change(machine, func() { machine.Spec.Network.Devices[0].IPAddrs = []string{secondIP + "/24"} })
+		return s.has("cp-0", secondIP)
+	})
+	if err := env.Apply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	if note := s.told("cp-0", "AddressChanged"); !strings.Contains(note, firstIP) {
+		t.Errorf("event AddressChanged says %q, want it to name %s", note, firstIP)
+	}
+	if got := s.metric("capv_static_ip_addresses_changed_total", nil); got != changed+1 {
+		t.Errorf("%v changes are counted, want one more than the %v before", got, changed)
+	}
+	// Neither of the two is given to anybody.
+	s.eventually("the webhook to be called again", func(ctx context.Context) error {
+		return denialIn(env.Client.Create(ctx, s.copyOf("cp-0", "copy"), client.DryRunAll))
+	})
+	if err := denialIn(env.Client.Create(t.Context(), s.pooled("cp-1"))); err != nil {
+		t.Errorf("another machine asks for an address: %v", err)
+	}
+	s.consistently("the address that it was given is held", func(context.Context) error { return s.isHeld("cp-0", firstIP) })
+
+	s.delete(machine)
+	s.gone(machine)
+	s.returned(firstIP)
+	s.create(s.pooled("cp-1"), s.pooled("cp-2"))
+}
+
+// has returns an error unless this is the machine's only address.
+func (s *scene) has(name, ip string) error {
+	if got := s.ip(name); got != ip {
+		return errors.New("it has " + got)
+	}
+	return nil
+}
+
+// denialIn returns an error unless the one that it is given is a denial of ours.
+func denialIn(err error) error {
+	if err != nil && strings.HasPrefix(err.Error(), denied) {
+		return nil
+	}
+	return errors.Join(errors.New("it is not denied"), err)
+}

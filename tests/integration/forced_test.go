@@ -1,0 +1,220 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// forceAway takes a paused machine and its claim away by force, the claim first,
+// so that nobody but us can give its address back.
+func (s *scene) forceAway(machine, claim client.Object) {
+	s.Helper()
+	s.annotate(machine, "cluster.x-k8s.io/paused", new(""))
+	for _, object := range []client.Object{claim, machine} {
+		if err := s.env.Client.Delete(s.Context(), object); client.IgnoreNotFound(err) != nil {
+			s.Fatal(err)
+		}
+		s.stripFinalizers(object)
+	}
+}
+
+func TestAddressWhoseClaimWasForcedAwayComesBack(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	machine := s.pooled("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
+	s.create(machine)
+	ip := s.settled("cp-0")
+
+	s.forceAway(machine, harness.Claim(s.ns, "cp-0-0", harness.DefaultPool))
+
+	s.returned(ip)
+	// The name can be used again.
+	s.create(s.pooled("cp-0"))
+	s.settled("cp-0")
+}
+
+func TestInClusterAddressWhoseClaimWasForcedAwayComesBack(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.inClusterPool(harness.InClusterAddresses(inClusterFirst))
+	machine := s.inClusterMachine("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
+	s.create(machine)
+	ip := s.inClusterSettled("cp-0")
+	// The provider does not look at claims of a paused pool.
+	pool := harness.InClusterPool(s.ns)
+	s.annotate(pool, "cluster.x-k8s.io/paused", new(""))
+
+	s.forceAway(machine, harness.AddressClaim(s.ns, "cp-0-0", harness.InClusterPoolKind, harness.DefaultInClusterPool))
+
+	s.inClusterReturned(ip)
+	s.annotate(pool, "cluster.x-k8s.io/paused", nil)
+	s.create(s.inClusterMachine("cp-0"))
+	s.inClusterSettled("cp-0")
+}
+
+// metal3 names the address of an earlier claim of that name in every new one.
+func TestStaleAddressInTheWayIsNamed(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	machine := s.pooled("cp-0")
+	s.create(machine)
+	ip := s.settled("cp-0")
+	address, err := s.address(ip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim := harness.Claim(s.ns, "cp-0-0", harness.DefaultPool)
+	s.annotate(machine, "cluster.x-k8s.io/paused", new(""))
+	for _, object := range []client.Object{claim, s.machine("cp-0")} {
+		s.deleteForMove(object)
+		s.stripFinalizers(object)
+	}
+	s.eventually("the address to be unprotected", func(ctx context.Context) error {
+		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address); err != nil {
+			return err
+		}
+		if len(address.Finalizers) != 1 {
+			return fmt.Errorf("its finalizers are %v", address.Finalizers)
+		}
+		return nil
+	})
+
+	s.expectDenial(s.env.Client.Create(t.Context(), s.pooled("cp-0")), fmt.Sprintf(
+		`address %q in namespace "NAMESPACE", which is of an earlier claim "cp-0-0", is in the way: `+
+			`delete it if nothing uses %s any more, or give the machine another name`, address.Name, ip))
+
+	s.delete(address)
+	s.stripFinalizers(address)
+	s.eventually("the name to be of use again", func(ctx context.Context) error { return s.env.Client.Create(ctx, s.pooled("cp-0")) })
+	s.settled("cp-0")
+}
+
+// Whoever may write machines may write annotations.
+func TestForgedBindingsClaimNothingAndHoldUpNothing(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	machine := harness.Machine(s.ns, "cp-0", harness.WithDevices(harness.DHCPDevice()))
+	s.create(machine)
+	binding := func(claim, ip string) string {
+		return fmt.Sprintf(`{"device":{"index":0},"pool":{"apiGroup":"ipam.metal3.io","kind":"IPPool","name":%q},"claim":%q,"address":"%s/24"}`,
+			harness.DefaultPool, claim, ip)
+	}
+	forge := func(bindings ...string) {
+		s.annotate(machine, allocator.BindingsAnnotation, new(`{"machine":"cp-0","bindings":[`+strings.Join(bindings, ",")+`]}`))
+	}
+
+	forge(binding("cp-0-0", "10.16.56.88"), binding("anything-0", "10.16.56.89"), binding("anything-1", "10.16.56.90"))
+	// Something that is rebuilt shows that the controller has come to them.
+	s.restored("witness", allocator.Metal3Pool(harness.DefaultPool), "10.16.56.93")
+	s.eventually("the witness to be rebuilt", func(context.Context) error { return s.isFullyAdopted("witness", "10.16.56.93") })
+	s.consistently("nothing else is claimed", func(context.Context) error {
+		if claims := s.claims(); len(claims) != 1 {
+			return fmt.Errorf("there are the claims %v", claimNames(claims))
+		}
+		return nil
+	})
+
+	for _, bindings := range []string{`{}`, binding("no/name", "10.16.56.88"), binding("", "10.16.56.88")} {
+		forge(bindings)
+	}
+	s.change(machine, func() { harness.WithFinalizer(allocator.ReleaseFinalizer)(machine) })
+	s.delete(machine)
+	s.gone(machine)
+}
+
+// metal3 guards its objects by webhooks, which refuse everything while it is down.
+func TestMachineGoesAlthoughItsProviderIsDown(t *testing.T) {
+	t.Parallel()
+	env := ownEnvironment(t, harness.Options{}, 1)
+	s := newScene(t, env)
+	machine := s.pooled("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
+	s.create(harness.Pool(s.ns), machine)
+	ip := s.settled("cp-0")
+	if err := env.metal3.Stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	s.delete(machine)
+	s.dropFinalizer(machine, harness.MachineFinalizer)
+	if err := harness.WaitGone(t.Context(), env.Client, machine, renewal); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.isProtected(ip); err != nil {
+		t.Errorf("its address: %v", err)
+	}
+	s.told("cp-0", "AddressKept")
+
+	if err := env.metal3.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// The garbage collector, which deletes the claim, tries ever more rarely.
+	s.within(4*harness.Soon, ip+" to be back in its pool", func(context.Context) error {
+		if address, err := s.address(ip); err == nil {
+			return fmt.Errorf("%s exists, deleted at %v, with finalizers %v", address.Name, address.DeletionTimestamp, address.Finalizers)
+		}
+		return nil
+	})
+	s.noClaims()
+}
+
+// The in-cluster provider keeps a claim for as long as its address is not to be
+// used again, and the garbage collector keeps the machine for as long as the claim.
+func TestMachineDeletedInTheForegroundDoesNotWaitForTheReuseOfItsAddress(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.inClusterPool(harness.InClusterField(int64(300), "addressReuseGracePeriodSeconds"))
+	machine := s.inClusterMachine("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
+	s.create(machine)
+	ip := s.inClusterSettled("cp-0")
+
+	s.delete(machine, client.PropagationPolicy(metav1.DeletePropagationForeground))
+	s.eventually("the claim to be deleted", func(context.Context) error {
+		claim, err := s.addressClaim("cp-0", 0)
+		if err == nil && claim.DeletionTimestamp.IsZero() {
+			err = errors.New("nobody has deleted it")
+		}
+		return err
+	})
+	s.dropFinalizer(machine, harness.MachineFinalizer)
+	s.gone(machine)
+
+	if _, err := s.ipAddress(ip); err != nil {
+		t.Errorf("the provider does not keep the address: %v", err)
+	}
+	s.told("cp-0", "AddressReleased")
+	for _, event := range s.eventsAbout("VSphereMachine", "cp-0") {
+		if event.Reason == "AddressReleased" && event.Series != nil {
+			t.Errorf("it was released %d times", event.Series.Count)
+		}
+	}
+}
+
+// Claims that wait on another pool, or that no request of ours waits for, delay
+// nobody's adoption.
+func TestClaimsThatWaitElsewhereDoNotDelayAdoption(t *testing.T) {
+	t.Parallel()
+	hog, s := newScene(t, shared), newScene(t, shared)
+	pool := harness.Pool(hog.ns, harness.PoolWith(func(pool *ipamv1.IPPool) { pool.Spec.ClusterName = new("missing") }))
+	hog.create(pool)
+	for i := range 8 {
+		claim := harness.Claim(hog.ns, fmt.Sprintf("hog-%d-0", i), harness.DefaultPool)
+		harness.WithAnnotation(allocator.MachineNameAnnotation, fmt.Sprintf("hog-%d", i))(claim)
+		harness.WithAnnotation(allocator.RequestedByAnnotation, "none")(claim)
+		hog.create(claim)
+	}
+	s.create(harness.Pool(s.ns), s.pooled("cp-0"))
+	s.settled("cp-0")
+}

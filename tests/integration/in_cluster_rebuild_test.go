@@ -1,0 +1,169 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+func TestRestoredInClusterMachineGetsItsClaimBackForTheVeryAddress(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.inClusterPool()
+
+	machine := s.restored("cp-0", allocator.InClusterPool(harness.DefaultInClusterPool), "10.16.57.91")
+
+	s.eventually("the claim to come back with its address", func(context.Context) error {
+		return errors.Join(s.isMarked("cp-0", "10.16.57.91"), s.isInClusterAdopted("cp-0", "10.16.57.91"))
+	})
+	if note := s.told("cp-0", "ClaimRebuilt"); !strings.Contains(note, "10.16.57.91") {
+		t.Errorf("event ClaimRebuilt says %q, want it to name the address", note)
+	}
+	claim, err := s.addressClaim("cp-0", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if claim.Status.AddressRef.Name != claim.Name || claim.Annotations[allocator.RebuiltAnnotation] != "" {
+		t.Errorf("it names address %q, and has the annotations %v", claim.Status.AddressRef.Name, claim.Annotations)
+	}
+	s.delete(machine)
+	s.gone(machine)
+	s.inClusterReturned("10.16.57.91")
+	s.noClaims()
+}
+
+func TestRestoredInClusterMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.inClusterPool()
+	other := s.waitingClaim("other")
+	s.boundTo(other, inClusterFirst)
+	lost := s.metric("capv_static_ip_addresses_lost_total", nil)
+
+	s.toleratesLostAddresses()
+	s.restored("cp-0", allocator.InClusterPool(harness.DefaultInClusterPool), inClusterFirst)
+
+	if note := s.told("cp-0", "AddressLost"); !strings.Contains(note, inClusterFirst) {
+		t.Errorf("event AddressLost says %q, want it to name the address", note)
+	}
+	if got := s.metric("capv_static_ip_addresses_lost_total", nil); got <= lost {
+		t.Errorf("%v losses are counted, want more than the %v before", got, lost)
+	}
+	if claims := s.addressClaims(); len(claims) != 1 {
+		t.Errorf("%d claims are there, want the other's alone", len(claims))
+	}
+	s.delete(other)
+	s.gone(other)
+	s.within(renewal, "the claim to be made again, with its address", func(context.Context) error {
+		return s.isInClusterAdopted("cp-0", inClusterFirst)
+	})
+}
+
+// The provider may hand out an address while it is being rebuilt: its cache does
+// not have that yet. It must not stay so.
+func TestAddressesRebuiltWhileOthersAreClaimedAreNobodyElses(t *testing.T) {
+	t.Parallel()
+	const machines = 24
+	s := newScene(t, shared)
+	s.inClusterPool(harness.InClusterAddresses("10.16.57.100-10.16.57.199"))
+	s.toleratesLostAddresses()
+
+	// They have the very addresses that the provider hands out next.
+	for i := range machines {
+		s.waitingClaim(fmt.Sprintf("other-%d", i))
+		s.restored(fmt.Sprintf("m-%d", i), allocator.InClusterPool(harness.DefaultInClusterPool), fmt.Sprintf("10.16.57.%d", 100+2*i))
+	}
+
+	s.within(renewal, "each machine to have its address, or be told that it is lost", func(context.Context) error {
+		for i := range machines {
+			name := fmt.Sprintf("m-%d", i)
+			if s.isInClusterAdopted(name, fmt.Sprintf("10.16.57.%d", 100+2*i)) == nil {
+				continue
+			}
+			told := false
+			for _, event := range s.eventsAbout("VSphereMachine", name) {
+				told = told || event.Reason == "AddressLost"
+			}
+			if claim, err := s.addressClaim(name, 0); err == nil {
+				return fmt.Errorf("claim %s is %s", claim.Name, claim.Annotations)
+			}
+			if !told {
+				return fmt.Errorf("%s has neither", name)
+			}
+		}
+		return s.heldOnce()
+	})
+	adopted := 0
+	for i := range machines {
+		if s.isInClusterAdopted(fmt.Sprintf("m-%d", i), fmt.Sprintf("10.16.57.%d", 100+2*i)) == nil {
+			adopted++
+		}
+	}
+	t.Logf("%d of %d have their addresses, the others were told", adopted, machines)
+}
+
+// heldOnce returns an error if two objects are for one address.
+func (s *scene) heldOnce() error {
+	list := &capiipamv1.IPAddressList{}
+	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
+		return err
+	}
+	seen := map[string]string{}
+	for _, address := range list.Items {
+		if other := seen[address.Spec.Address]; other != "" {
+			return fmt.Errorf("%s and %s are both for %s", other, address.Name, address.Spec.Address)
+		}
+		seen[address.Spec.Address] = address.Name
+	}
+	return nil
+}
+
+// The pool gave the lost address to somebody else's claim, and whoever found it in
+// use has marked that for the machine which uses it.
+func TestLostAddressThatCameBackOnAnotherClaimIsTheMachinesAgain(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	other := harness.Claim(s.ns, "other-0", harness.DefaultPool)
+	harness.WithAnnotation("ipAddress", "10.16.56.91")(other)
+	s.create(other)
+	s.bind(other)
+	machine := s.restored("cp-0", allocator.Metal3Pool(harness.DefaultPool), "10.16.56.91")
+	s.told("cp-0", "AddressLost")
+
+	s.change(other, func() {
+		allocator.Mark(other, allocator.Machine{NamespacedName: s.key("cp-0")})
+		allocator.SetAnnotation(other, allocator.RequestedByAnnotation, "none")
+		allocator.Use(other, allocator.Stamp{Request: "test"})
+	})
+
+	s.eventually("the machine to adopt that claim", func(ctx context.Context) error {
+		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(other), other); err != nil {
+			return err
+		}
+		if owner := allocator.OwnerMachine(other); owner.UID != machine.UID {
+			return fmt.Errorf("its owner is %v", other.OwnerReferences)
+		}
+		bindings, err := allocator.ParseBindings(s.machine("cp-0").Annotations[allocator.BindingsAnnotation])
+		if err != nil || len(bindings.Bindings) != 1 || bindings.Bindings[0].Claim != "other-0" {
+			return fmt.Errorf("the machine says that it holds %v (%w)", bindings, err)
+		}
+		if claims := s.claims(); len(claims) != 1 {
+			return fmt.Errorf("there are the claims %v", claimNames(claims))
+		}
+		return s.isProtected("10.16.56.91")
+	})
+	s.delete(machine)
+	s.gone(machine)
+	s.returned("10.16.56.91")
+	s.noClaims()
+}
