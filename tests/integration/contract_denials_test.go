@@ -305,7 +305,7 @@ func TestForeignAddressClaimOfTheNameIsDeniedAndLeftAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	s.denyMachine(`claim "cp-0-0" in namespace "NAMESPACE" exists and belongs to something else: delete it, or give the machine another name`,
+	s.denyMachine(`claim "cp-0-0" in namespace "NAMESPACE" exists and belongs to something else: delete it, give the machine another name, or annotate the claim with capv-static-ip.dev/for: <name of the machine>`,
 		"cp-0", withPoolOf("0", inClusterRef))
 
 	after := &capiipamv1.IPAddressClaim{}

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -25,11 +26,11 @@ func TestForeignClaimOfTheNameIsDeniedAndLeftAlone(t *testing.T) {
 				s.create(owner)
 				harness.WithOwner(owner)(claim)
 			},
-			denial: `claim "cp-0-0" in namespace "NAMESPACE" exists and belongs to something else: delete it, or give the machine another name`,
+			denial: `claim "cp-0-0" in namespace "NAMESPACE" exists and belongs to something else: delete it, give the machine another name, or annotate the claim with capv-static-ip.dev/for: <name of the machine>`,
 		},
 		"with a finalizer": {
 			change: func(_ *scene, claim *ipamv1.IPClaim) { harness.WithFinalizer(hold)(claim) },
-			denial: `claim "cp-0-0" in namespace "NAMESPACE" exists and belongs to something else: delete it, or give the machine another name`,
+			denial: `claim "cp-0-0" in namespace "NAMESPACE" exists and belongs to something else: delete it, give the machine another name, or annotate the claim with capv-static-ip.dev/for: <name of the machine>`,
 		},
 		"for another pool": {
 			change: func(s *scene, claim *ipamv1.IPClaim) {
@@ -70,12 +71,14 @@ func (s *scene) bind(claim *ipamv1.IPClaim) *ipamv1.IPAddress {
 	return address
 }
 
-func TestForeignClaimOfTheNameThatIsFreeIsTakenOver(t *testing.T) {
+func TestForeignClaimThatIsOfferedToTheMachineIsTakenOver(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
 	s.bind(s.claimOf("somebody"))
-	claim := s.claimOf("cp-0-0")
+	claim := harness.Claim(s.ns, "cp-0-0", harness.DefaultPool)
+	harness.WithAnnotation(allocator.ForAnnotation, "cp-0")(claim)
+	s.create(claim)
 	address := s.bind(claim)
 
 	s.create(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool)))

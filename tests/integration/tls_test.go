@@ -207,7 +207,8 @@ func (s *scene) expectSound(manager *harness.Manager, pid int) {
 func TestDeviceThatIsNullTakesNoAddress(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
-	s.create(harness.Pool(s.ns))
+	// A device that names no network may be on that of any other test.
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.99.1", "10.16.99.2")))
 	manifest := fmt.Sprintf(`{"metadata":{"name":"cp-0","namespace":%q,"labels":{%q:%q}},"spec":{"network":{"devices":[null]}}}`,
 		s.ns, harness.PoolLabel, harness.DefaultPool)
 
