@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -49,6 +50,8 @@ type Allocator interface {
 	// IsUnderWay tells whether the bindings are those of a create of this machine
 	// that is not done yet.
 	IsUnderWay(ctx context.Context, machine allocator.Machine, bindings []allocator.Binding) (bool, error)
+	// InUse finds what else has an address on a network.
+	InUse(ctx context.Context, machine allocator.Machine, network string, ip netip.Addr) ([]allocator.User, error)
 	// Held are the bindings of a living machine, read from other places than its
 	// annotation. Of their addresses only the IP is known.
 	Held(ctx context.Context, machine allocator.Machine, uid types.UID) ([]allocator.Binding, error)
@@ -134,10 +137,15 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) 
 	if h.Namespace != "" && h.Namespace != m.Namespace {
 		return allow(fmt.Sprintf("this installation of capv-static-ip serves namespace %q only: no address is claimed", h.Namespace))
 	}
+	told, err := h.judgeShared(ctx, req, m)
+	if err != nil {
+		return deny(err)
+	}
 	wants, warnings, err := h.wants(ctx, m)
 	if err != nil {
 		return deny(err)
 	}
+	warnings = append(told, warnings...)
 	wants, dropped, err := m.newWants(wants)
 	if err != nil {
 		return deny(err)

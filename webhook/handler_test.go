@@ -66,6 +66,10 @@ func (a *brokenAllocator) Held(context.Context, allocator.Machine, types.UID) ([
 	return nil, a.err
 }
 
+func (a *brokenAllocator) InUse(context.Context, allocator.Machine, string, netip.Addr) ([]allocator.User, error) {
+	return nil, a.err
+}
+
 func handler(a Allocator) *Handler {
 	return &Handler{Allocator: a, Events: events.NewFakeRecorder(10), Owners: NewOwners(nil), Scheme: runtime.NewScheme()}
 }

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -25,21 +26,34 @@ func (h *Handler) readmit(ctx context.Context, req admission.Request, m *machine
 			return h.serve(ctx, req, m)
 		}
 	}
-	return h.leave(ctx, m)
+	return h.leave(ctx, req, m)
 }
 
 // leave admits a machine that had a life before as it is: its addresses are in
-// use. Only a copy of a living machine's manifest is denied, because it would
-// share that machine's address and later free it.
-func (h *Handler) leave(ctx context.Context, m *machine) verdict {
+// use. Only a copy of a living machine's manifest is denied. What is written in the
+// annotation of a machine that has a VM keeps no machine out: it is no authority.
+func (h *Handler) leave(ctx context.Context, req admission.Request, m *machine) verdict {
+	var warnings []string
 	bindings, err := m.bindings()
-	if err != nil {
+	switch {
+	case err != nil && !m.hasVM():
 		return deny(err)
+	case err != nil:
+		warnings = append(warnings, err.Error())
 	}
 	if err := h.Allocator.CheckUnshared(ctx, m.identity(), bindings); err != nil {
 		return deny(err)
 	}
-	return allow()
+	told, err := h.judgeShared(ctx, req, m)
+	if err != nil {
+		return deny(err)
+	}
+	warnings = append(warnings, told...)
+	if m.isOurs() && !m.hasVM() && slices.ContainsFunc(m.Spec.Network.Devices, eligible) {
+		warnings = append(warnings, fmt.Sprintf("nothing is claimed for a machine that brings annotation %s along: "+
+			"remove it, so that addresses are claimed for its devices", allocator.BindingsAnnotation))
+	}
+	return allow(warnings...)
 }
 
 // newWants are the wants that no earlier call has answered, each with the host

@@ -92,7 +92,7 @@ func TestSecondCallOfACreateChangesNothing(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
-	manifest := s.manifest(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool)))
+	manifest := s.onOwnNetwork(s.manifest(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool))))
 	first := s.ask(shared.managers[0], s.creation("cp-0", manifest))
 	patch, err := jsonpatch.DecodePatch(first.Patch)
 	if err != nil || !first.Allowed {
@@ -178,7 +178,7 @@ func TestAddressThatALaterWebhookTakesOffIsPutBack(t *testing.T) {
 		if machine.Name != "cp-0" || machine.Spec.Network.Devices[0].MTU != nil {
 			return ""
 		}
-		return `[{"op": "replace", "path": "/spec/network/devices", "value": [{"networkName": "VM Network", "dhcp4": false, "mtu": 9000}]}]`
+		return `[{"op": "replace", "path": "/spec/network/devices", "value": [{"networkName": "` + sharedNetwork + " of " + s.ns + `", "dhcp4": false, "mtu": 9000}]}]`
 	})
 
 	s.create(harness.Machine(s.ns, "cp-0", late, harness.WithPool(harness.DefaultPool)))

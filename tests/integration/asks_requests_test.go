@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -222,12 +223,19 @@ func TestPoolInAnotherNamespaceIsDeniedAndOneOfItsNameNotTaken(t *testing.T) {
 	})
 }
 
+// onOwnNetwork is a manifest as a replica has to be asked with that is asked
+// directly: with the full name of the scene's network.
+func (s *scene) onOwnNetwork(manifest []byte) []byte {
+	return bytes.ReplaceAll(manifest, []byte(sharedNetwork), []byte(sharedNetwork+" of "+networkOwner(s.ns)))
+}
+
 // knownTo waits until each replica would deny a machine with this text.
 func (s *scene) knownTo(what string, machine client.Object, text string) {
 	s.Helper()
+	manifest := s.onOwnNetwork(s.manifest(machine))
 	for _, replica := range s.env.managers {
 		s.eventually(replica.Name+" to know "+what, func(context.Context) error {
-			probe := s.creation(machine.GetName(), s.manifest(machine))
+			probe := s.creation(machine.GetName(), manifest)
 			probe.DryRun = yes()
 			if response := s.ask(replica, probe); response.Allowed || response.Result.Message != s.text(text) {
 				return fmt.Errorf("it answers %+v", response)

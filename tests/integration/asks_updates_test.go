@@ -105,8 +105,11 @@ func TestBindingsThatAreNoneOfOursAreDenied(t *testing.T) {
 				harness.WithAnnotation(allocator.BindingsAnnotation, text), harness.WithDevices(harness.DHCPDevice()))
 
 			// A machine with a VM is not kept out for what is written on it.
-			s.create(harness.Machine(s.ns, "restored", harness.WithProviderID("vsphere://"+s.ns), harness.WithDevices(harness.DHCPDevice()),
-				harness.WithAnnotation(allocator.BindingsAnnotation, text)))
+			restored := harness.Machine(s.ns, "restored", harness.WithProviderID("vsphere://"+s.ns), harness.WithDevices(harness.DHCPDevice()),
+				harness.WithAnnotation(allocator.BindingsAnnotation, text))
+			s.create(restored)
+			s.delete(restored)
+			s.gone(restored)
 		})
 	}
 }
