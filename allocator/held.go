@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strconv"
-	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -17,9 +15,9 @@ import (
 const requestLimit = time.Minute
 
 // Held are the bindings of a living machine by the word of its protected
-// addresses, from the cache: for when the machine's own annotation is gone. What
-// stands on its devices is for the caller to say, so of an address no more than
-// the IP is told, with the longest prefix, and neither gateway nor name servers.
+// addresses, from the cache: for when the machine's own annotation is gone. Which
+// device has an address, and what stands beside it, is for the machine to say: of
+// the address no more than the IP is told, with the longest prefix.
 func (a *Allocator) Held(ctx context.Context, machine Machine, uid types.UID) ([]Binding, error) {
 	var held []Binding
 	for _, provider := range a.providers {
@@ -31,8 +29,10 @@ func (a *Allocator) Held(ctx context.Context, machine Machine, uid types.UID) ([
 			if MachineOf(obj) != machine.Name || !isForUID(obj, uid) {
 				continue
 			}
-			if b, ok := bindingOf(provider.Address(obj), machine.Name); ok {
-				held = append(held, b)
+			address := provider.Address(obj)
+			if ip, err := netip.ParseAddr(address.IP); err == nil {
+				ip = ip.Unmap()
+				held = append(held, Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())})
 			}
 		}
 	}
@@ -44,25 +44,6 @@ func (a *Allocator) Held(ctx context.Context, machine Machine, uid types.UID) ([
 func isForUID(address client.Object, uid types.UID) bool {
 	is := address.GetAnnotations()[MachineUIDAnnotation]
 	return is == "" || is == string(uid)
-}
-
-func bindingOf(address Address, machine string) (Binding, bool) {
-	index, ok := deviceOfClaim(address.Claim, machine)
-	ip, err := netip.ParseAddr(address.IP)
-	if !ok || err != nil {
-		return Binding{}, false
-	}
-	ip = ip.Unmap()
-	return Binding{
-		Device: Device{Index: index}, Pool: address.Pool, Claim: address.Claim,
-		Address: netip.PrefixFrom(ip, ip.BitLen()),
-	}, true
-}
-
-// deviceOfClaim is the reverse of ClaimName for a machine that is known.
-func deviceOfClaim(claim, machine string) (index int, ok bool) {
-	index, err := strconv.Atoi(claim[strings.LastIndexByte(claim, '-')+1:])
-	return index, err == nil && index >= 0 && claim == ClaimName(machine, index)
 }
 
 // IsUnderWay tells whether bindings are what an earlier call made for the very

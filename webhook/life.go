@@ -61,8 +61,7 @@ func (h *Handler) leave(ctx context.Context, req admission.Request, m *machine) 
 // on no device any more, and whose device wants it back.
 func (m *machine) newWants(wants []allocator.Want) (fresh []allocator.Want, dropped []allocator.Binding, err error) {
 	for _, want := range wants {
-		claim := allocator.ClaimName(m.Name, want.Device.Index)
-		i := slices.IndexFunc(m.held, func(b allocator.Binding) bool { return b.Claim == claim })
+		i := slices.IndexFunc(m.held, func(b allocator.Binding) bool { return b.Device.Index == want.Device.Index })
 		if i < 0 {
 			want.Host = m.Name
 			if len(m.held)+len(fresh) > 0 {

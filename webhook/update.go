@@ -56,21 +56,17 @@ func (h *Handler) held(ctx context.Context, namespace string, m *machine) ([]all
 	}
 	for _, b := range told {
 		known := slices.ContainsFunc(held, func(other allocator.Binding) bool { return other.Address.Addr() == b.Address.Addr() })
-		if !known {
-			held = append(held, m.asStored(b))
+		if i := m.deviceWith(b.Address.Addr()); i >= 0 && !known {
+			held = append(held, m.asStored(b, i))
 		}
 	}
 	return held, nil
 }
 
 // asStored completes a binding of which no more than the address is known by what
-// stands beside the address on its device.
-func (m *machine) asStored(b allocator.Binding) allocator.Binding {
-	i := m.deviceWith(b.Address.Addr())
-	if i < 0 {
-		return b
-	}
-	d := m.Spec.Network.Devices[i]
+// stands on the device that has it.
+func (m *machine) asStored(b allocator.Binding, index int) allocator.Binding {
+	d := m.Spec.Network.Devices[index]
 	for _, text := range d.IPAddrs {
 		if stored := addressOf(text); stored.Addr() == b.Address.Addr() {
 			b.Address = stored
@@ -82,7 +78,7 @@ func (m *machine) asStored(b allocator.Binding) allocator.Binding {
 	}
 	// One that does not parse is not one that was injected.
 	b.Gateway, _ = netip.ParseAddr(gateway)
-	b.Device, b.Nameservers, b.SearchDomains = deviceOf(d, i), d.Nameservers, d.SearchDomains
+	b.Device, b.Nameservers, b.SearchDomains = deviceOf(d, index), d.Nameservers, d.SearchDomains
 	return b
 }
 
