@@ -28,7 +28,7 @@ func (a answer) bind(pool Pool, claim string, want Want) (Binding, error) {
 		Pool:          want.Pool,
 		Claim:         claim,
 		Address:       netip.PrefixFrom(ip, a.Prefix),
-		SearchDomains: splitList(pool.GetAnnotations()[SearchDomainsAnnotation]),
+		SearchDomains: searchDomains(pool),
 	}
 	if a.Gateway == "" {
 		return binding, nil

@@ -2,10 +2,22 @@ package allocator
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+const (
+	// MaxDevices bounds the devices of a machine that can hold an address, and so
+	// its bindings. vSphere gives a VM ten network devices at most.
+	MaxDevices = 64
+	// maxBindingsSize bounds the text of BindingsAnnotation, in bytes. It is
+	// several times what MaxDevices bindings need.
+	maxBindingsSize = 64 << 10
 )
 
 // Device identifies one entry of a machine's spec.network.devices.
@@ -59,13 +71,50 @@ type Bindings struct {
 	Bindings []Binding `json:"bindings"`
 }
 
-// ParseBindings reads the value of BindingsAnnotation.
+// ParseBindings reads the value of BindingsAnnotation. Whoever may write machines
+// may write it: it fails on a text that is larger than any of ours, or that holds
+// what would be an error in each request that is made of it.
 func ParseBindings(annotation string) (Bindings, error) {
-	var b Bindings
-	if err := json.Unmarshal([]byte(annotation), &b); err != nil {
+	b, err := parseBindings(annotation)
+	if err != nil {
 		return Bindings{}, fmt.Errorf("reading annotation %s: %w", BindingsAnnotation, err)
 	}
 	return b, nil
+}
+
+func parseBindings(annotation string) (Bindings, error) {
+	if len(annotation) > maxBindingsSize {
+		return Bindings{}, fmt.Errorf("it has more than %d bytes", maxBindingsSize)
+	}
+	var b Bindings
+	if err := json.Unmarshal([]byte(annotation), &b); err != nil {
+		return Bindings{}, err
+	}
+	if len(b.Bindings) > MaxDevices {
+		return Bindings{}, fmt.Errorf("it has more than %d bindings", MaxDevices)
+	}
+	for i, binding := range b.Bindings {
+		if err := binding.validate(); err != nil {
+			return Bindings{}, fmt.Errorf("binding %d: %w", i, err)
+		}
+	}
+	return b, nil
+}
+
+// validate fails on a binding that cannot be one of ours.
+func (b Binding) validate() error {
+	isName := func(name string) bool { return len(validation.IsDNS1123Subdomain(name)) == 0 }
+	switch {
+	case b.Device.Index < 0 || b.Device.Index >= MaxDevices:
+		return fmt.Errorf("%d is not the index of a device", b.Device.Index)
+	case !isName(b.Claim):
+		return fmt.Errorf("%q is not the name of a claim", b.Claim)
+	case !isName(b.Pool.Name) || !isName(b.Pool.APIGroup) || len(validation.IsDNS1035Label(strings.ToLower(b.Pool.Kind))) > 0:
+		return fmt.Errorf("%q is not a pool", b.Pool)
+	case !b.Address.IsValid():
+		return errors.New("it has no address")
+	}
+	return nil
 }
 
 // Encode is the form in which BindingsAnnotation holds the bindings.
@@ -102,6 +151,10 @@ type Want struct {
 	// AskedBy says which metadata named the pool, for a denial that can be
 	// acted upon, e.g. `label x of VSphereMachineTemplate "cp"`.
 	AskedBy string
+	// Host is the name for providers that register one with the address. It is
+	// the device's own: where two addresses share a name, such a provider takes
+	// them for one host and gives both the same.
+	Host string
 	// Claim is the name of the claim that is used, empty until one is.
 	Claim string
 	// late says that the claim was made, and not bound in time.

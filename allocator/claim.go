@@ -49,6 +49,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *Want, po
 func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool Pool) (client.Object, error) {
 	key := req.claimKey(want)
 	obj := a.providers.For(want.Pool).NewClaim(key.Name, req.Machine, want.Pool)
+	nameHost(obj, want, pool)
 	Mark(obj, req.Machine)
 	Use(obj, req.Stamp)
 	SetAnnotation(obj, DeviceAnnotation, strconv.Itoa(want.Device.Index))
@@ -125,7 +126,9 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool
 	annotations := obj.GetAnnotations()
 	delete(annotations, KeptAnnotation)
 	// The machine may be another one than that which the claim was made for.
-	maps.Copy(annotations, provider.NewClaim(key.Name, req.Machine, want.Pool).GetAnnotations())
+	fresh := provider.NewClaim(key.Name, req.Machine, want.Pool)
+	nameHost(fresh, want, pool)
+	maps.Copy(annotations, fresh.GetAnnotations())
 	annotations[DeviceAnnotation] = strconv.Itoa(want.Device.Index)
 	annotations[RequestedByAnnotation] = requestedBy(req.Owner)
 	obj.SetAnnotations(annotations)

@@ -8,12 +8,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Named finds the pool that a bare name means: the metal3 IPPool of that name in
-// the namespace, or the InClusterIPPool if there is no such IPPool, or only one
-// that is being deleted: so a cluster can go from one provider to the other and
-// keep its templates. If there is neither, it is the IPPool that is missing.
-func (a *Allocator) Named(ctx context.Context, namespace, name string) (PoolReference, error) {
-	metal3, inCluster := Metal3Pool(name), InClusterPool(name)
+// PoolsAnnotationPrefix and the index or the deviceName of a device make the
+// annotation, on a machine or on its template, that names the device's pool.
+const PoolsAnnotationPrefix = "pools.capv-static-ip.dev/"
+
+// Named finds the pool that a bare name means, that of the want's reference: the
+// metal3 IPPool of that name in the namespace, or the InClusterIPPool if there is
+// no such IPPool, or only one that is being deleted: so a cluster can go from one
+// provider to the other and keep its templates. If there is neither, it is the
+// IPPool that is missing; but where a pool of all namespaces has that name, which
+// a bare name never means, it returns a Refusal that says how to ask for it.
+func (a *Allocator) Named(ctx context.Context, namespace string, want Want) (PoolReference, error) {
+	metal3, inCluster := Metal3Pool(want.Pool.Name), InClusterPool(want.Pool.Name)
 	for _, reader := range []client.Reader{a.client, a.live} {
 		isMetal3, err := isUsable(ctx, reader, namespace, metal3, &ipamv1.IPPool{})
 		if err != nil {
@@ -31,7 +37,20 @@ func (a *Allocator) Named(ctx context.Context, namespace, name string) (PoolRefe
 			return inCluster, nil
 		}
 	}
-	return metal3, nil
+	return metal3, a.seeNoGlobal(ctx, namespace, want)
+}
+
+// seeNoGlobal refuses a name that only a GlobalInClusterIPPool has.
+func (a *Allocator) seeNoGlobal(ctx context.Context, namespace string, want Want) error {
+	global := PoolReference{APIGroup: inClusterVersion.Group, Kind: GlobalInClusterKind, Name: want.Pool.Name}
+	usable, err := isUsable(ctx, a.live, "", global, unstructuredPool(inClusterVersion.WithKind(GlobalInClusterKind)))
+	if err != nil || !usable {
+		return err
+	}
+	refusal := Refuse(PoolNotFound, "no IPPool and no InClusterIPPool %q can be used in namespace %q, asked for by %s, "+
+		"but a %s has that name: to use it, write %s/%s into annotation %s%d", global.Name, namespace, want.AskedBy,
+		global.Kind, global.Kind, global.Name, PoolsAnnotationPrefix, want.Device.Index)
+	return lacking(refusal, Lack{Pool: Metal3Pool(global.Name), Needed: 1})
 }
 
 // isUsable tells whether a pool exists and is not being deleted.

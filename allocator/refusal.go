@@ -31,6 +31,9 @@ const (
 	BindingsInvalid  Reason = "BindingsInvalid"
 	BindingsShared   Reason = "BindingsShared"
 	DevicePinned     Reason = "DevicePinned"
+	DeviceNotFound   Reason = "DeviceNotFound"
+	PoolElsewhere    Reason = "PoolElsewhere"
+	PoolNotNamed     Reason = "PoolNotNamed"
 )
 
 // Refusal is an error that its reader can act upon: one sentence with the

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -14,6 +16,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,8 +34,9 @@ const takeBackTimeout = 5 * time.Second
 
 // Allocator is what admission needs of IPAM.
 type Allocator interface {
-	// Named finds the pool that a bare name means in a namespace.
-	Named(ctx context.Context, namespace, name string) (allocator.PoolReference, error)
+	// Named finds the pool that the bare name in a want means in a namespace, or
+	// fails with a Refusal.
+	Named(ctx context.Context, namespace string, want allocator.Want) (allocator.PoolReference, error)
 	// Check fails with a Refusal if the request cannot be served now.
 	Check(ctx context.Context, req allocator.Request) error
 	// Claim binds an address for every want, or fails with a Refusal or
@@ -43,6 +47,14 @@ type Allocator interface {
 	// CheckUnshared fails with a Refusal if another living machine holds one of
 	// the bindings.
 	CheckUnshared(ctx context.Context, machine allocator.Machine, bindings allocator.Bindings) error
+	// IsUnderWay tells whether the bindings are those of a create of this machine
+	// that is not done yet.
+	IsUnderWay(ctx context.Context, machine allocator.Machine, bindings []allocator.Binding) (bool, error)
+	// InUse finds what else has an address on a network.
+	InUse(ctx context.Context, machine allocator.Machine, network string, ip netip.Addr) ([]allocator.User, error)
+	// Held are the bindings of a living machine, read from other places than its
+	// annotation. Of their addresses only the IP is known.
+	Held(ctx context.Context, machine allocator.Machine, uid types.UID) ([]allocator.Binding, error)
 }
 
 // Handler admits VSphereMachines.
@@ -102,7 +114,7 @@ func (h *Handler) decide(ctx context.Context, req admission.Request) verdict {
 	case admissionv1.Create:
 		return h.create(ctx, req)
 	case admissionv1.Update:
-		return h.update(req)
+		return h.update(ctx, req)
 	default:
 		return deny(badRequest{fmt.Errorf("operation %q is not one of CREATE and UPDATE", req.Operation)})
 	}
@@ -115,17 +127,30 @@ func (h *Handler) create(ctx context.Context, req admission.Request) verdict {
 	}
 	m.Namespace = req.Namespace
 	if m.hasLife() {
-		return h.leave(ctx, m)
+		return h.readmit(ctx, req, m)
 	}
+	return h.serve(ctx, req, m)
+}
 
+// serve gives addresses to the devices that wait for one.
+func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) verdict {
 	if h.Namespace != "" && h.Namespace != m.Namespace {
 		return allow(fmt.Sprintf("this installation of capv-static-ip serves namespace %q only: no address is claimed", h.Namespace))
+	}
+	told, err := h.judgeShared(ctx, req, m)
+	if err != nil {
+		return deny(err)
 	}
 	wants, warnings, err := h.wants(ctx, m)
 	if err != nil {
 		return deny(err)
 	}
-	if len(wants) == 0 {
+	warnings = append(told, warnings...)
+	wants, dropped, err := m.newWants(wants)
+	if err != nil {
+		return deny(err)
+	}
+	if len(wants)+len(dropped) == 0 {
 		return allow(warnings...)
 	}
 	if m.Name == "" {
@@ -149,24 +174,10 @@ func (h *Handler) create(ctx context.Context, req admission.Request) verdict {
 	if isTrue(req.DryRun) {
 		v = h.preview(ctx, claim)
 	} else {
-		v = h.inject(ctx, req.Object.Raw, claim)
+		v = h.inject(ctx, req.Object.Raw, claim, injection{machine: m, dropped: dropped})
 	}
 	v.warnings = append(v.warnings, warnings...)
 	return v
-}
-
-// leave admits a machine that had a life before as it is: its addresses are in
-// use. Only a copy of a living machine's manifest is denied, because it would
-// share that machine's address and later free it.
-func (h *Handler) leave(ctx context.Context, m *machine) verdict {
-	bindings, err := m.bindings()
-	if err != nil {
-		return deny(err)
-	}
-	if err := h.Allocator.CheckUnshared(ctx, m.identity(), bindings); err != nil {
-		return deny(err)
-	}
-	return allow()
 }
 
 // preview answers a dry run, which must leave no trace: the machine stays as it
@@ -182,9 +193,17 @@ func (h *Handler) preview(ctx context.Context, claim allocator.Request) verdict 
 	return allow()
 }
 
+// injection is what goes into a machine besides what is claimed for it.
+type injection struct {
+	machine *machine
+	// dropped are bindings of the machine whose address something has taken off
+	// their device since an earlier call.
+	dropped []allocator.Binding
+}
+
 // inject claims the addresses and writes them into the machine. Whatever fails
 // after the first claim, the claims are taken back before the answer.
-func (h *Handler) inject(ctx context.Context, raw []byte, claim allocator.Request) verdict {
+func (h *Handler) inject(ctx context.Context, raw []byte, claim allocator.Request, into injection) verdict {
 	timeout := timeoutOf(ctx)
 	if timeout < minTimeout {
 		return deny(allocator.Refuse(allocator.TimeoutTooShort, "the API server grants this call less than %s, too little to bind an address: "+
@@ -193,10 +212,10 @@ func (h *Handler) inject(ctx context.Context, raw []byte, claim allocator.Reques
 	bounded, cancel := context.WithTimeout(ctx, timeout-margin)
 	defer cancel()
 
-	patch, err := h.claimAndPatch(bounded, raw, claim)
+	v, err := h.claimAndPatch(bounded, raw, claim, into)
 	switch {
 	case err == nil:
-		return verdict{patch: patch}
+		return v
 	case errors.Is(err, allocator.ErrMachineExists):
 		// The API server answers with the conflict that the user expects.
 		return allow()
@@ -209,13 +228,19 @@ func (h *Handler) inject(ctx context.Context, raw []byte, claim allocator.Reques
 	return deny(err)
 }
 
-func (h *Handler) claimAndPatch(ctx context.Context, raw []byte, claim allocator.Request) ([]jsonpatch.Operation, error) {
-	held, err := h.Allocator.Claim(ctx, claim)
-	if err != nil {
-		return nil, err
+func (h *Handler) claimAndPatch(ctx context.Context, raw []byte, claim allocator.Request, into injection) (verdict, error) {
+	var claimed []allocator.Binding
+	if len(claim.Wants) > 0 {
+		var err error
+		if claimed, err = h.Allocator.Claim(ctx, claim); err != nil {
+			return verdict{}, err
+		}
 	}
-	bindings := allocator.Bindings{Machine: claim.Machine.Name, Bindings: held}
-	return patchFor(raw, func(doc document) error { return injectBindings(doc, bindings) })
+	all := slices.Concat(into.machine.held, claimed)
+	patch, err := patchFor(raw, func(doc document) error {
+		return injectBindings(doc, slices.Concat(into.dropped, claimed), allocator.Bindings{Machine: claim.Machine.Name, Bindings: all})
+	})
+	return verdict{patch: patch, warnings: defaultRoutes(into.machine, all)}, err
 }
 
 // takeBack cleans up even if the caller is gone: a cut connection must not leak.
@@ -225,29 +250,6 @@ func (h *Handler) takeBack(ctx context.Context, claim allocator.Request) {
 	if err := h.Allocator.TakeBack(ctx, claim); err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot take back claims, they are reaped later")
 	}
-}
-
-// update keeps bound devices bound. It reads nothing but the request.
-func (h *Handler) update(req admission.Request) verdict {
-	before, err := decodeMachine(req.OldObject.Raw)
-	if err != nil {
-		return deny(badRequest{err})
-	}
-	after, err := decodeMachine(req.Object.Raw)
-	if err != nil {
-		return deny(badRequest{err})
-	}
-	bindings, err := before.bindings()
-	if err != nil {
-		return allow(err.Error())
-	}
-	if bindings.Machine != before.Name {
-		return allow()
-	}
-	patch, err := patchFor(req.Object.Raw, func(doc document) error {
-		return pinBindings(before, after, bindings, doc)
-	})
-	return verdict{patch: patch, err: err}
 }
 
 func (h *Handler) respond(ctx context.Context, req admission.Request, v verdict) admission.Response {

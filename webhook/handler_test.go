@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
@@ -27,8 +28,8 @@ type brokenAllocator struct {
 	takenBack int
 }
 
-func (a *brokenAllocator) Named(_ context.Context, _, name string) (allocator.PoolReference, error) {
-	return allocator.Metal3Pool(name), nil
+func (a *brokenAllocator) Named(_ context.Context, _ string, want allocator.Want) (allocator.PoolReference, error) {
+	return allocator.Metal3Pool(want.Pool.Name), nil
 }
 
 func (a *brokenAllocator) Check(context.Context, allocator.Request) error { return a.err }
@@ -55,6 +56,18 @@ func (a *brokenAllocator) TakeBack(context.Context, allocator.Request) error {
 
 func (a *brokenAllocator) CheckUnshared(context.Context, allocator.Machine, allocator.Bindings) error {
 	return a.err
+}
+
+func (a *brokenAllocator) IsUnderWay(context.Context, allocator.Machine, []allocator.Binding) (bool, error) {
+	return false, a.err
+}
+
+func (a *brokenAllocator) Held(context.Context, allocator.Machine, types.UID) ([]allocator.Binding, error) {
+	return nil, a.err
+}
+
+func (a *brokenAllocator) InUse(context.Context, allocator.Machine, string, netip.Addr) ([]allocator.User, error) {
+	return nil, a.err
 }
 
 func handler(a Allocator) *Handler {

@@ -46,17 +46,17 @@ func patchFor(raw []byte, edit func(document) error) ([]jsonpatch.Operation, err
 	return patch, nil
 }
 
-// injectBindings writes bindings into the devices that hold them, and what
-// makes their release sure into the metadata.
-func injectBindings(doc document, bindings allocator.Bindings) error {
-	for _, b := range bindings.Bindings {
+// injectBindings writes bindings into the devices that are to have them, and what
+// makes the release of all bindings of the machine sure into the metadata.
+func injectBindings(doc document, into []allocator.Binding, all allocator.Bindings) error {
+	for _, b := range into {
 		device, err := doc.device(b.Device.Index)
 		if err != nil {
 			return err
 		}
 		injectBinding(device, b)
 	}
-	text, err := bindings.Encode()
+	text, err := all.Encode()
 	if err != nil {
 		return err
 	}
@@ -98,18 +98,21 @@ func (doc document) device(index int) (map[string]any, error) {
 	return device, nil
 }
 
-// hold adds the finalizer and the bindings annotation, given as its text.
+// hold adds the finalizer and the bindings annotation, given as its text. An
+// empty text leaves the annotation as it is.
 func (doc document) hold(bindings string) error {
 	metadata, ok := doc["metadata"].(map[string]any)
 	if !ok {
 		return errors.New("the machine has no metadata")
 	}
-	annotations, _ := metadata["annotations"].(map[string]any)
-	if annotations == nil {
-		annotations = map[string]any{}
+	if bindings != "" {
+		annotations, _ := metadata["annotations"].(map[string]any)
+		if annotations == nil {
+			annotations = map[string]any{}
+		}
+		annotations[allocator.BindingsAnnotation] = bindings
+		metadata["annotations"] = annotations
 	}
-	annotations[allocator.BindingsAnnotation] = bindings
-	metadata["annotations"] = annotations
 
 	finalizers, _ := metadata["finalizers"].([]any)
 	if !slices.Contains(finalizers, any(allocator.ReleaseFinalizer)) {

@@ -27,7 +27,7 @@ func boundDevice(index int, change func(*allocator.Binding)) allocator.Bindings 
 
 func patchOf(t *testing.T, raw string, bindings allocator.Bindings) []jsonpatch.Operation {
 	t.Helper()
-	patch, err := patchFor([]byte(raw), func(doc document) error { return injectBindings(doc, bindings) })
+	patch, err := patchFor([]byte(raw), func(doc document) error { return injectBindings(doc, bindings.Bindings, bindings) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +107,9 @@ func TestInjectionNeedsTheDevice(t *testing.T) {
 		`{"metadata":{}}`, `{"metadata":{},"spec":{"network":{"devices":[]}}}`, `{"metadata":{},"spec":{"network":{"devices":[7]}}}`,
 		`{"spec":{"network":{"devices":[{}]}}}`, `[]`, `{`,
 	} {
-		_, err := patchFor([]byte(raw), func(doc document) error { return injectBindings(doc, boundDevice(0, nil)) })
+		_, err := patchFor([]byte(raw), func(doc document) error {
+			return injectBindings(doc, boundDevice(0, nil).Bindings, boundDevice(0, nil))
+		})
 		if err == nil {
 			t.Errorf("%s: got a patch", raw)
 		}

@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,6 +28,9 @@ type machine struct {
 			Devices []infrav1.NetworkDeviceSpec `json:"devices"`
 		} `json:"network"`
 	} `json:"spec"`
+
+	// held are the bindings that an earlier call for the same create has made.
+	held []allocator.Binding
 }
 
 func decodeMachine(raw []byte) (*machine, error) {
@@ -44,19 +50,93 @@ func eligible(d infrav1.NetworkDeviceSpec) bool {
 	return !hasDHCP(d) && len(d.IPAddrs) == 0 && len(d.AddressesFromPools) == 0 && !isTrue(d.SkipIPAllocation)
 }
 
+// isServed tells whether a device waits for an address of ours, or has got one by
+// an earlier call for the same create.
+func (m *machine) isServed(d infrav1.NetworkDeviceSpec) bool {
+	return eligible(d) || slices.ContainsFunc(m.held, func(b allocator.Binding) bool { return hasAddress(d, b.Address.Addr()) })
+}
+
 func hasDHCP(d infrav1.NetworkDeviceSpec) bool { return isTrue(d.DHCP4) || isTrue(d.DHCP6) }
 
 func isTrue(b *bool) bool { return b != nil && *b }
 
+// hasAddress tells whether an address is on a device, with whatever prefix length.
+func hasAddress(d infrav1.NetworkDeviceSpec, ip netip.Addr) bool {
+	return slices.ContainsFunc(d.IPAddrs, func(text string) bool { return addressOf(text).Addr() == ip.Unmap() })
+}
+
+// addressOf reads an entry of ipAddrs. It is the zero Prefix if the entry is no
+// address.
+func addressOf(text string) netip.Prefix {
+	if prefix, err := netip.ParsePrefix(text); err == nil {
+		return prefix
+	}
+	ip, err := netip.ParseAddr(text)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(ip, ip.BitLen())
+}
+
 func deviceOf(d infrav1.NetworkDeviceSpec, index int) allocator.Device {
 	return allocator.Device{Index: index, DeviceName: d.DeviceName, NetworkName: d.NetworkName}
+}
+
+// deviceWith is the index of the device with an address, -1 if none has it.
+func (m *machine) deviceWith(ip netip.Addr) int {
+	return slices.IndexFunc(m.Spec.Network.Devices, func(d infrav1.NetworkDeviceSpec) bool { return hasAddress(d, ip) })
+}
+
+// deviceNamed is the index of the device that an annotation means by its index
+// or its deviceName, -1 if there is none.
+func (m *machine) deviceNamed(key string) int {
+	index, err := strconv.Atoi(key)
+	if err == nil && strconv.Itoa(index) == key && index >= 0 && index < len(m.Spec.Network.Devices) {
+		return index
+	}
+	return slices.IndexFunc(m.Spec.Network.Devices, func(d infrav1.NetworkDeviceSpec) bool { return d.DeviceName == key })
+}
+
+// maxDescribed bounds the devices that a sentence lists.
+const maxDescribed = 10
+
+// devices is how a sentence lists the devices that a machine has.
+func (m *machine) devices() string {
+	all := m.Spec.Network.Devices
+	if len(all) == 0 {
+		return "it lists none"
+	}
+	names := make([]string, 0, maxDescribed)
+	for i := range all[:min(len(all), maxDescribed)] {
+		names = append(names, m.describe(i))
+	}
+	text := "it has " + strings.Join(names, ", ")
+	if more := len(all) - maxDescribed; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
+}
+
+// describe is how a sentence names one device.
+func (m *machine) describe(index int) string {
+	d := m.Spec.Network.Devices[index]
+	text := fmt.Sprintf("%d (networkName %q", index, d.NetworkName)
+	if d.DeviceName != "" {
+		text += fmt.Sprintf(", deviceName %q", d.DeviceName)
+	}
+	return text + ")"
 }
 
 // hasLife tells whether the object had a life before this create: it was moved
 // by clusterctl or restored from a backup, and a VM may stand behind it.
 func (m *machine) hasLife() bool {
 	_, bound := m.Annotations[allocator.BindingsAnnotation]
-	return bound || m.Spec.ProviderID != "" || slices.ContainsFunc(m.OwnerReferences, isMachineOwner)
+	return bound || m.hasVM()
+}
+
+// hasVM tells whether a VM stands behind the object, or is being made for it.
+func (m *machine) hasVM() bool {
+	return m.Spec.ProviderID != "" || slices.ContainsFunc(m.OwnerReferences, isMachineOwner)
 }
 
 func isMachineOwner(owner metav1.OwnerReference) bool {
@@ -72,7 +152,7 @@ func (m *machine) bindings() (allocator.Bindings, error) {
 	}
 	bindings, err := allocator.ParseBindings(text)
 	if err != nil {
-		return bindings, allocator.Refuse(allocator.BindingsInvalid,
+		return allocator.Bindings{}, allocator.Refuse(allocator.BindingsInvalid,
 			"annotation %s cannot be read as bindings: remove it, so that addresses are claimed anew", allocator.BindingsAnnotation)
 	}
 	return bindings, nil

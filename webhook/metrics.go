@@ -22,10 +22,15 @@ var (
 		Help:    "Time to decide about an admission request, waiting for the provider included.",
 		Buckets: []float64{.001, .0025, .005, .01, .025, .05, .075, .1, .25, .5, 1, 2.5, 5, 10},
 	}, []string{"operation", "outcome"})
+
+	sharedAddresses = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_shared_addresses_total",
+		Help: "Times a machine with a VM of its own was admitted with an address that something else has.",
+	})
 )
 
 func init() {
-	metrics.Registry.MustRegister(admissions, admissionDuration)
+	metrics.Registry.MustRegister(admissions, admissionDuration, sharedAddresses)
 }
 
 func observe(operation admissionv1.Operation, v verdict, took time.Duration) {

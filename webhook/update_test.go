@@ -90,7 +90,7 @@ func TestUpdateOfABoundMachine(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			err = pinBindings(before, after, twoBound(), doc)
+			_, err = pinBindings(before, after, twoBound().Bindings, doc)
 			if test.denied != "" {
 				wantRefusal(t, err, allocator.DevicePinned, test.denied)
 				return
@@ -117,7 +117,7 @@ func TestUpdateThatDropsTheMarksGetsThemBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := pinBindings(before, after, twoBound(), doc); err != nil {
+	if _, err := pinBindings(before, after, twoBound().Bindings, doc); err != nil {
 		t.Fatal(err)
 	}
 	wantRaw, _ := machineWith(t, marks(t), first+","+other)
@@ -140,7 +140,7 @@ func TestUpdateOfAMachineThatGoesGetsNoFinalizer(t *testing.T) {
 				t.Fatal(err)
 			}
 			unchanged := mustMarshal(t, doc)
-			if err := pinBindings(before, after, twoBound(), doc); err != nil {
+			if _, err := pinBindings(before, after, twoBound().Bindings, doc); err != nil {
 				t.Fatal(err)
 			}
 			if got := mustMarshal(t, doc); got != unchanged {

@@ -113,7 +113,8 @@ type warnings struct {
 func (w *warnings) HandleWarningHeader(_ int, _, text string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.texts = append(w.texts, text)
+	// Headers are not translated back, see networks.
+	w.texts = append(w.texts, ownNetwork.ReplaceAllString(text, sharedNetwork))
 }
 
 // expect sees that these warnings came since the last call, and no others.
@@ -141,6 +142,7 @@ func (s *scene) warnedClient() (client.Client, *warnings) {
 func (s *scene) client(change func(*rest.Config)) client.Client {
 	s.Helper()
 	config := rest.CopyConfig(s.env.Config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return networks{next} })
 	change(config)
 	c, err := client.New(config, client.Options{Scheme: harness.Scheme})
 	if err != nil {

@@ -329,21 +329,22 @@ func TestAnnotationThatNoDeviceUsesIsWarnedOf(t *testing.T) {
 	s.inClusterPool()
 	template := harness.Template(s.ns, "cp", withPoolOf("2", inClusterRef))
 	s.create(template)
+	s.knownTemplate("cp")
 	c, warned := s.warnedClient()
 
-	machine := harness.Machine(s.ns, "cp-0", harness.FromTemplate("cp"), harness.WithDevices(harness.StaticDevice(), harness.DHCPDevice()),
-		withPoolOf("0", inClusterRef), withPoolOf("01", inClusterRef), withPoolOf("1", inClusterRef), withPoolOf("eth7", inClusterRef))
+	machine := harness.Machine(s.ns, "cp-0", harness.FromTemplate("cp"),
+		harness.WithDevices(harness.StaticDevice(), harness.DHCPDevice(), harness.SkippedDevice()),
+		withPoolOf("0", inClusterRef), withPoolOf("1", inClusterRef))
 	if err := c.Create(t.Context(), machine); err != nil {
 		t.Fatal(err)
 	}
 
 	warned.expect(s,
-		"annotation pools.capv-static-ip.dev/01 of the VSphereMachine is for a device that the machine does not have",
 		"annotation pools.capv-static-ip.dev/1 of the VSphereMachine is not used: "+
 			"device 1 has DHCP, addresses or pools of its own, or skipIPAllocation",
-		"annotation pools.capv-static-ip.dev/eth7 of the VSphereMachine is for a device that the machine does not have",
-		`annotation pools.capv-static-ip.dev/2 of VSphereMachineTemplate "cp" is for a device that the machine does not have`)
-	s.expectDevices("cp-0", inClusterInjected(harness.StaticDevice(), "10.16.57.88/24"), harness.DHCPDevice())
+		`annotation pools.capv-static-ip.dev/2 of VSphereMachineTemplate "cp" is not used: `+
+			"device 2 has DHCP, addresses or pools of its own, or skipIPAllocation")
+	s.expectDevices("cp-0", inClusterInjected(harness.StaticDevice(), "10.16.57.88/24"), harness.DHCPDevice(), harness.SkippedDevice())
 }
 
 func TestDryRunOfAnInClusterMachineMakesNothing(t *testing.T) {

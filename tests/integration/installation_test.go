@@ -21,6 +21,8 @@ func TestInstallationInParts(t *testing.T) {
 	t.Run("without a replica, machines that need no address are created", func(t *testing.T) {
 		s := bareScene(t, env)
 		s.createMachinesThatNeedNoAddress()
+		// Nor does it depend on us whether a machine is created that gets advice only.
+		s.create(harness.Machine(s.ns, "advised", harness.FromTemplate("cp"), harness.WithDevices(dhcp6Device())))
 	})
 
 	replica, err := env.StartManager(t.Context(), harness.ManagerOptions{OrphanGracePeriod: gracePeriod})
@@ -77,9 +79,23 @@ func machinesThatNeverReachTheWebhook(s *scene, replica *harness.Manager) {
 		s.Errorf("the replica got %v requests, want none", count)
 	}
 
-	s.create(harness.Machine(s.ns, "static"))
-	if count := s.admissions(replica); count != 1 {
-		s.Errorf("the replica got %v requests, want that of a machine whose device has no source of addresses", count)
+	// Those that might be served, or that ask for it themselves, do.
+	for i, options := range [][]harness.Option{
+		{},
+		{harness.WithPool(harness.DefaultPool), harness.WithDevices(harness.DHCPDevice())},
+		{withPoolOf("0", "IPPool/"+harness.DefaultPool), harness.WithDevices(harness.DHCPDevice())},
+		{harness.FromTemplate("cp"), harness.WithDevices(dhcp6Device())},
+	} {
+		s.create(harness.Machine(s.ns, fmt.Sprintf("asks-%d", i), options...))
+		if count := s.admissions(replica); count != float64(i+1) {
+			s.Errorf("the replica got %v requests, want %d", count, i+1)
+		}
+	}
+	// A template is not asked for machines that have what they need.
+	s.create(harness.Machine(s.ns, "cloned", harness.FromTemplate("cp"), harness.WithDevices(harness.DHCPDevice())))
+	s.create(harness.Machine(s.ns, "empty-label", harness.WithPool(""), harness.WithDevices(harness.DHCPDevice())))
+	if count := s.admissions(replica); count != 4 {
+		s.Errorf("the replica got %v requests, want none more than 4", count)
 	}
 }
 
@@ -106,16 +122,17 @@ var machinesThatNeedNoAddress = map[string]struct {
 }
 
 // createMachinesThatNeedNoAddress creates them in both versions, with and
-// without annotations, and sees that they are stored as they were sent.
+// without labels and annotations, and sees that they are stored as they were sent.
 func (s *scene) createMachinesThatNeedNoAddress() {
 	s.Helper()
 	number := 0
 	for title, test := range machinesThatNeedNoAddress {
 		for _, version := range []string{"v1beta1", "v1beta2"} {
-			for _, annotations := range []map[string]string{nil, {"example.org/annotation": "kept"}} {
+			for _, metadata := range []map[string]string{nil, {"example.org/something": "kept"}} {
 				number++
 				machine := s.rawMachine(fmt.Sprintf("m-%d", number), version, test.spec)
-				machine.SetAnnotations(annotations)
+				machine.SetLabels(metadata)
+				machine.SetAnnotations(metadata)
 				sent := machine.DeepCopy()
 				err := s.env.Client.Create(s.Context(), machine)
 				switch valid := test.invalid == "" || test.lenient == version; {
@@ -131,8 +148,7 @@ func (s *scene) createMachinesThatNeedNoAddress() {
 	}
 }
 
-// rawMachine is a machine with nothing but the given part of its spec, and the
-// label that would give it an address.
+// rawMachine is a machine with nothing but the given part of its spec.
 func (s *scene) rawMachine(name, version, spec string) *unstructured.Unstructured {
 	s.Helper()
 	machine := &unstructured.Unstructured{Object: map[string]any{}}
@@ -140,7 +156,6 @@ func (s *scene) rawMachine(name, version, spec string) *unstructured.Unstructure
 	machine.SetKind("VSphereMachine")
 	machine.SetNamespace(s.ns)
 	machine.SetName(name)
-	machine.SetLabels(map[string]string{harness.PoolLabel: harness.DefaultPool})
 	if spec != "" {
 		fields := decode(s, []byte(spec))
 		// The definition asks for the first, and would set the second.

@@ -71,6 +71,7 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 		"is answered for by another":                 answerOfAnotherPoolIsDenied,
 		"counts its addresses as others do not":      strangeStatusIsIgnored,
 		"leaves those that come too late waiting":    silentRangeIsDenied,
+		"registers host names":                       hostNamesOfARange,
 	} {
 		t.Run(name, func(t *testing.T) { test(newScene(t, shared)) })
 	}
@@ -244,6 +245,29 @@ func strangeStatusIsIgnored(s *scene) {
 	defer stop()
 
 	s.create(s.rangeMachine("cp-0"))
+}
+
+// Such a provider takes claims of one host name for one host, and registers the
+// name in the zone of its pool.
+func hostNamesOfARange(s *scene) {
+	pool := newRange(s.ns)
+	pool.Object["spec"] = map[string]any{"dnsZone": "nodes.example.org"}
+	s.create(pool)
+	names := map[string]string{}
+	given := 87
+	stop := s.playContract(func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		names[claim.Name] = claim.Annotations["ipam.cluster.x-k8s.io/hostname"]
+		given++
+		return s.answersWith(fmt.Sprintf("10.16.59.%d", given))(ctx, claim)
+	})
+
+	s.create(harness.Machine(s.ns, "cp-0", withRange, withPoolOf("1", rangeRef),
+		harness.WithDevices(harness.StaticDevice(), harness.StaticDevice())))
+
+	stop()
+	expectSame(s, "the host names of the claims", names, map[string]string{
+		"cp-0-0": "cp-0.nodes.example.org", "cp-0-1": "cp-0-1.nodes.example.org",
+	})
 }
 
 // installRanges serves the kind Range.

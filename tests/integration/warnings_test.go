@@ -1,9 +1,7 @@
 package integration
 
 import (
-	"context"
 	"fmt"
-	"slices"
 	"testing"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -75,16 +73,7 @@ func TestMachineOfAPausedClusterIsAllowedUnchanged(t *testing.T) {
 		return harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool))
 	}
 	// A replica learns of the Cluster a moment after it was made.
-	preview := s.creation("cp-0", s.manifest(machine()))
-	preview.DryRun = yes()
-	for _, replica := range shared.managers {
-		s.eventually(replica.Name+" to know of the Cluster", func(context.Context) error {
-			if response := s.ask(replica, preview); !slices.Contains(response.Warnings, warnPaused) {
-				return fmt.Errorf("it warns of %q", response.Warnings)
-			}
-			return nil
-		})
-	}
+	s.knownToBePaused()
 	c, warned := s.warnedClient()
 
 	if err := c.Create(t.Context(), machine()); err != nil {

@@ -1,0 +1,97 @@
+package allocator
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// requestLimit is what the API server grants a whole request
+// (--request-timeout), all calls of webhooks included.
+const requestLimit = time.Minute
+
+// Held are the bindings of a living machine by the word of its protected
+// addresses, from the cache: for when the machine's own annotation is gone. Which
+// device has an address, and what stands beside it, is for the machine to say: of
+// the address no more than the IP is told, with the longest prefix.
+func (a *Allocator) Held(ctx context.Context, machine Machine, uid types.UID) ([]Binding, error) {
+	var held []Binding
+	for _, provider := range a.providers {
+		addresses, err := List(ctx, a.client, EmptyAddress(provider), client.InNamespace(machine.Namespace), client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return nil, fmt.Errorf("listing the addresses of VSphereMachine %s: %w", machine.NamespacedName, err)
+		}
+		for _, obj := range addresses {
+			if MachineOf(obj) != machine.Name || !isForUID(obj, uid) {
+				continue
+			}
+			address := provider.Address(obj)
+			if ip, err := netip.ParseAddr(address.IP); err == nil {
+				ip = ip.Unmap()
+				held = append(held, Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())})
+			}
+		}
+	}
+	return held, nil
+}
+
+// isForUID tells whether an address that names a machine means the one with this
+// UID. Until it is adopted it says nothing about that.
+func isForUID(address client.Object, uid types.UID) bool {
+	is := address.GetAnnotations()[MachineUIDAnnotation]
+	return is == "" || is == string(uid)
+}
+
+// IsUnderWay tells whether bindings are what an earlier call made for the very
+// create that is being admitted: after a webhook behind ours has changed the
+// machine, the API server calls a second time, under another UID. Then each claim
+// bears the machine's mark and nobody's ownership, was stamped within the time of
+// one request, and is answered by just the address that the binding says.
+func (a *Allocator) IsUnderWay(ctx context.Context, machine Machine, bindings []Binding) (bool, error) {
+	for _, b := range bindings {
+		if b.Claim != ClaimName(machine.Name, b.Device.Index) {
+			return false, nil
+		}
+		// The call before may have been another replica's.
+		underWay, err := a.isUnderWay(ctx, a.client, machine, b)
+		if err == nil && !underWay {
+			underWay, err = a.isUnderWay(ctx, a.live, machine, b)
+		}
+		if err != nil || !underWay {
+			return false, err
+		}
+	}
+	return len(bindings) > 0, nil
+}
+
+func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machine Machine, b Binding) (bool, error) {
+	provider := a.providers.For(b.Pool)
+	key := types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim}
+	obj := EmptyClaim(provider)
+	if err := reader.Get(ctx, key, obj); IsAbsent(err) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("reading claim %s: %w", key, err)
+	}
+	claim := provider.Claim(obj)
+	stamp, err := StampOf(obj)
+	if err != nil || time.Since(stamp.Time) > requestLimit || !IsMarked(obj, machine.Name) || len(obj.GetOwnerReferences()) > 0 ||
+		!obj.GetDeletionTimestamp().IsZero() || claim.Pool != b.Pool || claim.Address == "" {
+		return false, nil //nolint:nilerr // a claim without a stamp is not one of a request
+	}
+
+	key.Name = claim.Address
+	answer := EmptyAddress(provider)
+	if err := reader.Get(ctx, key, answer); IsAbsent(err) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("reading address %s: %w", key, err)
+	}
+	ip, err := netip.ParseAddr(provider.Address(answer).IP)
+	return err == nil && ip.Unmap() == b.Address.Addr() && Answers(answer, obj.GetUID()) && MachineOf(answer) == machine.Name &&
+		answer.GetDeletionTimestamp().IsZero() && answer.GetAnnotations()[MachineUIDAnnotation] == "", nil
+}
