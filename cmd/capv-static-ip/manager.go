@@ -23,6 +23,7 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/recorder"
 	"capv-static-ip.dev/allocator/release"
 	"capv-static-ip.dev/allocator/retry"
 	"capv-static-ip.dev/webhook"
@@ -141,11 +142,36 @@ const (
 	ownersBurst = 20
 )
 
+// limitedClient makes a client that reads and writes past the caches, with a
+// rate limit of its own.
+func limitedClient(mgr manager.Manager, qps float32, burst int) (client.Client, error) {
+	config := rest.CopyConfig(mgr.GetConfig())
+	config.QPS, config.Burst = qps, burst
+	return client.New(config, client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+}
+
+// Limits of the requests that store events.
+const (
+	eventsQPS   = 20
+	eventsBurst = 100
+)
+
+// addRecorder adds to the manager what makes events.
+func addRecorder(mgr manager.Manager) (*recorder.Recorder, error) {
+	c, err := limitedClient(mgr, eventsQPS, eventsBurst)
+	if err != nil {
+		return nil, fmt.Errorf("making the client for events: %w", err)
+	}
+	events := recorder.New(c)
+	if err := mgr.Add(events); err != nil {
+		return nil, fmt.Errorf("adding the recorder of events: %w", err)
+	}
+	return events, nil
+}
+
 // addOwners adds to the manager what writes refusals on owners.
 func addOwners(mgr manager.Manager) (*webhook.Owners, error) {
-	config := rest.CopyConfig(mgr.GetConfig())
-	config.QPS, config.Burst = ownersQPS, ownersBurst
-	c, err := client.New(config, client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+	c, err := limitedClient(mgr, ownersQPS, ownersBurst)
 	if err != nil {
 		return nil, fmt.Errorf("making the client for owners: %w", err)
 	}
@@ -163,7 +189,11 @@ func setUp(mgr manager.Manager, opts *options) error {
 	}
 	providers := allocator.Providers{allocator.Metal3{}, allocator.Contract{Mapper: mgr.GetRESTMapper(), Live: live}}
 	alloc := allocator.New(providers, cached, live)
-	sources, err := release.Setup(mgr, providers, opts.orphanGracePeriod)
+	events, err := addRecorder(mgr)
+	if err != nil {
+		return err
+	}
+	sources, err := release.Setup(mgr, providers, events, opts.orphanGracePeriod)
 	if err != nil {
 		return err
 	}
@@ -194,7 +224,7 @@ func setUp(mgr manager.Manager, opts *options) error {
 		Live:      live,
 		Scheme:    mgr.GetScheme(),
 		Namespace: opts.namespace,
-		Events:    mgr.GetEventRecorder("capv-static-ip"),
+		Events:    events,
 		Owners:    owners,
 	}))
 
