@@ -30,6 +30,9 @@ const (
 	BindingsInvalid  Reason = "BindingsInvalid"
 	BindingsShared   Reason = "BindingsShared"
 	DevicePinned     Reason = "DevicePinned"
+	// AllocationFailed is that of a failure that its reader can do nothing about
+	// in the request.
+	AllocationFailed Reason = "AllocationFailed"
 )
 
 // Refusal is an error that its reader can act upon: one sentence with the

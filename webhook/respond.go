@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"net/http"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
@@ -22,16 +24,15 @@ func (h *Handler) respond(ctx context.Context, req admission.Request, v verdict)
 	switch {
 	case refused:
 		log.Info("Denied a machine", "operation", req.Operation, "reason", refusal.Reason, "message", refusal.Message)
-		if !isTrue(req.DryRun) {
-			h.tell(req, refusal)
-		}
+		h.tell(req, refusal)
 		return admission.Denied(refusal.Message)
 	case errors.As(v.err, &bad):
 		return admission.Errored(http.StatusBadRequest, bad.error)
 	case v.err != nil:
 		log.Error(v.err, "Cannot decide about a machine", "operation", req.Operation)
-		return admission.Errored(http.StatusInternalServerError, fmt.Errorf(
-			"addresses could not be allocated (%s): see the log of capv-static-ip", stableCause(v.err)))
+		message := fmt.Sprintf("addresses could not be allocated (%s): see the log of capv-static-ip", stableCause(v.err))
+		h.tell(req, &allocator.Refusal{Reason: allocator.AllocationFailed, Message: message})
+		return admission.Errored(http.StatusInternalServerError, errors.New(message))
 	case len(v.patch) > 0:
 		log.Info("Admitted a machine with addresses", "operation", req.Operation)
 		return admission.Patched("", v.patch...).WithWarnings(v.warnings...)
@@ -47,26 +48,34 @@ func stableCause(err error) string {
 	return "unknown error"
 }
 
-// tell puts a refusal where users look: into an event on the machine's name,
-// and into one on each owner, which is what outlives the refusal. The owners are
-// also noted to wait for what their pool did not have.
+// tell puts a refusal where users look: into an event on each owner, which is
+// what outlives the refusal, and into one on the machine's name. It is also noted
+// on the owners, so that they are made to try again. A dry run leaves no trace.
 func (h *Handler) tell(req admission.Request, refusal *allocator.Refusal) {
+	if isTrue(req.DryRun) {
+		return
+	}
+	if m, err := decodeMachine(req.Object.Raw); err == nil { // or it was refused for that
+		h.tellOwners(req, m.owners(), refusal)
+	}
 	if req.Name != "" {
 		h.warn(&corev1.ObjectReference{
 			APIVersion: schema.GroupVersion{Group: req.Kind.Group, Version: req.Kind.Version}.String(), Kind: req.Kind.Kind,
 			Namespace: req.Namespace, Name: req.Name,
 		}, refusal)
 	}
-	m, err := decodeMachine(req.Object.Raw)
-	if err != nil {
-		return // it was refused for that
-	}
-	for _, owner := range m.owners() {
+}
+
+func (h *Handler) tellOwners(req admission.Request, owners []metav1.OwnerReference, refusal *allocator.Refusal) {
+	for _, owner := range owners {
 		h.warn(&corev1.ObjectReference{
 			APIVersion: owner.APIVersion, Kind: owner.Kind,
 			Namespace: req.Namespace, Name: owner.Name, UID: owner.UID,
 		}, refusal)
-		h.Owners.note(req.Namespace, owner, refusal.Lack)
+		// Who made a machine that exists is not who changes it.
+		if req.Operation == admissionv1.Create {
+			h.Owners.note(req.Namespace, owner, refusal)
+		}
 	}
 }
 
