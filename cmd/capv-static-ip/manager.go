@@ -7,6 +7,7 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -23,6 +24,7 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/mapper"
 	"capv-static-ip.dev/allocator/recorder"
 	"capv-static-ip.dev/allocator/release"
 	"capv-static-ip.dev/allocator/retry"
@@ -59,6 +61,16 @@ func newScheme(config *rest.Config) (*runtime.Scheme, error) {
 	return s, allocator.AddContractToScheme(s, mapper)
 }
 
+// newMapper makes the mapper of all clients, which tenants cannot keep busy with
+// kinds that do not exist.
+func newMapper(config *rest.Config, httpClient *http.Client) (meta.RESTMapper, error) {
+	dynamic, err := apiutil.NewDynamicRESTMapper(config, httpClient)
+	if err != nil {
+		return nil, fmt.Errorf("making a mapper: %w", err)
+	}
+	return mapper.New(dynamic), nil
+}
+
 // newManager wires webhook, allocator and release controller. The returned
 // function ends the cache, which outlives the manager so that requests in
 // flight see their claims bound while the manager drains.
@@ -84,6 +96,7 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 		Scheme:                        scheme,
 		Cache:                         cacheOptions(opts),
 		NewCache:                      lastingCache(cacheCtx),
+		MapperProvider:                newMapper,
 		WebhookServer:                 server,
 		Metrics:                       *metricsOptions,
 		HealthProbeBindAddress:        opts.healthAddr,
@@ -135,11 +148,13 @@ func admissionClients(mgr manager.Manager) (cached, live client.Client, err erro
 	return cached, live, nil
 }
 
-// Limits of the requests that write refusals on owners. A storm of refusals must
-// not become one of writes; who is not written is refused again.
+// Limits of the requests that read owners and write refusals on them. A storm of
+// refusals must not become one of writes; who is not written is refused again. It
+// is enough for the owners that are made to try again, which are 20 a second at
+// the most.
 const (
-	ownersQPS   = 10
-	ownersBurst = 20
+	ownersQPS   = 40
+	ownersBurst = 80
 )
 
 // limitedClient makes a client that reads and writes past the caches, with a
