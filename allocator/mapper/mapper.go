@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/time/rate"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -20,9 +21,10 @@ import (
 const (
 	// remembered is how long a kind that is not served is not asked for again.
 	remembered = time.Minute
-	// settling is the time after a change of what is served in which no miss is
-	// remembered: an API that is defined is not served at once.
+	// settling is the time after a change of what is served in which a kind that
+	// is not is asked for again soon: an API that is defined is not served at once.
 	settling = 10 * time.Second
+	soon     = 500 * time.Millisecond
 	// maxMisses bounds the kinds that are remembered.
 	maxMisses = 1000
 	// Limits of the questions for kinds that were never found.
@@ -35,6 +37,8 @@ type Mapper struct {
 	meta.RESTMapper
 	now       func() time.Time
 	questions *rate.Limiter
+	// asking has each question asked once at a time.
+	asking singleflight.Group
 
 	mu      sync.Mutex
 	found   map[string]bool
@@ -43,8 +47,8 @@ type Mapper struct {
 }
 
 type miss struct {
-	at  time.Time
-	err error
+	until time.Time
+	err   error
 }
 
 // New makes a Mapper that asks another one.
@@ -69,9 +73,15 @@ func (m *Mapper) RESTMapping(kind schema.GroupKind, versions ...string) (*meta.R
 	if err := m.recall(key); err != nil {
 		return nil, err
 	}
-	mapping, err := m.RESTMapper.RESTMapping(kind, versions...)
-	m.remember(key, err)
-	return mapping, err
+	mapping, err, _ := m.asking.Do(key, func() (any, error) {
+		mapping, err := m.RESTMapper.RESTMapping(kind, versions...)
+		m.remember(key, err)
+		return mapping, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return mapping.(*meta.RESTMapping), nil
 }
 
 // recall is the error with which the kind was not found lately, or one that says
@@ -80,7 +90,7 @@ func (m *Mapper) recall(key string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
-	if known, ok := m.misses[key]; ok && now.Sub(known.at) < remembered {
+	if known, ok := m.misses[key]; ok && now.Before(known.until) {
 		return known.err
 	}
 	if !m.found[key] && !m.questions.AllowN(now, 1) {
@@ -98,13 +108,17 @@ func (m *Mapper) remember(key string, err error) {
 		delete(m.misses, key)
 		return
 	}
-	if !meta.IsNoMatchError(err) || now.Sub(m.changed) < settling {
+	if !meta.IsNoMatchError(err) {
 		return
 	}
 	if len(m.misses) >= maxMisses {
-		maps.DeleteFunc(m.misses, func(_ string, known miss) bool { return now.Sub(known.at) >= remembered })
+		maps.DeleteFunc(m.misses, func(_ string, known miss) bool { return !now.Before(known.until) })
+	}
+	until := now.Add(remembered)
+	if now.Sub(m.changed) < settling {
+		until = now.Add(soon)
 	}
 	if len(m.misses) < maxMisses {
-		m.misses[key] = miss{at: now, err: err}
+		m.misses[key] = miss{until: until, err: err}
 	}
 }
