@@ -16,24 +16,24 @@ import (
 // claims are taken back, as if nothing could be done about their addresses.
 const maxSetAside = 32
 
-// Cause says why an address cannot be given to a machine.
-type Cause string
+// UnfitCause says why an address cannot be given to a machine.
+type UnfitCause string
 
 // The causes for which an address is set aside.
 const (
-	UsedByOther      Cause = "InUse"
-	IsGateway        Cause = "Gateway"
-	IsNameserver     Cause = "Nameserver"
-	IsNetworkAddress Cause = "NetworkAddress"
-	IsBroadcast      Cause = "Broadcast"
-	GivenTwice       Cause = "GivenTwice"
+	UsedByOther      UnfitCause = "InUse"
+	IsGateway        UnfitCause = "Gateway"
+	IsNameserver     UnfitCause = "Nameserver"
+	IsNetworkAddress UnfitCause = "NetworkAddress"
+	IsBroadcast      UnfitCause = "Broadcast"
+	GivenTwice       UnfitCause = "GivenTwice"
 )
 
 // unfit is a refusal of an address that its provider will offer again as long as
 // it is free.
 type unfit struct {
 	refusal error
-	cause   Cause
+	cause   UnfitCause
 	ip      netip.Addr
 	users   []User
 }
@@ -48,7 +48,7 @@ func (u *unfit) Unwrap() error { return u.refusal }
 // handed out, why, and on which network.
 type SetAside struct {
 	IP      netip.Addr `json:"ip"`
-	Cause   Cause      `json:"cause"`
+	Cause   UnfitCause `json:"cause"`
 	Network string     `json:"network,omitempty"`
 }
 

@@ -58,7 +58,7 @@ func checkFit(pool Pool, b Binding, of family) error {
 // endOfSubnet says which address without a host this is, empty if it is none. A
 // subnet of two addresses has hosts only (RFC 3021, RFC 6164); the first address
 // of an IPv6 subnet belongs to its routers (RFC 4291, 2.6.1).
-func endOfSubnet(address netip.Prefix) Cause {
+func endOfSubnet(address netip.Prefix) UnfitCause {
 	ip := address.Addr()
 	if address.Bits() > ip.BitLen()-2 {
 		return ""

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"capv-static-ip.dev/allocator/capi"
 )
@@ -26,55 +27,123 @@ func lacking(err error, lack Lack) error {
 	return err
 }
 
-// Lacks is the content of RefusedByAnnotation: for each pool that refused a
-// machine of an owner, the number of addresses that would have been enough.
-type Lacks map[PoolReference]uint64
+// Cause is what an owner of refused machines waits for: a pool that serves, or,
+// where looking at no pool would show that the cause is gone, a try.
+type Cause struct {
+	Pool PoolReference
+	// Reason is that of the refusal. It is empty if a pool is named.
+	Reason Reason
+}
 
-// ParseLacks reads the value of RefusedByAnnotation: KIND.GROUP/NAME, separated
-// by commas, each followed by a colon and the number of addresses needed if that
-// is not one. What is not of this form is left out.
+// CauseOf is the cause of a refusal, and the number of addresses needed.
+func CauseOf(refusal *Refusal) (cause Cause, needed uint64) {
+	if refusal.Lack.Pool == (PoolReference{}) {
+		return Cause{Reason: refusal.Reason}, 1
+	}
+	return Cause{Pool: refusal.Lack.Pool}, max(refusal.Lack.Needed, 1)
+}
+
+func (c Cause) String() string {
+	if c.Reason != "" {
+		return string(c.Reason)
+	}
+	return c.Pool.String()
+}
+
+// maxLacks bounds the causes that are read of an owner, as whoever may write the
+// owner can write anything there. Machines that ask for more pools are rare, and
+// lose nothing: their owner waits for those that refused last.
+const maxLacks = 16
+
+// maxNeeded is more than the devices that a machine can have.
+const maxNeeded = 255
+
+// Lacks is the content of RefusedByAnnotation: the causes for which machines of
+// an owner were refused, with the number of addresses that would have been
+// enough; that is one where the cause is no pool.
+type Lacks map[Cause]uint64
+
+// ParseLacks reads the value of RefusedByAnnotation: pools as KIND.GROUP/NAME,
+// each followed by a colon and the number of addresses needed if that is not one,
+// and reasons, separated by commas. What is not of this form is left out.
 func ParseLacks(annotation string) Lacks {
 	lacks := Lacks{}
+	looked := 0
 	for entry := range strings.SplitSeq(annotation, ",") {
-		text, count, counted := strings.Cut(strings.TrimSpace(entry), ":")
-		needed := uint64(1)
-		if counted {
-			var err error
-			if needed, err = strconv.ParseUint(count, 10, 8); err != nil {
-				continue
-			}
+		if cause, needed, ok := parseCause(strings.TrimSpace(entry)); ok {
+			lacks.Add(cause, needed)
 		}
-		kind, name, _ := strings.Cut(text, "/")
-		kind, group, _ := strings.Cut(kind, ".")
-		if kind == "" || group == "" || name == "" || needed == 0 {
-			continue
+		if looked++; looked == maxLacks {
+			break
 		}
-		lacks.Add(Lack{Pool: PoolReference{APIGroup: group, Kind: kind, Name: name}, Needed: needed})
 	}
 	return lacks
 }
 
-// Add puts a lack beside the others. Of one pool the least need stays: then the
+func parseCause(entry string) (cause Cause, needed uint64, ok bool) {
+	if isReason(entry) {
+		return Cause{Reason: Reason(entry)}, 1, true
+	}
+	text, count, counted := strings.Cut(entry, ":")
+	needed = 1
+	if counted {
+		var err error
+		if needed, err = strconv.ParseUint(count, 10, 8); err != nil || needed == 0 {
+			return Cause{}, 0, false
+		}
+	}
+	kind, name, _ := strings.Cut(text, "/")
+	kind, group, _ := strings.Cut(kind, ".")
+	if !isName(strings.ToLower(kind)) || !isName(group) || !isName(name) {
+		return Cause{}, 0, false
+	}
+	return Cause{Pool: PoolReference{APIGroup: group, Kind: kind, Name: name}}, needed, true
+}
+
+func isName(text string) bool { return len(validation.IsDNS1123Subdomain(text)) == 0 }
+
+// isReason tells whether this is one word, beginning with a capital letter.
+func isReason(text string) bool {
+	return len(text) <= validation.DNS1123LabelMaxLength && len(text) > 0 && text[0] >= 'A' && text[0] <= 'Z' &&
+		!strings.ContainsFunc(text, func(r rune) bool { return (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') })
+}
+
+// Add puts a cause beside the others. Of one pool the least need stays: then the
 // lacks of machines that are refused in turn, for different reasons, come to an
-// end, and no owner waits for more than would help it.
-func (l Lacks) Add(lack Lack) {
-	if needed, ok := l[lack.Pool]; !ok || lack.Needed < needed {
-		l[lack.Pool] = lack.Needed
+// end, and no owner waits for more than would help it. One that finds no room
+// takes that of the others.
+func (l Lacks) Add(cause Cause, needed uint64) {
+	before, known := l[cause]
+	if !known && len(l) >= maxLacks {
+		clear(l)
+	}
+	if !known || needed < before {
+		l[cause] = min(needed, maxNeeded)
 	}
 }
 
 // String is the form in which RefusedByAnnotation holds the lacks.
 func (l Lacks) String() string {
 	entries := make([]string, 0, len(l))
-	for pool := range maps.Keys(l) {
-		entry := pool.String()
-		if needed := l[pool]; needed != 1 {
+	for cause := range maps.Keys(l) {
+		entry := cause.String()
+		if needed := l[cause]; needed != 1 {
 			entry += ":" + strconv.FormatUint(needed, 10)
 		}
 		entries = append(entries, entry)
 	}
 	slices.Sort(entries)
 	return strings.Join(entries, ",")
+}
+
+// HasReason tells whether a refusal is among the causes that no pool will end.
+func (l Lacks) HasReason() bool {
+	for cause := range l {
+		if cause.Reason != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // OwnerKinds are the kinds that make machines again when they were refused, and

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"testing"
 )
 
 func reference(name string) PoolReference {
 	return PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: name}
 }
+
+func causedBy(name string) Cause { return Cause{Pool: reference(name)} }
 
 func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -18,12 +21,17 @@ func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
 		again      string
 	}{
 		"nothing":    {"", Lacks{}, ""},
-		"one pool":   {"IPPool.ipam.metal3.io/a", Lacks{reference("a"): 1}, "IPPool.ipam.metal3.io/a"},
-		"two needed": {"IPPool.ipam.metal3.io/a:2", Lacks{reference("a"): 2}, "IPPool.ipam.metal3.io/a:2"},
-		"two pools": {"IPPool.ipam.metal3.io/b.c:3,IPPool.ipam.metal3.io/a", Lacks{reference("a"): 1, reference("b.c"): 3},
+		"one pool":   {"IPPool.ipam.metal3.io/a", Lacks{causedBy("a"): 1}, "IPPool.ipam.metal3.io/a"},
+		"two needed": {"IPPool.ipam.metal3.io/a:2", Lacks{causedBy("a"): 2}, "IPPool.ipam.metal3.io/a:2"},
+		"two pools": {"IPPool.ipam.metal3.io/b.c:3,IPPool.ipam.metal3.io/a", Lacks{causedBy("a"): 1, causedBy("b.c"): 3},
 			"IPPool.ipam.metal3.io/a,IPPool.ipam.metal3.io/b.c:3"},
-		"written by hand": {" IPPool.ipam.metal3.io/a:1 ,", Lacks{reference("a"): 1}, "IPPool.ipam.metal3.io/a"},
-		"garbage":         {"a,IPPool/a,.b/c,IPPool.ipam.metal3.io/,IPPool.ipam.metal3.io/a:x,IPPool.ipam.metal3.io/a:0,:", Lacks{}, ""},
+		"written by hand": {" IPPool.ipam.metal3.io/a:1 ,", Lacks{causedBy("a"): 1}, "IPPool.ipam.metal3.io/a"},
+		"a reason":        {"AddressInUse", Lacks{Cause{Reason: AddressInUse}: 1}, "AddressInUse"},
+		"a reason beside a pool": {"IPPool.ipam.metal3.io/a:2,NotBoundInTime", Lacks{causedBy("a"): 2, Cause{Reason: NotBoundInTime}: 1},
+			"IPPool.ipam.metal3.io/a:2,NotBoundInTime"},
+		"names that are none":     {"IPPool.ipam.metal3.io/A,IPPool.ipam..io/a,IPPool.ipam.metal3.io/..,IPPool.ipam.metal3.io/a/b", Lacks{}, ""},
+		"names that are too long": {"IPPool.ipam.metal3.io/" + strings.Repeat("a", 254) + "," + strings.Repeat("A", 64), Lacks{}, ""},
+		"garbage":                 {"a,IPPool/a,.b/c,IPPool.ipam.metal3.io/,IPPool.ipam.metal3.io/a:x,IPPool.ipam.metal3.io/a:0,:", Lacks{}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := ParseLacks(test.annotation)
@@ -42,7 +50,7 @@ func TestLacksOfOneOwnerConverge(t *testing.T) {
 	lacks := Lacks{}
 	turns := []Lack{{reference("a"), 2}, {reference("b"), 1}, {reference("a"), 1}}
 	for _, lack := range turns {
-		lacks.Add(lack)
+		lacks.Add(Cause{Pool: lack.Pool}, lack.Needed)
 	}
 	want := lacks.String()
 	if want != "IPPool.ipam.metal3.io/a,IPPool.ipam.metal3.io/b" {
@@ -50,11 +58,44 @@ func TestLacksOfOneOwnerConverge(t *testing.T) {
 	}
 	for range 3 {
 		for _, lack := range turns {
-			lacks.Add(lack)
+			lacks.Add(Cause{Pool: lack.Pool}, lack.Needed)
 			if got := lacks.String(); got != want {
 				t.Fatalf("it changed to %q", got)
 			}
 		}
+	}
+}
+
+// Whoever may write an owner can write anything there.
+func TestLacksThatAreReadAreBounded(t *testing.T) {
+	var entries []string
+	for i := range 5000 {
+		entries = append(entries, fmt.Sprintf("Kind%d.example.org/a", i))
+	}
+	if got := ParseLacks(strings.Join(entries, ",")); len(got) != maxLacks {
+		t.Errorf("got %d, want %d", len(got), maxLacks)
+	}
+}
+
+func TestLackThatFindsNoRoomIsWaitedFor(t *testing.T) {
+	lacks := Lacks{}
+	for i := range maxLacks {
+		lacks.Add(causedBy(fmt.Sprint(i)), 1)
+	}
+	lacks.Add(causedBy("last"), 1)
+	if got := lacks.String(); got != "IPPool.ipam.metal3.io/last" {
+		t.Errorf("got %q, want the last", got)
+	}
+}
+
+func TestRefusalThatNamesNoPoolIsCausedByItsReason(t *testing.T) {
+	refusal, _ := AsRefusal(Refuse(AddressInUse, "no"))
+	if cause, needed := CauseOf(refusal); cause != (Cause{Reason: AddressInUse}) || needed != 1 {
+		t.Errorf("got %v, %d", cause, needed)
+	}
+	refusal.Lack = Lack{reference("a"), 2}
+	if cause, needed := CauseOf(refusal); cause != causedBy("a") || needed != 2 {
+		t.Errorf("got %v, %d", cause, needed)
 	}
 }
 

@@ -34,6 +34,9 @@ const (
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolElsewhere    Reason = "PoolElsewhere"
 	PoolNotNamed     Reason = "PoolNotNamed"
+	// AllocationFailed is that of a failure that its reader can do nothing about
+	// in the request.
+	AllocationFailed Reason = "AllocationFailed"
 )
 
 // Refusal is an error that its reader can act upon: one sentence with the

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/netip"
 	"slices"
 	"time"
@@ -12,10 +11,7 @@ import (
 	"github.com/go-logr/logr"
 	"gomodules.xyz/jsonpatch/v2"
 	admissionv1 "k8s.io/api/admission/v1"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
@@ -250,64 +246,4 @@ func (h *Handler) takeBack(ctx context.Context, claim allocator.Request) {
 	if err := h.Allocator.TakeBack(ctx, claim); err != nil {
 		klog.FromContext(ctx).Error(err, "Cannot take back claims, they are reaped later")
 	}
-}
-
-func (h *Handler) respond(ctx context.Context, req admission.Request, v verdict) admission.Response {
-	log := klog.FromContext(ctx)
-	var bad badRequest
-	refusal, refused := allocator.AsRefusal(v.err)
-	switch {
-	case refused:
-		log.Info("Denied a machine", "operation", req.Operation, "reason", refusal.Reason, "message", refusal.Message)
-		if !isTrue(req.DryRun) {
-			h.tell(req, refusal)
-		}
-		return admission.Denied(refusal.Message)
-	case errors.As(v.err, &bad):
-		return admission.Errored(http.StatusBadRequest, bad.error)
-	case v.err != nil:
-		log.Error(v.err, "Cannot decide about a machine", "operation", req.Operation)
-		return admission.Errored(http.StatusInternalServerError, fmt.Errorf(
-			"addresses could not be allocated (%s): see the log of capv-static-ip", stableCause(v.err)))
-	case len(v.patch) > 0:
-		log.Info("Admitted a machine with addresses", "operation", req.Operation)
-		return admission.Patched("", v.patch...).WithWarnings(v.warnings...)
-	}
-	return admission.Allowed("").WithWarnings(v.warnings...)
-}
-
-// stableCause is the part of an error that does not change from try to try.
-func stableCause(err error) string {
-	if reason := apierrors.ReasonForError(err); reason != "" {
-		return string(reason)
-	}
-	return "unknown error"
-}
-
-// tell puts a refusal where users look: into an event on the machine's name,
-// and into one on each owner, which is what outlives the refusal. The owners are
-// also noted to wait for what their pool did not have.
-func (h *Handler) tell(req admission.Request, refusal *allocator.Refusal) {
-	if req.Name != "" {
-		h.warn(&corev1.ObjectReference{
-			APIVersion: schema.GroupVersion{Group: req.Kind.Group, Version: req.Kind.Version}.String(), Kind: req.Kind.Kind,
-			Namespace: req.Namespace, Name: req.Name,
-		}, refusal)
-	}
-	m, err := decodeMachine(req.Object.Raw)
-	if err != nil {
-		return // it was refused for that
-	}
-	for _, owner := range m.owners() {
-		h.warn(&corev1.ObjectReference{
-			APIVersion: owner.APIVersion, Kind: owner.Kind,
-			Namespace: req.Namespace, Name: owner.Name, UID: owner.UID,
-		}, refusal)
-		h.Owners.note(req.Namespace, owner, refusal.Lack)
-	}
-}
-
-// warn makes an event. It does not wait for it to be stored.
-func (h *Handler) warn(regarding *corev1.ObjectReference, refusal *allocator.Refusal) {
-	h.Events.Eventf(regarding, nil, corev1.EventTypeWarning, string(refusal.Reason), "Admit", "%s", refusal.Message)
 }

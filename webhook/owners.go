@@ -26,9 +26,12 @@ const (
 	// maxOwners is the number of owners of one machine that are told of its
 	// refusal. CAPI's machines have one.
 	maxOwners = 3
-	// maxPending bounds the owners that wait to be written. One that does not fit
-	// is written when CAPI tries again by itself and is refused again.
-	maxPending = 1000
+	// maxPending bounds the owners that wait to be written, and maxPendingOfOne
+	// those of one namespace, which are written within seconds: whoever may create
+	// machines can name any owners. One that does not fit is written when CAPI
+	// tries again by itself and is refused again.
+	maxPending      = 1000
+	maxPendingOfOne = 100
 	// maxRetries bounds the tries to write one owner, likewise.
 	maxRetries = 5
 	// ownerTimeout bounds each try.
@@ -51,15 +54,17 @@ func (m *machine) owners() []metav1.OwnerReference {
 	return refs[:min(len(refs), maxOwners)]
 }
 
-// Owners writes on the owners of refused machines which pools did not have what
-// was asked of them, for the controller that makes CAPI try again. It works
-// beside the requests: an answer never waits for it.
+// Owners writes on the owners of refused machines why they were, for the
+// controller that makes CAPI try again. It works beside the requests: an answer
+// never waits for it.
 type Owners struct {
 	client client.Client
 	queue  workqueue.TypedRateLimitingInterface[owner]
 
 	mu      sync.Mutex
 	pending map[owner]allocator.Lacks
+	// in is the number of those pending, by namespace.
+	in map[string]int
 }
 
 // NewOwners makes an Owners, to be started. The client reads and writes past
@@ -70,22 +75,24 @@ func NewOwners(c client.Client) *Owners {
 		client:  c,
 		queue:   workqueue.NewTypedRateLimitingQueue(limiter),
 		pending: map[owner]allocator.Lacks{},
+		in:      map[string]int{},
 	}
 }
 
 // note has it written soon that a machine of the owner was refused. Owners of
 // kinds that nothing makes try again are left alone.
-func (o *Owners) note(namespace string, ref metav1.OwnerReference, lack allocator.Lack) {
+func (o *Owners) note(namespace string, ref metav1.OwnerReference, refusal *allocator.Refusal) {
 	named := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
 	i := slices.IndexFunc(allocator.OwnerKinds(), func(kind schema.GroupKind) bool {
 		return kind == named.GroupKind()
 	})
-	if i < 0 || lack.Pool == (allocator.PoolReference{}) {
+	if i < 0 {
 		return
 	}
 	key := types.NamespacedName{Namespace: namespace, Name: ref.Name}
 	refused := owner{kind: allocator.OwnerKinds()[i], NamespacedName: key, uid: ref.UID}
-	if o.add(refused, allocator.Lacks{lack.Pool: lack.Needed}) {
+	cause, needed := allocator.CauseOf(refusal)
+	if o.add(refused, allocator.Lacks{cause: needed}) {
 		o.queue.Add(refused)
 	}
 }
@@ -94,13 +101,14 @@ func (o *Owners) add(refused owner, lacks allocator.Lacks) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.pending[refused] == nil {
-		if len(o.pending) >= maxPending {
+		if len(o.pending) >= maxPending || o.in[refused.Namespace] >= maxPendingOfOne {
 			return false
 		}
 		o.pending[refused] = allocator.Lacks{}
+		o.in[refused.Namespace]++
 	}
-	for pool, needed := range lacks {
-		o.pending[refused].Add(allocator.Lack{Pool: pool, Needed: needed})
+	for cause, needed := range lacks {
+		o.pending[refused].Add(cause, needed)
 	}
 	return true
 }
@@ -108,8 +116,14 @@ func (o *Owners) add(refused owner, lacks allocator.Lacks) bool {
 func (o *Owners) take(refused owner) allocator.Lacks {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	lacks := o.pending[refused]
+	lacks, ok := o.pending[refused]
+	if !ok {
+		return nil
+	}
 	delete(o.pending, refused)
+	if o.in[refused.Namespace]--; o.in[refused.Namespace] == 0 {
+		delete(o.in, refused.Namespace)
+	}
 	return lacks
 }
 
@@ -136,6 +150,9 @@ func (o *Owners) writeOrRetry(ctx context.Context, refused owner) {
 	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
 	defer cancel()
 	lacks := o.take(refused)
+	if len(lacks) == 0 {
+		return // it was written with those of an earlier turn
+	}
 	err := o.write(ctx, refused, lacks)
 	switch {
 	case err == nil:
@@ -150,7 +167,7 @@ func (o *Owners) writeOrRetry(ctx context.Context, refused owner) {
 	}
 }
 
-// write adds to the owner's annotation what pools lacked, if it is not there.
+// write adds to the owner's annotation why it was refused, if it is not there.
 // The owner is read from the API server: a cache may still hold an annotation
 // that was just taken off. A refusal that is older than that is no news, since
 // CAPI has been made to try again after it; so the patch needs no lock, which
@@ -167,8 +184,8 @@ func (o *Owners) write(ctx context.Context, refused owner, lacks allocator.Lacks
 		return nil
 	}
 	all := allocator.ParseLacks(obj.Annotations[allocator.RefusedByAnnotation])
-	for pool, needed := range lacks {
-		all.Add(allocator.Lack{Pool: pool, Needed: needed})
+	for cause, needed := range lacks {
+		all.Add(cause, needed)
 	}
 	if obj.Annotations[allocator.RefusedByAnnotation] == all.String() {
 		return nil

@@ -20,8 +20,13 @@ import (
 
 var (
 	ofMachineSet = metav1.OwnerReference{APIVersion: "cluster.x-k8s.io/v1beta1", Kind: "MachineSet", Name: "md", UID: "uid"}
-	lackOfOne    = allocator.Lack{Pool: allocator.Metal3Pool("pool"), Needed: 1}
+	lackOfOne    = refusalOf("pool", 1)
 )
+
+// refusalOf is a refusal for want of so many addresses of a pool.
+func refusalOf(pool string, needed uint64) *allocator.Refusal {
+	return &allocator.Refusal{Reason: allocator.PoolExhausted, Lack: allocator.Lack{Pool: allocator.Metal3Pool(pool), Needed: needed}}
+}
 
 // notes runs an Owners on these objects, whose API server fails this many times.
 func notes(t *testing.T, failures int, objects ...client.Object) (*Owners, client.Client) {
@@ -68,8 +73,9 @@ func machineSet(uid types.UID, refusedBy string) *clusterv1.MachineSet {
 func TestRefusalsArePutBesideThoseOfOtherPools(t *testing.T) {
 	o, c := notes(t, 0, machineSet("uid", "IPPool.ipam.metal3.io/another"))
 	o.note("ns", ofMachineSet, lackOfOne)
-	o.note("ns", ofMachineSet, allocator.Lack{Pool: allocator.Metal3Pool("third"), Needed: 2})
-	want := "IPPool.ipam.metal3.io/another,IPPool.ipam.metal3.io/pool,IPPool.ipam.metal3.io/third:2"
+	o.note("ns", ofMachineSet, refusalOf("third", 2))
+	o.note("ns", ofMachineSet, &allocator.Refusal{Reason: allocator.AddressInUse})
+	want := "AddressInUse,IPPool.ipam.metal3.io/another,IPPool.ipam.metal3.io/pool,IPPool.ipam.metal3.io/third:2"
 	if got := drain(t, o, c); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -97,16 +103,14 @@ func TestRefusalIsNotedOfNobodyElse(t *testing.T) {
 	template := ofMachineSet
 	template.APIVersion, template.Kind = "controlplane.example.org/v1", "ControlPlane"
 	for name, test := range map[string]struct {
-		ref  metav1.OwnerReference
-		lack allocator.Lack
+		ref metav1.OwnerReference
 	}{
-		"another object of the name":      {other, lackOfOne},
-		"a kind that we know nothing of":  {template, lackOfOne},
-		"a refusal that no pool will end": {ofMachineSet, allocator.Lack{}},
+		"another object of the name":     {other},
+		"a kind that we know nothing of": {template},
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, c := notes(t, 0, machineSet("uid", ""))
-			o.note("ns", test.ref, test.lack)
+			o.note("ns", test.ref, lackOfOne)
 			if got := drain(t, o, c); got != "" {
 				t.Errorf("got %q, want nothing", got)
 			}
@@ -116,13 +120,26 @@ func TestRefusalIsNotedOfNobodyElse(t *testing.T) {
 
 func TestOwnersThatWaitToBeWrittenAreBounded(t *testing.T) {
 	o := NewOwners(nil)
-	for i := range 2 * maxPending {
-		ref := ofMachineSet
-		ref.Name = fmt.Sprintf("md-%d", i)
-		o.note("ns", ref, lackOfOne)
+	for namespace := range 2 * maxPending / maxPendingOfOne {
+		for i := range 2 * maxPendingOfOne {
+			ref := ofMachineSet
+			ref.Name = fmt.Sprintf("md-%d", i)
+			o.note(fmt.Sprintf("ns-%d", namespace), ref, lackOfOne)
+		}
+		if got := o.in[fmt.Sprintf("ns-%d", namespace)]; got > maxPendingOfOne {
+			t.Errorf("%d of one namespace are pending, want %d at the most", got, maxPendingOfOne)
+		}
 	}
 	if len(o.pending) != maxPending || o.queue.Len() != maxPending {
 		t.Errorf("%d are pending, %d in the queue, want %d", len(o.pending), o.queue.Len(), maxPending)
+	}
+	for len(o.pending) > 0 {
+		next, _ := o.queue.Get()
+		o.take(next)
+		o.take(next)
+	}
+	if len(o.in) > 0 {
+		t.Errorf("%v are counted as pending, and none is", o.in)
 	}
 }
 

@@ -37,7 +37,7 @@ type reconciler struct {
 
 	mu sync.Mutex
 	// known are the claims that are set aside now.
-	known map[types.NamespacedName]allocator.Cause
+	known map[types.NamespacedName]allocator.UnfitCause
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -96,7 +96,7 @@ func (r *reconciler) abandon(ctx context.Context, claim allocator.Claim) error {
 }
 
 // note remembers a claim, and tells whether it is new.
-func (r *reconciler) note(claim types.NamespacedName, cause allocator.Cause) bool {
+func (r *reconciler) note(claim types.NamespacedName, cause allocator.UnfitCause) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, known := r.known[claim]

@@ -35,7 +35,7 @@ func Setup(mgr manager.Manager, engine *allocator.Allocator, providers allocator
 		}
 		r := &reconciler{
 			engine: engine, provider: provider, client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder,
-			known: map[types.NamespacedName]allocator.Cause{},
+			known: map[types.NamespacedName]allocator.UnfitCause{},
 		}
 		c, err := controller.New("set-aside-"+strings.ToLower(gvk.Kind), mgr, controller.Options{
 			Reconciler: r,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -30,13 +31,14 @@ const workers = 10
 
 // Setup adds the controllers to the manager. They run on the elected replica
 // only. The sources that it returns must be started, on every replica: an
-// elected one continues with caches that are warm.
-func Setup(mgr manager.Manager, providers allocator.Providers, grace time.Duration) ([]allocator.Source, error) {
+// elected one continues with caches that are warm. What happens is told through
+// the recorder.
+func Setup(mgr manager.Manager, providers allocator.Providers, recorder events.EventRecorder, grace time.Duration) ([]allocator.Source, error) {
 	r := &Reconciler{
 		providers: providers,
 		client:    mgr.GetClient(),
 		live:      mgr.GetAPIReader(),
-		events:    mgr.GetEventRecorder("capv-static-ip"),
+		events:    recorder,
 		grace:     grace,
 		now:       time.Now,
 	}

@@ -7,7 +7,9 @@ import (
 	"math"
 	"time"
 
+	"golang.org/x/time/rate"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -17,14 +19,34 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/limit"
 )
 
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machinesets,verbs=get;list;watch;patch
 // +kubebuilder:rbac:groups=controlplane.cluster.x-k8s.io,resources=kubeadmcontrolplanes,verbs=get;list;watch;patch
 
-// resync is how often a pool is looked at for which somebody waits, if nothing
-// happens that is known to matter: what a pool can serve may depend on more.
-const resync = 30 * time.Second
+const (
+	// resync is how often a pool is looked at for which somebody waits, if nothing
+	// happens that is known to matter: what a pool can serve may depend on more.
+	resync = 30 * time.Second
+	// resyncUnwatched is that of pools of which nothing is heard: not when they
+	// change, nor when somebody grants the right to read them.
+	resyncUnwatched = 10 * time.Second
+	// readTimeout bounds the read of one pool, for which all others wait.
+	readTimeout = 5 * time.Second
+)
+
+// Limits. Anybody who may write an owner can have it wait for any pools; and what
+// CAPI does after a touch costs more than the touch.
+const (
+	// Reads of pools that are not watched, for one namespace and for all.
+	readsOfOne, readsBurstOfOne = 2, 10
+	reads, readsBurst           = 20, 40
+	// Touches, which leave CAPI the time to make what it is to try.
+	touches, touchesBurst = 20, 20
+	// later is when a touch comes that would be too many now.
+	later = 250 * time.Millisecond
+)
 
 // pools is what is needed of IPAM.
 type pools interface {
@@ -34,24 +56,46 @@ type pools interface {
 }
 
 // poolKey is a pool, with the namespace of the pool or of those who wait for it.
-// A cluster-scoped pool serves all namespaces, and has none.
+// A cluster-scoped pool serves all namespaces, and has none. Without a pool it is
+// for all refused owners of the namespace.
 type poolKey struct {
 	allocator.PoolReference
 	Namespace string
 }
 
-// reconciler touches the owners that wait for a pool. One worker runs it, so
-// that touches are counted.
+// reconciler touches the owners that wait for a pool, and now and then all
+// others. One worker runs it, so that touches are counted.
 type reconciler struct {
 	pools  pools
 	client client.Client
 	now    func() time.Time
-	// records are those of pools for which somebody waited lately.
+	// watched are the kinds of pools that are read from the cache.
+	watched map[schema.GroupKind]bool
+
+	// records are those of pools for which somebody waited lately, rounds those of
+	// namespaces in which somebody was refused lately.
 	records map[poolKey]*record
+	rounds  map[string]*round
+	changes changes
+
+	readsOfOne     *limit.PerNamespace
+	reads, touches *rate.Limiter
+}
+
+func newReconciler(p pools, c client.Client) *reconciler {
+	return &reconciler{
+		pools: p, client: c, now: time.Now, watched: map[schema.GroupKind]bool{},
+		records: map[poolKey]*record{}, rounds: map[string]*round{},
+		readsOfOne: limit.NewPerNamespace(readsOfOne, readsBurstOfOne),
+		reads:      rate.NewLimiter(reads, readsBurst), touches: rate.NewLimiter(touches, touchesBurst),
+	}
 }
 
 // Reconcile implements reconcile.TypedReconciler.
 func (r *reconciler) Reconcile(ctx context.Context, key poolKey) (reconcile.Result, error) {
+	if key.PoolReference == (allocator.PoolReference{}) {
+		return r.patrol(ctx, key.Namespace)
+	}
 	owners, err := r.waiting(ctx, key)
 	if err != nil {
 		return reconcile.Result{}, err
@@ -59,9 +103,16 @@ func (r *reconciler) Reconcile(ctx context.Context, key poolKey) (reconcile.Resu
 	if len(owners) == 0 && r.records[key] == nil {
 		return reconcile.Result{}, nil
 	}
+	again := resync
+	if !r.watched[schema.GroupKind{Group: key.APIGroup, Kind: key.Kind}] {
+		if !r.mayRead(key.Namespace) {
+			return reconcile.Result{RequeueAfter: resync}, nil
+		}
+		again = resyncUnwatched
+	}
 	pool, err := r.pool(ctx, key, owners)
 	if _, refused := allocator.AsRefusal(err); refused {
-		return r.rest(key, owners), nil
+		return r.rest(key, owners, again), nil
 	}
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("reading %s: %w", key.PoolReference, err)
@@ -76,25 +127,33 @@ func (r *reconciler) Reconcile(ctx context.Context, key poolKey) (reconcile.Resu
 	if len(owners) == 0 {
 		return reconcile.Result{}, err
 	}
-	if wait == 0 || wait > resync {
-		wait = resync
+	if wait == 0 || wait > again {
+		wait = again
 	}
 	return reconcile.Result{RequeueAfter: wait}, err
 }
 
+// mayRead tells whether there may be one read more for a namespace.
+func (r *reconciler) mayRead(namespace string) bool {
+	now := r.now()
+	return r.readsOfOne.Allow(namespace, now) && r.reads.AllowN(now, 1)
+}
+
 // rest looks again later at a pool that serves nobody now.
-func (r *reconciler) rest(key poolKey, owners []metav1.PartialObjectMetadata) reconcile.Result {
+func (r *reconciler) rest(key poolKey, owners []metav1.PartialObjectMetadata, again time.Duration) reconcile.Result {
 	if rec := r.records[key]; rec != nil {
 		rec.observe(0, r.now())
 	}
 	if len(owners) == 0 {
 		return reconcile.Result{}
 	}
-	return reconcile.Result{RequeueAfter: resync}
+	return reconcile.Result{RequeueAfter: again}
 }
 
 // pool reads the pool as one of its waiting owners sees it.
 func (r *reconciler) pool(ctx context.Context, key poolKey, owners []metav1.PartialObjectMetadata) (allocator.Pool, error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
 	var machine allocator.Machine
 	machine.Namespace = key.Namespace
 	if len(owners) > 0 {
@@ -118,7 +177,7 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool allocator.Pool
 		}
 		w := waiter{
 			NamespacedName: client.ObjectKeyFromObject(&owners[i]), uid: owners[i].UID,
-			needed: lacksOf(&owners[i])[pool.Reference],
+			needed: lacksOf(&owners[i])[allocator.Cause{Pool: pool.Reference}],
 		}
 		waiters = append(waiters, w)
 		byUID[w.uid] = &owners[i]
@@ -136,7 +195,10 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool allocator.Pool
 	due, wait := rec.next(waiters, now)
 	var errs []error
 	for _, w := range due {
-		if err := r.touch(ctx, byUID[w.uid], pool); err != nil {
+		if !r.touches.AllowN(now, 1) {
+			return later, errors.Join(errs...)
+		}
+		if err := r.touch(ctx, byUID[w.uid], pool.Reference.String()); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -145,28 +207,34 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool allocator.Pool
 	return wait, errors.Join(errs...)
 }
 
-// touch takes the annotation off. It does so without a lock: if a refusal by
-// another pool has just been added, that is older than this touch, too.
-func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetadata, pool allocator.Pool) error {
-	before := owner.DeepCopy()
-	delete(owner.Annotations, allocator.RefusedByAnnotation)
-	if err := r.client.Patch(ctx, owner, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
+// touch takes the annotation off. It does so without a lock: if a refusal for
+// another cause has just been added, that is older than this touch, too.
+func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetadata, why string) error {
+	after := owner.DeepCopy() // the cache's own stays as it is
+	delete(after.Annotations, allocator.RefusedByAnnotation)
+	if err := r.client.Patch(ctx, after, client.MergeFrom(owner)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("touching %s %s: %w", owner.Kind, klog.KObj(owner), err)
 	}
 	ownersTouched.Inc()
-	klog.FromContext(ctx).Info("Made an owner of refused machines try again", "kind", owner.Kind, "owner", klog.KObj(owner), "pool", klog.KObj(pool))
+	r.roundOf(owner.Namespace).touched(owner.UID, r.now())
+	klog.FromContext(ctx).Info("Made an owner of refused machines try again", "kind", owner.Kind, "owner", klog.KObj(owner), "why", why)
 	return nil
 }
 
-// waiting lists the owners that wait for the pool, in the key's namespace or,
-// if that is empty, in all.
+// waiting lists the owners that wait for the pool, or all, in the key's namespace
+// or, if that is empty, in all.
 func (r *reconciler) waiting(ctx context.Context, key poolKey) ([]metav1.PartialObjectMetadata, error) {
+	value := key.String()
+	if key.PoolReference == (allocator.PoolReference{}) {
+		value = anyCause
+	}
 	var owners []metav1.PartialObjectMetadata
 	for _, kind := range allocator.OwnerKinds() {
 		list := allocator.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
-		err := r.client.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{byPool: key.String()})
+		err := r.client.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{byPool: value},
+			client.UnsafeDisableDeepCopy)
 		if err != nil && !allocator.IsAbsent(err) {
-			return nil, fmt.Errorf("listing the %ss that wait for %s: %w", kind.Kind, key.PoolReference, err)
+			return nil, fmt.Errorf("listing the %ss that wait for %s: %w", kind.Kind, value, err)
 		}
 		for i := range list.Items {
 			if list.Items[i].DeletionTimestamp.IsZero() {

@@ -3,12 +3,14 @@ package retry
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -56,10 +58,13 @@ func controllerOn(t *testing.T, p fakePools, funcs interceptor.Funcs, namespaces
 	for _, namespace := range namespaces {
 		builder.WithObjects(&clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: "md", UID: types.UID(namespace),
-			Annotations: map[string]string{allocator.RefusedByAnnotation: allocator.Lacks{ref: 1}.String()},
+			Annotations: map[string]string{allocator.RefusedByAnnotation: allocator.Lacks{{Pool: ref}: 1}.String()},
 		}})
 	}
-	return &reconciler{pools: p, client: builder.Build(), now: func() time.Time { return start }, records: map[poolKey]*record{}}
+	r := newReconciler(p, builder.Build())
+	r.now = func() time.Time { return start }
+	r.watched[schema.GroupKind{Group: ref.APIGroup, Kind: ref.Kind}] = true
+	return r
 }
 
 // waitingIn lists the namespaces whose MachineSet waits.
@@ -146,5 +151,92 @@ func TestPoolIsLookedAtAgainWhileSomebodyWaits(t *testing.T) {
 				t.Errorf("got %+v, %v; want %+v", result, err, want)
 			}
 		})
+	}
+}
+
+// countingPools are not there, and count how often they are looked for.
+type countingPools struct{ reads *int }
+
+func (p countingPools) Pool(context.Context, client.Reader, allocator.Machine, allocator.Want) (allocator.Pool, error) {
+	*p.reads++
+	return allocator.Pool{}, allocator.Refuse(allocator.PoolNotFound, "not found")
+}
+
+func TestReadsOfPoolsThatAreNotWatchedAreBounded(t *testing.T) {
+	r := controllerOn(t, nil, interceptor.Funcs{}, "a", "b")
+	reads := 0
+	r.pools, r.watched = countingPools{&reads}, nil
+	for range 100 {
+		if result, err := r.Reconcile(t.Context(), poolKey{ref, "a"}); err != nil || result.RequeueAfter == 0 {
+			t.Fatalf("got %+v, %v", result, err)
+		}
+	}
+	if reads != readsBurstOfOne {
+		t.Errorf("%d reads for one namespace, want %d", reads, readsBurstOfOne)
+	}
+	if _, err := r.Reconcile(t.Context(), poolKey{ref, "b"}); err != nil || reads != readsBurstOfOne+1 {
+		t.Errorf("%d reads, %v: another namespace has to wait", reads, err)
+	}
+}
+
+// patrolAt looks after the owners of a namespace so long after the start.
+func patrolAt(t *testing.T, r *reconciler, after time.Duration, namespace string) time.Duration {
+	t.Helper()
+	r.now = func() time.Time { return start.Add(after) }
+	result, err := r.Reconcile(t.Context(), poolKey{Namespace: namespace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return result.RequeueAfter
+}
+
+func TestOwnerOfAPausedClusterIsNotTouchedInVain(t *testing.T) {
+	r := controllerOn(t, nil, interceptor.Funcs{}, "a", "b")
+	for _, namespace := range []string{"a", "b"} {
+		set := &clusterv1.MachineSet{}
+		if err := r.client.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: "md"}, set); err != nil {
+			t.Fatal(err)
+		}
+		set.Annotations[allocator.RefusedByAnnotation] = string(allocator.AddressInUse)
+		if namespace == "a" {
+			set.Annotations[clusterv1.PausedAnnotation] = ""
+		}
+		if err := r.client.Update(t.Context(), set); err != nil {
+			t.Fatal(err)
+		}
+		patrolAt(t, r, 0, namespace)
+		patrolAt(t, r, time.Minute, namespace)
+	}
+	owners, err := r.waiting(t.Context(), poolKey{})
+	if err != nil || len(owners) != 1 || owners[0].Namespace != "a" {
+		t.Errorf("still waiting: %v, %v; want the one that is paused", owners, err)
+	}
+}
+
+func TestManyOwnersAreTouchedByAndBy(t *testing.T) {
+	r := controllerOn(t, nil, interceptor.Funcs{}, "a")
+	for i := range 3 * atOnce {
+		set := &clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i)),
+			Annotations: map[string]string{allocator.RefusedByAnnotation: "AddressInUse"}}}
+		if err := r.client.Create(t.Context(), set); err != nil {
+			t.Fatal(err)
+		}
+	}
+	left := func() int {
+		owners, err := r.waiting(t.Context(), poolKey{Namespace: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(owners)
+	}
+	patrolAt(t, r, 0, "a")
+	for _, want := range []int{2*atOnce + 1, atOnce + 1, atOnce + 1} { // then there have been too many
+		if wait := patrolAt(t, r, firstInterval, "a"); wait != later || left() != want {
+			t.Errorf("%d are left, looks again after %s; want %d and %s", left(), wait, want, later)
+		}
+	}
+	patrolAt(t, r, firstInterval+time.Second, "a")
+	if got := left(); got != 1 {
+		t.Errorf("%d are left, want the one that waits for a pool", got)
 	}
 }

@@ -18,7 +18,7 @@ const (
 	// address that was free already at its last touch. It doubles with each touch
 	// that changed nothing: the pool may refuse for what it does not show.
 	firstInterval = 10 * time.Second
-	maxInterval   = 5 * time.Minute
+	maxInterval   = time.Minute
 )
 
 // waiter is an owner that waits for addresses of a pool.

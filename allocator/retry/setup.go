@@ -3,6 +3,7 @@ package retry
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -20,13 +21,19 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 )
 
-// byPool is the name of the index of owners by the pools that they wait for.
-const byPool = "capv-static-ip.dev/refused-by"
+// byPool is the name of the index of owners by the pools that they wait for. All
+// that wait for anything have anyCause, too.
+const (
+	byPool   = "capv-static-ip.dev/refused-by"
+	anyCause = "*"
+)
+
+// +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachinetemplates,verbs=get;list;watch
 
 // Setup adds the controller to the manager. It runs on the elected replica
 // only. The sources that it returns must be started, on every replica.
 func Setup(mgr manager.Manager, providers allocator.Providers) ([]allocator.Source, error) {
-	r := &reconciler{pools: providers, client: mgr.GetClient(), now: time.Now, records: map[poolKey]*record{}}
+	r := newReconciler(providers, mgr.GetClient())
 	c, err := controller.NewTyped("retry", mgr, controller.TypedOptions[poolKey]{
 		Reconciler:              r,
 		MaxConcurrentReconciles: 1,
@@ -40,7 +47,7 @@ func Setup(mgr manager.Manager, providers allocator.Providers) ([]allocator.Sour
 	if err != nil {
 		return nil, fmt.Errorf("adding the retry controller: %w", err)
 	}
-	pools, err := poolSources(c, mgr, providers)
+	pools, err := r.poolSources(c, mgr, providers)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +56,7 @@ func Setup(mgr manager.Manager, providers allocator.Providers) ([]allocator.Sour
 
 // poolSources are what tells of addresses that become free. Where a provider
 // counts address objects, one may go from the cache after its pool has changed.
-func poolSources(c controller.TypedController[poolKey], mgr manager.Manager, providers allocator.Providers) ([]allocator.Source, error) {
+func (r *reconciler) poolSources(c controller.TypedController[poolKey], mgr manager.Manager, providers allocator.Providers) ([]allocator.Source, error) {
 	var sources []allocator.Source
 	for _, provider := range providers {
 		ofAddress := func(_ context.Context, obj client.Object) []poolKey {
@@ -62,6 +69,7 @@ func poolSources(c controller.TypedController[poolKey], mgr manager.Manager, pro
 			if err != nil {
 				return nil, fmt.Errorf("finding the kind of pools: %w", err)
 			}
+			r.watched[gvk.GroupKind()] = true
 			ofPool := func(_ context.Context, obj client.Object) []poolKey {
 				ref := allocator.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}
 				return []poolKey{{PoolReference: ref, Namespace: obj.GetNamespace()}}
@@ -74,8 +82,10 @@ func poolSources(c controller.TypedController[poolKey], mgr manager.Manager, pro
 
 // ownerSources are those who wait, and what may keep them from trying.
 func (r *reconciler) ownerSources(c controller.TypedController[poolKey], from cache.Cache) []allocator.Source {
+	template := allocator.MetadataOf(capi.InScheme(r.client.Scheme(), capi.VSphereMachineTemplateKind))
 	sources := []allocator.Source{
 		{Object: &capi.Cluster{}, Started: watch[client.Object](c, from, &capi.Cluster{}, r.poolsOfCluster, resumed())},
+		{Object: template, Started: watch[client.Object](c, from, template, r.ownersOfTemplate, asksAnew(r.now))},
 	}
 	for _, kind := range allocator.OwnerKinds() {
 		owner := allocator.MetadataOf(capi.InScheme(r.client.Scheme(), kind))
@@ -114,20 +124,53 @@ func resumed() predicate.Predicate {
 	}
 }
 
+// asksAnew passes the events after which the machines of a template may ask for
+// something else. Templates that are old are only new to us.
+func asksAnew(now func() time.Time) predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(e event.CreateEvent) bool { return now().Sub(e.Object.GetCreationTimestamp().Time) < time.Minute },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			return !maps.Equal(e.ObjectOld.GetLabels(), e.ObjectNew.GetLabels()) ||
+				!maps.Equal(e.ObjectOld.GetAnnotations(), e.ObjectNew.GetAnnotations())
+		},
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
 func indexByPool(owner client.Object) []string {
-	var values []string
-	for pool := range lacksOf(owner) {
-		values = append(values, pool.String())
+	lacks := lacksOf(owner)
+	if len(lacks) == 0 {
+		return nil
+	}
+	values := []string{anyCause}
+	for cause := range lacks {
+		if cause.Reason == "" {
+			values = append(values, cause.Pool.String())
+		}
 	}
 	return values
 }
 
 func poolsOfOwner(_ context.Context, owner client.Object) []poolKey {
-	var keys []poolKey
-	for pool := range lacksOf(owner) {
-		keys = append(keys, poolKey{PoolReference: pool, Namespace: owner.GetNamespace()})
+	lacks := lacksOf(owner)
+	if len(lacks) == 0 {
+		return nil
+	}
+	keys := []poolKey{{Namespace: owner.GetNamespace()}}
+	for cause := range lacks {
+		if cause.Reason == "" {
+			keys = append(keys, poolKey{PoolReference: cause.Pool, Namespace: owner.GetNamespace()})
+		}
 	}
 	return keys
+}
+
+// ownersOfTemplate are all refused owners in the template's namespace. Which of
+// them use it is known to CAPI only.
+func (r *reconciler) ownersOfTemplate(_ context.Context, template client.Object) []poolKey {
+	r.changes.note(template.GetNamespace(), r.now())
+	return []poolKey{{Namespace: template.GetNamespace()}}
 }
 
 // poolsOfCluster are those that somebody waits for in a Cluster's namespace. A

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/mapper"
 )
 
 // +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,verbs=get;list;watch
@@ -73,6 +74,9 @@ func (k *kinds) watch() error {
 		return fmt.Errorf("adding the controller of kinds: %w", err)
 	}
 	enqueue := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, crd *metav1.PartialObjectMetadata) []reconcile.Request {
+		if known, ok := k.mgr.GetRESTMapper().(*mapper.Mapper); ok {
+			known.Changed()
+		}
 		gk, ok := k.kindOf(crd.Name)
 		if !ok || !k.expect(gk) {
 			return nil

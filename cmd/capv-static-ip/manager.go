@@ -7,6 +7,7 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -23,6 +24,8 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/mapper"
+	"capv-static-ip.dev/allocator/recorder"
 	"capv-static-ip.dev/allocator/release"
 	"capv-static-ip.dev/allocator/retry"
 	"capv-static-ip.dev/webhook"
@@ -58,6 +61,16 @@ func newScheme(config *rest.Config) (*runtime.Scheme, error) {
 	return s, allocator.AddContractToScheme(s, mapper)
 }
 
+// newMapper makes the mapper of all clients, which tenants cannot keep busy with
+// kinds that do not exist.
+func newMapper(config *rest.Config, httpClient *http.Client) (meta.RESTMapper, error) {
+	dynamic, err := apiutil.NewDynamicRESTMapper(config, httpClient)
+	if err != nil {
+		return nil, fmt.Errorf("making a mapper: %w", err)
+	}
+	return mapper.New(dynamic), nil
+}
+
 // newManager wires webhook, allocator and release controller. The returned
 // function ends the cache, which outlives the manager so that requests in
 // flight see their claims bound while the manager drains.
@@ -83,6 +96,7 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 		Scheme:                        scheme,
 		Cache:                         cacheOptions(opts),
 		NewCache:                      lastingCache(cacheCtx),
+		MapperProvider:                newMapper,
 		WebhookServer:                 server,
 		Metrics:                       *metricsOptions,
 		HealthProbeBindAddress:        opts.healthAddr,
@@ -134,18 +148,45 @@ func admissionClients(mgr manager.Manager) (cached, live client.Client, err erro
 	return cached, live, nil
 }
 
-// Limits of the requests that write refusals on owners. A storm of refusals must
-// not become one of writes; who is not written is refused again.
+// Limits of the requests that read owners and write refusals on them. A storm of
+// refusals must not become one of writes; who is not written is refused again. It
+// is enough for the owners that are made to try again, which are 20 a second at
+// the most.
 const (
-	ownersQPS   = 10
-	ownersBurst = 20
+	ownersQPS   = 40
+	ownersBurst = 80
 )
+
+// limitedClient makes a client that reads and writes past the caches, with a
+// rate limit of its own.
+func limitedClient(mgr manager.Manager, qps float32, burst int) (client.Client, error) {
+	config := rest.CopyConfig(mgr.GetConfig())
+	config.QPS, config.Burst = qps, burst
+	return client.New(config, client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+}
+
+// Limits of the requests that store events.
+const (
+	eventsQPS   = 20
+	eventsBurst = 100
+)
+
+// addRecorder adds to the manager what makes events.
+func addRecorder(mgr manager.Manager) (*recorder.Recorder, error) {
+	c, err := limitedClient(mgr, eventsQPS, eventsBurst)
+	if err != nil {
+		return nil, fmt.Errorf("making the client for events: %w", err)
+	}
+	events := recorder.New(c)
+	if err := mgr.Add(events); err != nil {
+		return nil, fmt.Errorf("adding the recorder of events: %w", err)
+	}
+	return events, nil
+}
 
 // addOwners adds to the manager what writes refusals on owners.
 func addOwners(mgr manager.Manager) (*webhook.Owners, error) {
-	config := rest.CopyConfig(mgr.GetConfig())
-	config.QPS, config.Burst = ownersQPS, ownersBurst
-	c, err := client.New(config, client.Options{HTTPClient: mgr.GetHTTPClient(), Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper()})
+	c, err := limitedClient(mgr, ownersQPS, ownersBurst)
 	if err != nil {
 		return nil, fmt.Errorf("making the client for owners: %w", err)
 	}
@@ -163,7 +204,11 @@ func setUp(mgr manager.Manager, opts *options) error {
 	}
 	providers := allocator.Providers{allocator.Metal3{}, allocator.Contract{Mapper: mgr.GetRESTMapper(), Live: live}}
 	alloc := allocator.New(providers, cached, live)
-	sources, err := release.Setup(mgr, providers, opts.orphanGracePeriod)
+	events, err := addRecorder(mgr)
+	if err != nil {
+		return err
+	}
+	sources, err := release.Setup(mgr, providers, events, opts.orphanGracePeriod)
 	if err != nil {
 		return err
 	}
@@ -194,7 +239,7 @@ func setUp(mgr manager.Manager, opts *options) error {
 		Live:      live,
 		Scheme:    mgr.GetScheme(),
 		Namespace: opts.namespace,
-		Events:    mgr.GetEventRecorder("capv-static-ip"),
+		Events:    events,
 		Owners:    owners,
 	}))
 

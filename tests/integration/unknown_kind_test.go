@@ -36,14 +36,14 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 	first := newScene(t, shared)
 	first.denyMachines(`Range "lab" in namespace "NAMESPACE", asked for by `+byAnnotation+`, cannot exist: `+
 		`no kind Range.ipam.example.com is served; install its IPAM provider or correct the kind`, withRange)
-	first.installRanges()
+	first.installRanges(rangeGroup)
 	first.rangePool()
 
 	first.denyMachines(`Range "lab" in namespace "NAMESPACE" cannot be read: grant get on ranges.ipam.example.com to capv-static-ip, `+
 		`in a ClusterRole with label capv-static-ip.dev/aggregate-to-manager: "true"`, withRange)
 	first.expectNoClaims()
 
-	first.grantRanges()
+	first.grantRanges(rangeGroup)
 	stop := first.playContract(first.answersWith("10.16.59.88"))
 	first.eventually("the kind to be served", func(ctx context.Context) error {
 		return first.env.Client.Create(ctx, first.rangeMachine("cp-0"))
@@ -270,13 +270,13 @@ func hostNamesOfARange(s *scene) {
 	})
 }
 
-// installRanges serves the kind Range.
-func (s *scene) installRanges() {
+// installRanges serves the kind Range of a group.
+func (s *scene) installRanges(group string) {
 	s.Helper()
 	preserve := true
 	anything := apiextensionsv1.JSONSchemaProps{Type: "object", XPreserveUnknownFields: &preserve}
-	crd := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "ranges." + rangeGroup}}
-	crd.Spec.Group, crd.Spec.Scope = rangeGroup, apiextensionsv1.NamespaceScoped
+	crd := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "ranges." + group}}
+	crd.Spec.Group, crd.Spec.Scope = group, apiextensionsv1.NamespaceScoped
 	crd.Spec.Names = apiextensionsv1.CustomResourceDefinitionNames{Plural: "ranges", Singular: "range", Kind: "Range", ListKind: "RangeList"}
 	crd.Spec.Versions = []apiextensionsv1.CustomResourceDefinitionVersion{{
 		Name: "v1alpha7", Served: true, Storage: true,
@@ -287,13 +287,13 @@ func (s *scene) installRanges() {
 	}}
 	s.create(crd)
 	s.eventually("the kind to be served", func(ctx context.Context) error {
-		return s.env.Client.Create(ctx, newRange(s.ns), client.DryRunAll)
+		return s.env.Client.Create(ctx, newRange(group, s.ns), client.DryRunAll)
 	})
 }
 
-func newRange(namespace string) *unstructured.Unstructured {
+func newRange(group, namespace string) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": rangeGroup + "/v1alpha7", "kind": "Range",
+		"apiVersion": group + "/v1alpha7", "kind": "Range",
 		"metadata": map[string]any{"namespace": namespace, "name": "lab"},
 	}}
 }
@@ -310,7 +310,7 @@ func withRange(machine client.Object) {
 
 func (s *scene) rangePool() *unstructured.Unstructured {
 	s.Helper()
-	pool := newRange(s.ns)
+	pool := newRange(rangeGroup, s.ns)
 	s.create(pool)
 	return pool
 }
@@ -320,11 +320,11 @@ func (s *scene) rangeMachine(name string) client.Object {
 }
 
 // grantRanges does what README.md tells an administrator to do.
-func (s *scene) grantRanges() {
+func (s *scene) grantRanges(group string) {
 	s.Helper()
 	s.createGlobal(&rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: "capv-static-ip-ranges", Labels: map[string]string{allocator.AggregationLabel: "true"}},
-		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{rangeGroup}, Resources: []string{"ranges"}, Verbs: []string{"get"}}},
+		ObjectMeta: metav1.ObjectMeta{Name: "capv-static-ip-ranges." + group, Labels: map[string]string{allocator.AggregationLabel: "true"}},
+		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{group}, Resources: []string{"ranges"}, Verbs: []string{"get"}}},
 	})
 }
 
@@ -342,7 +342,7 @@ func (s *scene) playContract(answer func(context.Context, *capiipamv1.IPAddressC
 		defer close(done)
 		for event := range claims.ResultChan() {
 			claim, ok := event.Object.(*capiipamv1.IPAddressClaim)
-			if !ok || event.Type != watch.Added || claim.Spec.PoolRef.APIGroup != rangeGroup {
+			if !ok || event.Type != watch.Added || !strings.HasSuffix(claim.Spec.PoolRef.APIGroup, rangeGroup) {
 				continue
 			}
 			// A claim that was taken back meanwhile needs no answer.

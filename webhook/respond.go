@@ -1,0 +1,85 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"capv-static-ip.dev/allocator"
+)
+
+func (h *Handler) respond(ctx context.Context, req admission.Request, v verdict) admission.Response {
+	log := klog.FromContext(ctx)
+	var bad badRequest
+	refusal, refused := allocator.AsRefusal(v.err)
+	switch {
+	case refused:
+		log.Info("Denied a machine", "operation", req.Operation, "reason", refusal.Reason, "message", refusal.Message)
+		h.tell(req, refusal)
+		return admission.Denied(refusal.Message)
+	case errors.As(v.err, &bad):
+		return admission.Errored(http.StatusBadRequest, bad.error)
+	case v.err != nil:
+		log.Error(v.err, "Cannot decide about a machine", "operation", req.Operation)
+		message := fmt.Sprintf("addresses could not be allocated (%s): see the log of capv-static-ip", stableCause(v.err))
+		h.tell(req, &allocator.Refusal{Reason: allocator.AllocationFailed, Message: message})
+		return admission.Errored(http.StatusInternalServerError, errors.New(message))
+	case len(v.patch) > 0:
+		log.Info("Admitted a machine with addresses", "operation", req.Operation)
+		return admission.Patched("", v.patch...).WithWarnings(v.warnings...)
+	}
+	return admission.Allowed("").WithWarnings(v.warnings...)
+}
+
+// stableCause is the part of an error that does not change from try to try.
+func stableCause(err error) string {
+	if reason := apierrors.ReasonForError(err); reason != "" {
+		return string(reason)
+	}
+	return "unknown error"
+}
+
+// tell puts a refusal where users look: into an event on each owner, which is
+// what outlives the refusal, and into one on the machine's name. It is also noted
+// on the owners, so that they are made to try again. A dry run leaves no trace.
+func (h *Handler) tell(req admission.Request, refusal *allocator.Refusal) {
+	if isTrue(req.DryRun) {
+		return
+	}
+	if m, err := decodeMachine(req.Object.Raw); err == nil { // or it was refused for that
+		h.tellOwners(req, m.owners(), refusal)
+	}
+	if req.Name != "" {
+		h.warn(&corev1.ObjectReference{
+			APIVersion: schema.GroupVersion{Group: req.Kind.Group, Version: req.Kind.Version}.String(), Kind: req.Kind.Kind,
+			Namespace: req.Namespace, Name: req.Name,
+		}, refusal)
+	}
+}
+
+func (h *Handler) tellOwners(req admission.Request, owners []metav1.OwnerReference, refusal *allocator.Refusal) {
+	for _, owner := range owners {
+		h.warn(&corev1.ObjectReference{
+			APIVersion: owner.APIVersion, Kind: owner.Kind,
+			Namespace: req.Namespace, Name: owner.Name, UID: owner.UID,
+		}, refusal)
+		// Who made a machine that exists is not who changes it.
+		if req.Operation == admissionv1.Create {
+			h.Owners.note(req.Namespace, owner, refusal)
+		}
+	}
+}
+
+// warn makes an event. It does not wait for it to be stored.
+func (h *Handler) warn(regarding *corev1.ObjectReference, refusal *allocator.Refusal) {
+	h.Events.Eventf(regarding, nil, corev1.EventTypeWarning, string(refusal.Reason), "Admit", "%s", refusal.Message)
+}
