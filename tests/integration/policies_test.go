@@ -32,7 +32,7 @@ type possessions struct {
 	claim                   *ipamv1.IPClaim
 	address                 *ipamv1.IPAddress
 	foreign                 *ipamv1.IPClaim
-	contractPool            client.Object
+	contractClaim           *capiipamv1.IPAddressClaim
 	contractAddress         *capiipamv1.IPAddress
 }
 
@@ -47,13 +47,14 @@ func (s *scene) possess() possessions {
 		foreign: harness.Claim(s.ns, "vip", harness.DefaultPool),
 	}
 	s.create(p.pool, p.machine, p.fixed, p.waiting, p.foreign)
-	p.contractPool = s.inClusterPool()
+	s.inClusterPool()
 	s.create(s.inClusterMachine("md-0"))
 	ip, contractIP := s.settled("cp-0"), s.inClusterSettled("md-0")
-	var errs [3]error
+	var errs [4]error
 	p.claim, errs[0] = s.claim("cp-0")
 	p.address, errs[1] = s.address(ip)
 	p.contractAddress, errs[2] = s.ipAddress(contractIP)
+	p.contractClaim, errs[3] = s.addressClaim("md-0", 0)
 	if err := errors.Join(errs[:]...); err != nil {
 		s.Fatal(err)
 	}
@@ -132,7 +133,7 @@ var thefts = map[string]write{
 	"provider's finalizer off an address": {object: ofAddress, patch: `{"metadata":{"finalizers":["` + allocator.InUseFinalizer + `"]}}`},
 	"owner of an address":                 {object: ofAddress, patch: `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]}}`},
 	"address in use":                      {object: ofAddress, remove: true},
-	"address in use, of the contract":     {object: func(p possessions) client.Object { return p.contractAddress }, remove: true},
+	"address in use, of the contract":     {object: ofContractAddress, remove: true},
 }
 
 // duties are writes of the manager that others of this package may not lead to.
