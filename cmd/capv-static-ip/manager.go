@@ -19,7 +19,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
@@ -87,10 +86,12 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 		return nil, nil, err
 	}
 
+	webhookServer, err := newWebhookServer(opts, tlsOptions)
+	if err != nil {
+		return nil, nil, err
+	}
 	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
-	server := newDrainingServer(ctrlwebhook.NewServer(ctrlwebhook.Options{
-		Host: opts.webhookHost, Port: opts.webhookPort, CertDir: opts.webhookCertDir, TLSOpts: tlsOptions,
-	}), opts.drainDelay)
+	server := newDrainingServer(webhookServer, opts.drainDelay)
 	shutdown := shutdownTimeout + opts.drainDelay
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                        scheme,

@@ -37,12 +37,14 @@ type options struct {
 	renewDeadline        time.Duration
 	retryPeriod          time.Duration
 
-	webhookHost    string
-	webhookPort    int
-	webhookCertDir string
-	healthAddr     string
-	profilerAddr   string
-	diagnostics    flags.ManagerOptions
+	webhookHost         string
+	webhookPort         int
+	webhookCertDir      string
+	webhookClientCAFile string
+	webhookClientNames  []string
+	healthAddr          string
+	profilerAddr        string
+	diagnostics         flags.ManagerOptions
 
 	kubeAPIQPS   float32
 	kubeAPIBurst int
@@ -93,11 +95,15 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 		"Port of the webhook server.")
 	fs.StringVar(&o.webhookCertDir, "webhook-cert-dir", "/tmp/k8s-webhook-server/serving-certs/",
 		"Directory with tls.crt and tls.key of the webhook server. They are loaded again when they change.")
+	fs.StringVar(&o.webhookClientCAFile, "webhook-client-ca-file", "",
+		"File with the authority (PEM) of those who may call the webhook: everybody else is refused. It is loaded again when it changes. Everybody may call if empty.")
+	fs.StringSliceVar(&o.webhookClientNames, "webhook-client-name", nil,
+		"Name (common name or DNS name) that the certificate of who calls the webhook must be for. May be repeated. Any name if not given.")
 	fs.StringVar(&o.healthAddr, "health-addr", ":9440",
 		"Address of the health endpoints /healthz and /readyz.")
 	fs.StringVar(&o.profilerAddr, "profiler-address", "",
-		"Address of the pprof profiler, e.g. localhost:6060. None if empty.")
-	flags.AddManagerOptions(fs, &o.diagnostics)
+		"Address of the pprof profiler, e.g. localhost:6060. It is open to everybody who reaches that address. None if empty.")
+	o.addDiagnosticsFlags(fs)
 
 	fs.Float32Var(&o.kubeAPIQPS, "kube-api-qps", 100,
 		"Sustained requests per second to the API server.")
@@ -112,6 +118,13 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.BoolVar(&o.showVersion, "version", false, "Print the version and exit.")
 	logsapi.AddFlags(o.logging, fs)
 	o.addKubeconfigFlag(fs)
+}
+
+// addDiagnosticsFlags are those of CAPI's providers. Of one it does not say what
+// it opens.
+func (o *options) addDiagnosticsFlags(fs *pflag.FlagSet) {
+	flags.AddManagerOptions(fs, &o.diagnostics)
+	fs.Lookup("insecure-diagnostics").Usage += " The metrics are then open to everybody who reaches that address."
 }
 
 // addKubeconfigFlag takes over controller-runtime's own --kubeconfig.
@@ -129,6 +142,9 @@ func (o *options) Validate() error {
 	}
 	if o.leaderElect && (o.renewDeadline >= o.leaseDuration || o.retryPeriod >= o.renewDeadline) {
 		errs = append(errs, errors.New("--leader-elect-retry-period must be below --leader-elect-renew-deadline, and that below --leader-elect-lease-duration"))
+	}
+	if o.webhookClientCAFile == "" && len(o.webhookClientNames) > 0 {
+		errs = append(errs, errors.New("--webhook-client-name means nothing without --webhook-client-ca-file"))
 	}
 	if o.webhookPort < 1 || o.webhookPort > 65535 {
 		errs = append(errs, fmt.Errorf("--webhook-port %d is not a port", o.webhookPort))

@@ -79,11 +79,13 @@ func run(ctx context.Context, m *testing.M) (int, error) {
 	return code, errors.Join(stopSecond(code != 0), shared.Stop())
 }
 
-// stackOptions are those of the shared stack. KEEP_FILES=1 keeps its logs.
+// stackOptions are those of the shared stack. KEEP_FILES=1 keeps its logs. All that
+// we have against people is in force, and must be in nobody else's way.
 func stackOptions() stack.Options {
 	return stack.Options{
-		Manager: harness.ManagerOptions{OrphanGracePeriod: gracePeriod},
-		Plane:   harness.Options{KeepFiles: os.Getenv("KEEP_FILES") != ""},
+		Manager:   harness.ManagerOptions{OrphanGracePeriod: gracePeriod},
+		Protected: true,
+		Plane:     harness.Options{KeepFiles: os.Getenv("KEEP_FILES") != "", ControllerAccounts: true},
 	}
 }
 

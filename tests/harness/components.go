@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,7 +104,11 @@ func (c *ControlPlane) apiServerArgs(etcd string) ([]string, error) {
 	if plugins := c.options.AdmissionPlugins; len(plugins) > 0 {
 		args = append(args, "--enable-admission-plugins="+strings.Join(plugins, ","))
 	}
-	return append(args, c.options.APIServerArgs...), nil
+	shown, err := c.webhookClientArgs()
+	if err != nil {
+		return nil, err
+	}
+	return slices.Concat(args, shown, c.options.APIServerArgs), nil
 }
 
 func (c *ControlPlane) caPath() string         { return filepath.Join(c.Dir, "ca.crt") }
@@ -140,14 +145,20 @@ func (c *ControlPlane) startControllerManager(ctx context.Context, path string) 
 	if err != nil {
 		return err
 	}
+	identity := Credentials{Kubeconfig: c.Kubeconfig}
+	if c.options.ControllerAccounts {
+		if identity, err = c.Credentials("system:kube-controller-manager"); err != nil {
+			return err
+		}
+	}
 	c.controllerManager = &Process{
 		Name: "kube-controller-manager",
 		path: path,
 		args: []string{
 			"--controllers=clusterrole-aggregation-controller,garbage-collector-controller,namespace-controller",
 			"--leader-elect=false",
-			"--use-service-account-credentials=false",
-			"--kubeconfig=" + c.Kubeconfig,
+			"--use-service-account-credentials=" + strconv.FormatBool(c.options.ControllerAccounts),
+			"--kubeconfig=" + identity.Kubeconfig,
 			"--service-account-private-key-file=" + c.signingKeyPath(),
 			"--bind-address=127.0.0.1",
 			"--secure-port=" + strconv.Itoa(port),

@@ -40,6 +40,12 @@ type Options struct {
 	// ClaimVersion is the only version in which IPAddressClaims and IPAddresses
 	// are served, as on an older Cluster API; all versions if empty.
 	ClaimVersion string
+	// WebhookClient is whom the certificate is for that the API server shows to
+	// webhooks; it shows none if empty.
+	WebhookClient string
+	// ControllerAccounts has each controller of kube-controller-manager act as its
+	// own ServiceAccount, as it does in a cluster, and not as the administrator.
+	ControllerAccounts bool
 	// Progress receives a line for each step that takes long; os.Stderr if nil.
 	Progress io.Writer
 	// KeepFiles leaves the control plane's folder, with all logs, after Stop.
@@ -79,6 +85,8 @@ type ControlPlane struct {
 	dirLock   *os.File
 	authority *authority
 	apiPort   int
+	// webhookClients signs what the API server shows to webhooks.
+	webhookClients *authority
 
 	apiServer         *Process
 	controllerManager *Process
@@ -126,9 +134,13 @@ func newControlPlane(options Options) (*ControlPlane, error) {
 	if err != nil {
 		return nil, err
 	}
+	webhookClients, err := newAuthority("capv-static-ip harness, clients of webhooks")
+	if err != nil {
+		return nil, err
+	}
 	return &ControlPlane{
 		Dir: dir, KeepFiles: options.KeepFiles, dirLock: lock,
-		options: options, builder: builder, ports: ports, authority: authority,
+		options: options, builder: builder, ports: ports, authority: authority, webhookClients: webhookClients,
 		endpoints: map[string]*endpoint{},
 	}, nil
 }

@@ -45,7 +45,12 @@ type Installation struct {
 // Install applies deploy/default. No manager runs yet, so machines that need an
 // address are refused until one does.
 func (c *ControlPlane) Install(ctx context.Context) (*Installation, error) {
-	rendered, err := c.renderOurs(ctx)
+	return c.InstallFrom(ctx, filepath.Join(c.builder.Root, "deploy", "default"))
+}
+
+// InstallFrom is Install with an overlay on deploy/default.
+func (c *ControlPlane) InstallFrom(ctx context.Context, dir string) (*Installation, error) {
+	rendered, err := c.render(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +83,15 @@ func (c *ControlPlane) Install(ctx context.Context) (*Installation, error) {
 // renderOurs renders what we ship.
 func (c *ControlPlane) renderOurs(ctx context.Context) (manifests, error) {
 	return c.render(ctx, filepath.Join(c.builder.Root, "deploy", "default"))
+}
+
+// ApplyFolder applies what a folder of ours, named from the project's, renders to.
+func (c *ControlPlane) ApplyFolder(ctx context.Context, path ...string) error {
+	objects, err := c.render(ctx, filepath.Join(append([]string{c.builder.Root}, path...)...))
+	if err != nil {
+		return err
+	}
+	return c.apply(ctx, objects)
 }
 
 // awaitWebhook waits until the API server has noticed the webhook. As no

@@ -29,6 +29,8 @@ type Options struct {
 	Replicas int
 	// Manager says how each of them runs.
 	Manager harness.ManagerOptions
+	// Protected applies deploy/protection, too.
+	Protected bool
 	// Renewal says when the serving certificate is renewed, if not when certs/ says.
 	Renewal harness.Renewal
 
@@ -232,6 +234,11 @@ func (s *Stack) Install(ctx context.Context) error {
 	return s.part("capv-static-ip, as deploy/ installs it", func() (err error) {
 		if s.Installation, err = s.Plane.InstallIssued(ctx, s.options.Renewal); err != nil {
 			return err
+		}
+		if s.options.Protected {
+			if err := s.Plane.ApplyFolder(ctx, "deploy", "protection"); err != nil {
+				return err
+			}
 		}
 		replicas := s.options.Replicas
 		if replicas == 0 {
