@@ -40,6 +40,9 @@ type Options struct {
 	// ClaimVersion is the only version in which IPAddressClaims and IPAddresses
 	// are served, as on an older Cluster API; all versions if empty.
 	ClaimVersion string
+	// AuditLog has the API server note every request that it answers, see
+	// ControlPlane.AuditLog.
+	AuditLog bool
 	// Progress receives a line for each step that takes long; os.Stderr if nil.
 	Progress io.Writer
 	// KeepFiles leaves the control plane's folder, with all logs, after Stop.
@@ -180,6 +183,17 @@ func (c *ControlPlane) RestartAPIServer(ctx context.Context) error {
 
 // APIServer returns the process of kube-apiserver.
 func (c *ControlPlane) APIServer() *Process { return c.apiServer }
+
+// APIServerForwarder starts a forwarder to the API server, for whoever is to be
+// cut off from it.
+func (c *ControlPlane) APIServerForwarder() (*Forwarder, error) {
+	forwarder, err := c.NewForwarder()
+	if err != nil {
+		return nil, err
+	}
+	forwarder.SetBackends(loopback(c.apiPort))
+	return forwarder, nil
+}
 
 // ControllerManager returns the process of kube-controller-manager, whose
 // garbage collector a test may want to pause.
