@@ -80,7 +80,12 @@ func TestReplicaThatIsCutOffFromTheAPIServer(t *testing.T) {
 			t.Fatalf("the claim was taken back by a replica that is cut off: %v", err)
 		}
 		network.Resume()
-		s.noClaims()
+		s.eventually("the claim to be taken back", func(context.Context) error {
+			if claims := s.addressClaims(); len(claims) > 0 {
+				return fmt.Errorf("claim %s exists", claims[0].Name)
+			}
+			return nil
+		})
 		taken, err := cut.Metric(t.Context(), "capv_static_ip_claims_taken_back_total", nil)
 		if err != nil || taken != 1 {
 			t.Errorf("the replica has taken back %v claims, %v; want 1", taken, err)

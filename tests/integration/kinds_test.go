@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -20,6 +21,9 @@ const (
 	controlPlanesCRD = "kubeadmcontrolplanes.controlplane.cluster.x-k8s.io"
 	oldVersion       = "v1beta1"
 	newVersion       = "v1beta2"
+
+	inClusterPoolsCRD = "inclusterippools.ipam.cluster.x-k8s.io"
+	inClusterVersion  = "v1alpha2"
 )
 
 // The version of a kind is chosen at start. When an upgrade of Cluster API drops
@@ -67,7 +71,7 @@ func TestManagersEndWhenTheirVersionOfTheClaimAPIIsDropped(t *testing.T) {
 
 func TestReadinessNeedsOnlyWhatAdmissionReads(t *testing.T) {
 	t.Parallel()
-	env := ownEnvironment(t, harness.Options{WithoutInCluster: true}, 0)
+	env := ownEnvironment(t, harness.Options{}, 0)
 	s := newScene(t, env)
 	s.create(harness.Pool(s.ns))
 
@@ -94,15 +98,10 @@ func TestReadinessNeedsOnlyWhatAdmissionReads(t *testing.T) {
 			return nil
 		})
 		s.servesAMachine("broken", harness.ManagerOptions{})
-		s.changeCRD(controlPlanesCRD, func(spec *apiextensionsv1.CustomResourceDefinitionSpec) {
-			spec.Conversion = &apiextensionsv1.CustomResourceConversion{Strategy: apiextensionsv1.NoneConverter}
-		})
-		s.delete(owner)
 	})
 	t.Run("not a version that is not served", func(t *testing.T) {
 		s := s.in(t)
-		s.store(controlPlanesCRD, oldVersion)
-		s.serve(controlPlanesCRD, newVersion, false)
+		s.serve(inClusterPoolsCRD, inClusterVersion, false)
 		manager := s.servesAMachine("missing", harness.ManagerOptions{})
 		log, err := os.ReadFile(manager.LogPath)
 		if err != nil {
@@ -112,10 +111,11 @@ func TestReadinessNeedsOnlyWhatAdmissionReads(t *testing.T) {
 		if count := strings.Count(string(log), said); count != 1 {
 			t.Errorf("its log says %d times that the version is missing, want once", count)
 		}
-		s.serve(controlPlanesCRD, newVersion, true)
+		s.serve(inClusterPoolsCRD, inClusterVersion, true)
 		s.eventually("the kind to be watched", func(context.Context) error {
 			log, err := os.ReadFile(manager.LogPath)
-			if err == nil && !strings.Contains(string(log), `"Watching a kind" kind="KubeadmControlPlane`) {
+			watching := regexp.MustCompile(`"Watching a kind".*kind="InClusterIPPool\.`)
+			if err == nil && !watching.Match(log) {
 				err = errors.New("its log does not say so")
 			}
 			return err
