@@ -64,8 +64,8 @@ type Handler struct {
 }
 
 // New makes of the handler what a webhook server serves.
-func New(h *Handler) *admission.Webhook {
-	return &admission.Webhook{Handler: h, WithContextFunc: withTimeout, LogConstructor: logger}
+func New(h *Handler) http.Handler {
+	return bounded(&admission.Webhook{Handler: h, LogConstructor: logger})
 }
 
 // logger names the machine in the way of CAPI's providers.
