@@ -3,7 +3,8 @@ package webhook
 import (
 	"encoding/json"
 	"fmt"
-	"strings"
+
+	"capv-static-ip.dev/allocator"
 )
 
 const (
@@ -13,9 +14,6 @@ const (
 	// up most of it, at their largest.
 	maxKept = 96 << 10
 )
-
-// readDomains end the names of all annotations that admission reads.
-var readDomains = []string{"capv-static-ip.dev", "cluster.x-k8s.io"}
 
 // reduce leaves out of an AdmissionReview what admission neither reads nor
 // changes. Annotations are emptied and not left out, so that a patch against what
@@ -87,22 +85,12 @@ func reduceMetadata(metadata fields) error {
 	delete(metadata, "managedFields")
 	return metadata.change("annotations", func(annotations fields) error {
 		for name, value := range annotations {
-			if len(value) > maxValue && !isRead(name) {
+			if len(value) > maxValue && !allocator.ReadsAnnotation(name) {
 				annotations[name] = json.RawMessage(`""`)
 			}
 		}
 		return nil
 	})
-}
-
-func isRead(annotation string) bool {
-	domain, _, _ := strings.Cut(annotation, "/")
-	for _, read := range readDomains {
-		if domain == read || strings.HasSuffix(domain, "."+read) {
-			return true
-		}
-	}
-	return false
 }
 
 // change changes an object in a field, where there is one.

@@ -113,7 +113,7 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 func cacheOptions(opts *options) cache.Options {
 	options := cache.Options{
 		SyncPeriod:       &opts.syncPeriod,
-		DefaultTransform: cache.TransformStripManagedFields(),
+		DefaultTransform: slim,
 	}
 	if opts.namespace != "" {
 		options.DefaultNamespaces = map[string]cache.Config{opts.namespace: {}}

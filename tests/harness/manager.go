@@ -25,6 +25,9 @@ type ManagerOptions struct {
 	// Through is a forwarder to the API server, see APIServerForwarder, by which
 	// the manager reaches it; directly if nil.
 	Through *Forwarder
+	// Confined gives the manager the environment that its Deployment sets, which
+	// tells it of its memory limit. See PeakMemory.
+	Confined bool
 	// WithoutTraffic keeps the manager from being called by the API server
 	// until somebody adds its WebhookAddress to the forwarder.
 	WithoutTraffic bool
@@ -86,6 +89,9 @@ func (i *Installation) StartManager(ctx context.Context, options ManagerOptions)
 		path:    binary,
 		args:    args,
 		ready:   answers(http.DefaultTransport, "http://"+manager.health+"/readyz"),
+	}
+	if options.Confined {
+		manager.env = i.limits.env
 	}
 	if err := i.plane.run(ctx, manager.Process); err != nil {
 		return nil, err
