@@ -14,8 +14,8 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
-// hold is a finalizer by which the test keeps what we let go of.
-const hold = "example.org/hold"
+// kept is a finalizer by which the test keeps what we let go of.
+const kept = "example.org/hold"
 
 // The caches do not hold the annotations of others, from which patches are made.
 func TestAnnotationsOfOthersSurvive(t *testing.T) {
@@ -55,7 +55,7 @@ func TestAnnotationsOfOthersSurvive(t *testing.T) {
 					for name, value := range others {
 						harness.WithAnnotation(name, value)(object)
 					}
-					harness.WithFinalizer(hold)(object)
+					harness.WithFinalizer(kept)(object)
 				})
 			}
 			survive := func(when string) {
@@ -81,7 +81,7 @@ func TestAnnotationsOfOthersSurvive(t *testing.T) {
 			})
 			survive("adopted")
 			s.change(machine, func() {
-				machine.SetFinalizers([]string{harness.MachineFinalizer, hold})
+				machine.SetFinalizers([]string{harness.MachineFinalizer, kept})
 				annotations := machine.GetAnnotations()
 				delete(annotations, allocator.BindingsAnnotation)
 				machine.SetAnnotations(annotations)
@@ -109,7 +109,7 @@ func TestAnnotationsOfOthersSurvive(t *testing.T) {
 			})
 			survive("released")
 			for _, object := range all {
-				s.dropFinalizer(object, hold)
+				s.dropFinalizer(object, kept)
 			}
 		})
 	}
