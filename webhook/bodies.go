@@ -41,6 +41,10 @@ const (
 var errTooLarge = fmt.Errorf("the VSphereMachine is larger than the %d KiB that are read of one: make it smaller; "+
 	"as a rule an annotation makes it large", maxObject>>10)
 
+// errTooMuch is the sentence for one of which too much is left that is read.
+var errTooMuch = fmt.Errorf("the devices, labels and annotations of the VSphereMachine that capv-static-ip reads are larger than %d KiB: "+
+	"remove what makes them large; its own need a few KiB", maxKept>>10)
+
 var errBusy = errors.New("capv-static-ip is reading too many large VSphereMachines at once: try again, or make the machine smaller")
 
 // bounded keeps what requests hold in memory small, whatever they bring: a
@@ -106,7 +110,7 @@ func refuse(w http.ResponseWriter, body io.Reader, reason error) {
 	observe("", verdict{err: badRequest{reason}}, time.Since(start))
 	code := http.StatusBadRequest
 	switch {
-	case errors.Is(reason, errTooLarge):
+	case errors.Is(reason, errTooLarge), errors.Is(reason, errTooMuch):
 		code = http.StatusRequestEntityTooLarge
 	case errors.Is(reason, errBusy):
 		code = http.StatusTooManyRequests

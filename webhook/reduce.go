@@ -40,7 +40,7 @@ func reduce(body []byte) ([]byte, error) {
 			return nil, err
 		}
 		if len(object) > maxKept {
-			return nil, errTooLarge
+			return nil, errTooMuch
 		}
 		review.Request[field] = object
 	}

@@ -53,8 +53,9 @@ func TestFloods(t *testing.T) {
 		other.create(harness.Pool(other.ns))
 		text := bindingsOf(13000)
 		for i := range 12 {
-			s.create(harness.Machine(s.ns, fmt.Sprintf("m-%d", i), harness.WithDevices(harness.DHCPDevice()),
-				harness.WithAnnotation(allocator.BindingsAnnotation, text)))
+			machine := harness.Machine(s.ns, fmt.Sprintf("m-%d", i), harness.WithDevices(harness.DHCPDevice()))
+			s.create(machine)
+			s.annotate(machine, allocator.BindingsAnnotation, &text)
 		}
 
 		machine := other.pooled("cp-0")
