@@ -99,6 +99,10 @@ test: lint ## Everything: lint, unit tests, integration tests on a real control 
 	@$(call programs,$(PLANE))
 	@$(gotest) $(UNIT) $(INTEGRATION)
 
+.PHONY: check-all
+check-all: ## Everything there is to run, heavy tests too, with a table at the end; ONLY=demo,e2e for some.
+	@ONLY='$(ONLY)' .ci/check-all
+
 .PHONY: test-unit
 test-unit: ## The tests that need no control plane.
 	@$(gotest) $(UNIT)
@@ -124,8 +128,8 @@ fuzz: ## Fuzz each fuzz target for FUZZTIME.
 	done
 
 .PHONY: bench
-bench: ## Measure what an injected address costs, in one run on one control plane.
-	@$(GO) run ./tests/bench
+bench: ## Measure what an injected address costs, in one run on one control plane; QUICK=1 in a minute.
+	@$(GO) run ./tests/bench $(if $(QUICK),-quick)
 
 .PHONY: bench-stack
 bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole stack.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -24,9 +26,9 @@ import (
 // Path is where the API server sends VSphereMachines.
 const Path = "/mutate-infrastructure-cluster-x-k8s-io-vspheremachine"
 
-// takeBackTimeout bounds the clean-up after a denied request whose connection
-// is gone already. What it misses is reaped after the grace period.
-const takeBackTimeout = 5 * time.Second
+// takeBackTimeout bounds the clean-up after a denied request, which may go on when
+// the answer is given. What it misses is reaped after the grace period.
+const takeBackTimeout = 15 * time.Second
 
 // Allocator is what admission needs of IPAM.
 type Allocator interface {
@@ -65,11 +67,14 @@ type Handler struct {
 	Scheme *runtime.Scheme
 	// Namespace is the only one served; all are if it is empty.
 	Namespace string
+
+	// takingBack are the clean-ups that go on after their answer.
+	takingBack sync.WaitGroup
 }
 
 // New makes of the handler what a webhook server serves.
-func New(h *Handler) *admission.Webhook {
-	return &admission.Webhook{Handler: h, WithContextFunc: withTimeout, LogConstructor: logger}
+func New(h *Handler) http.Handler {
+	return bounded(&admission.Webhook{Handler: h, LogConstructor: logger})
 }
 
 // logger names the machine in the way of CAPI's providers.
@@ -200,12 +205,12 @@ type injection struct {
 // inject claims the addresses and writes them into the machine. Whatever fails
 // after the first claim, the claims are taken back before the answer.
 func (h *Handler) inject(ctx context.Context, raw []byte, claim allocator.Request, into injection) verdict {
-	timeout := timeoutOf(ctx)
-	if timeout < minTimeout {
+	granted := grantOf(ctx)
+	if granted.timeout < minTimeout {
 		return deny(allocator.Refuse(allocator.TimeoutTooShort, "the API server grants this call less than %s, too little to bind an address: "+
 			"raise timeoutSeconds in the webhook configuration, or the client's own timeout", minTimeout))
 	}
-	bounded, cancel := context.WithTimeout(ctx, timeout-margin)
+	bounded, cancel := context.WithDeadline(ctx, granted.end().Add(-margin))
 	defer cancel()
 
 	v, err := h.claimAndPatch(bounded, raw, claim, into)
@@ -240,10 +245,26 @@ func (h *Handler) claimAndPatch(ctx context.Context, raw []byte, claim allocator
 }
 
 // takeBack cleans up even if the caller is gone: a cut connection must not leak.
+// It returns when that is done, or when it is time to answer: then it goes on.
 func (h *Handler) takeBack(ctx context.Context, claim allocator.Request) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTimeout)
+	done := make(chan struct{})
+	background := context.WithoutCancel(ctx)
+	h.takingBack.Go(func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(background, takeBackTimeout)
+		defer cancel()
+		if err := h.Allocator.TakeBack(ctx, claim); err != nil {
+			klog.FromContext(ctx).Error(err, "Cannot take back claims, they are reaped later")
+		}
+	})
+	answer, cancel := context.WithDeadline(background, answerTimeOf(ctx))
 	defer cancel()
-	if err := h.Allocator.TakeBack(ctx, claim); err != nil {
-		klog.FromContext(ctx).Error(err, "Cannot take back claims, they are reaped later")
+	select {
+	case <-done:
+	case <-answer.Done():
 	}
 }
+
+// Wait returns when everything is done that goes on after an answer. There must
+// be no more requests.
+func (h *Handler) Wait() { h.takingBack.Wait() }

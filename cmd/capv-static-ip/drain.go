@@ -19,6 +19,8 @@ import (
 type drainingServer struct {
 	ctrlwebhook.Server
 	delay time.Duration
+	// rest waits for what requests have left to be done after their answers.
+	rest func()
 	// draining: no longer ready. stopping: no longer accepting connections.
 	draining, stopping atomic.Bool
 }
@@ -38,7 +40,11 @@ func (s *drainingServer) Start(ctx context.Context) error {
 			stop()
 		})
 	})
-	return s.Server.Start(serving)
+	err := s.Server.Start(serving)
+	if s.rest != nil {
+		s.rest()
+	}
+	return err
 }
 
 // Register implements webhook.Server. The server's context is the parent of

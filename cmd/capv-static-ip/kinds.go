@@ -4,14 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/go-logr/logr"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
@@ -35,29 +38,57 @@ const syncTimeout = 30 * time.Second
 // kinds starts the informers of all sources, each as soon as its CRD is served:
 // this program may be installed before CAPV or the IPAM provider, or without.
 type kinds struct {
-	mgr     manager.Manager
-	sources map[schema.GroupKind][]allocator.Source
+	mgr manager.Manager
+	// live reads a CRD when it matters which versions it serves.
+	live client.Reader
+	// choose makes the scheme that the program would have if it were started now.
+	choose func() (*runtime.Scheme, error)
+	// outdated receives why the program has to be started again.
+	outdated chan error
 
-	mu      sync.Mutex
-	started map[schema.GroupKind]bool
-	// pending are the kinds whose CRD exists and whose informers have not synced.
-	pending map[schema.GroupKind]bool
-	listed  bool
+	mu     sync.Mutex
+	kinds  map[schema.GroupKind]*kind
+	listed bool
 }
 
-func watchKinds(mgr manager.Manager, sources []allocator.Source) (*kinds, error) {
+// kind is a kind of object that some part of the program reads or watches.
+type kind struct {
+	sources []allocator.Source
+	version string
+	// needed says that admission cannot do without it.
+	needed bool
+
+	// expected: its CRD exists, and its informers have not synced. started: they
+	// have. said: it was logged that its CRD does not serve the version.
+	expected, started, said bool
+	// served is the state in which its CRD was last seen to serve the version,
+	// reviewed that in which it was last read, and looks how often since.
+	served, reviewed string
+	looks            int
+}
+
+// watchKinds adds to the manager what starts the informers: of what admission
+// needs to be ready, and of what only controllers need.
+func watchKinds(mgr manager.Manager, live client.Reader, needed, others []allocator.Source) (*kinds, error) {
 	k := &kinds{
-		mgr:     mgr,
-		sources: map[schema.GroupKind][]allocator.Source{},
-		started: map[schema.GroupKind]bool{},
-		pending: map[schema.GroupKind]bool{},
+		mgr:      mgr,
+		live:     live,
+		choose:   func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
+		outdated: make(chan error, 1),
+		kinds:    map[schema.GroupKind]*kind{},
 	}
-	for _, s := range sources {
+	for i, s := range slices.Concat(others, needed) {
 		gvk, err := apiutil.GVKForObject(s.Object, mgr.GetScheme())
 		if err != nil {
 			return nil, fmt.Errorf("finding the kind of a source: %w", err)
 		}
-		k.sources[gvk.GroupKind()] = append(k.sources[gvk.GroupKind()], s)
+		known := k.kinds[gvk.GroupKind()]
+		if known == nil {
+			known = &kind{version: gvk.Version}
+			k.kinds[gvk.GroupKind()] = known
+		}
+		known.sources = append(known.sources, s)
+		known.needed = known.needed || i >= len(others)
 	}
 	return k, k.watch()
 }
@@ -66,7 +97,7 @@ func watchKinds(mgr manager.Manager, sources []allocator.Source) (*kinds, error)
 func (k *kinds) watch() error {
 	c, err := controller.New("kinds", k.mgr, controller.Options{
 		Reconciler:              k,
-		MaxConcurrentReconciles: len(k.sources),
+		MaxConcurrentReconciles: len(k.kinds),
 		NeedLeaderElection:      new(false),
 		LogConstructor:          func(*reconcile.Request) logr.Logger { return k.mgr.GetLogger() },
 	})
@@ -78,9 +109,10 @@ func (k *kinds) watch() error {
 			known.Changed()
 		}
 		gk, ok := k.kindOf(crd.Name)
-		if !ok || !k.expect(gk) {
+		if !ok {
 			return nil
 		}
+		k.expect(gk)
 		return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: crd.Name}}}
 	})
 	if err := c.Watch(source.Kind(k.mgr.GetCache(), crdMetadata(), enqueue)); err != nil {
@@ -98,7 +130,7 @@ func crdMetadata() *metav1.PartialObjectMetadata {
 // kindOf is the kind of a source that a CRD of this name defines. CRDs are
 // named <plural>.<group>, and all our kinds have regular plurals.
 func (k *kinds) kindOf(crd string) (schema.GroupKind, bool) {
-	for gk := range k.sources {
+	for gk := range k.kinds {
 		plural, _ := meta.UnsafeGuessKindToResource(gk.WithVersion(""))
 		if crd == plural.Resource+"."+gk.Group {
 			return gk, true
@@ -107,27 +139,26 @@ func (k *kinds) kindOf(crd string) (schema.GroupKind, bool) {
 	return schema.GroupKind{}, false
 }
 
-// expect notes that the CRD of a kind exists, and tells whether there is
-// anything left to start.
-func (k *kinds) expect(gk schema.GroupKind) bool {
+// expect notes that the CRD of a kind exists.
+func (k *kinds) expect(gk schema.GroupKind) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if !k.started[gk] {
-		k.pending[gk] = true
+	if known := k.kinds[gk]; !known.started && !known.said {
+		known.expected = true
 	}
-	return !k.started[gk]
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
 func (k *kinds) NeedLeaderElection() bool { return false }
 
 // Start implements manager.Runnable. It notes when the CRDs that exist have all
-// been seen: before that it is not known what there is to wait for.
+// been seen: before that it is not known what there is to wait for. It ends with
+// an error, and the program with it, when that has to be started again.
 func (k *kinds) Start(ctx context.Context) error {
 	var crds metav1.PartialObjectMetadataList
 	crds.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinitionList"))
-	if err := k.mgr.GetCache().List(ctx, &crds); err != nil {
-		return client.IgnoreNotFound(err)
+	if err := k.mgr.GetCache().List(ctx, &crds); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("listing CRDs: %w", err)
 	}
 	for i := range crds.Items {
 		if gk, ok := k.kindOf(crds.Items[i].Name); ok {
@@ -135,40 +166,65 @@ func (k *kinds) Start(ctx context.Context) error {
 		}
 	}
 	k.mu.Lock()
-	defer k.mu.Unlock()
 	k.listed = true
-	return nil
+	k.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-k.outdated:
+		return err
+	}
 }
 
-// Reconcile starts the sources of the kind that a CRD defines. The kind may not
-// be served yet, although its CRD exists: then it is tried again.
+// Reconcile starts the sources of the kind that a CRD defines, and sees that the
+// CRD serves the version of the kind that is used here.
 func (k *kinds) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	gk, ok := k.kindOf(req.Name)
-	if !ok || !k.expect(gk) {
+	if !ok {
 		return reconcile.Result{}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
-	defer cancel()
-	err := k.start(ctx, gk)
-	if meta.IsNoMatchError(err) {
-		klog.FromContext(ctx).V(2).Info("Kind is not served yet", "kind", gk.String())
-		return reconcile.Result{RequeueAfter: time.Second}, nil
+	crd := crdMetadata()
+	if err := k.mgr.GetCache().Get(ctx, req.NamespacedName, crd); err != nil {
+		if apierrors.IsNotFound(err) {
+			k.settle(gk, func(known *kind) { known.expected, known.said = false, false })
+		}
+		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
-	if err != nil {
+	if k.isStarted(gk) {
+		return k.review(ctx, gk, crd)
+	}
+	starting, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	err := k.start(starting, gk)
+	switch {
+	case meta.IsNoMatchError(err):
+		return k.review(ctx, gk, crd)
+	case err != nil:
 		return reconcile.Result{}, fmt.Errorf("starting to watch %s: %w", gk, err)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.started[gk] = true
-	delete(k.pending, gk)
+	k.settle(gk, func(known *kind) {
+		known.expected, known.started, known.said, known.served = false, true, false, stateOf(crd)
+	})
 	klog.FromContext(ctx).Info("Watching a kind", "kind", gk.String())
 	return reconcile.Result{}, nil
+}
+
+func (k *kinds) isStarted(gk schema.GroupKind) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.kinds[gk].started
+}
+
+func (k *kinds) settle(gk schema.GroupKind, change func(*kind)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	change(k.kinds[gk])
 }
 
 // start adds all indexes of a kind before anything reads by them. Indexes that
 // were added by an earlier try are left as they are.
 func (k *kinds) start(ctx context.Context, gk schema.GroupKind) error {
-	sources := k.sources[gk]
+	sources := k.kinds[gk].sources
 	for i, s := range sources {
 		for name, index := range s.Indexes {
 			if err := k.mgr.GetFieldIndexer().IndexField(ctx, s.Object, name, index); err != nil {
@@ -193,18 +249,21 @@ func (k *kinds) start(ctx context.Context, gk schema.GroupKind) error {
 	return nil
 }
 
-// synced returns an error while informers are still to be filled.
+// synced returns an error while informers that admission needs are to be filled.
 func (k *kinds) synced() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.listed {
 		return errors.New("CRDs are not listed yet")
 	}
-	if len(k.pending) > 0 {
-		var names []string
-		for gk := range k.pending {
+	var names []string
+	for gk, known := range k.kinds {
+		if known.needed && known.expected {
 			names = append(names, gk.String())
 		}
+	}
+	if len(names) > 0 {
+		slices.Sort(names)
 		return fmt.Errorf("informers have not synced yet: %s", strings.Join(names, ", "))
 	}
 	return nil

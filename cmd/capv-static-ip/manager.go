@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
@@ -115,17 +116,19 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 		stopCache()
 		return nil, nil, fmt.Errorf("making the manager: %w", err)
 	}
-	if err := setUp(mgr, opts); err != nil {
+	handler, err := setUp(mgr, opts)
+	if err != nil {
 		stopCache()
 		return nil, nil, err
 	}
+	server.rest = handler.Wait
 	return mgr, stopCache, nil
 }
 
 func cacheOptions(opts *options) cache.Options {
 	options := cache.Options{
 		SyncPeriod:       &opts.syncPeriod,
-		DefaultTransform: cache.TransformStripManagedFields(),
+		DefaultTransform: slim,
 	}
 	if opts.namespace != "" {
 		options.DefaultNamespaces = map[string]cache.Config{opts.namespace: {}}
@@ -198,43 +201,41 @@ func addOwners(mgr manager.Manager) (*webhook.Owners, error) {
 	return owners, nil
 }
 
-func setUp(mgr manager.Manager, opts *options) error {
+func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	cached, live, err := admissionClients(mgr)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	providers := allocator.Providers{allocator.Metal3{}, allocator.Contract{Mapper: mgr.GetRESTMapper(), Live: live}}
 	alloc := allocator.New(providers, cached, live)
 	events, err := addRecorder(mgr)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	sources, err := release.Setup(mgr, providers, events, opts.orphanGracePeriod)
+	releaseSources, err := release.Setup(mgr, providers, events, opts.orphanGracePeriod)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	retrySources, err := retry.Setup(mgr, providers)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	asideSources, err := aside.Setup(mgr, alloc, providers, mgr.GetEventRecorder("capv-static-ip"))
+	asideSources, err := aside.Setup(mgr, alloc, providers, events)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	sources = append(sources, retrySources...)
-	sources = append(sources, asideSources...)
-	sources = append(sources, alloc.Sources()...)
-	sources = append(sources, webhook.Sources(mgr.GetScheme())...)
-	kinds, err := watchKinds(mgr, sources)
+	kinds, err := watchKinds(mgr, live,
+		slices.Concat(alloc.Sources(), webhook.Sources(mgr.GetScheme())),
+		slices.Concat(releaseSources, retrySources, asideSources))
 	if err != nil {
-		return err
+		return nil, err
 	}
 
 	owners, err := addOwners(mgr)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(&webhook.Handler{
+	handler := &webhook.Handler{
 		Allocator: alloc,
 		Cache:     cached,
 		Live:      live,
@@ -242,14 +243,29 @@ func setUp(mgr manager.Manager, opts *options) error {
 		Namespace: opts.namespace,
 		Events:    events,
 		Owners:    owners,
-	}))
+	}
+	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(handler))
 
+	return handler, addChecks(mgr, kinds)
+}
+
+// addChecks adds what the kubelet asks. Ready is who can admit machines: whoever
+// serves, has what is read there in its caches, and reaches the API server.
+func addChecks(mgr manager.Manager, kinds *kinds) error {
+	reach, err := newReach(mgr)
+	if err != nil {
+		return err
+	}
+	if err := mgr.Add(reach); err != nil {
+		return fmt.Errorf("adding what asks if the API server answers: %w", err)
+	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
 		return fmt.Errorf("adding the health check: %w", err)
 	}
 	for name, check := range map[string]healthz.Checker{
 		"webhook": mgr.GetWebhookServer().StartedChecker(),
 		"caches":  func(*http.Request) error { return kinds.synced() },
+		"reach":   func(*http.Request) error { return reach.check() },
 	} {
 		if err := mgr.AddReadyzCheck(name, check); err != nil {
 			return fmt.Errorf("adding the readiness check %q: %w", name, err)

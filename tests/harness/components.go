@@ -104,6 +104,13 @@ func (c *ControlPlane) apiServerArgs(etcd string) ([]string, error) {
 	if plugins := c.options.AdmissionPlugins; len(plugins) > 0 {
 		args = append(args, "--enable-admission-plugins="+strings.Join(plugins, ","))
 	}
+	if c.options.AuditLog {
+		audit, err := c.auditArgs()
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, audit...)
+	}
 	shown, err := c.webhookClientArgs()
 	if err != nil {
 		return nil, err

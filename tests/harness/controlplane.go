@@ -46,6 +46,9 @@ type Options struct {
 	// ControllerAccounts has each controller of kube-controller-manager act as its
 	// own ServiceAccount, as it does in a cluster, and not as the administrator.
 	ControllerAccounts bool
+	// AuditLog has the API server note every request that it answers, see
+	// ControlPlane.AuditLog.
+	AuditLog bool
 	// Progress receives a line for each step that takes long; os.Stderr if nil.
 	Progress io.Writer
 	// KeepFiles leaves the control plane's folder, with all logs, after Stop.
@@ -192,6 +195,17 @@ func (c *ControlPlane) RestartAPIServer(ctx context.Context) error {
 
 // APIServer returns the process of kube-apiserver.
 func (c *ControlPlane) APIServer() *Process { return c.apiServer }
+
+// APIServerForwarder starts a forwarder to the API server, for whoever is to be
+// cut off from it.
+func (c *ControlPlane) APIServerForwarder() (*Forwarder, error) {
+	forwarder, err := c.NewForwarder()
+	if err != nil {
+		return nil, err
+	}
+	forwarder.SetBackends(loopback(c.apiPort))
+	return forwarder, nil
+}
 
 // ControllerManager returns the process of kube-controller-manager, whose
 // garbage collector a test may want to pause.

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
 
@@ -48,6 +49,8 @@ func newScheme() *runtime.Scheme {
 
 // Credentials let a program or a client act as some user.
 type Credentials struct {
+	// User is the name that the API server knows the user by.
+	User string
 	// Config acts as the user, without a client-side throttle.
 	Config *rest.Config
 	// Kubeconfig is the path of a file for Config.
@@ -72,7 +75,19 @@ func (c *ControlPlane) Credentials(user string, groups ...string) (Credentials, 
 	if err := clientcmd.WriteToFile(kubeconfig(user, config), path); err != nil {
 		return Credentials{}, fmt.Errorf("writing a kubeconfig for %s: %w", user, err)
 	}
-	return Credentials{Config: config, Kubeconfig: path}, nil
+	return Credentials{User: user, Config: config, Kubeconfig: path}, nil
+}
+
+// through writes a kubeconfig by which the user reaches the API server through a
+// forwarder, and returns its path.
+func (c Credentials) through(f *Forwarder) (string, error) {
+	config := rest.CopyConfig(c.Config)
+	config.Host = "https://" + f.Address()
+	path := fmt.Sprintf("%s-%d", c.Kubeconfig, f.listener.Addr().(*net.TCPAddr).Port)
+	if err := clientcmd.WriteToFile(kubeconfig(c.User, config), path); err != nil {
+		return "", fmt.Errorf("writing a kubeconfig for %s: %w", c.User, err)
+	}
+	return path, nil
 }
 
 // ServiceAccount makes credentials with exactly the identity that a pod of that

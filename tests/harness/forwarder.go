@@ -27,6 +27,8 @@ type Forwarder struct {
 	live     map[*relay]struct{}
 	accepted map[string]int
 	closed   bool
+	// open is closed while what is said is passed on, see Stall.
+	open chan struct{}
 }
 
 // relay is one connection and the back end it goes to.
@@ -34,8 +36,10 @@ type relay struct {
 	backend      string
 	near, far    *net.TCPConn
 	bothFinished sync.WaitGroup
-	// gone is closed when the forwarder has forgotten the connection.
-	gone chan struct{}
+	// closing is closed when no more is passed on, and gone when the forwarder
+	// has forgotten the connection.
+	closing, gone chan struct{}
+	closeOnce     sync.Once
 }
 
 // newForwarder listens on a loopback address.
@@ -48,7 +52,8 @@ func newForwarder(address string) (*Forwarder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting a forwarder: %w", err)
 	}
-	f := &Forwarder{listener: listener, live: map[*relay]struct{}{}, accepted: map[string]int{}}
+	f := &Forwarder{listener: listener, live: map[*relay]struct{}{}, accepted: map[string]int{}, open: make(chan struct{})}
+	close(f.open)
 	go f.serve()
 	return f, nil
 }
@@ -113,6 +118,32 @@ func (f *Forwarder) Cut(backend string) int {
 	return len(cut)
 }
 
+// Stall passes nothing on any more, as a network does that drops packets: all
+// connections stay, new ones are taken, and nobody hears a word until Resume.
+func (f *Forwarder) Stall() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.open = make(chan struct{})
+}
+
+// Resume passes on what was held back by Stall, and what comes after it.
+func (f *Forwarder) Resume() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.open)
+}
+
+// await waits while the forwarder is stalled and the connection is to live.
+func (f *Forwarder) await(r *relay) {
+	f.mu.Lock()
+	open := f.open
+	f.mu.Unlock()
+	select {
+	case <-open:
+	case <-r.closing:
+	}
+}
+
 // Connections counts the connections that a back end has been given so far.
 func (f *Forwarder) Connections(backend string) int {
 	f.mu.Lock()
@@ -167,7 +198,7 @@ func (f *Forwarder) forward(near *net.TCPConn) {
 		_ = near.Close()
 		return
 	}
-	r := &relay{backend: backend, near: near, far: far, gone: make(chan struct{})}
+	r := &relay{backend: backend, near: near, far: far, closing: make(chan struct{}), gone: make(chan struct{})}
 	r.bothFinished.Add(2)
 	f.mu.Lock()
 	closed := f.closed
@@ -177,8 +208,8 @@ func (f *Forwarder) forward(near *net.TCPConn) {
 	if closed {
 		r.close()
 	}
-	go r.copy(r.far, r.near)
-	go r.copy(r.near, r.far)
+	go r.copy(f, r.far, r.near)
+	go r.copy(f, r.near, r.far)
 	r.bothFinished.Wait()
 	r.close()
 	f.mu.Lock()
@@ -208,11 +239,26 @@ func (f *Forwarder) dial() (*net.TCPConn, string) {
 
 // copy passes on what one side says, and then that it has said everything. If
 // that is not possible, the connection is of no use any more.
-func (r *relay) copy(to, from *net.TCPConn) {
+func (r *relay) copy(f *Forwarder, to, from *net.TCPConn) {
 	defer r.bothFinished.Done()
-	if _, err := io.Copy(to, from); err != nil || to.CloseWrite() != nil {
+	_, err := io.Copy(valve{to, f, r}, from)
+	f.await(r)
+	if err != nil || to.CloseWrite() != nil {
 		r.close()
 	}
+}
+
+// valve is what is written to while the forwarder is not stalled.
+type valve struct {
+	to        io.Writer
+	forwarder *Forwarder
+	relay     *relay
+}
+
+// Write implements io.Writer.
+func (v valve) Write(p []byte) (int, error) {
+	v.forwarder.await(v.relay)
+	return v.to.Write(p)
 }
 
 // cut breaks the connection with a reset: what is still in a buffer must not
@@ -225,6 +271,7 @@ func (r *relay) cut() {
 }
 
 func (r *relay) close() {
+	r.closeOnce.Do(func() { close(r.closing) })
 	_ = r.near.Close()
 	_ = r.far.Close()
 }

@@ -127,3 +127,26 @@ func TestForwarderCutsBothSides(t *testing.T) {
 		t.Errorf("after the cut got an answer from %q, want b", got)
 	}
 }
+
+func TestStalledForwarderHoldsBackWhatIsSaid(t *testing.T) {
+	f := forwarder(t, answering(t, "one"))
+	conn := dial(t, f)
+	if _, err := ask(conn); err != nil {
+		t.Fatal(err)
+	}
+
+	f.Stall()
+	if err := conn.SetDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := ask(conn); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a stalled forwarder passed on the answer %q, %v", answer, err)
+	}
+	f.Resume()
+	if err := conn.SetDeadline(time.Now().Add(harness.Soon)); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := bufio.NewReader(conn).ReadString('\n'); err != nil || answer != "one\n" {
+		t.Errorf("after the stall the answer is %q, %v", answer, err)
+	}
+}

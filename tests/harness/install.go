@@ -36,6 +36,7 @@ type Installation struct {
 	objects        manifests
 	identity       Credentials
 	certificateDir string
+	limits         limits
 
 	mu      sync.Mutex
 	binary  string
@@ -66,6 +67,10 @@ func (c *ControlPlane) InstallFrom(ctx context.Context, dir string) (*Installati
 	if err != nil {
 		return nil, err
 	}
+	limits, err := limitsOf(rendered)
+	if err != nil {
+		return nil, err
+	}
 	objects := rendered.only(applied...)
 	if err := objects.pointWebhooks(forwarder.Address(), certificates.CABundle); err != nil {
 		return nil, err
@@ -75,7 +80,7 @@ func (c *ControlPlane) InstallFrom(ctx context.Context, dir string) (*Installati
 	}
 	installation := &Installation{
 		Forwarder: forwarder, Certificates: certificates, certificateDir: certificates.Dir,
-		plane: c, objects: objects, identity: identity,
+		plane: c, objects: objects, identity: identity, limits: limits,
 	}
 	return installation, installation.awaitWebhook(ctx)
 }

@@ -22,6 +22,12 @@ type ManagerOptions struct {
 	Verbosity int
 	// Args are appended to the manager's flags.
 	Args []string
+	// Through is a forwarder to the API server, see APIServerForwarder, by which
+	// the manager reaches it; directly if nil.
+	Through *Forwarder
+	// Confined gives the manager the environment that its Deployment sets, which
+	// tells it of its memory limit. See PeakMemory.
+	Confined bool
 	// WithoutTraffic keeps the manager from being called by the API server
 	// until somebody adds its WebhookAddress to the forwarder.
 	WithoutTraffic bool
@@ -73,12 +79,19 @@ func (i *Installation) StartManager(ctx context.Context, options ManagerOptions)
 		installation:   i,
 		options:        options,
 	}
+	args, err := manager.args(ports[0])
+	if err != nil {
+		return nil, err
+	}
 	manager.Process = &Process{
 		Name:    name,
 		LogPath: filepath.Join(i.plane.Dir, name+".log"),
 		path:    binary,
-		args:    manager.args(ports[0]),
+		args:    args,
 		ready:   answers(http.DefaultTransport, "http://"+manager.health+"/readyz"),
+	}
+	if options.Confined {
+		manager.env = i.limits.env
 	}
 	if err := i.plane.run(ctx, manager.Process); err != nil {
 		return nil, err
@@ -87,13 +100,20 @@ func (i *Installation) StartManager(ctx context.Context, options ManagerOptions)
 	return manager, nil
 }
 
-func (m *Manager) args(webhookPort int) []string {
+func (m *Manager) args(webhookPort int) ([]string, error) {
+	kubeconfig := m.installation.identity.Kubeconfig
+	if m.options.Through != nil {
+		var err error
+		if kubeconfig, err = m.installation.identity.through(m.options.Through); err != nil {
+			return nil, err
+		}
+	}
 	verbosity := m.options.Verbosity
 	if verbosity == 0 {
 		verbosity = 2
 	}
 	args := []string{
-		"--kubeconfig=" + m.installation.identity.Kubeconfig,
+		"--kubeconfig=" + kubeconfig,
 		"--webhook-host=127.0.0.1",
 		"--webhook-port=" + strconv.Itoa(webhookPort),
 		"--webhook-cert-dir=" + m.installation.certificateDir,
@@ -118,7 +138,7 @@ func (m *Manager) args(webhookPort int) []string {
 			"--leader-elect-retry-period="+retryPeriod.String(),
 		)
 	}
-	return append(args, m.options.Args...)
+	return append(args, m.options.Args...), nil
 }
 
 // Start starts the replica again after Stop or Kill, at the same addresses.

@@ -31,8 +31,10 @@ type Process struct {
 	// LogPath is the file with everything the process printed.
 	LogPath string
 
-	path  string
-	args  []string
+	path string
+	args []string
+	// env is added to our own environment.
+	env   []string
 	ready func(context.Context) error
 
 	mu   sync.Mutex
@@ -51,6 +53,7 @@ func (p *Process) Start(ctx context.Context) error {
 		return fmt.Errorf("starting %s: %w", p.Name, err)
 	}
 	cmd := exec.Command(p.path, p.args...)
+	cmd.Env = append(os.Environ(), p.env...)
 	cmd.Stdout, cmd.Stderr = output, output
 	tie(cmd)
 	started, done := make(chan error, 1), make(chan struct{})

@@ -78,8 +78,8 @@ type write struct {
 	remove bool
 }
 
-// try returns the answer to a write that would change nothing if it is allowed.
-func (s *scene) try(c client.Client, w write, p possessions) error {
+// attempt returns the answer to a write that would change nothing if it is allowed.
+func (s *scene) attempt(c client.Client, w write, p possessions) error {
 	object := w.object(p).DeepCopyObject().(client.Object)
 	if w.remove {
 		return c.Delete(s.Context(), object, client.DryRunAll)
@@ -155,16 +155,16 @@ func TestStolenTokenOfTheManagerWritesOnlyWhatTheManagerDoes(t *testing.T) {
 	p := s.possess()
 	thief := s.as(shared.Identity())
 	s.eventually("the policy to be in force", func(context.Context) error {
-		return confinedBy(s.try(thief, thefts["scale of a MachineSet"], p))
+		return confinedBy(s.attempt(thief, thefts["scale of a MachineSet"], p))
 	})
 
 	for name, theft := range thefts {
-		if err := confinedBy(s.try(thief, theft, p)); err != nil {
+		if err := confinedBy(s.attempt(thief, theft, p)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	for name, duty := range duties {
-		if err := s.try(thief, duty, p); err != nil {
+		if err := s.attempt(thief, duty, p); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -201,6 +201,6 @@ func TestAccountsOfOthersAreNotConfined(t *testing.T) {
 	})
 
 	s.eventually("a namesake to scale a MachineSet", func(context.Context) error {
-		return s.try(s.as(namesake), write{object: ofSet, patch: `{"spec":{"replicas":0}}`}, possessions{set: set})
+		return s.attempt(s.as(namesake), write{object: ofSet, patch: `{"spec":{"replicas":0}}`}, possessions{set: set})
 	})
 }

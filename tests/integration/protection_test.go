@@ -105,15 +105,15 @@ func (p protection) refusesPeople() {
 	has := p.possess()
 	p.eventually("the protection to be in force", func(context.Context) error {
 		return errors.Join(
-			heldBack(p.try(p.alice, accidents["claim"], has)),
-			heldBack(p.try(p.alice, accidents["bindings of a machine"], has)))
+			heldBack(p.attempt(p.alice, accidents["claim"], has)),
+			heldBack(p.attempt(p.alice, accidents["bindings of a machine"], has)))
 	})
 	for name, accident := range accidents {
-		if err := heldBack(p.try(p.alice, accident, has)); err != nil {
+		if err := heldBack(p.attempt(p.alice, accident, has)); err != nil {
 			p.Errorf("%s: %v", name, err)
 		}
 		// The group of administrators is no exemption: it is people.
-		if err := heldBack(p.try(p.env.Client, accident, has)); err != nil {
+		if err := heldBack(p.attempt(p.env.Client, accident, has)); err != nil {
 			p.Errorf("%s, by the administrator: %v", name, err)
 		}
 	}
@@ -128,7 +128,7 @@ func (p protection) letsPeopleWork() {
 		"a label of a claim":          {object: ofClaim, patch: `{"metadata":{"labels":{"example.org/note":"x"}}}`},
 		"an annotation of an address": {object: ofAddress, patch: `{"metadata":{"annotations":{"example.org/note":"x"}}}`},
 	} {
-		if err := p.try(p.alice, work, has); err != nil {
+		if err := p.attempt(p.alice, work, has); err != nil {
 			p.Errorf("%s: %v", name, err)
 		}
 	}
@@ -183,7 +183,7 @@ func (p protection) refusesForgedBindings() {
 func (p protection) hasAWayOut() {
 	has := p.possess()
 	p.eventually("the protection to be in force", func(context.Context) error {
-		return heldBack(p.try(p.alice, accidents["claim"], has))
+		return heldBack(p.attempt(p.alice, accidents["claim"], has))
 	})
 	for _, object := range []client.Object{has.claim, has.address, has.contractClaim, has.contractAddress} {
 		title := fmt.Sprintf("%T %s", object, object.GetName())
@@ -193,10 +193,10 @@ func (p protection) hasAWayOut() {
 			p.Errorf("allowing the deletion of %s: %v", title, err)
 		}
 		this := func(possessions) client.Object { return object }
-		if err := p.try(p.alice, write{object: this, remove: true}, has); err != nil {
+		if err := p.attempt(p.alice, write{object: this, remove: true}, has); err != nil {
 			p.Errorf("deleting %s: %v", title, err)
 		}
-		if err := p.try(p.alice, write{object: this, patch: `{"metadata":{"finalizers":null}}`}, has); err != nil {
+		if err := p.attempt(p.alice, write{object: this, patch: `{"metadata":{"finalizers":null}}`}, has); err != nil {
 			p.Errorf("stripping %s: %v", title, err)
 		}
 	}
@@ -328,10 +328,10 @@ func (p protection) letsANamespaceGo() {
 func (p protection) needsItsParameter() {
 	has := p.possess()
 	p.eventually("the protection to be in force", func(context.Context) error {
-		return heldBack(p.try(p.alice, accidents["claim"], has))
+		return heldBack(p.attempt(p.alice, accidents["claim"], has))
 	})
 	p.delete(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: harness.SystemNamespace, Name: "capv-static-ip-protection"}})
 	p.eventually("the protection to hold nobody", func(context.Context) error {
-		return p.try(p.alice, accidents["claim"], has)
+		return p.attempt(p.alice, accidents["claim"], has)
 	})
 }

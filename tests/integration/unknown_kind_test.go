@@ -250,7 +250,7 @@ func strangeStatusIsIgnored(s *scene) {
 // Such a provider takes claims of one host name for one host, and registers the
 // name in the zone of its pool.
 func hostNamesOfARange(s *scene) {
-	pool := newRange(s.ns)
+	pool := newRange(rangeGroup, s.ns)
 	pool.Object["spec"] = map[string]any{"dnsZone": "nodes.example.org"}
 	s.create(pool)
 	names := map[string]string{}

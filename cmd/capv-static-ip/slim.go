@@ -1,0 +1,75 @@
+package main
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+)
+
+const (
+	// maxAnnotations is the size of the annotations that are kept of an object in a
+	// cache: those that are read are short.
+	maxAnnotations = 16 << 10
+	// maxBindings is the size of a machine's bindings, which come on top.
+	maxBindings = 64 << 10
+)
+
+// slim is the transform of the caches: it drops what nobody here reads. An object
+// may have 256 KiB of annotations, to begin with all that kubectl applied, and
+// there may be thousands.
+func slim(obj any) (any, error) {
+	object, err := meta.Accessor(obj)
+	if err != nil {
+		return obj, nil //nolint:nilerr // a tombstone has nothing to drop
+	}
+	object.SetManagedFields(nil)
+	object.SetAnnotations(slimAnnotations(object))
+	return obj, nil
+}
+
+// slimAnnotations keeps those that are read. If it drops any, it keeps the name
+// of one of them, without its value: a patch that takes our last annotation off
+// the object would else say that the object has none, and remove them all.
+func slimAnnotations(object metav1.Object) map[string]string {
+	all := object.GetAnnotations()
+	kept, left, dropped := map[string]string{}, maxAnnotations, ""
+	if _, isMachine := object.(*capi.VSphereMachine); isMachine {
+		if text, bound := all[allocator.BindingsAnnotation]; bound && len(text) <= maxBindings {
+			kept[allocator.BindingsAnnotation] = text
+		}
+	}
+	for _, name := range slices.SortedFunc(maps.Keys(all), oursFirst) {
+		if _, done := kept[name]; done {
+			continue
+		}
+		size := len(name) + len(all[name])
+		if allocator.ReadsAnnotation(name) && size <= left {
+			kept[name], left = all[name], left-size
+			continue
+		}
+		dropped = name
+	}
+	if dropped == "" {
+		return all
+	}
+	kept[dropped] = ""
+	return kept
+}
+
+// oursFirst orders the names of annotations by how much is lost without them.
+func oursFirst(a, b string) int {
+	ours := func(name string) bool { return strings.HasPrefix(name, "capv-static-ip.dev/") }
+	switch {
+	case ours(a) && !ours(b):
+		return -1
+	case ours(b) && !ours(a):
+		return 1
+	}
+	return strings.Compare(a, b)
+}
