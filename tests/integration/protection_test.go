@@ -226,14 +226,14 @@ func (p protection) exempts() {
 		p.Run(key, func(t *testing.T) {
 			in := protection{scene: &scene{T: t, env: p.env, ns: p.ns}, alice: p.alice}
 			in.eventually("the protection to be in force", func(context.Context) error {
-				return heldBack(in.try(in.alice, accidents["claim"], has))
+				return heldBack(in.attempt(in.alice, accidents["claim"], has))
 			})
 			in.setParameter(key, value)
 			for name, accident := range accidents {
 				if name == "spec of an address" {
 					continue // which its own API refuses
 				}
-				in.eventually(name+" to be allowed", func(context.Context) error { return in.try(in.alice, accident, has) })
+				in.eventually(name+" to be allowed", func(context.Context) error { return in.attempt(in.alice, accident, has) })
 			}
 		})
 	}
