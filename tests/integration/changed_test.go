@@ -25,7 +25,7 @@ func TestAddressThatWasChangedAfterItWasGivenIsTold(t *testing.T) {
 	if err := env.RemoveWebhook(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s.eventually("the address to be changed", func(ctx context.Context) error {
+	s.eventually("the address to be changed", func(context.Context) error {
 		s.change(machine, func() { machine.Spec.Network.Devices[0].IPAddrs = []string{secondIP + "/24"} })
 		return s.has("cp-0", secondIP)
 	})
