@@ -141,7 +141,9 @@ func AdapterMachine(claim string) string {
 	if dash <= 0 {
 		return ""
 	}
-	if _, err := strconv.ParseUint(claim[dash+1:], 10, 16); err != nil {
+	// The claim of a later try is named for the machine, too.
+	number, _, _ := strings.Cut(claim[dash+1:], ".r")
+	if _, err := strconv.ParseUint(number, 10, 16); err != nil {
 		return ""
 	}
 	return claim[:dash]

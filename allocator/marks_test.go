@@ -33,6 +33,7 @@ func TestAdapterMachineReversesClaimName(t *testing.T) {
 	for claim, want := range map[string]string{
 		"cp-x7k2p-0":  "cp-x7k2p",
 		"cp-12":       "cp",
+		"cp-12.r2":    "cp",
 		"cp":          "",
 		"cp-":         "",
 		"-0":          "",

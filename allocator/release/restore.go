@@ -23,6 +23,14 @@ func (r *Reconciler) restore(ctx context.Context, s *state) error {
 	if !s.exists || s.deleting || s.moving {
 		return nil
 	}
+	for _, b := range s.renamed {
+		if slices.ContainsFunc(s.holdings, func(h *holding) bool { return h.paused }) {
+			break
+		}
+		if err := r.rename(ctx, s, b.Binding, b.claim); err != nil {
+			return err
+		}
+	}
 	if err := r.rejoin(ctx, s); err != nil || !s.lacksMarks() {
 		return err
 	}
@@ -67,7 +75,7 @@ func (s *state) lacksMarks() bool {
 		if h.paused || h.isOfEarlierMachine(s.machineState) {
 			return false
 		}
-		return h.annotated == nil && h.claim != nil && h.address != nil ||
+		return h.annotated == nil && h.claim != nil && h.address != nil && (h.belongsTo(s.machineState) || isOffered(h.claim, s.name)) ||
 			h.annotated != nil && !controllerutil.ContainsFinalizer(s.object, allocator.ReleaseFinalizer)
 	})
 }
@@ -89,11 +97,10 @@ func (r *Reconciler) rejoin(ctx context.Context, s *state) error {
 				return fmt.Errorf("deleting claim %s, which failed: %w", klog.KObj(h.claim), err)
 			}
 		}
-		name := h.annotated.Claim
-		h.annotated.Claim, h.claim, h.address = found.claim.GetName(), found.claim, found.address
-		if err := r.rename(ctx, s, h.annotated.Pool, name, h.annotated.Claim); err != nil {
+		if err := r.rename(ctx, s, *h.annotated, found.claim.GetName()); err != nil {
 			return err
 		}
+		h.annotated.Claim, h.claim, h.address = found.claim.GetName(), found.claim, found.address
 		s.holdings = slices.DeleteFunc(s.holdings, func(other *holding) bool { return other == found })
 		klog.FromContext(ctx).Info("Found a lost address on another claim", "claim", klog.KObj(found.claim), "address", h.annotated.Address)
 		return nil
@@ -119,15 +126,15 @@ func (s *state) foundFor(lost *holding) *holding {
 	return nil
 }
 
-// rename writes another claim's name into the machine's annotation.
-func (r *Reconciler) rename(ctx context.Context, s *state, pool allocator.PoolReference, from, to string) error {
+// rename writes the name of another claim of a binding into the machine's annotation.
+func (r *Reconciler) rename(ctx context.Context, s *state, binding allocator.Binding, claim string) error {
 	bindings, err := allocator.ParseBindings(s.object.Annotations[allocator.BindingsAnnotation])
 	if err != nil {
 		return err
 	}
 	for i, b := range bindings.Bindings {
-		if b.Pool == pool && b.Claim == from {
-			bindings.Bindings[i].Claim = to
+		if b.Pool == binding.Pool && b.Claim == binding.Claim {
+			bindings.Bindings[i].Claim = claim
 		}
 	}
 	text, err := bindings.Encode()

@@ -5,12 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,6 +25,8 @@ type state struct {
 	holdings []*holding
 	// confirmed says that the API server has been asked whether it still lives.
 	confirmed bool
+	// renamed are the bindings whose claims have other names than the annotation says.
+	renamed []renamedBinding
 	// vmsKnown says that it has been asked for VSphereVMs.
 	vmsKnown bool
 }
@@ -139,12 +138,14 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 	for _, claim := range claims {
 		holdingOf(claim.Pool, claim.GetName()).claim = &claim
 	}
-	for _, b := range r.annotatedBindings(ctx, s) {
-		known := byClaim[claimID{provider: r.providers.For(b.Pool), name: b.Claim}]
-		if known == nil && !isNamedFor(s.name, b) {
-			klog.FromContext(ctx).Info("Ignoring a binding whose claim is not the machine's", "claim", b.Claim)
-			continue
-		}
+	addresses, err := r.addressesNaming(ctx, key)
+	if err != nil {
+		return err
+	}
+	isKnown := func(b allocator.Binding) bool {
+		return byClaim[claimID{provider: r.providers.For(b.Pool), name: b.Claim}] != nil
+	}
+	for _, b := range r.confirmedBindings(ctx, s, isKnown, addresses) {
 		h := holdingOf(b.Pool, b.Claim)
 		h.annotated = &b
 		if h.claim != nil {
@@ -154,10 +155,6 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 			return err
 		}
 	}
-	addresses, err := r.addressesNaming(ctx, key)
-	if err != nil {
-		return err
-	}
 	for _, h := range s.holdings {
 		if h.address, err = r.addressOf(ctx, key.Namespace, h, addresses); err != nil {
 			return err
@@ -165,18 +162,6 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 	}
 	s.addRemaining(addresses, holdingOf)
 	return nil
-}
-
-// isNamedFor tells whether the claim of a binding has the name that the claim of
-// this machine's device has: the annotation that says so may have been written by
-// anybody. Claims with other names have to say themselves whose they are.
-func isNamedFor(machine string, b allocator.Binding) bool {
-	rest, ok := strings.CutPrefix(b.Claim, allocator.ClaimName(machine, b.Device.Index))
-	if !ok || rest == "" {
-		return ok
-	}
-	_, err := strconv.ParseUint(strings.TrimPrefix(rest, "."), 10, 16)
-	return err == nil && rest[0] == '.'
 }
 
 // addressOf is the address of a claim: the one that the machine was given, or
@@ -215,27 +200,6 @@ func (s *state) addRemaining(addresses []allocator.Address, holdingOf func(alloc
 			s.holdings = append(s.holdings, &holding{address: &address})
 		}
 	}
-}
-
-// annotatedBindings are those that the machine's annotation says it holds. An
-// annotation written for another machine, or unreadable, says nothing.
-func (r *Reconciler) annotatedBindings(ctx context.Context, s *state) []allocator.Binding {
-	if !s.exists {
-		return nil
-	}
-	text, ok := s.object.Annotations[allocator.BindingsAnnotation]
-	if !ok {
-		return nil
-	}
-	bindings, err := allocator.ParseBindings(text)
-	if err != nil {
-		klog.FromContext(ctx).Error(err, "Ignoring an annotation")
-		return nil
-	}
-	if bindings.Machine != s.name {
-		return nil
-	}
-	return bindings.Bindings
 }
 
 // isPaused tells whether the machine, or the Cluster of machine, claim or

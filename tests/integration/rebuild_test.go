@@ -54,6 +54,32 @@ func TestRestoredMachineGetsItsClaimBackForTheVeryAddress(t *testing.T) {
 	s.noClaims()
 }
 
+// The claim may have been kept for the machine by an earlier one, and has its name.
+func TestClaimOfAnotherNameComesBackUnderTheMachinesOwn(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	text := func(claim string) string {
+		bindings := allocator.Bindings{Machine: "cp-0", Bindings: []allocator.Binding{{
+			Device: allocator.Device{NetworkName: "VM Network"}, Pool: allocator.Metal3Pool(harness.DefaultPool),
+			Claim: claim, Address: netip.MustParsePrefix("10.16.56.91/24"),
+		}}}
+		text, err := bindings.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+
+	s.create(harness.Machine(s.ns, "cp-0", harness.WithProviderID("vsphere://"+s.ns),
+		harness.WithDevices(harness.FixedDevice("10.16.56.91/24")), harness.WithAnnotation(allocator.BindingsAnnotation, text("earlier-0"))))
+
+	s.eventually("the claim to come back with its address", func(context.Context) error { return s.isFullyAdopted("cp-0", "10.16.56.91") })
+	if got, want := s.machine("cp-0").Annotations[allocator.BindingsAnnotation], text("cp-0-0"); got != want {
+		t.Errorf("the annotation is\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestRestoredMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
