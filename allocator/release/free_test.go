@@ -37,7 +37,9 @@ func reconciler(t *testing.T, objects ...client.Object) *Reconciler {
 		}
 	}
 	claim, address := allocator.Metal3{}.Kinds()
-	builder.WithIndex(claim, byMachine, indexByMachine(machineOfClaim)[byMachine])
+	for name, index := range indexClaims(allocator.Metal3{}) {
+		builder.WithIndex(claim, name, index)
+	}
 	for name, index := range indexAddresses(allocator.Metal3{}) {
 		builder.WithIndex(address, name, index)
 	}

@@ -71,8 +71,10 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 	if h.sharedWith, err = r.sharedWith(ctx, key, s, h); err != nil {
 		return err
 	}
-	if h.busy, err = r.isBusy(ctx, h); err != nil {
-		return err
+	if s.exists {
+		if h.busy, err = r.isBusy(ctx, h); err != nil {
+			return err
+		}
 	}
 	if h.annotated != nil {
 		provider := r.providers.For(h.annotated.Pool)

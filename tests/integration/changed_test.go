@@ -51,7 +51,7 @@ func TestAddressThatWasChangedAfterItWasGivenIsTold(t *testing.T) {
 	s.delete(machine)
 	s.gone(machine)
 	s.returned(firstIP)
-	s.create(s.pooled("cp-1"), s.pooled("cp-2"))
+	s.create(s.pooled("cp-1"))
 }
 
 // has returns an error unless this is the machine's only address.
