@@ -139,12 +139,12 @@ func (r *Reconciler) listNaming(ctx context.Context, machine types.NamespacedNam
 	return allocator.List(ctx, r.client, kind, client.InNamespace(machine.Namespace), client.MatchingFields{byMachine: machine.Name})
 }
 
-// claim reads a claim on a pool from the cache or, where it has none, from the
-// API server. It returns nil if there is no such claim.
-func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName, pool allocator.PoolReference) (*allocator.Claim, error) {
+// claim reads a claim on a pool from the first of these that has it: from the
+// cache or, where that has none, from the API server. It returns nil if none has.
+func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName, pool allocator.PoolReference, readers ...client.Reader) (*allocator.Claim, error) {
 	provider := r.providers.For(pool)
 	obj := allocator.EmptyClaim(provider)
-	if found, err := r.getAny(ctx, key, obj); err != nil || !found {
+	if found, err := getAny(ctx, key, obj, readers...); err != nil || !found {
 		return nil, err
 	}
 	claim := provider.Claim(obj)
@@ -155,15 +155,15 @@ func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName, pool a
 func (r *Reconciler) address(ctx context.Context, key types.NamespacedName, pool allocator.PoolReference) (*allocator.Address, error) {
 	provider := r.providers.For(pool)
 	obj := allocator.EmptyAddress(provider)
-	if found, err := r.getAny(ctx, key, obj); err != nil || !found {
+	if found, err := getAny(ctx, key, obj, r.client, r.live); err != nil || !found {
 		return nil, err
 	}
 	address := provider.Address(obj)
 	return &address, nil
 }
 
-func (r *Reconciler) getAny(ctx context.Context, key types.NamespacedName, obj client.Object) (bool, error) {
-	for _, reader := range []client.Reader{r.client, r.live} {
+func getAny(ctx context.Context, key types.NamespacedName, obj client.Object, readers ...client.Reader) (bool, error) {
+	for _, reader := range readers {
 		err := reader.Get(ctx, key, obj)
 		if err == nil {
 			return true, nil

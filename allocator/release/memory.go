@@ -78,6 +78,9 @@ type departure struct {
 // goes notes the last state of a claim of a machine, or of the machine itself.
 func (r *Reconciler) goes(machine types.NamespacedName, last client.Object) {
 	r.sightings.forget(last.GetUID())
+	if machine.Name == "" {
+		return
+	}
 	r.departures.update(machine, func(d *departure) { d.moved = d.moved || isMoving(last) })
 }
 

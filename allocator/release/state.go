@@ -153,7 +153,12 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 		if h.claim != nil {
 			continue
 		}
-		if h.claim, err = r.claim(ctx, types.NamespacedName{Namespace: key.Namespace, Name: b.Claim}, b.Pool); err != nil {
+		readers := []client.Reader{r.client}
+		if deviceOf(s.object, b.Address.Addr()) >= 0 {
+			// Only for an address that is in use it is worth asking.
+			readers = append(readers, r.live)
+		}
+		if h.claim, err = r.claim(ctx, types.NamespacedName{Namespace: key.Namespace, Name: b.Claim}, b.Pool, readers...); err != nil {
 			return err
 		}
 	}
