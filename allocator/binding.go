@@ -117,11 +117,16 @@ func (b Binding) validate() error {
 	return nil
 }
 
-// Encode is the form in which BindingsAnnotation holds the bindings.
+// Encode is the form in which BindingsAnnotation holds the bindings. It returns a
+// Refusal if that would not be read.
 func (b Bindings) Encode() (string, error) {
 	text, err := json.Marshal(b)
 	if err != nil {
 		return "", fmt.Errorf("writing annotation %s: %w", BindingsAnnotation, err)
+	}
+	if len(text) > maxBindingsSize {
+		return "", Refuse(BindingsInvalid, "what the machine's addresses bring along takes more than %d KiB in annotation %s: "+
+			"shorten the lists of search domains and name servers of its pools", maxBindingsSize>>10, BindingsAnnotation)
 	}
 	return string(text), nil
 }

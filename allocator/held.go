@@ -53,9 +53,6 @@ func isForUID(address client.Object, uid types.UID) bool {
 // one request, and is answered by just the address that the binding says.
 func (a *Allocator) IsUnderWay(ctx context.Context, machine Machine, bindings []Binding) (bool, error) {
 	for _, b := range bindings {
-		if b.Claim != ClaimName(machine.Name, b.Device.Index) {
-			return false, nil
-		}
 		// The call before may have been another replica's.
 		underWay, err := a.isUnderWay(ctx, a.client, machine, b)
 		if err == nil && !underWay {
@@ -78,10 +75,11 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 		return false, fmt.Errorf("reading claim %s: %w", key, err)
 	}
 	claim := provider.Claim(obj)
-	stamp, err := StampOf(obj)
-	if err != nil || time.Since(stamp.Time) > requestLimit || !IsMarked(obj, machine.Name) || len(obj.GetOwnerReferences()) > 0 ||
-		!obj.GetDeletionTimestamp().IsZero() || claim.Pool != b.Pool || claim.Address == "" {
-		return false, nil //nolint:nilerr // a claim without a stamp is not one of a request
+	if !isOfRequest(claim, machine.Name) || claim.Pool != b.Pool {
+		return false, nil
+	}
+	if index, ok := DeviceOfClaim(obj, machine.Name); !ok || index != b.Device.Index {
+		return false, nil
 	}
 
 	key.Name = claim.Address
@@ -94,4 +92,13 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 	ip, err := netip.ParseAddr(provider.Address(answer).IP)
 	return err == nil && ip.Unmap() == b.Address.Addr() && Answers(answer, obj.GetUID()) && MachineOf(answer) == machine.Name &&
 		answer.GetDeletionTimestamp().IsZero() && answer.GetAnnotations()[MachineUIDAnnotation] == "", nil
+}
+
+// isOfRequest tells whether a claim was used for the machine of this name within
+// the time of one request, bound, and not adopted.
+func isOfRequest(claim Claim, machine string) bool {
+	stamp, err := StampOf(claim)
+	_, requested := claim.GetAnnotations()[RequestedByAnnotation]
+	return err == nil && time.Since(stamp.Time) < requestLimit && requested && claim.Address != "" &&
+		IsMarked(claim, machine) && len(claim.GetOwnerReferences()) == 0 && claim.GetDeletionTimestamp().IsZero()
 }

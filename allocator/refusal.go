@@ -37,6 +37,8 @@ const (
 	// AllocationFailed is that of a failure that its reader can do nothing about
 	// in the request.
 	AllocationFailed Reason = "AllocationFailed"
+	// AskedInVain is of a machine that was admitted nevertheless.
+	AskedInVain Reason = "AskedInVain"
 )
 
 // Refusal is an error that its reader can act upon: one sentence with the

@@ -91,6 +91,9 @@ var _ admission.Handler = &Handler{}
 type verdict struct {
 	patch    []jsonpatch.Operation
 	warnings []string
+	// unserved are the warnings that CAPI's users have to see, too, who do not
+	// see what the API server tells CAPI.
+	unserved []string
 	err      error
 }
 
@@ -105,6 +108,7 @@ type badRequest struct{ error }
 func (h *Handler) Handle(ctx context.Context, req admission.Request) admission.Response {
 	start := time.Now()
 	v := h.decide(ctx, req)
+	h.tellUnserved(req, v.unserved)
 	response := h.respond(ctx, req, v)
 	observe(req.Operation, v, time.Since(start))
 	return response
@@ -152,7 +156,11 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) 
 		return deny(err)
 	}
 	if len(wants)+len(dropped) == 0 {
-		return allow(warnings...)
+		v := allow(warnings...)
+		if !slices.ContainsFunc(m.Spec.Network.Devices, eligible) {
+			v.unserved = warnings
+		}
+		return v
 	}
 	if m.Name == "" {
 		return allow("metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name")

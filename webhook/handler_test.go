@@ -26,6 +26,8 @@ import (
 type brokenAllocator struct {
 	err       error
 	takenBack int
+	// underWay has it confirm all bindings that a create brings along.
+	underWay bool
 }
 
 func (a *brokenAllocator) Named(_ context.Context, _ string, want allocator.Want) (allocator.PoolReference, error) {
@@ -222,9 +224,8 @@ func FuzzAdmission(f *testing.F) {
 		f.Add(wanting, seed)
 	}
 	f.Fuzz(func(t *testing.T, before, after string) {
-		h := handler(&brokenAllocator{})
-		for _, req := range []admission.Request{createOf(after), updateOf(before, after)} {
-			response := h.Handle(t.Context(), req)
+		for i, req := range []admission.Request{createOf(after), createOf(after), updateOf(before, after)} {
+			response := handler(&brokenAllocator{underWay: i == 1}).Handle(t.Context(), req)
 			if response.Allowed == (response.Result != nil && response.Result.Code >= http.StatusBadRequest) {
 				t.Fatalf("neither allowed nor denied: %+v", response)
 			}

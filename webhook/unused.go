@@ -6,7 +6,10 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
 )
@@ -96,6 +99,30 @@ func onlyIPv6(d infrav1.NetworkDeviceSpec) string {
 		return "IPv6 addresses"
 	}
 	return ""
+}
+
+// tellUnserved puts into events on a machine's name, and on its owners, that it
+// has asked in vain.
+func (h *Handler) tellUnserved(req admission.Request, unserved []string) {
+	if len(unserved) == 0 || isTrue(req.DryRun) {
+		return
+	}
+	regarding := []*corev1.ObjectReference{}
+	if req.Name != "" {
+		version := schema.GroupVersion{Group: req.Kind.Group, Version: req.Kind.Version}.String()
+		regarding = append(regarding, &corev1.ObjectReference{APIVersion: version, Kind: req.Kind.Kind, Namespace: req.Namespace, Name: req.Name})
+	}
+	if m, err := decodeMachine(req.Object.Raw); err == nil {
+		for _, owner := range m.owners() {
+			regarding = append(regarding, &corev1.ObjectReference{
+				APIVersion: owner.APIVersion, Kind: owner.Kind, Namespace: req.Namespace, Name: owner.Name, UID: owner.UID,
+			})
+		}
+	}
+	told := &allocator.Refusal{Reason: allocator.AskedInVain, Message: strings.Join(unserved, "; ")}
+	for _, object := range regarding {
+		h.warn(object, told)
+	}
 }
 
 // defaultRoutes warns of devices that are each given a default route of the same

@@ -36,7 +36,7 @@ func (h *Handler) update(ctx context.Context, req admission.Request) verdict {
 	if err != nil {
 		return deny(err)
 	}
-	return verdict{patch: patch, warnings: warnings}
+	return verdict{patch: patch, warnings: warnings, unserved: warnings}
 }
 
 // held are the bindings of a living machine: those of its annotation, and those

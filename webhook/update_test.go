@@ -110,6 +110,36 @@ func TestUpdateOfABoundMachine(t *testing.T) {
 	}
 }
 
+// A webhook behind ours put a device before those that were bound.
+func TestDeviceIsFoundByItsAddress(t *testing.T) {
+	const dhcp = `{"networkName":"c","dhcp4":true},`
+	for name, test := range map[string]struct{ devices, want, denied string }{
+		"drops all that was injected": {devices: dhcp + `{"networkName":"a"},{"networkName":"b"}`, want: dhcp + first + "," + other},
+		"changes the prefix length":   {devices: dhcp + `{"networkName":"a","ipAddrs":["10.0.0.1/8"]},` + other, want: dhcp + `{"networkName":"a","ipAddrs":["10.0.0.1/24"],"gateway4":"10.0.0.254","nameservers":["10.0.0.53"],"searchDomains":["example"]},` + other},
+		"removes the device before":   {devices: first + "," + other, denied: "device 1 has another networkName, but holds 10.0.0.1/24"},
+		"moves the address away":      {devices: `{"networkName":"c","ipAddrs":["10.0.0.1/8"]},{"networkName":"a"},` + other, denied: "device 1 has lost its address to device 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, before := machineWith(t, marks(t), dhcp+first+","+other)
+			raw, after := machineWith(t, marks(t), test.devices)
+			doc, err := decodeDocument([]byte(raw))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = pinBindings(before, after, twoBound().Bindings, doc)
+			if test.denied != "" {
+				wantRefusal(t, err, allocator.DevicePinned, test.denied)
+				return
+			}
+			wantRaw, _ := machineWith(t, marks(t), test.want)
+			want, _ := decodeDocument([]byte(wantRaw))
+			if got, want := mustMarshal(t, doc), mustMarshal(t, want); err != nil || got != want {
+				t.Errorf("got  %s (%v)\nwant %s", got, err, want)
+			}
+		})
+	}
+}
+
 func TestUpdateThatDropsTheMarksGetsThemBack(t *testing.T) {
 	_, before := machineWith(t, marks(t), first+","+other)
 	raw, after := machineWith(t, "", `{"networkName":"a"},{"networkName":"b"}`)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
@@ -141,6 +142,27 @@ func TestRequestThatNoDeviceCanUseIsWarnedOf(t *testing.T) {
 				s.expectNoClaims()
 			})
 		}
+	}
+}
+
+// What the API server warns of, Cluster API writes into its log at best.
+func TestOwnerIsToldOfARequestInVain(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	template := harness.Template(s.ns, "cp", harness.WithPool(harness.DefaultPool))
+	owner := harness.MachineSet(s.ns, "md-0", template.Name)
+	s.create(harness.Pool(s.ns), template, owner)
+	s.knownTemplate("cp")
+
+	s.create(harness.Clone(template, "cp-0", harness.WithOwner(owner), harness.WithDevices(dhcp6Device())))
+
+	for kind, name := range map[string]string{"MachineSet": "md-0", "VSphereMachine": "cp-0"} {
+		if note := s.toldAbout(kind, name, "AskedInVain").Note; !strings.HasPrefix(note, "device 0 gets no address by label ") {
+			t.Errorf("%s %s is told %q", kind, name, note)
+		}
+	}
+	if value, noted := s.refusedBy(owner); noted {
+		t.Errorf("the owner waits for %q, want it left alone", value)
 	}
 }
 

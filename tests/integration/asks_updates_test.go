@@ -33,6 +33,9 @@ func TestDeviceAddedToABoundMachineIsWarnedOf(t *testing.T) {
 
 	update(harness.StaticDevice(), onNetwork("storage"))
 	warned.expect(s, warning)
+	if note := s.told("cp-0", "AskedInVain"); note != warning {
+		t.Errorf("the machine is told %q, want the warning", note)
+	}
 	s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"), onNetwork("storage"))
 
 	// It is said once.

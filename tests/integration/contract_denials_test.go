@@ -128,6 +128,7 @@ func TestTerminatingInClusterPoolIsDenied(t *testing.T) {
 	s := newScene(t, shared)
 	pool := s.inClusterPool(harness.InClusterWith(harness.WithFinalizer(hold)))
 	s.delete(pool)
+	s.knownToTerminate(inClusterRef)
 
 	s.denyMachines(inClusterName+` is being deleted: name another pool in `+byAnnotation, withPoolOf("0", inClusterRef))
 
