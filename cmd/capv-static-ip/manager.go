@@ -216,7 +216,7 @@ func setUp(mgr manager.Manager, opts *options) error {
 	if err != nil {
 		return err
 	}
-	asideSources, err := aside.Setup(mgr, alloc, providers, mgr.GetEventRecorder("capv-static-ip"))
+	asideSources, err := aside.Setup(mgr, alloc, providers, events)
 	if err != nil {
 		return err
 	}
