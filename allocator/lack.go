@@ -27,41 +27,41 @@ func lacking(err error, lack Lack) error {
 	return err
 }
 
-// Cause is what an owner of refused machines waits for: a pool that serves, or,
-// where looking at no pool would show that the cause is gone, a try.
-type Cause struct {
+// Obstacle is what an owner of refused machines waits for: a pool that serves, or,
+// where looking at no pool would show that it is out of the way, a try.
+type Obstacle struct {
 	Pool PoolReference
 	// Reason is that of the refusal. It is empty if a pool is named.
 	Reason Reason
 }
 
-// CauseOf is the cause of a refusal, and the number of addresses needed.
-func CauseOf(refusal *Refusal) (cause Cause, needed uint64) {
+// ObstacleOf is what led to a refusal, and the number of addresses needed.
+func ObstacleOf(refusal *Refusal) (obstacle Obstacle, needed uint64) {
 	if refusal.Lack.Pool == (PoolReference{}) {
-		return Cause{Reason: refusal.Reason}, 1
+		return Obstacle{Reason: refusal.Reason}, 1
 	}
-	return Cause{Pool: refusal.Lack.Pool}, max(refusal.Lack.Needed, 1)
+	return Obstacle{Pool: refusal.Lack.Pool}, max(refusal.Lack.Needed, 1)
 }
 
-func (c Cause) String() string {
-	if c.Reason != "" {
-		return string(c.Reason)
+func (o Obstacle) String() string {
+	if o.Reason != "" {
+		return string(o.Reason)
 	}
-	return c.Pool.String()
+	return o.Pool.String()
 }
 
-// maxLacks bounds the causes that are read of an owner, as whoever may write the
-// owner can write anything there. Machines that ask for more pools are rare, and
+// maxLacks bounds what is read of an owner, as whoever may write the owner can
+// write anything there. Machines that ask for more pools are rare, and
 // lose nothing: their owner waits for those that refused last.
 const maxLacks = 16
 
 // maxNeeded is more than the devices that a machine can have.
 const maxNeeded = 255
 
-// Lacks is the content of RefusedByAnnotation: the causes for which machines of
-// an owner were refused, with the number of addresses that would have been
-// enough; that is one where the cause is no pool.
-type Lacks map[Cause]uint64
+// Lacks is the content of RefusedByAnnotation: the obstacles to the machines of an
+// owner, each with the number of addresses that would have been enough; that is
+// one where it is no pool.
+type Lacks map[Obstacle]uint64
 
 // ParseLacks reads the value of RefusedByAnnotation: pools as KIND.GROUP/NAME,
 // each followed by a colon and the number of addresses needed if that is not one,
@@ -70,8 +70,8 @@ func ParseLacks(annotation string) Lacks {
 	lacks := Lacks{}
 	looked := 0
 	for entry := range strings.SplitSeq(annotation, ",") {
-		if cause, needed, ok := parseCause(strings.TrimSpace(entry)); ok {
-			lacks.Add(cause, needed)
+		if obstacle, needed, ok := parseObstacle(strings.TrimSpace(entry)); ok {
+			lacks.Add(obstacle, needed)
 		}
 		if looked++; looked == maxLacks {
 			break
@@ -80,24 +80,24 @@ func ParseLacks(annotation string) Lacks {
 	return lacks
 }
 
-func parseCause(entry string) (cause Cause, needed uint64, ok bool) {
+func parseObstacle(entry string) (obstacle Obstacle, needed uint64, ok bool) {
 	if isReason(entry) {
-		return Cause{Reason: Reason(entry)}, 1, true
+		return Obstacle{Reason: Reason(entry)}, 1, true
 	}
 	text, count, counted := strings.Cut(entry, ":")
 	needed = 1
 	if counted {
 		var err error
 		if needed, err = strconv.ParseUint(count, 10, 8); err != nil || needed == 0 {
-			return Cause{}, 0, false
+			return Obstacle{}, 0, false
 		}
 	}
 	kind, name, _ := strings.Cut(text, "/")
 	kind, group, _ := strings.Cut(kind, ".")
 	if !isName(strings.ToLower(kind)) || !isName(group) || !isName(name) {
-		return Cause{}, 0, false
+		return Obstacle{}, 0, false
 	}
-	return Cause{Pool: PoolReference{APIGroup: group, Kind: kind, Name: name}}, needed, true
+	return Obstacle{Pool: PoolReference{APIGroup: group, Kind: kind, Name: name}}, needed, true
 }
 
 func isName(text string) bool { return len(validation.IsDNS1123Subdomain(text)) == 0 }
@@ -108,26 +108,26 @@ func isReason(text string) bool {
 		!strings.ContainsFunc(text, func(r rune) bool { return (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') })
 }
 
-// Add puts a cause beside the others. Of one pool the least need stays: then the
+// Add puts an obstacle beside the others. Of one pool the least need stays: then the
 // lacks of machines that are refused in turn, for different reasons, come to an
 // end, and no owner waits for more than would help it. One that finds no room
 // takes that of the others.
-func (l Lacks) Add(cause Cause, needed uint64) {
-	before, known := l[cause]
+func (l Lacks) Add(obstacle Obstacle, needed uint64) {
+	before, known := l[obstacle]
 	if !known && len(l) >= maxLacks {
 		clear(l)
 	}
 	if !known || needed < before {
-		l[cause] = min(needed, maxNeeded)
+		l[obstacle] = min(needed, maxNeeded)
 	}
 }
 
 // String is the form in which RefusedByAnnotation holds the lacks.
 func (l Lacks) String() string {
 	entries := make([]string, 0, len(l))
-	for cause := range maps.Keys(l) {
-		entry := cause.String()
-		if needed := l[cause]; needed != 1 {
+	for obstacle := range maps.Keys(l) {
+		entry := obstacle.String()
+		if needed := l[obstacle]; needed != 1 {
 			entry += ":" + strconv.FormatUint(needed, 10)
 		}
 		entries = append(entries, entry)
@@ -136,10 +136,10 @@ func (l Lacks) String() string {
 	return strings.Join(entries, ",")
 }
 
-// HasReason tells whether a refusal is among the causes that no pool will end.
+// HasReason tells whether there is a refusal that no pool will end.
 func (l Lacks) HasReason() bool {
-	for cause := range l {
-		if cause.Reason != "" {
+	for obstacle := range l {
+		if obstacle.Reason != "" {
 			return true
 		}
 	}

@@ -12,7 +12,7 @@ func reference(name string) PoolReference {
 	return PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: name}
 }
 
-func causedBy(name string) Cause { return Cause{Pool: reference(name)} }
+func lackOf(name string) Obstacle { return Obstacle{Pool: reference(name)} }
 
 func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -21,13 +21,13 @@ func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
 		again      string
 	}{
 		"nothing":    {"", Lacks{}, ""},
-		"one pool":   {"IPPool.ipam.metal3.io/a", Lacks{causedBy("a"): 1}, "IPPool.ipam.metal3.io/a"},
-		"two needed": {"IPPool.ipam.metal3.io/a:2", Lacks{causedBy("a"): 2}, "IPPool.ipam.metal3.io/a:2"},
-		"two pools": {"IPPool.ipam.metal3.io/b.c:3,IPPool.ipam.metal3.io/a", Lacks{causedBy("a"): 1, causedBy("b.c"): 3},
+		"one pool":   {"IPPool.ipam.metal3.io/a", Lacks{lackOf("a"): 1}, "IPPool.ipam.metal3.io/a"},
+		"two needed": {"IPPool.ipam.metal3.io/a:2", Lacks{lackOf("a"): 2}, "IPPool.ipam.metal3.io/a:2"},
+		"two pools": {"IPPool.ipam.metal3.io/b.c:3,IPPool.ipam.metal3.io/a", Lacks{lackOf("a"): 1, lackOf("b.c"): 3},
 			"IPPool.ipam.metal3.io/a,IPPool.ipam.metal3.io/b.c:3"},
-		"written by hand": {" IPPool.ipam.metal3.io/a:1 ,", Lacks{causedBy("a"): 1}, "IPPool.ipam.metal3.io/a"},
-		"a reason":        {"AddressInUse", Lacks{Cause{Reason: AddressInUse}: 1}, "AddressInUse"},
-		"a reason beside a pool": {"IPPool.ipam.metal3.io/a:2,NotBoundInTime", Lacks{causedBy("a"): 2, Cause{Reason: NotBoundInTime}: 1},
+		"written by hand": {" IPPool.ipam.metal3.io/a:1 ,", Lacks{lackOf("a"): 1}, "IPPool.ipam.metal3.io/a"},
+		"a reason":        {"AddressInUse", Lacks{Obstacle{Reason: AddressInUse}: 1}, "AddressInUse"},
+		"a reason beside a pool": {"IPPool.ipam.metal3.io/a:2,NotBoundInTime", Lacks{lackOf("a"): 2, Obstacle{Reason: NotBoundInTime}: 1},
 			"IPPool.ipam.metal3.io/a:2,NotBoundInTime"},
 		"names that are none":     {"IPPool.ipam.metal3.io/A,IPPool.ipam..io/a,IPPool.ipam.metal3.io/..,IPPool.ipam.metal3.io/a/b", Lacks{}, ""},
 		"names that are too long": {"IPPool.ipam.metal3.io/" + strings.Repeat("a", 254) + "," + strings.Repeat("A", 64), Lacks{}, ""},
@@ -50,7 +50,7 @@ func TestLacksOfOneOwnerConverge(t *testing.T) {
 	lacks := Lacks{}
 	turns := []Lack{{reference("a"), 2}, {reference("b"), 1}, {reference("a"), 1}}
 	for _, lack := range turns {
-		lacks.Add(Cause{Pool: lack.Pool}, lack.Needed)
+		lacks.Add(Obstacle{Pool: lack.Pool}, lack.Needed)
 	}
 	want := lacks.String()
 	if want != "IPPool.ipam.metal3.io/a,IPPool.ipam.metal3.io/b" {
@@ -58,7 +58,7 @@ func TestLacksOfOneOwnerConverge(t *testing.T) {
 	}
 	for range 3 {
 		for _, lack := range turns {
-			lacks.Add(Cause{Pool: lack.Pool}, lack.Needed)
+			lacks.Add(Obstacle{Pool: lack.Pool}, lack.Needed)
 			if got := lacks.String(); got != want {
 				t.Fatalf("it changed to %q", got)
 			}
@@ -80,9 +80,9 @@ func TestLacksThatAreReadAreBounded(t *testing.T) {
 func TestLackThatFindsNoRoomIsWaitedFor(t *testing.T) {
 	lacks := Lacks{}
 	for i := range maxLacks {
-		lacks.Add(causedBy(fmt.Sprint(i)), 1)
+		lacks.Add(lackOf(fmt.Sprint(i)), 1)
 	}
-	lacks.Add(causedBy("last"), 1)
+	lacks.Add(lackOf("last"), 1)
 	if got := lacks.String(); got != "IPPool.ipam.metal3.io/last" {
 		t.Errorf("got %q, want the last", got)
 	}
@@ -90,12 +90,12 @@ func TestLackThatFindsNoRoomIsWaitedFor(t *testing.T) {
 
 func TestRefusalThatNamesNoPoolIsCausedByItsReason(t *testing.T) {
 	refusal, _ := AsRefusal(Refuse(AddressInUse, "no"))
-	if cause, needed := CauseOf(refusal); cause != (Cause{Reason: AddressInUse}) || needed != 1 {
-		t.Errorf("got %v, %d", cause, needed)
+	if obstacle, needed := ObstacleOf(refusal); obstacle != (Obstacle{Reason: AddressInUse}) || needed != 1 {
+		t.Errorf("got %v, %d", obstacle, needed)
 	}
 	refusal.Lack = Lack{reference("a"), 2}
-	if cause, needed := CauseOf(refusal); cause != causedBy("a") || needed != 2 {
-		t.Errorf("got %v, %d", cause, needed)
+	if obstacle, needed := ObstacleOf(refusal); obstacle != lackOf("a") || needed != 2 {
+		t.Errorf("got %v, %d", obstacle, needed)
 	}
 }
 

@@ -91,8 +91,8 @@ func (o *Owners) note(namespace string, ref metav1.OwnerReference, refusal *allo
 	}
 	key := types.NamespacedName{Namespace: namespace, Name: ref.Name}
 	refused := owner{kind: allocator.OwnerKinds()[i], NamespacedName: key, uid: ref.UID}
-	cause, needed := allocator.CauseOf(refusal)
-	if o.add(refused, allocator.Lacks{cause: needed}) {
+	obstacle, needed := allocator.ObstacleOf(refusal)
+	if o.add(refused, allocator.Lacks{obstacle: needed}) {
 		o.queue.Add(refused)
 	}
 }
@@ -107,8 +107,8 @@ func (o *Owners) add(refused owner, lacks allocator.Lacks) bool {
 		o.pending[refused] = allocator.Lacks{}
 		o.in[refused.Namespace]++
 	}
-	for cause, needed := range lacks {
-		o.pending[refused].Add(cause, needed)
+	for obstacle, needed := range lacks {
+		o.pending[refused].Add(obstacle, needed)
 	}
 	return true
 }
@@ -184,8 +184,8 @@ func (o *Owners) write(ctx context.Context, refused owner, lacks allocator.Lacks
 		return nil
 	}
 	all := allocator.ParseLacks(obj.Annotations[allocator.RefusedByAnnotation])
-	for cause, needed := range lacks {
-		all.Add(cause, needed)
+	for obstacle, needed := range lacks {
+		all.Add(obstacle, needed)
 	}
 	if obj.Annotations[allocator.RefusedByAnnotation] == all.String() {
 		return nil

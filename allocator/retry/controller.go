@@ -177,7 +177,7 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool allocator.Pool
 		}
 		w := waiter{
 			NamespacedName: client.ObjectKeyFromObject(&owners[i]), uid: owners[i].UID,
-			needed: lacksOf(&owners[i])[allocator.Cause{Pool: pool.Reference}],
+			needed: lacksOf(&owners[i])[allocator.Obstacle{Pool: pool.Reference}],
 		}
 		waiters = append(waiters, w)
 		byUID[w.uid] = &owners[i]
@@ -226,7 +226,7 @@ func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetad
 func (r *reconciler) waiting(ctx context.Context, key poolKey) ([]metav1.PartialObjectMetadata, error) {
 	value := key.String()
 	if key.PoolReference == (allocator.PoolReference{}) {
-		value = anyCause
+		value = anyObstacle
 	}
 	var owners []metav1.PartialObjectMetadata
 	for _, kind := range allocator.OwnerKinds() {

@@ -7,7 +7,7 @@ import (
 
 var ownersTouched = prometheus.NewCounter(prometheus.CounterOpts{
 	Name: "capv_static_ip_owners_touched_total",
-	Help: "Times the owner of a refused machine was made to try again because its pool can serve it.",
+	Help: "Times the owner of a refused machine was made to try again.",
 })
 
 func init() {

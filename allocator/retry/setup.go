@@ -22,10 +22,10 @@ import (
 )
 
 // byPool is the name of the index of owners by the pools that they wait for. All
-// that wait for anything have anyCause, too.
+// that wait for anything have anyObstacle, too.
 const (
-	byPool   = "capv-static-ip.dev/refused-by"
-	anyCause = "*"
+	byPool      = "capv-static-ip.dev/refused-by"
+	anyObstacle = "*"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachinetemplates,verbs=get;list;watch
@@ -143,10 +143,10 @@ func indexByPool(owner client.Object) []string {
 	if len(lacks) == 0 {
 		return nil
 	}
-	values := []string{anyCause}
-	for cause := range lacks {
-		if cause.Reason == "" {
-			values = append(values, cause.Pool.String())
+	values := []string{anyObstacle}
+	for obstacle := range lacks {
+		if obstacle.Reason == "" {
+			values = append(values, obstacle.Pool.String())
 		}
 	}
 	return values
@@ -158,9 +158,9 @@ func poolsOfOwner(_ context.Context, owner client.Object) []poolKey {
 		return nil
 	}
 	keys := []poolKey{{Namespace: owner.GetNamespace()}}
-	for cause := range lacks {
-		if cause.Reason == "" {
-			keys = append(keys, poolKey{PoolReference: cause.Pool, Namespace: owner.GetNamespace()})
+	for obstacle := range lacks {
+		if obstacle.Reason == "" {
+			keys = append(keys, poolKey{PoolReference: obstacle.Pool, Namespace: owner.GetNamespace()})
 		}
 	}
 	return keys

@@ -2,15 +2,21 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -149,6 +155,15 @@ func TestCureLeadsToATry(t *testing.T) {
 			cure:    func(s *scene) { s.Cleanup(s.playContract(s.answersWith("10.16.62.88"))) },
 			within:  unseen,
 		},
+		"policy removed": {
+			before: func(s *scene) {
+				s.create(harness.Pool(s.ns))
+				s.refuseMachinesAfterUs()
+			},
+			machine: pooled,
+			cure:    func(s *scene) { s.delete(policyBinding(s.ns)) },
+			within:  unseen + gracePeriod,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -156,6 +171,88 @@ func TestCureLeadsToATry(t *testing.T) {
 			test.before(s)
 			s.leadsToAMachine(test.machine(s), test.cure, test.within)
 		})
+	}
+}
+
+// refuseMachinesAfterUs refuses the machines of the scene when all webhooks have
+// been asked that change them.
+func (s *scene) refuseMachinesAfterUs() {
+	s.Helper()
+	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}
+	policy.Spec.Validations = []admissionregistrationv1.Validation{{Expression: "false", Message: "not today"}}
+	policy.Spec.MatchConstraints = &admissionregistrationv1.MatchResources{
+		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: s.ns}},
+		ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+			Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
+			Rule: admissionregistrationv1.Rule{
+				APIGroups: []string{"infrastructure.cluster.x-k8s.io"}, APIVersions: []string{"*"}, Resources: []string{"vspheremachines"},
+			},
+		}}},
+	}
+	s.createGlobal(policy, policyBinding(s.ns))
+	s.eventually("the policy to hold", func(ctx context.Context) error {
+		err := s.env.Client.Create(ctx, harness.Machine(s.ns, "probe", harness.WithDevices(harness.DHCPDevice())), client.DryRunAll)
+		if err == nil {
+			return errors.New("a machine is admitted")
+		}
+		return nil
+	})
+}
+
+func policyBinding(name string) client.Object {
+	binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	binding.Spec.PolicyName = name
+	binding.Spec.ValidationActions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny}
+	return binding
+}
+
+// A try that is refused is noted anew, which is no reason to try again.
+func TestRefusedTryLeadsToNoOther(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	owner := s.machineSet("owner")
+	tried := s.try(owner, func(name string) client.Object {
+		return harness.Machine(s.ns, name, withPoolOf("0", "NO"), harness.WithOwner(owner))
+	})
+	s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, "PoolNameInvalid") })
+
+	// One to begin with, and one for each change of the annotation: it is written,
+	// and then, 7.5 s to 10 s later, taken off and written again.
+	const watched, most = 25 * time.Second, 6
+	if err := harness.Consistently(t.Context(), watched, "the owner is left alone", func(context.Context) error {
+		if len(tried.tries) > most {
+			return fmt.Errorf("it tried %d times", len(tried.tries))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(tried.tries); n < 3 {
+		t.Errorf("it tried %d times, want it to be made to try", n)
+	}
+}
+
+// Whoever may write one owner cannot have all others wait.
+func TestOwnerThatNamesThousandsOfPoolsHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	env := ownEnvironment(t, harness.Options{}, 1)
+	other, s := newScene(t, env), newScene(t, env)
+	s.fullPool(1)
+	owner := s.machineSet("owner")
+	s.waiting(owner)
+	var pools []string
+	for i := range 5000 {
+		pools = append(pools, fmt.Sprintf("Kind%d.group%d.example.org/pool", i, i))
+	}
+	other.machineSet("greedy", harness.WithAnnotation(allocator.RefusedByAnnotation, strings.Join(pools, ",")))
+
+	s.free(0)
+	start := time.Now()
+	s.within(90*time.Second, "the owner to be touched", func(context.Context) error { return s.isTouched(owner) })
+	if took := time.Since(start); took > seen {
+		t.Errorf("it was touched after %s, want less than %s", took, seen)
+	} else {
+		t.Logf("touched after %s", took)
 	}
 }
 
