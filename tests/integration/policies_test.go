@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
@@ -64,7 +66,9 @@ func (s *scene) possess() possessions {
 // as is a client of somebody else.
 func (s *scene) as(who harness.Credentials) client.Client {
 	s.Helper()
-	c, err := client.New(who.Config, client.Options{Scheme: harness.Scheme})
+	config := rest.CopyConfig(who.Config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return networks{next} })
+	c, err := client.New(config, client.Options{Scheme: harness.Scheme})
 	if err != nil {
 		s.Fatal(err)
 	}
