@@ -51,9 +51,9 @@ func TestFloods(t *testing.T) {
 	t.Run("of bindings", func(t *testing.T) {
 		s, other := newScene(t, env), newScene(t, env)
 		other.create(harness.Pool(other.ns))
-		text := bindingsOf(13000)
 		for i := range 12 {
 			machine := harness.Machine(s.ns, fmt.Sprintf("m-%d", i), harness.WithDevices(harness.DHCPDevice()))
+			text := bindingsOf(machine.Name, 13000)
 			s.create(machine)
 			s.annotate(machine, allocator.BindingsAnnotation, &text)
 		}
@@ -69,12 +69,12 @@ func TestFloods(t *testing.T) {
 }
 
 // bindingsOf is the text of an annotation that names as many claims.
-func bindingsOf(count int) string {
+func bindingsOf(machine string, count int) string {
 	items := make([]string, count)
 	for i := range items {
 		items[i] = fmt.Sprintf(`{"claim":"c%d"}`, i)
 	}
-	return `{"machine":"m","bindings":[` + strings.Join(items, ",") + `]}`
+	return `{"machine":"` + machine + `","bindings":[` + strings.Join(items, ",") + `]}`
 }
 
 func (s *scene) staysWithinItsLimit(manager *harness.Manager) {
