@@ -216,10 +216,14 @@ func (a *Allocator) IsStillUnfit(ctx context.Context, claim Claim, content SetAs
 	if err != nil {
 		return nil, false, fmt.Errorf("reading address %s: %w", claim.Address, err)
 	}
-	binding, err := a.judge(ctx, Request{Machine: machine}, want, read, provider.Address(obj))
-	if err == nil {
-		err = a.checkGivenOnce(ctx, read, provider.Address(obj), binding.Address.Addr())
+	if !provider.Gives(read, content.IP) {
+		return read.Object, true, nil
 	}
+	users, err := a.InUse(ctx, machine, content.Network, content.IP)
+	if err != nil || len(users) > 0 {
+		return read.Object, len(users) > 0, err
+	}
+	err = a.checkGivenOnce(ctx, read, provider.Address(obj), content.IP)
 	if _, refused := AsRefusal(err); refused {
 		return read.Object, true, nil
 	}

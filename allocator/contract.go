@@ -137,6 +137,17 @@ func (Contract) CanRequest(pool PoolReference) bool {
 // Request implements Provider.
 func (Contract) Request(client.Object, netip.Addr) {}
 
+// Gives implements Provider.
+func (Contract) Gives(pool Pool, ip netip.Addr) bool {
+	content := pool.Object.(*unstructured.Unstructured).Object
+	gateway, _, _ := unstructured.NestedString(content, "spec", "gateway")
+	bits, _, _ := unstructured.NestedInt64(content, "spec", "prefix")
+	b := Binding{Address: netip.PrefixFrom(ip, int(bits))}
+	b.Gateway, _ = netip.ParseAddr(gateway)
+	b.Nameservers, _ = nameservers(pool, pool.GetName())
+	return checkFit(pool, b, "") == nil
+}
+
 // WhyNotBound implements Provider.
 func (Contract) WhyNotBound(_ context.Context, _ client.Reader, pool Pool, claim Claim) string {
 	if claim.Waits == "" {

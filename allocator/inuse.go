@@ -17,21 +17,10 @@ import (
 // byIP is the name of the cache index that finds whatever has an address.
 const byIP = "capv-static-ip.dev/ip"
 
-// user is a kind of object that may have addresses.
-type user interface {
-	client.Object
-	Addresses() []capi.Place
-}
-
-// users are empty objects of all kinds that may have addresses.
-func users() []user {
-	return []user{&capi.VSphereMachine{}, &capi.VSphereVM{}, &capi.Cluster{}}
-}
-
 // userSources are the kinds that may have addresses, indexed by these.
 func userSources() []Source {
 	var sources []Source
-	for _, kind := range users() {
+	for _, kind := range capi.Users() {
 		sources = append(sources, Source{Object: kind, Indexes: map[string]client.IndexerFunc{byIP: indexByIP}})
 	}
 	return sources
@@ -39,7 +28,7 @@ func userSources() []Source {
 
 func indexByIP(obj client.Object) []string {
 	var values []string
-	for _, place := range obj.(user).Addresses() {
+	for _, place := range obj.(capi.User).Addresses() {
 		values = append(values, place.IP.String())
 	}
 	return values
@@ -70,17 +59,17 @@ func (u User) In(namespace string) string {
 // done (their VMs are). What the cache knows is asked again of live.
 func Users(ctx context.Context, c client.Client, live client.Reader, asker types.NamespacedName, place capi.Place) ([]User, error) {
 	var found []User
-	for _, kind := range users() {
+	for _, kind := range capi.Users() {
 		objects, err := List(ctx, c, kind, client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
 		if err != nil {
 			return nil, fmt.Errorf("listing what has %s: %w", place.IP, err)
 		}
 		for _, obj := range objects {
 			_, isMachine := obj.(*capi.VSphereMachine)
-			if isMachine && client.ObjectKeyFromObject(obj) == asker || !has(obj.(user), place) {
+			if isMachine && client.ObjectKeyFromObject(obj) == asker || !has(obj.(capi.User), place) {
 				continue
 			}
-			u, err := confirmUser(ctx, live, obj.(user), place)
+			u, err := confirmUser(ctx, live, obj.(capi.User), place)
 			if err != nil {
 				return nil, err
 			}
@@ -94,7 +83,7 @@ func Users(ctx context.Context, c client.Client, live client.Reader, asker types
 
 // confirmUser is the user as the API server knows it, nil if it no longer has
 // the address.
-func confirmUser(ctx context.Context, live client.Reader, cached user, place capi.Place) (*User, error) {
+func confirmUser(ctx context.Context, live client.Reader, cached capi.User, place capi.Place) (*User, error) {
 	fresh, kind := emptyUser(cached)
 	key := client.ObjectKeyFromObject(cached)
 	err := live.Get(ctx, key, fresh)
@@ -112,7 +101,7 @@ func confirmUser(ctx context.Context, live client.Reader, cached user, place cap
 	return &User{Kind: kind, NamespacedName: key, Object: fresh}, nil
 }
 
-func emptyUser(like user) (empty user, kind string) {
+func emptyUser(like capi.User) (empty capi.User, kind string) {
 	switch like.(type) {
 	case *capi.VSphereMachine:
 		return &capi.VSphereMachine{}, capi.VSphereMachineKind.Kind
@@ -122,7 +111,7 @@ func emptyUser(like user) (empty user, kind string) {
 	return &capi.Cluster{}, capi.ClusterKind.Kind
 }
 
-func has(u user, place capi.Place) bool {
+func has(u capi.User, place capi.Place) bool {
 	for _, p := range u.Addresses() {
 		if p.IP == place.IP && capi.SameNetwork(p.Network, place.Network) {
 			return true

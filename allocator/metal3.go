@@ -92,11 +92,17 @@ func (Metal3) IsFree(obj client.Object) bool {
 	})
 }
 
+// Gives implements Provider. What is outside the ranges is not handed out.
+func (Metal3) Gives(pool Pool, ip netip.Addr) bool {
+	object := pool.Object.(*ipamv1.IPPool)
+	return metal3Usable(object).Contains(ip) || !metal3Ranges(object).Contains(ip)
+}
+
 // WhyNotBound implements Provider. metal3 says nothing while it cannot make an
 // address object because there is one of that name.
-func (Metal3) WhyNotBound(ctx context.Context, reader client.Reader, pool Pool, claim Claim) string {
+func (m Metal3) WhyNotBound(ctx context.Context, reader client.Reader, pool Pool, claim Claim) string {
 	object := pool.Object.(*ipamv1.IPPool)
-	if ip, reserved := object.Spec.PreAllocations[claim.GetName()]; reserved {
+	if ip := m.reservedAndUsed(ctx, reader, object, claim); ip.IsValid() {
 		return fmt.Sprintf("its spec.preAllocations reserve %s for this claim, which another claim has: correct the pool, or release that claim", ip)
 	}
 	pools := &ipamv1.IPPoolList{}
@@ -111,6 +117,20 @@ func (Metal3) WhyNotBound(ctx context.Context, reader client.Reader, pool Pool, 
 		}
 	}
 	return ""
+}
+
+// reservedAndUsed is the address that the pool reserves for a claim, if another
+// claim has it.
+func (m Metal3) reservedAndUsed(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool, claim Claim) netip.Addr {
+	ip, err := netip.ParseAddr(string(pool.Spec.PreAllocations[claim.GetName()]))
+	if err != nil {
+		return netip.Addr{}
+	}
+	used, err := m.used(ctx, reader, pool)
+	if err != nil || !slices.Contains(used, ip) {
+		return netip.Addr{}
+	}
+	return ip
 }
 
 // Twin implements Provider: metal3 serves IPAddressClaims on its pools, too.

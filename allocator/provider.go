@@ -88,6 +88,9 @@ type Provider interface {
 	// this claim, because its pool is gone.
 	Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error)
 
+	// Gives tells whether a machine can be given an address that the pool as it is
+	// now hands out. It says nothing of who uses the address.
+	Gives(pool Pool, ip netip.Addr) bool
 	// WhyNotBound is what can be seen of why a claim waits, with the remedy, empty
 	// if nothing. The cause is the same on every try.
 	WhyNotBound(ctx context.Context, reader client.Reader, pool Pool, claim Claim) string

@@ -3,6 +3,7 @@ package aside
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // reviewInterval is how often it is looked whether the cause is gone: nothing
@@ -36,8 +38,8 @@ type reconciler struct {
 	events   events.EventRecorder
 
 	mu sync.Mutex
-	// known are the claims that are set aside now.
-	known map[types.NamespacedName]allocator.UnfitCause
+	// known are the claims that are set aside now, and for what.
+	known map[types.NamespacedName]allocator.SetAside
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -66,7 +68,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if !unfit {
 		return reconcile.Result{}, r.giveBack(ctx, obj, content)
 	}
-	if r.note(req.NamespacedName, content.Cause) && pool != nil {
+	if r.note(req.NamespacedName, content) && pool != nil {
 		r.events.Eventf(pool, obj, corev1.EventTypeWarning, "AddressSetAside", "Review",
 			"%s cannot be given to a machine (%s): claim %s keeps it from being handed out while that lasts", content.IP, content.Cause, obj.GetName())
 	}
@@ -96,22 +98,39 @@ func (r *reconciler) abandon(ctx context.Context, claim allocator.Claim) error {
 }
 
 // note remembers a claim, and tells whether it is new.
-func (r *reconciler) note(claim types.NamespacedName, cause allocator.UnfitCause) bool {
+func (r *reconciler) note(claim types.NamespacedName, content allocator.SetAside) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, known := r.known[claim]
 	if !known {
-		r.known[claim] = cause
-		setAside.WithLabelValues(string(cause)).Inc()
+		r.known[claim] = content
+		setAside.WithLabelValues(string(content.Cause)).Inc()
 	}
 	return !known
+}
+
+// claimsAside are the claims that keep an address aside which something has, or
+// had until now.
+func (r *reconciler) claimsAside(_ context.Context, user client.Object) []reconcile.Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.known) == 0 {
+		return nil
+	}
+	var requests []reconcile.Request
+	for claim, content := range r.known {
+		if slices.ContainsFunc(user.(capi.User).Addresses(), func(p capi.Place) bool { return p.IP == content.IP }) {
+			requests = append(requests, reconcile.Request{NamespacedName: claim})
+		}
+	}
+	return requests
 }
 
 func (r *reconciler) forget(claim types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if cause, known := r.known[claim]; known {
+	if content, known := r.known[claim]; known {
 		delete(r.known, claim)
-		setAside.WithLabelValues(string(cause)).Dec()
+		setAside.WithLabelValues(string(content.Cause)).Dec()
 	}
 }

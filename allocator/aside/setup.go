@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // Setup adds a controller for each provider to the manager. They run on the
@@ -35,7 +36,7 @@ func Setup(mgr manager.Manager, engine *allocator.Allocator, providers allocator
 		}
 		r := &reconciler{
 			engine: engine, provider: provider, client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder,
-			known: map[types.NamespacedName]allocator.UnfitCause{},
+			known: map[types.NamespacedName]allocator.SetAside{},
 		}
 		c, err := controller.New("set-aside-"+strings.ToLower(gvk.Kind), mgr, controller.Options{
 			Reconciler: r,
@@ -52,6 +53,11 @@ func Setup(mgr manager.Manager, engine *allocator.Allocator, providers allocator
 		sources = append(sources, allocator.Source{Object: claim, Started: func(context.Context, cache.Informer) error {
 			return c.Watch(source.Kind(mgr.GetCache(), claim, &handler.EnqueueRequestForObject{}, marked()))
 		}})
+		for _, user := range capi.Users() {
+			sources = append(sources, allocator.Source{Object: user, Started: func(context.Context, cache.Informer) error {
+				return c.Watch(source.Kind[client.Object](mgr.GetCache(), user, handler.EnqueueRequestsFromMapFunc(r.claimsAside)))
+			}})
+		}
 	}
 	return sources, nil
 }

@@ -4,7 +4,21 @@ import (
 	"net/netip"
 	"path"
 	"slices"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
+
+// User is an object that may have addresses.
+//
+// +kubebuilder:object:generate=false
+type User interface {
+	client.Object
+	// Addresses are those that it has.
+	Addresses() []Place
+}
+
+// Users are empty objects of all kinds that may have addresses.
+func Users() []User { return []User{&VSphereMachine{}, &VSphereVM{}, &Cluster{}} }
 
 // Place is where an address stands.
 //

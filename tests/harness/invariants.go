@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // The names under which violations are reported.
@@ -102,15 +103,12 @@ func (i *inventory) heldTwice() []error {
 	return violations
 }
 
-// shares tells if two machines with the same address got it from one pool. Two
-// networks may use the same range, each with a pool of its own.
+// shares tells if two machines with the same address have it on one network, and
+// one of them from us. Two networks may use the same range.
 func (h *holder) shares(other *holder, address netip.Addr) bool {
-	pool, ours := h.pools[address]
-	otherPool, othersOurs := other.pools[address]
-	if ours && othersOurs {
-		return pool == otherPool
-	}
-	return ours || othersOurs
+	_, ours := h.pools[address]
+	_, othersOurs := other.pools[address]
+	return (ours || othersOurs) && capi.SameNetwork(h.networks[address], other.networks[address])
 }
 
 // machinesWithoutAddress finds bindings whose address is not kept for the
@@ -174,6 +172,9 @@ func (i *inventory) notKept(namespace, machine string, pool allocator.PoolRefere
 		return "which has no address object"
 	}
 	if claim := i.claimOf(object); claim != nil {
+		if _, aside := allocator.SetAsideOf(claim); aside {
+			return "" // it was found in use, and is kept out of the pool
+		}
 		if holder := allocator.MachineOf(claim); holder != machine {
 			return fmt.Sprintf("which answers claim %s of machine %q", claim.GetName(), holder)
 		}

@@ -66,7 +66,7 @@ func TestInvariantsOfTheClusterAPIContract(t *testing.T) {
 	}{
 		"a bound machine":                    {objects: []client.Object{boundInCluster("cp-0", a), claim, answerInCluster(claim, a, protected("cp-0"))}},
 		"two machines with one address":      {objects: []client.Object{boundInCluster("cp-0", a), boundInCluster("cp-1", a), claim, answerInCluster(claim, a)}, broken: "I1"},
-		"one range in pools of two kinds":    {objects: []client.Object{boundInCluster("cp-0", a), claim, answerInCluster(claim, a), bound("cp-1", a), claimed("cp-1", 0), answer(claimed("cp-1", 0), a)}},
+		"one address of two kinds of pools":  {objects: []client.Object{boundInCluster("cp-0", a), claim, answerInCluster(claim, a), bound("cp-1", a), claimed("cp-1", 0), answer(claimed("cp-1", 0), a)}, broken: "I1"},
 		"a machine without address object":   {objects: []client.Object{boundInCluster("cp-0", a), claim}, broken: "I2"},
 		"an address of another pool":         {objects: []client.Object{boundInCluster("cp-0", a), claim, elsewhere}, broken: "I2"},
 		"an address of another kind of pool": {objects: []client.Object{boundInCluster("cp-0", a), claimed("cp-0", 0), answer(claimed("cp-0", 0), a)}, broken: "I2"},

@@ -70,6 +70,8 @@ type holder struct {
 	*capvv1.VSphereMachine
 	// addresses are those on its devices.
 	addresses map[netip.Addr]bool
+	// networks are those that the addresses are on, where the machine says.
+	networks map[netip.Addr]string
 	// bindings are what its annotation says, and unreadable why it says nothing.
 	bindings   allocator.Bindings
 	unreadable error
@@ -209,7 +211,12 @@ func vmAddresses(vm *capvv1.VSphereVM) map[netip.Addr]bool {
 }
 
 func newHolder(machine *capvv1.VSphereMachine) *holder {
-	h := &holder{VSphereMachine: machine, addresses: map[netip.Addr]bool{}, pools: map[netip.Addr]allocator.PoolReference{}}
+	h := &holder{VSphereMachine: machine, addresses: map[netip.Addr]bool{}, networks: map[netip.Addr]string{}, pools: map[netip.Addr]allocator.PoolReference{}}
+	for _, device := range machine.Spec.Network.Devices {
+		for _, address := range deviceAddresses([]capvv1.NetworkDeviceSpec{device}) {
+			h.networks[address] = device.NetworkName
+		}
+	}
 	for _, address := range deviceAddresses(machine.Spec.Network.Devices) {
 		h.addresses[address] = true
 	}

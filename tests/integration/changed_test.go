@@ -51,7 +51,7 @@ func TestAddressThatWasChangedAfterItWasGivenIsTold(t *testing.T) {
 	s.delete(machine)
 	s.gone(machine)
 	s.returned(firstIP)
-	s.create(s.pooled("cp-1"))
+	s.eventually("the addresses that nobody uses any more to be given", func(ctx context.Context) error { return s.env.Client.Create(ctx, s.pooled("cp-1")) })
 }
 
 // has returns an error unless this is the machine's only address.

@@ -41,6 +41,8 @@ var (
 		create: cost{
 			"create ipclaims.ipam.metal3.io":   1,
 			"patch ipaddresses.ipam.metal3.io": 1,
+			// metal3 may have given the address to a claim of its other API, too.
+			"get ipaddresses.ipam.cluster.x-k8s.io": 1,
 		},
 		adopt: cost{
 			"get vspheremachines.infrastructure.cluster.x-k8s.io": 1,

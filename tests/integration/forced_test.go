@@ -95,7 +95,9 @@ func TestStaleAddressInTheWayIsNamed(t *testing.T) {
 		`address %q in namespace "NAMESPACE", which is of an earlier claim "cp-0-0", is in the way: `+
 			`delete it if nothing uses %s any more, or give the machine another name`, address.Name, ip))
 
-	s.delete(address)
+	if err := client.IgnoreNotFound(s.env.Client.Delete(t.Context(), address)); err != nil {
+		t.Fatal(err)
+	}
 	s.stripFinalizers(address)
 	s.eventually("the name to be of use again", func(ctx context.Context) error { return s.env.Client.Create(ctx, s.pooled("cp-0")) })
 	s.settled("cp-0")

@@ -1,0 +1,286 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// raw is a machine as the API server would send it.
+func (s *scene) raw(machine client.Object) []byte {
+	s.Helper()
+	text, err := json.Marshal(machine)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return []byte(strings.ReplaceAll(string(text), sharedNetwork, sharedNetwork+" of "+s.ns))
+}
+
+// Another request for the same machine, which fails, comes while the API server
+// has an answer and has not stored the machine yet.
+func TestRequestThatFailsLeavesTheClaimOfAnotherThatWasAnswered(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns), harness.Claim(s.ns, "cp-0-1", harness.DefaultPool))
+	one := harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool))
+	two := harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool), harness.WithDevices(harness.StaticDevice(), harness.StaticDevice()))
+	if answer := s.ask(shared.managers[0], s.creation("cp-0", s.raw(one))); !answer.Allowed || len(answer.Patch) == 0 {
+		t.Fatalf("got the answer %+v, want a patch", answer)
+	}
+	claim, err := s.claim("cp-0")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	if answer := s.ask(shared.managers[1], s.creation("cp-0", s.raw(two))); answer.Allowed {
+		t.Fatal("the other request was admitted, although the claim for its second device is somebody's")
+	}
+
+	s.consistently("the claim that was the answer stays", func(context.Context) error {
+		if now, err := s.claim("cp-0"); err != nil || now.UID != claim.UID || !now.DeletionTimestamp.IsZero() {
+			return fmt.Errorf("got claim %s, want %s: %w", now.UID, claim.UID, err)
+		}
+		return nil
+	})
+	s.create(one)
+	s.settled("cp-0")
+}
+
+func TestOwnerWhoseMachinesAreRefusedLaterHoldsOneAddressAtATime(t *testing.T) {
+	t.Parallel()
+	for name, provider := range map[string]struct {
+		pool  func(s *scene)
+		label string
+	}{
+		"metal3":     {func(s *scene) { s.create(harness.Pool(s.ns)) }, harness.DefaultPool},
+		"in-cluster": {func(s *scene) { s.inClusterPool() }, harness.DefaultInClusterPool},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			provider.pool(s)
+			s.rejectMarkedMachines()
+			set := harness.MachineSet(s.ns, "md", "template")
+			s.create(set)
+
+			for i := range 7 {
+				err := s.env.Client.Create(t.Context(), harness.Machine(s.ns, fmt.Sprintf("md-%d", i), harness.WithPool(provider.label),
+					harness.WithOwner(set), harness.WithLabel(rejectedLabel, "")))
+				if i > 0 && (err == nil || !strings.Contains(err.Error(), `an earlier machine of MachineSet "md" was given 10.16.5`)) {
+					t.Errorf("try %d: got %v, want to be told that something after the webhook refuses", i, err)
+				}
+			}
+
+			if claims := s.allClaims(); len(claims) != 1 {
+				t.Errorf("%d claims are there, want 1", len(claims))
+			}
+			s.create(harness.Machine(s.ns, "neighbour", harness.WithPool(provider.label)))
+			s.eventually("the owner to be served when the address is back", func(ctx context.Context) error {
+				return s.env.Client.Create(ctx, harness.Machine(s.ns, "md-9", harness.WithPool(provider.label), harness.WithOwner(set)))
+			})
+		})
+	}
+}
+
+func TestOwnerThatMakesMachinesSideBySideGetsThemAll(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	set := harness.MachineSet(s.ns, "md", "template")
+	s.create(set)
+
+	var creates sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		creates.Go(func() {
+			errs[i] = s.env.Client.Create(t.Context(), harness.Machine(s.ns, fmt.Sprintf("md-%d", i), harness.WithPool(harness.DefaultPool), harness.WithOwner(set)))
+		})
+	}
+	creates.Wait()
+
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
+}
+
+// Nobody stores these machines: they are asked for at the replica itself.
+func TestMachinesThatNobodyStoresLeaveAddressesForOthers(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	const bound, tried = 64, 80
+	s.inClusterPool(harness.InClusterAddresses("10.16.57.10-10.16.57.200"))
+
+	refused := ""
+	for i := range tried {
+		name := fmt.Sprintf("none-%d", i)
+		answer := s.ask(shared.managers[0], s.creation(name, s.raw(harness.Machine(s.ns, name, harness.WithPool(harness.DefaultInClusterPool)))))
+		if !answer.Allowed {
+			refused = answer.Result.Message
+		}
+	}
+
+	if claims := s.allClaims(); len(claims) > bound+1 {
+		t.Errorf("%d claims were made, want no more than about %d", len(claims), bound)
+	}
+	if want := s.text(`64 machines in namespace "NAMESPACE" were given addresses of ` + inClusterName + ` and then refused`); !strings.HasPrefix(refused, want) {
+		t.Errorf("the last ones are told %q, want it to begin with %q", refused, want)
+	}
+	other := newScene(t, shared)
+	other.inClusterPool()
+	other.create(other.inClusterMachine("cp-0"))
+}
+
+const (
+	// slowRanges is a group of pools whose provider takes longer than a request.
+	slowRanges = "slow." + rangeGroup
+	// shortTime is more than the webhook asks for, and less than the provider takes.
+	shortTime = 4 * time.Second
+)
+
+func TestSlowProviderServesTheNextMachineOfTheOwner(t *testing.T) {
+	s := newScene(t, shared)
+	s.installRanges(slowRanges)
+	s.grantRanges(slowRanges)
+	s.create(newRange(slowRanges, s.ns))
+	waiting := make(chan *capiipamv1.IPAddressClaim, 1)
+	stop := s.playContract(func(_ context.Context, claim *capiipamv1.IPAddressClaim) error {
+		waiting <- claim
+		return nil
+	})
+	defer stop()
+	set := harness.MachineSet(s.ns, "md", "template")
+	s.create(set)
+	machine := func(name string) client.Object {
+		return harness.Machine(s.ns, name, withPoolOf("0", "Range."+slowRanges+"/lab"), harness.WithOwner(set))
+	}
+	hasty := s.client(func(config *rest.Config) { config.Timeout = shortTime })
+	s.eventually("the kind to be served", func(ctx context.Context) error {
+		err := hasty.Create(ctx, machine("md-0"))
+		if err == nil || !strings.Contains(err.Error(), "has not bound a claim in time") {
+			return fmt.Errorf("it is told %w", err)
+		}
+		return nil
+	})
+
+	claim := <-waiting
+	if err := s.answersWith("10.16.63.88")(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the next machine to be served", func(ctx context.Context) error { return s.env.Client.Create(ctx, machine("md-1")) })
+
+	if got := s.ip("md-1"); got != "10.16.63.88" {
+		t.Errorf("it got %s, want the address that was bound for the one before", got)
+	}
+	if claims := s.addressClaims(); len(claims) != 1 || claims[0].UID != claim.UID {
+		t.Errorf("%d claims are there, want the one of the first try", len(claims))
+	}
+	s.eventually("the claim to be the machine's", func(context.Context) error {
+		if owners := s.addressClaims()[0].OwnerReferences; len(owners) != 1 || owners[0].Name != "md-1" {
+			return fmt.Errorf("its owners are %v", owners)
+		}
+		return nil
+	})
+}
+
+// metal3 answers claims of two APIs from one pool, each by a controller that does
+// not know of the latest of the other.
+func TestAddressThatMetal3GivesTwiceIsGivenToOneMachineOnly(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	const pairs = 30
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.30.0.1", "10.30.0.250")))
+	var group sync.WaitGroup
+	for i := range pairs {
+		claim := harness.AddressClaim(s.ns, fmt.Sprintf("other-%d", i), "IPPool", harness.DefaultPool)
+		claim.Spec.PoolRef.APIGroup = "ipam.metal3.io"
+		machine := harness.Machine(s.ns, fmt.Sprintf("m-%d", i), harness.WithPool(harness.DefaultPool))
+		for _, object := range []client.Object{claim, machine} {
+			group.Go(func() {
+				if err := s.env.Client.Create(t.Context(), object); err != nil {
+					t.Logf("creating %s: %v", object.GetName(), err)
+				}
+			})
+		}
+		group.Wait()
+	}
+
+	addresses := &capiipamv1.IPAddressList{}
+	if err := s.env.Client.List(t.Context(), addresses, client.InNamespace(s.ns)); err != nil {
+		t.Fatal(err)
+	}
+	others := map[string]string{}
+	for _, address := range addresses.Items {
+		others[address.Spec.Address] = address.Spec.ClaimRef.Name
+	}
+	shared := 0
+	for i := range pairs {
+		name := fmt.Sprintf("m-%d", i)
+		if err := s.env.Client.Get(t.Context(), s.key(name), harness.Machine(s.ns, name)); err != nil {
+			continue
+		}
+		if claim, twice := others[s.ip(name)]; twice {
+			shared++
+			t.Errorf("machine %s and claim %s both have %s", name, claim, s.ip(name))
+		}
+	}
+	t.Logf("%d of %d machines share their address, beside %d claims", shared, pairs, len(others))
+}
+
+func TestProtectionForAnEarlierMachineOfTheNameIsNotTheNewOnes(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.inClusterPool(harness.InClusterAddresses(inClusterFirst))
+	left := &capiipamv1.IPAddress{}
+	left.Namespace, left.Name = s.ns, "cp-0-0"
+	left.Finalizers = []string{allocator.InUseFinalizer}
+	left.Annotations = map[string]string{allocator.MachineNameAnnotation: "cp-0", allocator.MachineUIDAnnotation: "of-an-earlier-one"}
+	left.Spec.ClaimRef.Name = "cp-0-0"
+	left.Spec.PoolRef = capiipamv1.IPPoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: harness.DefaultInClusterPool}
+	left.Spec.Address, left.Spec.Prefix = inClusterFirst, new(int32(24))
+	vm := harness.VSphereVM(harness.Machine(s.ns, "cp-0", harness.WithDevices(harness.FixedDevice(inClusterFirst+"/24"))))
+	for i := range vm.OwnerReferences {
+		vm.OwnerReferences[i].UID = types.UID("of-an-earlier-one")
+	}
+	s.create(vm, left)
+
+	err := s.env.Client.Create(t.Context(), s.inClusterMachine("cp-0"))
+
+	if err == nil {
+		t.Errorf("the next machine of the name was given %s, on which the VM of the earlier one answers", s.ip("cp-0"))
+	}
+	s.delete(vm)
+}
+
+func TestClaimsAreThoseOfTheClusterFromTheirFirstMoment(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	machine := harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool), harness.WithLabel("cluster.x-k8s.io/watch-filter", "blue"))
+
+	if answer := s.ask(shared.managers[0], s.creation("cp-0", s.raw(machine))); !answer.Allowed {
+		t.Fatalf("got the answer %+v", answer)
+	}
+
+	claim, err := s.claim("cp-0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, moves := claim.Labels[clusterctlv1.ClusterctlMoveLabel]; !moves || claim.Labels["cluster.x-k8s.io/watch-filter"] != "blue" {
+		t.Errorf("its labels are %v, want those by which clusterctl and the controllers of the Cluster know it", claim.Labels)
+	}
+}
