@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -154,6 +153,7 @@ const (
 
 func TestSlowProviderServesTheNextMachineOfTheOwner(t *testing.T) {
 	s := newScene(t, shared)
+	s.create(harness.Cluster(s.ns, harness.DefaultCluster))
 	s.installRanges(slowRanges)
 	s.grantRanges(slowRanges)
 	s.create(newRange(slowRanges, s.ns))
@@ -253,9 +253,7 @@ func TestProtectionForAnEarlierMachineOfTheNameIsNotTheNewOnes(t *testing.T) {
 	left.Spec.PoolRef = capiipamv1.IPPoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: harness.DefaultInClusterPool}
 	left.Spec.Address, left.Spec.Prefix = inClusterFirst, new(int32(24))
 	vm := harness.VSphereVM(harness.Machine(s.ns, "cp-0", harness.WithDevices(harness.FixedDevice(inClusterFirst+"/24"))))
-	for i := range vm.OwnerReferences {
-		vm.OwnerReferences[i].UID = types.UID("of-an-earlier-one")
-	}
+	vm.OwnerReferences = nil
 	s.create(vm, left)
 
 	err := s.env.Client.Create(t.Context(), s.inClusterMachine("cp-0"))
