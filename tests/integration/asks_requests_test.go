@@ -150,8 +150,8 @@ func TestOwnerIsToldOfARequestInVain(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
 	template := harness.Template(s.ns, "cp", harness.WithPool(harness.DefaultPool))
-	owner := harness.MachineSet(s.ns, "md-0", template.Name)
-	s.create(harness.Pool(s.ns), template, owner)
+	owner := s.machineSet("md-0")
+	s.create(harness.Pool(s.ns), template)
 	s.knownTemplate("cp")
 
 	s.create(harness.Clone(template, "cp-0", harness.WithOwner(owner), harness.WithDevices(dhcp6Device())))
