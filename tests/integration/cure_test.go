@@ -250,7 +250,17 @@ func TestOwnerThatNamesThousandsOfPoolsHoldsUpNobody(t *testing.T) {
 	for i := range 5000 {
 		pools = append(pools, fmt.Sprintf("Kind%d.group%d.example.org/pool", i, i))
 	}
+	looks := func() float64 {
+		return s.metric("controller_runtime_reconcile_total", map[string]string{"controller": "retry"})
+	}
+	before := looks()
 	other.machineSet("greedy", harness.WithAnnotation(allocator.RefusedByAnnotation, strings.Join(pools, ",")))
+	s.eventually("the controller to look for the pools", func(context.Context) error {
+		if n := looks() - before; n < 10 {
+			return fmt.Errorf("it looked for %v", n)
+		}
+		return nil
+	})
 
 	s.free(0)
 	start := time.Now()
