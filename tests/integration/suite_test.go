@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -79,7 +80,27 @@ func run(ctx context.Context, m *testing.M) (int, error) {
 	if code != 0 {
 		env.DumpLogs(os.Stderr, 200)
 	}
+	if err := env.wasHindered(); err != nil {
+		return 1, errors.Join(err, env.Stop())
+	}
 	return code, env.Stop()
+}
+
+// wasHindered returns an error if the policy that holds the managers to what they
+// do has kept one of them from doing it.
+func (e *environment) wasHindered() error {
+	for _, manager := range e.managers {
+		log, err := os.ReadFile(manager.LogPath)
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, confined) {
+				return fmt.Errorf("%s was hindered: %s", manager.Name, line)
+			}
+		}
+	}
+	return nil
 }
 
 // startEnvironment starts a control plane, metal3, and this many replicas.
@@ -129,7 +150,7 @@ func ownEnvironment(t *testing.T, options harness.Options, replicas int) *enviro
 		if t.Failed() {
 			env.DumpLogs(os.Stderr, 100)
 		}
-		if err := env.Stop(); err != nil {
+		if err := errors.Join(env.wasHindered(), env.Stop()); err != nil {
 			t.Error(err)
 		}
 	})
