@@ -108,6 +108,29 @@ func TestRequestEndsWithItsClient(t *testing.T) {
 	}
 }
 
+func TestStopAwaitsWhatRequestsLeftToBeDone(t *testing.T) {
+	server := newDrainingServer(&plainServer{mux: http.NewServeMux(), address: make(chan string, 1)}, 0)
+	waiting, proceed := make(chan struct{}), make(chan struct{})
+	server.rest = func() {
+		close(waiting)
+		<-proceed
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- server.Start(ctx) }()
+	stop()
+	<-waiting
+	select {
+	case err := <-stopped:
+		t.Fatalf("stopped with something left to be done: %v", err)
+	default:
+	}
+	close(proceed)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDrainingServerIsNotReadyButServes(t *testing.T) {
 	server, url, stop, _ := serve(t, time.Hour, func(http.ResponseWriter, *http.Request) {})
 	if err := server.StartedChecker()(nil); err != nil {

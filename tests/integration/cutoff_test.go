@@ -9,6 +9,7 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/tests/harness"
 )
@@ -56,12 +57,24 @@ func TestReplicaThatIsCutOffFromTheAPIServer(t *testing.T) {
 		network.SetBackends(backend)
 		s.within(time.Minute, "it to be ready again", cut.Ready)
 	})
+	t.Run("answers in time about what is not in its caches", func(t *testing.T) {
+		s := newScene(t, env)
+		network.Stall()
+		start := time.Now()
+		answer := <-s.askFor(cut, harness.Machine(s.ns, "cp-0", harness.FromTemplate("missing")))
+		network.Resume()
+
+		s.tookLessThanGranted(start)
+		if answer.Allowed {
+			t.Errorf("the answer is %+v", answer)
+		}
+	})
 	t.Run("answers in time, and takes back when it can", func(t *testing.T) {
 		s := newScene(t, env)
 		s.inClusterPool()
 		provider.Pause()
 		defer provider.Resume()
-		start, answers := time.Now(), s.askFor(cut, "cp-0")
+		start, answers := time.Now(), s.askFor(cut, s.inClusterMachine("cp-0"))
 		s.eventually("the claim to be made", func(context.Context) error {
 			_, err := s.addressClaim("cp-0", 0)
 			return err
@@ -70,9 +83,7 @@ func TestReplicaThatIsCutOffFromTheAPIServer(t *testing.T) {
 		network.Stall()
 		answer := <-answers
 
-		if took := time.Since(start); took > granted {
-			t.Errorf("the answer took %s, the API server waits for %s", took, granted)
-		}
+		s.tookLessThanGranted(start)
 		if answer.Allowed || answer.Result == nil || !strings.Contains(answer.Result.Message, "has not bound a claim in time") {
 			t.Errorf("the answer is %+v", answer)
 		}
@@ -93,6 +104,8 @@ func TestReplicaThatIsCutOffFromTheAPIServer(t *testing.T) {
 	})
 }
 
+// becomesUnready waits until a replica says that it is not ready, while another
+// one, which is not cut off, is.
 func (s *scene) becomesUnready(replica *harness.Manager) {
 	s.Helper()
 	start := time.Now()
@@ -109,10 +122,17 @@ func (s *scene) becomesUnready(replica *harness.Manager) {
 	}
 }
 
-// askFor asks a replica to admit a machine with an in-cluster address.
-func (s *scene) askFor(replica *harness.Manager, name string) <-chan *admissionv1.AdmissionResponse {
+func (s *scene) tookLessThanGranted(start time.Time) {
 	s.Helper()
-	review := &admissionv1.AdmissionReview{Request: s.creation(name, s.manifest(s.inClusterMachine(name)))}
+	if took := time.Since(start); took > granted {
+		s.Errorf("the answer took %s, the API server waits for %s", took, granted)
+	}
+}
+
+// askFor asks a replica to admit a machine, and does not wait for the answer.
+func (s *scene) askFor(replica *harness.Manager, machine client.Object) <-chan *admissionv1.AdmissionResponse {
+	s.Helper()
+	review := &admissionv1.AdmissionReview{Request: s.creation(machine.GetName(), s.manifest(machine))}
 	review.SetGroupVersionKind(admissionv1.SchemeGroupVersion.WithKind("AdmissionReview"))
 	body, err := json.Marshal(review)
 	if err != nil {
