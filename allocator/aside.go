@@ -35,6 +35,8 @@ type unfit struct {
 	refusal error
 	cause   UnfitCause
 	ip      netip.Addr
+	// network is that of the device which the address was for.
+	network string
 	users   []User
 }
 
@@ -72,7 +74,7 @@ func isSetAside(claim client.Object) bool {
 // handed out. If the address is one that a living machine has lost, the claim
 // becomes that machine's. What it returns is for the user: the refusal of the
 // address, where it cannot be set aside.
-func (a *Allocator) setAside(ctx context.Context, req Request, want Want, pool Pool, claim Claim, bad *unfit) error {
+func (a *Allocator) setAside(ctx context.Context, req Request, pool Pool, claim Claim, bad *unfit) error {
 	loser, err := a.loserOf(ctx, req, pool, bad)
 	if err != nil {
 		return err
@@ -86,7 +88,7 @@ func (a *Allocator) setAside(ctx context.Context, req Request, want Want, pool P
 			return bad
 		}
 	}
-	err = retryOnConflict(func() error { return a.convert(ctx, req, want, claim, bad, loser) })
+	err = retryOnConflict(func() error { return a.convert(ctx, req, claim, bad, loser) })
 	if err != nil {
 		return fmt.Errorf("setting aside an address of %s: %w", pool.Reference, err)
 	}
@@ -102,7 +104,7 @@ func (a *Allocator) setAside(ctx context.Context, req Request, want Want, pool P
 
 // convert takes the request's marks off the claim, and puts on it those of what
 // it is from now on. Somebody's own claim stays as it is.
-func (a *Allocator) convert(ctx context.Context, req Request, want Want, claim Claim, bad *unfit, loser string) error {
+func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *unfit, loser string) error {
 	provider := a.providers.For(claim.Pool)
 	obj := EmptyClaim(provider)
 	if err := a.live.Get(ctx, client.ObjectKeyFromObject(claim), obj); err != nil {
@@ -129,7 +131,7 @@ func (a *Allocator) convert(ctx context.Context, req Request, want Want, claim C
 		Use(obj, req.Stamp.again())
 		return a.client.Update(ctx, obj)
 	}
-	content, err := json.Marshal(SetAside{IP: bad.ip, Cause: bad.cause, Network: want.Device.NetworkName})
+	content, err := json.Marshal(SetAside{IP: bad.ip, Cause: bad.cause, Network: bad.network})
 	if err != nil {
 		return fmt.Errorf("writing annotation %s: %w", SetAsideAnnotation, err)
 	}

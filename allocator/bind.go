@@ -25,7 +25,8 @@ func (a *Allocator) bind(ctx context.Context, req Request, want *Want, pool Pool
 		if !errors.As(err, &bad) {
 			return binding, err
 		}
-		if aside := a.setAside(ctx, req, *want, pool, claim, bad); aside != nil {
+		bad.network = want.Device.NetworkName
+		if aside := a.setAside(ctx, req, pool, claim, bad); aside != nil {
 			return Binding{}, aside
 		}
 		want.Claim = ""

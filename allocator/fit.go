@@ -39,7 +39,8 @@ func checkFit(pool Pool, b Binding, of family) error {
 		return Refuse(PoolExhausted, "%s has no %s address left, and machines are given none of its other family: "+
 			"make a pool of its own for each family", pool.Reference.In(pool.GetNamespace()), of)
 	}
-	cause, what := endOfSubnet(b.Address), ""
+	cause := endOfSubnet(b.Address)
+	var what string
 	switch {
 	case ip == b.Gateway:
 		cause, what = IsGateway, "it is the gateway itself"

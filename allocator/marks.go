@@ -52,9 +52,9 @@ const (
 	// It is left for the next machine of the same owner, see RequestedByAnnotation.
 	KeptAnnotation = "capv-static-ip.dev/kept"
 	// SetAsideLabel is on a claim that keeps an address from being handed out which
-	// no machine can be given, SetAsideAnnotation holds what is known of it, see
-	// SetAside.
-	SetAsideLabel      = "capv-static-ip.dev/set-aside"
+	// no machine can be given.
+	SetAsideLabel = "capv-static-ip.dev/set-aside"
+	// SetAsideAnnotation holds, on such a claim, what is known of that, see SetAside.
 	SetAsideAnnotation = "capv-static-ip.dev/set-aside"
 	// MovedAnnotation is on an address whose machine was moved to another
 	// management cluster without it: there the address is in use.

@@ -40,28 +40,7 @@ func metal3Usable(pool *ipamv1.IPPool) *netipx.IPSet {
 		usable.AddRange(r)
 	}
 	for i := range pool.Spec.Pools {
-		entry := &pool.Spec.Pools[i]
-		gateway, servers, bits := pool.Spec.Gateway, pool.Spec.DNSServers, pool.Spec.Prefix
-		if entry.Gateway != nil {
-			gateway = entry.Gateway
-		}
-		if len(entry.DNSServers) > 0 {
-			servers = entry.DNSServers
-		}
-		if entry.Prefix != 0 {
-			bits = entry.Prefix
-		}
-		if gateway != nil {
-			servers = append([]ipamv1.IPAddressStr{*gateway}, servers...)
-		}
-		for _, text := range servers {
-			if ip, err := netip.ParseAddr(string(text)); err == nil {
-				usable.Remove(ip)
-			}
-		}
-		if r, ok := metal3Range(entry); ok {
-			removeEnds(&usable, r, bits)
-		}
+		removeNeeded(&usable, pool, &pool.Spec.Pools[i])
 	}
 	set, err := usable.IPSet()
 	if err != nil {
@@ -69,6 +48,32 @@ func metal3Usable(pool *ipamv1.IPPool) *netipx.IPSet {
 		return &netipx.IPSet{}
 	}
 	return set
+}
+
+// removeNeeded removes what the network of an entry needs for itself. What the
+// entry does not say, the pool says for all.
+func removeNeeded(usable *netipx.IPSetBuilder, pool *ipamv1.IPPool, entry *ipamv1.Pool) {
+	gateway, servers, bits := pool.Spec.Gateway, pool.Spec.DNSServers, pool.Spec.Prefix
+	if entry.Gateway != nil {
+		gateway = entry.Gateway
+	}
+	if len(entry.DNSServers) > 0 {
+		servers = entry.DNSServers
+	}
+	if entry.Prefix != 0 {
+		bits = entry.Prefix
+	}
+	if gateway != nil {
+		servers = append([]ipamv1.IPAddressStr{*gateway}, servers...)
+	}
+	for _, text := range servers {
+		if ip, err := netip.ParseAddr(string(text)); err == nil {
+			usable.Remove(ip)
+		}
+	}
+	if r, ok := metal3Range(entry); ok {
+		removeEnds(usable, r, bits)
+	}
 }
 
 // removeEnds removes network and broadcast address of the subnets at both ends of

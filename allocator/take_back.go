@@ -39,7 +39,7 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, want Want) error 
 	stamp := claim.GetAnnotations()[LastUsedAnnotation]
 	made, found := stamp == req.Stamp.String(), stamp == req.Stamp.again().String()
 	keep := want.late && req.Owner.UID != ""
-	if !claim.GetDeletionTimestamp().IsZero() || !made && !(found && keep) {
+	if isOurs := made || found && keep; !isOurs || !claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}
 	exists, err := machineExists(ctx, a.live, req.Machine.NamespacedName)

@@ -101,6 +101,8 @@ func New(c client.Client) *Recorder {
 const maxInstance = 128
 
 // Eventf implements events.EventRecorder. It never waits.
+//
+//nolint:revive // events.EventRecorder gives it so many arguments
 func (r *Recorder) Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any) {
 	k := key{eventType: eventType, reason: reason, action: action, note: shortened(fmt.Sprintf(note, args...))}
 	var err error

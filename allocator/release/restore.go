@@ -23,13 +23,8 @@ func (r *Reconciler) restore(ctx context.Context, s *state) error {
 	if !s.exists || s.deleting || s.moving {
 		return nil
 	}
-	for _, b := range s.renamed {
-		if slices.ContainsFunc(s.holdings, func(h *holding) bool { return h.paused }) {
-			break
-		}
-		if err := r.rename(ctx, s, b.Binding, b.claim); err != nil {
-			return err
-		}
+	if err := r.renameAll(ctx, s); err != nil {
+		return err
 	}
 	if err := r.rejoin(ctx, s); err != nil || !s.lacksMarks() {
 		return err
@@ -67,6 +62,19 @@ func (r *Reconciler) restore(ctx context.Context, s *state) error {
 		return err
 	}
 	klog.FromContext(ctx).Info("Restored the finalizer and the bindings annotation", "bindings", len(bindings.Bindings))
+	return nil
+}
+
+// renameAll writes into the annotation the names of claims that it has otherwise.
+func (r *Reconciler) renameAll(ctx context.Context, s *state) error {
+	if slices.ContainsFunc(s.holdings, func(h *holding) bool { return h.paused }) {
+		return nil
+	}
+	for _, b := range s.renamed {
+		if err := r.rename(ctx, s, b.Binding, b.claim); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

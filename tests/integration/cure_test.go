@@ -291,7 +291,7 @@ func (s *scene) leadsToAMachine(machine func(name string) client.Object, cure fu
 		return nil
 	})
 	value, _ := s.refusedBy(owner)
-	<-tried.tries // as the annotation has led to another one, which changes nothing
+	_ = <-tried.tries // as the annotation has led to another one, which changes nothing
 
 	cure(s)
 	cured := time.Now()
