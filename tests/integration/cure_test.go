@@ -291,7 +291,9 @@ func (s *scene) leadsToAMachine(machine func(name string) client.Object, cure fu
 		return nil
 	})
 	value, _ := s.refusedBy(owner)
-	_ = <-tried.tries // as the annotation has led to another one, which changes nothing
+	if err := <-tried.tries; err == nil {
+		s.Fatal("the annotation has led to another try, which was not denied")
+	}
 
 	cure(s)
 	cured := time.Now()
