@@ -23,13 +23,8 @@ func (r *Reconciler) restore(ctx context.Context, s *state) error {
 	if !s.exists || s.deleting || s.moving {
 		return nil
 	}
-	for _, b := range s.renamed {
-		if slices.ContainsFunc(s.holdings, func(h *holding) bool { return h.paused }) {
-			break
-		}
-		if err := r.rename(ctx, s, b.Binding, b.claim); err != nil {
-			return err
-		}
+	if err := r.renameAll(ctx, s); err != nil {
+		return err
 	}
 	if err := r.rejoin(ctx, s); err != nil || !s.lacksMarks() {
 		return err
@@ -121,6 +116,19 @@ func (s *state) foundFor(lost *holding) *holding {
 		candidate := holding{annotated: lost.annotated, address: h.address}
 		if isOrphan(h.claim, s.name) && h.claim.Pool == lost.annotated.Pool && candidate.isAnnotatedAddress() {
 			return h
+		}
+	}
+	return nil
+}
+
+// renameAll corrects the names of claims in the machine's annotation.
+func (r *Reconciler) renameAll(ctx context.Context, s *state) error {
+	if slices.ContainsFunc(s.holdings, func(h *holding) bool { return h.paused }) {
+		return nil
+	}
+	for _, b := range s.renamed {
+		if err := r.rename(ctx, s, b.Binding, b.claim); err != nil {
+			return err
 		}
 	}
 	return nil
