@@ -50,7 +50,8 @@ func TestFloods(t *testing.T) {
 		s.staysWithinItsLimit(manager)
 	})
 	t.Run("of bindings", func(t *testing.T) {
-		s, other := newScene(t, env), newScene(t, env)
+		// What is forged there breaks the invariants by itself.
+		s, other := bareScene(t, env), newScene(t, env)
 		other.create(harness.Pool(other.ns))
 		for i := range 12 {
 			machine := harness.Machine(s.ns, fmt.Sprintf("m-%d", i), harness.WithDevices(harness.DHCPDevice()))
