@@ -134,19 +134,6 @@ func (s *state) foundFor(lost *holding) *holding {
 	return nil
 }
 
-// renameAll corrects the names of claims in the machine's annotation.
-func (r *Reconciler) renameAll(ctx context.Context, s *state) error {
-	if slices.ContainsFunc(s.holdings, func(h *holding) bool { return h.paused }) {
-		return nil
-	}
-	for _, b := range s.renamed {
-		if err := r.rename(ctx, s, b.Binding, b.claim); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // rename writes the name of another claim of a binding into the machine's annotation.
 func (r *Reconciler) rename(ctx context.Context, s *state, binding allocator.Binding, claim string) error {
 	bindings, err := allocator.ParseBindings(s.object.Annotations[allocator.BindingsAnnotation])

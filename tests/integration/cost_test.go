@@ -76,7 +76,7 @@ var (
 		release: cost{
 			"get vspheremachines.infrastructure.cluster.x-k8s.io":   3,
 			"list vspherevms.infrastructure.cluster.x-k8s.io":       1,
-			"get ipaddresses.ipam.cluster.x-k8s.io":                 1,
+			"get ipaddresses.ipam.cluster.x-k8s.io":                 2,
 			"patch ipaddresses.ipam.cluster.x-k8s.io":               1,
 			"delete ipaddressclaims.ipam.cluster.x-k8s.io":          1,
 			"patch vspheremachines.infrastructure.cluster.x-k8s.io": 1,

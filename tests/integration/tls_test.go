@@ -168,7 +168,7 @@ func TestMalformedReviewsAreRefusedWithTheReason(t *testing.T) {
 		"update of nothing":        {reviewOf(`,"operation":"UPDATE","object":{}`), "holds no VSphereMachine"},
 		"update to nothing":        {reviewOf(`,"operation":"UPDATE","oldObject":{}`), "holds no VSphereMachine"},
 		"update to a list":         {reviewOf(`,"operation":"UPDATE","oldObject":{},"object":[]`), "reading the VSphereMachine"},
-		"more than fits":           {reviewOf(`,"operation":"CREATE","object":"` + strings.Repeat("x", 8<<20) + `"`), "larger than"},
+		"more than fits":           {reviewOf(`,"operation":"CREATE","object":"` + strings.Repeat("x", 600<<10) + `"`), "larger than"},
 	} {
 		response, err := s.send(t.Context(), manager, "10s", []byte(test.body))
 		if err != nil {
