@@ -17,14 +17,15 @@ func (a *Allocator) accept(ctx context.Context, req Request, want Want, pool Poo
 	if err != nil {
 		return Binding{}, err
 	}
-	// Both are round trips to the API server, and neither waits for the other.
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error { return a.protect(groupCtx, req, want, address) })
-	group.Go(func() error { return a.checkGivenOnce(groupCtx, pool, address, binding.Address.Addr()) })
+	// Both are round trips to the API server, and neither waits for the other, nor
+	// is it cut short if the other fails: it may have been carried out.
+	var group errgroup.Group
+	group.Go(func() error { return a.protect(ctx, req, want, address) })
+	group.Go(func() error { return a.checkGivenOnce(ctx, pool, address, binding.Address.Addr()) })
 	if err := group.Wait(); err != nil {
 		return Binding{}, err
 	}
-	return binding, nil
+	return binding, a.promise(ctx, req.Machine, pool, binding)
 }
 
 // judge makes a binding of an address that a machine can be given.

@@ -25,6 +25,8 @@ type Allocator struct {
 	turns turns
 	// underWay are the claims of the requests that are being answered here.
 	underWay underWay
+	// promised are the addresses that were answered here a moment ago.
+	promised promised
 }
 
 // New makes an Allocator. Writes go through c, whose reads come from informers
@@ -59,8 +61,8 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, pool := range pools {
-		if err := a.checkUnstored(ctx, req, pool); err != nil {
+	for _, want := range req.Wants {
+		if err := a.checkUnstored(ctx, req, pools[want.Pool]); err != nil {
 			return nil, err
 		}
 	}

@@ -103,7 +103,8 @@ func (a *Allocator) setAside(ctx context.Context, req Request, pool Pool, claim 
 }
 
 // convert takes the request's marks off the claim, and puts on it those of what
-// it is from now on. Somebody's own claim stays as it is.
+// it is from now on. A claim that the request did not make stays as it is: it may
+// be somebody's own, or another request may have been answered with it.
 func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *unfit, loser string) error {
 	provider := a.providers.For(claim.Pool)
 	obj := EmptyClaim(provider)
@@ -111,8 +112,7 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *
 		return fmt.Errorf("reading claim %s: %w", klog.KObj(claim), err)
 	}
 	stamp := obj.GetAnnotations()[LastUsedAnnotation]
-	_, isOwn := obj.GetAnnotations()[ForAnnotation]
-	if isOwn || obj.GetUID() != claim.GetUID() || stamp != req.Stamp.String() && stamp != req.Stamp.again().String() {
+	if _, offered := obj.GetAnnotations()[ForAnnotation]; offered || obj.GetUID() != claim.GetUID() || stamp != req.Stamp.String() {
 		return bad
 	}
 	if err := a.unprotect(ctx, provider, obj); err != nil {

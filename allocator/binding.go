@@ -147,6 +147,9 @@ type Owner struct {
 	Kind, Name string
 	// UID is empty if the machine has no owner.
 	UID types.UID
+	// User is who makes the machine for the owner. Anybody can write an owner into
+	// a machine, so that owners are told apart by this as well.
+	User string
 }
 
 // Want is one address that one device needs from one pool.

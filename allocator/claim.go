@@ -73,7 +73,7 @@ func requestedBy(owner Owner) string {
 	if owner.UID == "" {
 		return "none"
 	}
-	return string(owner.UID)
+	return string(owner.UID) + "." + shortHash(owner.User)
 }
 
 // notWritten says why a claim could not be made or stamped. A webhook of the

@@ -133,7 +133,13 @@ func (a *Allocator) checkUnused(ctx context.Context, machine Machine, pool Pool,
 	if err != nil || len(users) == 0 {
 		return err
 	}
+	return inUse(pool, b, users, machine.Namespace)
+}
+
+// inUse is the refusal of an address that these users have, for readers of a
+// namespace.
+func inUse(pool Pool, b Binding, users []User, namespace string) error {
 	return &unfit{cause: UsedByOther, ip: b.Address.Addr(), users: users, refusal: Refuse(AddressInUse,
 		"%s answered with %s, which %s uses: keep the pool from handing it out, or replace what uses it",
-		b.Pool.In(pool.GetNamespace()), b.Address.Addr(), users[0].In(machine.Namespace))}
+		b.Pool.In(pool.GetNamespace()), b.Address.Addr(), users[0].In(namespace))}
 }

@@ -41,7 +41,7 @@ const (
 	// separated by a space.
 	LastUsedAnnotation = "capv-static-ip.dev/last-used"
 	// RequestedByAnnotation holds, on a claim, the UID of the owner of the machine
-	// that it was made for, or "none". It is there from the claim's first moment
+	// that it was made for and a hash of the user's name, or "none". It is there from the claim's first moment
 	// until the machine adopts it: without it, a claim had a machine once.
 	RequestedByAnnotation = "capv-static-ip.dev/requested-by"
 	// ForAnnotation on somebody's own claim names the machine that may take it over.

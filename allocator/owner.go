@@ -61,7 +61,7 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
 	}
 	for _, provider := range a.providers {
 		objects, err := List(ctx, a.client, EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
-			client.MatchingFields{byRequester: string(req.Owner.UID)})
+			client.MatchingFields{byRequester: requestedBy(req.Owner)})
 		if err != nil {
 			return fmt.Errorf("listing the claims for %s %s: %w", req.Owner.Kind, req.Owner.Name, err)
 		}

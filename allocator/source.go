@@ -7,6 +7,8 @@ import (
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // Source is a kind that some part of the program reads or watches. Its informer
@@ -24,7 +26,13 @@ type Source struct {
 // wake waiting requests.
 func (a *Allocator) Sources() []Source {
 	sources := userSources()
-	sources[0].Started = onChange(func(machine client.Object) { a.stored.notify(client.ObjectKeyFromObject(machine)) })
+	sources[0].Started = onChange(func(obj client.Object) {
+		key := client.ObjectKeyFromObject(obj)
+		a.stored.notify(key)
+		for _, place := range obj.(capi.User).Addresses() {
+			a.promised.drop(place.IP, key)
+		}
+	})
 	for _, provider := range a.providers {
 		claim, address := provider.Kinds()
 		sources = append(sources,

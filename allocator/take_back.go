@@ -74,5 +74,5 @@ func (a *Allocator) keep(ctx context.Context, claim client.Object) error {
 func isKeptFor(claim client.Object, owner Owner) bool {
 	annotations := claim.GetAnnotations()
 	_, kept := annotations[KeptAnnotation]
-	return kept && owner.UID != "" && annotations[RequestedByAnnotation] == string(owner.UID)
+	return kept && owner.UID != "" && annotations[RequestedByAnnotation] == requestedBy(owner)
 }

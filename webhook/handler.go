@@ -176,7 +176,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) 
 	claim := allocator.Request{
 		Stamp:   allocator.Stamp{Time: time.Now(), Request: req.UID},
 		Machine: m.identity(),
-		Owner:   m.owner(),
+		Owner:   m.owner(req.UserInfo.Username),
 		Wants:   wants,
 	}
 	var v verdict

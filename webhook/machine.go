@@ -167,10 +167,10 @@ func (m *machine) identity() allocator.Machine {
 }
 
 // owner is for whom the machine is made, empty if nobody is named.
-func (m *machine) owner() allocator.Owner {
+func (m *machine) owner(user string) allocator.Owner {
 	owners := m.owners()
 	if len(owners) == 0 {
 		return allocator.Owner{}
 	}
-	return allocator.Owner{Kind: owners[0].Kind, Name: owners[0].Name, UID: owners[0].UID}
+	return allocator.Owner{Kind: owners[0].Kind, Name: owners[0].Name, UID: owners[0].UID, User: user}
 }

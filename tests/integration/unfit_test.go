@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -244,3 +245,32 @@ func (s *scene) setAside() []client.Object {
 }
 
 func ptr[T any](value T) *T { return &value }
+
+func TestPoolsThatOverlapGiveEachAddressOnceInTheSameMoment(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	const pairs = 12
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.57.10", "10.16.57.60")))
+	s.inClusterPool(harness.InClusterAddresses("10.16.57.10-10.16.57.60"))
+	given := map[string]string{}
+
+	for i := range pairs {
+		var creates sync.WaitGroup
+		names := map[string]string{fmt.Sprintf("a-%d", i): harness.DefaultPool, fmt.Sprintf("b-%d", i): harness.DefaultInClusterPool}
+		for name, label := range names {
+			creates.Go(func() {
+				if err := s.env.Client.Create(t.Context(), harness.Machine(s.ns, name, harness.WithPool(label))); err != nil {
+					t.Errorf("creating %s: %v", name, err)
+				}
+			})
+		}
+		creates.Wait()
+		for name := range names {
+			ip := s.ip(name)
+			if other, twice := given[ip]; twice {
+				t.Errorf("%s and %s were both given %s", other, name, ip)
+			}
+			given[ip] = name
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package allocator
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"capv-static-ip.dev/allocator/capi"
+)
+
+// promiseTime is how long an address counts as used because a request was answered
+// with it: the API server's limit for a request, after which its machine is stored
+// and in the caches, or never will be.
+const promiseTime = time.Minute
+
+// promise is an address that a machine was answered with, and the claim that it
+// answers.
+type promise struct {
+	machine types.NamespacedName
+	pool    PoolReference
+	claim   types.NamespacedName
+	network string
+	at      time.Time
+}
+
+// promised are the addresses that this replica has answered requests with lately.
+// A machine is not in the caches at once, and another pool or provider may offer
+// its address in the same moment. Pools of one provider do not: so a replica need
+// not know what another one has promised to be right as a rule, and what both
+// promise in the same moment is all that is left.
+type promised struct {
+	mu        sync.Mutex
+	addresses map[netip.Addr][]promise
+	swept     time.Time
+}
+
+// add notes a promise, and returns those of the address on the same network that
+// other machines had before.
+func (p *promised) add(ip netip.Addr, next promise) (earlier []promise) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.sweep(next.at)
+	for _, made := range p.addresses[ip] {
+		if made.machine != next.machine && capi.SameNetwork(made.network, next.network) && next.at.Sub(made.at) < promiseTime {
+			earlier = append(earlier, made)
+		}
+	}
+	if p.addresses == nil {
+		p.addresses = map[netip.Addr][]promise{}
+	}
+	p.addresses[ip] = append(p.addresses[ip], next)
+	return earlier
+}
+
+// drop forgets the promises of an address to a machine, which is in the caches by
+// now, or does not get it.
+func (p *promised) drop(ip netip.Addr, machine types.NamespacedName) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keep(ip, func(made promise) bool { return made.machine != machine })
+}
+
+// sweep forgets, now and then, what is too old to count.
+func (p *promised) sweep(now time.Time) {
+	if now.Sub(p.swept) < promiseTime {
+		return
+	}
+	p.swept = now
+	for ip := range p.addresses {
+		p.keep(ip, func(made promise) bool { return now.Sub(made.at) < promiseTime })
+	}
+}
+
+func (p *promised) keep(ip netip.Addr, wanted func(promise) bool) {
+	var left []promise
+	for _, made := range p.addresses[ip] {
+		if wanted(made) {
+			left = append(left, made)
+		}
+	}
+	if len(left) == 0 {
+		delete(p.addresses, ip)
+		return
+	}
+	p.addresses[ip] = left
+}
+
+// promise notes that the machine is answered with the address, or refuses it
+// because another machine was a moment ago. A promise whose claim is gone was not
+// kept: its machine was refused.
+func (a *Allocator) promise(ctx context.Context, machine Machine, pool Pool, b Binding) error {
+	next := promise{
+		machine: machine.NamespacedName, pool: b.Pool, network: b.Device.NetworkName, at: time.Now(),
+		claim: types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim},
+	}
+	for _, made := range a.promised.add(b.Address.Addr(), next) {
+		claim := EmptyClaim(a.providers.For(made.pool))
+		err := a.client.Get(ctx, made.claim, claim)
+		if IsAbsent(err) || err == nil && (!claim.GetDeletionTimestamp().IsZero() || isSetAside(claim)) {
+			a.promised.drop(b.Address.Addr(), made.machine)
+			continue
+		}
+		a.promised.drop(b.Address.Addr(), next.machine)
+		if err != nil {
+			return fmt.Errorf("reading claim %s: %w", made.claim, err)
+		}
+		user := User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: made.machine}
+		return inUse(pool, b, []User{user}, machine.Namespace)
+	}
+	return nil
+}
