@@ -245,7 +245,9 @@ func TestOwnersThatNameThousandsOfPoolsHoldUpNobody(t *testing.T) {
 	other, s := newScene(t, env), newScene(t, env)
 	s.fullPool(1)
 	owner := s.machineSet("owner")
-	looks := func() float64 { return s.metric("controller_runtime_reconcile_total", map[string]string{"controller": "retry"}) }
+	looks := func() float64 {
+		return s.metric("controller_runtime_reconcile_total", map[string]string{"controller": "retry"})
+	}
 	before := looks()
 	for n := range 20 {
 		var pools []string
