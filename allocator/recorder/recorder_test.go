@@ -154,18 +154,21 @@ func TestNamespaceThatFloodsKeepsNobodyFromBeingHeard(t *testing.T) {
 
 func TestWhatIsRememberedIsForgotten(t *testing.T) {
 	run(t, func(s *stage, _ *error) {
-		s.start()
-		for i := range 5 * maxRemembered / 2 {
-			s.say("ns", "md-"+strconv.Itoa(i), "no")
+		say := func(owner string) {
+			s.say("ns", owner, "no")
+			<-s.queue
+		}
+		for i := range 5 * maxRemembered {
+			say("md-" + strconv.Itoa(i))
 			time.Sleep(time.Second)
 		}
 		if known := len(s.young) + len(s.old); known > 2*maxRemembered {
 			t.Errorf("%d are remembered", known)
 		}
 		time.Sleep(2 * remembered)
-		s.say("ns", "last", "no")
+		say("last")
 		time.Sleep(2 * remembered)
-		s.say("ns", "last", "no")
+		say("last")
 		if known := len(s.young) + len(s.old); known > 2 {
 			t.Errorf("%d are remembered, want the last", known)
 		}
