@@ -45,6 +45,9 @@ func stableCause(err error) string {
 	if reason := apierrors.ReasonForError(err); reason != "" {
 		return string(reason)
 	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "the API server has not answered in time"
+	}
 	return "unknown error"
 }
 

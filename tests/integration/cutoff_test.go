@@ -65,7 +65,7 @@ func TestReplicaThatIsCutOffFromTheAPIServer(t *testing.T) {
 		network.Resume()
 
 		s.tookLessThanGranted(start)
-		if answer.Allowed {
+		if answer.Allowed || answer.Result == nil || !strings.Contains(answer.Result.Message, "the API server has not answered in time") {
 			t.Errorf("the answer is %+v", answer)
 		}
 	})

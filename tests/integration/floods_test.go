@@ -73,7 +73,7 @@ func TestFloods(t *testing.T) {
 // Each replica caches all claims, whoever made them and whatever they carry.
 func TestCachesKeepOutWhatOthersAnnotate(t *testing.T) {
 	if os.Getenv("HEAVY") == "" {
-		t.Skip("stores some 400 MB in etcd, the API server and a provider; HEAVY=1 runs it")
+		t.Skip("stores 500 MB in etcd, the API server and a provider; HEAVY=1 runs it")
 	}
 	env := ownEnvironment(t, harness.Options{WithoutMetal3: true}, 0)
 	s := newScene(t, env)
@@ -81,7 +81,7 @@ func TestCachesKeepOutWhatOthersAnnotate(t *testing.T) {
 	var creates sync.WaitGroup
 	for worker := range 10 {
 		creates.Go(func() {
-			for i := range 150 {
+			for i := range 200 {
 				claim := harness.AddressClaim(s.ns, fmt.Sprintf("c-%d-%d", worker, i), harness.InClusterPoolKind, "nobody", padding)
 				if err := env.Client.Create(t.Context(), claim); err != nil {
 					t.Error(err)

@@ -77,11 +77,10 @@ func TestReadinessNeedsOnlyWhatAdmissionReads(t *testing.T) {
 
 	t.Run("not a kind whose conversion fails", func(t *testing.T) {
 		s := s.in(t)
-		s.store(controlPlanesCRD, oldVersion)
-		owner := harness.ControlPlaneOwner(s.ns, "cp", "cp")
-		s.create(owner)
-		s.store(controlPlanesCRD, newVersion)
 		s.changeCRD(controlPlanesCRD, func(spec *apiextensionsv1.CustomResourceDefinitionSpec) {
+			for i := range spec.Versions {
+				spec.Versions[i].Storage = spec.Versions[i].Name == oldVersion
+			}
 			nowhere := "https://127.0.0.1:1/convert"
 			spec.Conversion = &apiextensionsv1.CustomResourceConversion{
 				Strategy: apiextensionsv1.WebhookConverter,
@@ -91,8 +90,21 @@ func TestReadinessNeedsOnlyWhatAdmissionReads(t *testing.T) {
 				},
 			}
 		})
+		tries := 0
 		s.eventually("the kind to be broken", func(ctx context.Context) error {
-			if err := env.Client.Get(ctx, client.ObjectKeyFromObject(owner), owner.DeepCopy()); err == nil {
+			// The API server takes a moment to store in the other version.
+			tries++
+			owner := harness.ControlPlaneOwner(s.ns, fmt.Sprintf("cp-%d", tries), "cp")
+			stored := owner.DeepCopy()
+			stored.SetAPIVersion("controlplane.cluster.x-k8s.io/" + oldVersion)
+			stored.Object["spec"] = map[string]any{
+				"version": "v1.36.3", "kubeadmConfigSpec": map[string]any{},
+				"machineTemplate": map[string]any{"infrastructureRef": map[string]any{"name": "cp"}},
+			}
+			if err := env.Client.Create(ctx, stored); err != nil {
+				return err
+			}
+			if err := env.Client.Get(ctx, client.ObjectKeyFromObject(owner), owner); err == nil {
 				return errors.New("it can be read")
 			}
 			return nil
@@ -159,16 +171,6 @@ func (s *scene) serve(crd, version string, served bool) {
 			if spec.Versions[i].Name == version {
 				spec.Versions[i].Served = served
 			}
-		}
-	})
-}
-
-// store says in which version objects are stored from now on.
-func (s *scene) store(crd, version string) {
-	s.Helper()
-	s.changeCRD(crd, func(spec *apiextensionsv1.CustomResourceDefinitionSpec) {
-		for i := range spec.Versions {
-			spec.Versions[i].Storage = spec.Versions[i].Name == version
 		}
 	})
 }
