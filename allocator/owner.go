@@ -8,6 +8,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 )
 
 const (
@@ -105,14 +106,18 @@ func (a *Allocator) checkStored(ctx context.Context, req Request, claim Claim) e
 	if err != nil || stored {
 		return err
 	}
-	ip := "an address"
-	address := EmptyAddress(a.providers.For(claim.Pool))
-	if err := a.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: claim.Address}, address); err == nil {
-		ip = a.providers.For(claim.Pool).Address(address).IP
+	provider := a.providers.For(claim.Pool)
+	address := EmptyAddress(provider)
+	err = a.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: claim.Address}, address)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("reading address %s/%s: %w", key.Namespace, claim.Address, err)
+	}
+	if !controllerutil.ContainsFinalizer(address, InUseFinalizer) {
+		return nil
 	}
 	return Refuse(MachineNotStored, "an earlier machine of %s %q was given %s and then refused by something after this webhook "+
 		"(a policy, a quota, the schema): see what is said about it there, and correct that; the address comes back after the grace period",
-		req.Owner.Kind, req.Owner.Name, ip)
+		req.Owner.Kind, req.Owner.Name, provider.Address(address).IP)
 }
 
 // isStored tells whether the machine of a claim exists. One that was answered a

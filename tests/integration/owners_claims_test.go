@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -94,6 +95,25 @@ func TestOwnerWhoseMachinesAreRefusedLaterHoldsOneAddressAtATime(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A replica that is killed leaves a claim that is bound and was no answer: nothing
+// has refused the owner's machine.
+func TestClaimOfAReplicaThatWasKilledDoesNotKeepItsOwnerWaiting(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	set := harness.MachineSet(s.ns, "md", "template")
+	s.create(set)
+	claim := harness.Claim(s.ns, "md-0-0", harness.DefaultPool)
+	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Namespace: s.ns, Name: "md-0"}})
+	allocator.Use(claim, allocator.Stamp{Time: time.Now(), Request: "killed"})
+	allocator.SetAnnotation(claim, allocator.DeviceAnnotation, "0")
+	allocator.SetAnnotation(claim, allocator.RequestedByAnnotation, string(set.UID))
+	s.create(claim)
+	s.bind(claim)
+
+	s.create(harness.Machine(s.ns, "md-1", harness.WithPool(harness.DefaultPool), harness.WithOwner(set)))
 }
 
 func TestOwnerThatMakesMachinesSideBySideGetsThemAll(t *testing.T) {
