@@ -40,6 +40,11 @@ type Options struct {
 	// ClaimVersion is the only version in which IPAddressClaims and IPAddresses
 	// are served, as on an older Cluster API; all versions if empty.
 	ClaimVersion string
+	// OldCAPV installs the APIs of CAPV 1.15, the last that serves v1beta1 alone.
+	OldCAPV bool
+	// OldCAPI installs the APIs of Cluster API 1.10, the last that serves v1beta1
+	// alone. Neither IPAM provider that is built here runs on it.
+	OldCAPI bool
 	// WebhookClient is whom the certificate is for that the API server shows to
 	// webhooks; it shows none if empty.
 	WebhookClient string
@@ -64,6 +69,17 @@ func (o *Options) without(provider string) bool {
 	default:
 		return false
 	}
+}
+
+// definedBy is the provider whose definitions are installed in the place of another's.
+func (o *Options) definedBy(p provider) provider {
+	switch {
+	case o.OldCAPV && p.module == capvModule:
+		p.family = "capv-1.15"
+	case o.OldCAPI && p.module == capiModule:
+		p.family = "cluster-api-1.10"
+	}
+	return p
 }
 
 // ControlPlane is a running etcd, kube-apiserver and kube-controller-manager

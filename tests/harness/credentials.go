@@ -51,7 +51,8 @@ func newScheme() *runtime.Scheme {
 type Credentials struct {
 	// User is the name that the API server knows the user by.
 	User string
-	// Config acts as the user, without a client-side throttle.
+	// Config acts as the user, without a client-side throttle. Where only v1beta1
+	// of an API is served, it lets clients use v1beta2; Kubeconfig does not.
 	Config *rest.Config
 	// Kubeconfig is the path of a file for Config.
 	Kubeconfig string
@@ -75,6 +76,7 @@ func (c *ControlPlane) Credentials(user string, groups ...string) (Credentials, 
 	if err := clientcmd.WriteToFile(kubeconfig(user, config), path); err != nil {
 		return Credentials{}, fmt.Errorf("writing a kubeconfig for %s: %w", user, err)
 	}
+	c.translate(config)
 	return Credentials{User: user, Config: config, Kubeconfig: path}, nil
 }
 

@@ -53,7 +53,7 @@ func (c *ControlPlane) definitions(ctx context.Context) (manifests, error) {
 }
 
 func (c *ControlPlane) definitionsOf(ctx context.Context, p provider) (manifests, error) {
-	objects, err := c.renderProvider(ctx, p)
+	objects, err := c.renderProvider(ctx, c.options.definedBy(p))
 	if err != nil {
 		return nil, err
 	}

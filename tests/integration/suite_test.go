@@ -103,8 +103,10 @@ func (e *environment) wasHindered() error {
 	return nil
 }
 
-// startEnvironment starts a control plane, metal3, and this many replicas.
+// startEnvironment starts a control plane, metal3, and this many replicas. With
+// OLD_CAPV=1 it has the APIs of a CAPV that serves v1beta1 alone.
 func startEnvironment(ctx context.Context, options harness.Options, replicas int) (_ *environment, err error) {
+	options.OldCAPV = options.OldCAPV || os.Getenv("OLD_CAPV") != ""
 	plane, err := harness.Start(ctx, options)
 	if err != nil {
 		return nil, fmt.Errorf("starting the control plane: %w", err)
