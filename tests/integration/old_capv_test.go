@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -170,4 +169,3 @@ func pausedWithItsCluster(s *scene) {
 	s.change(cluster, func() { cluster.Spec.Paused = nil })
 	s.eventually("the marks to come back", func(context.Context) error { return s.isMarked("cp-0", ip) })
 }
-
