@@ -109,6 +109,7 @@ type translated struct {
 	err    error
 }
 
+// Read implements io.Reader.
 func (t *translated) Read(into []byte) (int, error) {
 	if len(t.line) == 0 && t.err == nil {
 		t.line, t.err = t.from.ReadBytes('\n')
@@ -122,4 +123,5 @@ func (t *translated) Read(into []byte) (int, error) {
 	return n, nil
 }
 
+// Close implements io.Closer.
 func (t *translated) Close() error { return t.closer.Close() }
