@@ -27,6 +27,7 @@ const (
 	MachineNotStored Reason = "MachineNotStored"
 	AddressLeft      Reason = "AddressLeft"
 	NamespaceGone    Reason = "NamespaceTerminating"
+	ClusterPaused    Reason = "ClusterPaused"
 	TimeoutTooShort  Reason = "TimeoutTooShort"
 	BindingsInvalid  Reason = "BindingsInvalid"
 	BindingsShared   Reason = "BindingsShared"

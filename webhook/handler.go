@@ -170,7 +170,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) 
 		return deny(err)
 	}
 	if paused {
-		return allow("the machine's Cluster is paused: no address is claimed for it")
+		return whilePaused(req, m)
 	}
 
 	claim := allocator.Request{

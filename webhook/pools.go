@@ -8,6 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
@@ -124,6 +125,19 @@ func (h *Handler) isPaused(ctx context.Context, m *machine) (bool, error) {
 		return false, fmt.Errorf("reading Cluster %s/%s: %w", m.Namespace, name, err)
 	}
 	return cluster.IsPaused(), nil
+}
+
+// whilePaused decides about a machine whose Cluster is paused. CAPI's controllers
+// look before they make machines, and not again before each of them: what else
+// they make would have no address, and CAPV wait for one for ever. Refused, they
+// make it when the Cluster is resumed. People are not in the way of themselves.
+func whilePaused(req admission.Request, m *machine) verdict {
+	owner := m.owner(req.UserInfo.Username)
+	if owner.UID == "" || isTrue(req.DryRun) {
+		return allow("the machine's Cluster is paused: no address is claimed for it")
+	}
+	return deny(allocator.Refuse(allocator.ClusterPaused, "Cluster %q is paused, so that %s %q gets no machine now: resume the Cluster",
+		m.Labels[clusterv1.ClusterNameLabel], owner.Kind, owner.Name))
 }
 
 // Sources are the kinds that admission reads from the cache.

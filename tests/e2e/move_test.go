@@ -186,6 +186,12 @@ func (r *relocation) move() {
 	if output, err := r.stack.Move(r.Context(), r.ns, r.target.stack); err != nil {
 		r.Fatalf("%v; it said:\n%s", err, output)
 	}
+	r.seeMoved()
+}
+
+// seeMoved reads the workers in the target.
+func (r *relocation) seeMoved() {
+	r.Helper()
 	r.workers.UID, r.workers.ResourceVersion = "", ""
 	r.target.get(r.workers)
 	r.step("moved")

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -63,6 +64,28 @@ func TestDryRunMakesNothing(t *testing.T) {
 	if claims := s.claims(); len(claims) != 2 {
 		t.Errorf("got the claims %v, want those of the two machines", claimNames(claims))
 	}
+}
+
+// CAPI does not look again, between two machines, whether their Cluster is paused.
+func TestOwnerOfAPausedClusterGetsNoMachineWithoutAnAddress(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	cluster := harness.Cluster(s.ns, harness.DefaultCluster, paused)
+	owner := s.machineSet("md-0")
+	s.create(cluster, harness.Pool(s.ns))
+	s.knownToBePaused()
+	made := func() client.Object {
+		return harness.Machine(s.ns, "md-0-a", harness.WithPool(harness.DefaultPool), harness.WithOwner(owner))
+	}
+
+	s.expectDenial(s.env.Client.Create(t.Context(), made()), `Cluster "dkp" is paused, so that MachineSet "md-0" gets no machine now: resume the Cluster`)
+
+	s.expectNoClaims()
+	s.create(harness.Machine(s.ns, "md-0-dhcp", harness.WithDevices(harness.DHCPDevice()), harness.WithOwner(owner)))
+	s.change(cluster, func() { cluster.Spec.Paused = nil })
+	s.touched(owner)
+	s.eventually("the machine to be made", func(ctx context.Context) error { return s.env.Client.Create(ctx, made()) })
+	s.settled("md-0-a")
 }
 
 func TestMachineOfAPausedClusterIsAllowedUnchanged(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,6 +55,10 @@ func (s *Stack) recordProviders(ctx context.Context) error {
 // Clusterctl runs clusterctl against this stack, and returns what it printed,
 // also when it failed.
 func (s *Stack) Clusterctl(ctx context.Context, args ...string) (string, error) {
+	return s.clusterctl(ctx, io.Discard, args...)
+}
+
+func (s *Stack) clusterctl(ctx context.Context, show io.Writer, args ...string) (string, error) {
 	builder, err := programs.NewBuilder(s.options.Progress)
 	if err != nil {
 		return "", err
@@ -65,7 +70,8 @@ func (s *Stack) Clusterctl(ctx context.Context, args ...string) (string, error) 
 	cmd := exec.CommandContext(ctx, path, append(args, "--kubeconfig="+s.Plane.Kubeconfig)...)
 	cmd.Env = append(os.Environ(), "CLUSTERCTL_DISABLE_VERSIONCHECK=true", "XDG_CONFIG_HOME="+filepath.Join(s.Plane.Dir, "clusterctl"))
 	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
+	all := io.MultiWriter(&output, show)
+	cmd.Stdout, cmd.Stderr = all, all
 	if err := cmd.Run(); err != nil {
 		return output.String(), fmt.Errorf("running clusterctl %v: %w\n%s", args, err, output.String())
 	}
@@ -75,7 +81,12 @@ func (s *Stack) Clusterctl(ctx context.Context, args ...string) (string, error) 
 // Move moves the Clusters of a namespace, and what belongs to them, to another
 // management cluster, as `clusterctl move` does.
 func (s *Stack) Move(ctx context.Context, namespace string, to *Stack) (string, error) {
-	return s.Clusterctl(ctx, "move", "--namespace="+namespace, "--to-kubeconfig="+to.Plane.Kubeconfig)
+	return s.MoveShown(ctx, namespace, to, io.Discard)
+}
+
+// MoveShown is Move, and writes to show what clusterctl prints, as it prints it.
+func (s *Stack) MoveShown(ctx context.Context, namespace string, to *Stack, show io.Writer) (string, error) {
+	return s.clusterctl(ctx, show, "move", "--v=5", "--namespace="+namespace, "--to-kubeconfig="+to.Plane.Kubeconfig)
 }
 
 // Create creates objects, one after the other.

@@ -1,0 +1,232 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// movable is a provider, with a pool that clusterctl moves.
+type movable struct {
+	ipam
+	pool poolMaker
+}
+
+// poolMaker makes a pool with the addresses of a scene from first to last.
+type poolMaker = func(s *scene, name string, first, last byte) client.Object
+
+var movables = []movable{
+	{metal3, metal3PoolWith(func(pool *ipamv1.IPPool) {
+		cluster := harness.DefaultCluster
+		pool.Spec.ClusterName = &cluster
+	})},
+	{inCluster, inCluster.pool},
+}
+
+// withMore makes pools with addresses for the machines that are added, too.
+func (m movable) withMore() poolMaker {
+	return func(s *scene, name string, first, last byte) client.Object { return m.pool(s, name, first, last+added) }
+}
+
+// A claim whose machine was not stored has no owner that it would be moved with,
+// and its address no place in the order in which clusterctl moves, without it.
+func TestMoveBesideAMachineThatIsRefusedAfterItsAddressWasGiven(t *testing.T) {
+	t.Parallel()
+	for _, by := range movables {
+		t.Run(by.String(), func(t *testing.T) {
+			t.Parallel()
+			r := newRelocation(t, by.ipam, by.pool)
+			r.refuseAfterItsAddress(by.ipam)
+			along := r.watchTarget(by.reference, "refused-0")
+
+			r.move()
+
+			if err := along(); err != nil {
+				t.Error(err)
+			}
+			r.seeKept()
+			r.seeNothingLeft()
+			r.seeNewMachineOnTheFreeAddress()
+			r.seeReleased()
+		})
+	}
+}
+
+// refuseAfterItsAddress creates a machine that the schema refuses when it has its
+// address.
+func (r *relocation) refuseAfterItsAddress(by ipam) {
+	r.Helper()
+	machine := harness.Machine(r.ns, "refused", by.ask("workers"))
+	machine.Spec.PowerOffMode = "never"
+	if err := r.stack.Plane.Client.Create(r.Context(), machine); err == nil || !strings.Contains(err.Error(), "powerOffMode") {
+		r.Fatalf("got %v, want the machine to be refused for its powerOffMode", err)
+	}
+	address, err := by.answer(r.scene, "refused-0")
+	if err != nil || address == "" {
+		r.Fatalf("the machine was not given an address: %q, %v", address, err)
+	}
+	r.step("a machine was given %s and then refused", address)
+}
+
+// watchTarget looks for a claim in the target from now on. The function that it
+// returns tells whether it was there.
+func (r *relocation) watchTarget(pool allocator.PoolReference, name string) func() error {
+	ctx, cancel := context.WithCancel(r.Context())
+	r.Cleanup(cancel)
+	done := make(chan error, 1)
+	go func() {
+		done <- harness.Eventually(ctx, provisioned, "claim "+name+" to come along", func(ctx context.Context) error {
+			return r.target.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: r.ns, Name: name}, allocator.EmptyClaim(providers.For(pool)))
+		})
+	}()
+	return func() error {
+		cancel()
+		return <-done
+	}
+}
+
+// added is the number of machines that are made beside a move.
+const added = 3
+
+func TestMoveBesideCreatesThatAreUnderWay(t *testing.T) {
+	t.Parallel()
+	for _, by := range movables {
+		t.Run(by.String(), func(t *testing.T) {
+			t.Parallel()
+			r := newRelocation(t, by.ipam, by.withMore())
+			r.scale(r.workers, relocated+added)
+			r.seeClaimsOfMore()
+
+			if !r.moveBegins() {
+				r.before = r.nodes(r.workers)
+				r.awaitJoined()
+				r.event = r.lastEvent()
+				r.move()
+			}
+
+			r.seeKept()
+			r.seeNothingLeft()
+			r.seeAll(relocated + added)
+		})
+	}
+}
+
+func TestMoveBesideAScaleUp(t *testing.T) {
+	t.Parallel()
+	for _, by := range movables {
+		t.Run(by.String(), func(t *testing.T) {
+			t.Parallel()
+			r := newRelocation(t, by.ipam, by.withMore())
+
+			r.moveAndScaleUp("Pausing the source cluster")
+
+			r.seeKept()
+			r.seeNothingLeft()
+			// Again, in case that clusterctl had read the MachineDeployment before.
+			r.target.scale(r.workers, relocated+added)
+			r.seeAll(relocated + added)
+		})
+	}
+}
+
+// trigger does something once, when a text was written to it.
+type trigger struct {
+	text    string
+	do      func()
+	done    bool
+	written bytes.Buffer
+}
+
+func (t *trigger) Write(content []byte) (int, error) {
+	n, err := t.written.Write(content)
+	if !t.done && strings.Contains(t.written.String(), t.text) {
+		t.done = true
+		t.do()
+	}
+	return n, err
+}
+
+// moveAndScaleUp moves, and asks for more machines when clusterctl says something.
+func (r *relocation) moveAndScaleUp(said string) {
+	r.Helper()
+	r.step("moving")
+	var scaling error
+	workers := r.workers.DeepCopy()
+	up := &trigger{text: said, do: func() { scaling = r.stack.Scale(r.Context(), workers, relocated+added) }}
+	_, err := r.stack.MoveShown(r.Context(), r.ns, r.target.stack, up)
+	if !up.done {
+		err = errors.Join(err, fmt.Errorf("clusterctl did not say %q", said))
+	}
+	if err := errors.Join(err, scaling); err != nil {
+		r.Fatal(err)
+	}
+	r.seeMoved()
+}
+
+// seeClaimsOfMore waits until a claim is there for one of the machines that are
+// added.
+func (r *relocation) seeClaimsOfMore() {
+	r.Helper()
+	r.eventually(harness.Soon, "a claim for a new machine", func(ctx context.Context) error {
+		claims := 0
+		for _, provider := range providers {
+			list, err := r.objects(ctx, allocator.EmptyClaim(provider))
+			if err != nil {
+				return err
+			}
+			claims += len(list)
+		}
+		if claims <= relocated {
+			return fmt.Errorf("there are %d claims", claims)
+		}
+		return nil
+	})
+}
+
+// moveBegins moves, and tells whether clusterctl did: it refuses to while a machine
+// that it finds is no node yet, or is one of which it does not find all. Where it
+// takes long to start, they may be nodes.
+func (r *relocation) moveBegins() bool {
+	r.Helper()
+	r.step("moving")
+	if _, err := r.stack.Move(r.Context(), r.ns, r.target.stack); err == nil {
+		r.seeMoved()
+		return true
+	}
+	cluster := &clusterv1.Cluster{}
+	cluster.Namespace, cluster.Name = r.ns, harness.DefaultCluster
+	r.get(cluster)
+	if paused := cluster.Spec.Paused; paused != nil && *paused {
+		r.Fatal("the move has failed, and left the Cluster paused")
+	}
+	if err := r.target.stack.Plane.Client.Get(r.Context(), client.ObjectKeyFromObject(cluster), cluster); !apierrors.IsNotFound(err) {
+		r.Fatalf("reading the Cluster in the target: got %v, want that it is not there", err)
+	}
+	r.step("the move has not begun")
+	return false
+}
+
+// seeAll waits until all machines that are wanted hold addresses in the target.
+func (r *relocation) seeAll(wanted int) {
+	r.Helper()
+	nodes := r.target.nodes(r.workers)
+	if len(nodes) != wanted {
+		r.Errorf("got %d machines, want %d", len(nodes), wanted)
+	}
+	r.target.eventually(harness.Soon, "all machines to hold their addresses", func(ctx context.Context) error {
+		return r.target.allHeld(ctx, nodes)
+	})
+	r.seeVMsUntouched()
+}
