@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -70,6 +71,17 @@ func isSetAside(claim client.Object) bool {
 	return is
 }
 
+// UntilStored is for how long an address that was set aside must not be given
+// back: another request for the same machine may have been answered with it before,
+// and its machine is stored when the address is free again.
+func UntilStored(claim client.Object) time.Duration {
+	stamp, err := StampOf(claim)
+	if err != nil {
+		return 0
+	}
+	return max(0, requestLimit-time.Since(stamp.Time))
+}
+
 // setAside makes of the request's claim one that keeps its address from being
 // handed out. If the address is one that a living machine has lost, the claim
 // becomes that machine's. What it returns is for the user: the refusal of the
@@ -103,8 +115,7 @@ func (a *Allocator) setAside(ctx context.Context, req Request, pool Pool, claim 
 }
 
 // convert takes the request's marks off the claim, and puts on it those of what
-// it is from now on. A claim that the request did not make stays as it is: it may
-// be somebody's own, or another request may have been answered with it.
+// it is from now on. Somebody's own claim stays as it is.
 func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *unfit, loser string) error {
 	provider := a.providers.For(claim.Pool)
 	obj := EmptyClaim(provider)
@@ -112,15 +123,21 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *
 		return fmt.Errorf("reading claim %s: %w", klog.KObj(claim), err)
 	}
 	stamp := obj.GetAnnotations()[LastUsedAnnotation]
-	if _, offered := obj.GetAnnotations()[ForAnnotation]; offered || obj.GetUID() != claim.GetUID() || stamp != req.Stamp.String() {
+	_, offered := obj.GetAnnotations()[ForAnnotation]
+	found := stamp == req.Stamp.again().String()
+	if offered || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != req.Stamp.String() && !found {
 		return bad
 	}
 	if err := a.unprotect(ctx, provider, obj); err != nil {
 		return err
 	}
 	annotations, labels := obj.GetAnnotations(), obj.GetLabels()
-	for _, key := range []string{LastUsedAnnotation, RequestedByAnnotation, MachineNameAnnotation, DeviceAnnotation, KeptAnnotation} {
+	for _, key := range []string{RequestedByAnnotation, MachineNameAnnotation, DeviceAnnotation, KeptAnnotation} {
 		delete(annotations, key)
+	}
+	if !found {
+		// Else another request may have been answered with it, see UntilStored.
+		delete(annotations, LastUsedAnnotation)
 	}
 	delete(labels, MachineLabel)
 	obj.SetAnnotations(annotations)

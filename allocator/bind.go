@@ -19,7 +19,7 @@ const (
 // bind claims an address for one want. An address that cannot be given is set
 // aside, so that the provider does not offer it again, and the next one claimed.
 func (a *Allocator) bind(ctx context.Context, req Request, want *Want, pool Pool) (Binding, error) {
-	for {
+	for range maxClaimTries {
 		binding, claim, err := a.claimAndAwait(ctx, req, want, pool)
 		var bad *unfit
 		if !errors.As(err, &bad) {
@@ -36,6 +36,7 @@ func (a *Allocator) bind(ctx context.Context, req Request, want *Want, pool Pool
 		}
 		pool = pools[want.Pool]
 	}
+	return Binding{}, triedTooOften(pool)
 }
 
 // claimAndAwait makes a claim when it is the request's turn, and waits for its

@@ -19,10 +19,16 @@ import (
 // of claims that were set aside are passed over.
 func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *Want, pool Pool) (Claim, error) {
 	if want.Claim != "" {
-		return a.reuseOrJudgeAgain(ctx, req, *want, pool)
+		claim, err := a.reuseOrJudgeAgain(ctx, req, *want, pool)
+		if !errors.Is(err, errNotToUse) {
+			return claim, err
+		}
 	}
-	for try := 1; try <= maxClaimTries; try++ {
+	for try := 1; try <= maxClaimNames; try++ {
 		want.Claim = claimName(req.Machine.Name, want.Device.Index, try)
+		if a.isKnownNotToUse(ctx, req, *want) {
+			continue
+		}
 		made, err := a.makeClaim(ctx, req, *want, pool)
 		if err != nil {
 			return Claim{}, err
@@ -36,12 +42,24 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *Want, po
 			return Claim{}, err
 		}
 		claim, err := a.reuseOrJudgeAgain(ctx, req, *want, pool)
-		if !errors.Is(err, errSetAside) {
+		if !errors.Is(err, errNotToUse) {
 			return claim, err
 		}
 	}
-	return Claim{}, Refuse(AddressInUse, "%s answered with an address that cannot be given, as often as one request may try: see the claims with label %s",
-		want.Pool.In(pool.GetNamespace()), SetAsideLabel)
+	return Claim{}, triedTooOften(pool)
+}
+
+// isKnownNotToUse tells whether the cache has a claim of that name which is to be
+// passed over. There may be many, each of which would cost the request three calls.
+func (a *Allocator) isKnownNotToUse(ctx context.Context, req Request, want Want) bool {
+	obj := EmptyClaim(a.providers.For(want.Pool))
+	err := a.client.Get(ctx, req.claimKey(want), obj)
+	return err == nil && isNotToUse(obj, req)
+}
+
+func triedTooOften(pool Pool) error {
+	return Refuse(AddressInUse, "%s answered with an address that cannot be given, as often as one request may try: see the claims with label %s",
+		pool.Reference.In(pool.GetNamespace()), SetAsideLabel)
 }
 
 // makeClaim makes the claim that the want names. It returns nil if there is one
@@ -91,8 +109,17 @@ func notWritten(ctx context.Context, want Want, pool Pool, claim client.Object, 
 		want.Pool.Kind, want.Pool.Name, claim.GetNamespace(), want.Pool.APIGroup)
 }
 
-// errSetAside says that a claim only keeps its address from being handed out.
-var errSetAside = errors.New("the claim was set aside")
+// errNotToUse says that a claim is to be passed over, see isNotToUse.
+var errNotToUse = errors.New("the claim is not to be used")
+
+// isNotToUse tells whether a claim with a name of the request's has gone another
+// way: it only keeps its address from being handed out, or is the claim of another
+// machine, which had lost the address or was quicker to take what was kept.
+func isNotToUse(claim client.Object, req Request) bool {
+	holder := MachineOf(claim)
+	isAnothers := holder != "" && holder != req.Machine.Name && IsMarked(claim, holder) && !isKeptFor(claim, req.Owner)
+	return isSetAside(claim) || isAnothers
+}
 
 // reuseOrJudgeAgain is reuse, repeated while others change the claim.
 func (a *Allocator) reuseOrJudgeAgain(ctx context.Context, req Request, want Want, pool Pool) (claim Claim, err error) {
@@ -143,8 +170,8 @@ func (a *Allocator) judgeReuse(claim Claim, req Request, want Want) error {
 	name, owned := claim.GetName(), len(claim.GetOwnerReferences()) > 0
 	ours := IsMarked(claim, req.Machine.Name) || isKeptFor(claim, req.Owner)
 	switch {
-	case isSetAside(claim):
-		return errSetAside
+	case isNotToUse(claim, req):
+		return errNotToUse
 	case !claim.GetDeletionTimestamp().IsZero():
 		return terminating(want, client.ObjectKeyFromObject(claim))
 	case claim.Pool != want.Pool:

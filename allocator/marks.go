@@ -84,9 +84,14 @@ func ClaimName(machine string, index int) string {
 	return claimName(machine, index, 1)
 }
 
-// maxClaimTries bounds the claims that one device makes because the addresses of
-// earlier ones had to be set aside.
-const maxClaimTries = 4
+const (
+	// maxClaimTries bounds the claims that one request makes for a device because
+	// the addresses of earlier ones had to be set aside.
+	maxClaimTries = 4
+	// maxClaimNames bounds the names that they may have: all claims that keep an
+	// address of the pool aside may have been made for machines of one name.
+	maxClaimNames = maxSetAside + maxClaimTries
+)
 
 // claimName is ClaimName for the claim of the n-th try. Those after the first
 // end in .r<n>: the names before are those of claims that were set aside.

@@ -30,7 +30,8 @@ const (
 // indexUnadopted indexes claims that no machine has adopted.
 func indexUnadopted(provider Provider) map[string]client.IndexerFunc {
 	requester := func(claim client.Object) string {
-		if !claim.GetDeletionTimestamp().IsZero() || len(claim.GetOwnerReferences()) > 0 {
+		// What names no machine was not made here, whatever is written on it.
+		if !claim.GetDeletionTimestamp().IsZero() || len(claim.GetOwnerReferences()) > 0 || MachineOf(claim) == "" {
 			return ""
 		}
 		return claim.GetAnnotations()[RequestedByAnnotation]

@@ -65,6 +65,9 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("reviewing claim %s: %w", req.NamespacedName, err)
 	}
+	if wait := allocator.UntilStored(obj); !unfit && wait > 0 {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
 	if !unfit {
 		return reconcile.Result{}, r.giveBack(ctx, obj, content)
 	}

@@ -1,0 +1,158 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+
+	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// A create that was answered waits for a slow webhook after ours, while another
+// create of the name finds the address in use, and is refused.
+func TestAddressThatWasAnsweredIsNotGivenBackByATwin(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	s.rejectMarkedMachines()
+	reached, proceed := make(chan struct{}, 10), make(chan struct{})
+	s.lateWebhook(func(r *admissionv1.AdmissionRequest) string {
+		if r.Name == "cp-0" {
+			reached <- struct{}{}
+			<-proceed
+		}
+		return ""
+	})
+	created := s.createLater(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool), late))
+	<-reached
+	byHand := harness.Machine(s.ns, "by-hand", harness.WithDevices(harness.FixedDevice("10.16.56.88/24")))
+	s.create(byHand)
+	s.known("10.16.56.88")
+	s.refused(s.pooled("cp-0", harness.WithLabel(rejectedLabel, "")), "rejected by the test")
+	s.delete(byHand)
+	s.gone(byHand)
+
+	s.consistently("the claim that was the answer stays", func(context.Context) error {
+		_, err := s.claim("cp-0")
+		return err
+	})
+	s.create(s.pooled("other"))
+	close(proceed)
+	if err := <-created; err != nil {
+		t.Fatal(err)
+	}
+	if one, two := s.ip("cp-0"), s.ip("other"); one == two {
+		t.Errorf("cp-0 and other both have %s", one)
+	}
+}
+
+func TestMachineThatFindsALostAddressGetsTheNext(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	text, err := allocator.Bindings{Machine: "lost", Bindings: []allocator.Binding{{
+		Device: allocator.Device{NetworkName: sharedNetwork}, Pool: allocator.Metal3Pool(harness.DefaultPool),
+		Claim: "lost-0", Address: netip.MustParsePrefix("10.16.56.88/24"),
+	}}}.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := harness.Machine(s.ns, "lost", harness.WithProviderID("vsphere://lost"), harness.WithDevices(harness.FixedDevice("10.16.56.88/24")),
+		harness.WithAnnotation(allocator.BindingsAnnotation, text), harness.WithAnnotation("cluster.x-k8s.io/paused", ""))
+	s.create(lost)
+	s.known("10.16.56.88")
+
+	s.create(s.pooled("cp-0"))
+
+	if got := s.ip("cp-0"); got != "10.16.56.89" {
+		t.Errorf("got %s, want 10.16.56.89", got)
+	}
+	s.annotate(lost, "cluster.x-k8s.io/paused", nil)
+}
+
+func TestMachineOfOneNameGetsPastAnyNumberOfAddressesSetAside(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	for i := range 5 {
+		ip := fmt.Sprintf("10.16.56.%d", 88+i)
+		s.create(harness.Machine(s.ns, fmt.Sprintf("by-hand-%d", i), harness.WithDevices(harness.FixedDevice(ip+"/24"))))
+		s.known(ip)
+	}
+
+	first := s.env.Client.Create(t.Context(), s.pooled("cp-0"))
+	if second := s.env.Client.Create(t.Context(), s.pooled("cp-0")); first != nil && second != nil {
+		t.Errorf("got %v, then %v, want the second try to succeed", first, second)
+	}
+}
+
+func TestClaimByHandWithAnOwnersMarkRefusesNobody(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	set := harness.MachineSet(s.ns, "md", "template")
+	s.create(harness.Pool(s.ns), set)
+	byHand := harness.Claim(s.ns, "by-hand", harness.DefaultPool)
+	harness.WithAnnotation(allocator.RequestedByAnnotation, string(set.UID))(byHand)
+	s.create(byHand)
+	s.bind(byHand)
+
+	s.create(s.pooled("md-0", harness.WithOwner(set)))
+}
+
+func TestKeptClaimIsTakenOnceAndTheOthersGetTheirOwn(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	set := harness.MachineSet(s.ns, "md", "template")
+	s.create(harness.Pool(s.ns), set)
+	kept := harness.Claim(s.ns, "md-0-0", harness.DefaultPool)
+	allocator.Mark(kept, allocator.Machine{NamespacedName: s.key("md-0"), Cluster: harness.DefaultCluster})
+	allocator.Use(kept, allocator.Stamp{Time: time.Now(), Request: "earlier"})
+	allocator.SetAnnotation(kept, allocator.RequestedByAnnotation, string(set.UID))
+	allocator.SetAnnotation(kept, allocator.KeptAnnotation, "")
+	allocator.SetAnnotation(kept, allocator.DeviceAnnotation, "0")
+	s.create(kept)
+	s.bind(kept)
+
+	var creates sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		creates.Go(func() {
+			errs[i] = s.env.Client.Create(t.Context(), s.pooled(fmt.Sprintf("md-%d", i+1), harness.WithOwner(set)))
+		})
+	}
+	creates.Wait()
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
+}
+
+// Two pools of two providers overlap, and a machine is created from each at once.
+func TestPoolsThatOverlapGiveEachAddressOnceAlsoSideBySide(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.toleratesLostAddresses()
+	s.inClusterPool(harness.InClusterAddresses("10.16.57.88-10.16.57.107"))
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.57.88", "10.16.57.107")))
+	for i := range 8 {
+		names := []string{fmt.Sprintf("a-%d", i), fmt.Sprintf("b-%d", i)}
+		var creates sync.WaitGroup
+		for j, label := range []string{harness.DefaultPool, harness.DefaultInClusterPool} {
+			creates.Go(func() {
+				if err := s.env.Client.Create(t.Context(), harness.Machine(s.ns, names[j], harness.WithPool(label))); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		creates.Wait()
+		if one, two := s.ip(names[0]), s.ip(names[1]); one == two {
+			t.Errorf("%s and %s both have %s", names[0], names[1], one)
+		}
+	}
+}
