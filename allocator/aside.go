@@ -15,7 +15,7 @@ import (
 
 // maxSetAside bounds the addresses of one pool that are set aside. Beyond it
 // claims are taken back, as if nothing could be done about their addresses.
-const maxSetAside = 32
+const maxSetAside = 256
 
 // UnfitCause says why an address cannot be given to a machine.
 type UnfitCause string
