@@ -25,7 +25,10 @@ func (a *Allocator) accept(ctx context.Context, req Request, want Want, pool Poo
 	if err := group.Wait(); err != nil {
 		return Binding{}, err
 	}
-	return binding, a.promise(ctx, req.Machine, pool, binding)
+	if err := a.promise(ctx, req.Machine, pool, binding); err != nil {
+		return Binding{}, err
+	}
+	return binding, a.checkProtectedOnce(ctx, req.Machine, pool, binding)
 }
 
 // judge makes a binding of an address that a machine can be given.

@@ -36,6 +36,9 @@ const (
 	// MachineUIDAnnotation holds, on a protected address, the UID of the
 	// machine, so that its VM can be found when the machine is gone.
 	MachineUIDAnnotation = "capv-static-ip.dev/machine-uid"
+	// NetworkAnnotation holds, on a protected address, the name of the network that
+	// its device is on, where the device says.
+	NetworkAnnotation = "capv-static-ip.dev/network"
 	// LastUsedAnnotation is the stamp on a claim: the time of its last use
 	// (RFC 3339, to the nanosecond) and the UID of the admission request,
 	// separated by a space.

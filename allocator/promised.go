@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
 )
@@ -29,9 +30,8 @@ type promise struct {
 
 // promised are the addresses that this replica has answered requests with lately.
 // A machine is not in the caches at once, and another pool or provider may offer
-// its address in the same moment. Pools of one provider do not: so a replica need
-// not know what another one has promised to be right as a rule, and what both
-// promise in the same moment is all that is left.
+// its address in the same moment. What another replica promises shows on its
+// address, see checkProtectedOnce.
 type promised struct {
 	mu        sync.Mutex
 	addresses map[netip.Addr][]promise
@@ -110,6 +110,30 @@ func (a *Allocator) promise(ctx context.Context, machine Machine, pool Pool, b B
 		}
 		user := User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: made.machine}
 		return inUse(pool, b, []User{user}, machine.Namespace)
+	}
+	return nil
+}
+
+// checkProtectedOnce refuses an address that another replica has protected for
+// another machine in the same moment, in another pool. Each looks when its own is
+// protected, so that one of them at least sees the other's.
+func (a *Allocator) checkProtectedOnce(ctx context.Context, machine Machine, pool Pool, b Binding) error {
+	ip := b.Address.Addr()
+	for _, provider := range a.providers {
+		addresses, err := List(ctx, a.client, EmptyAddress(provider), client.MatchingFields{byIP: ip.String()}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return fmt.Errorf("listing the addresses that are %s: %w", ip, err)
+		}
+		for _, obj := range addresses {
+			holder := types.NamespacedName{Namespace: obj.GetNamespace(), Name: MachineOf(obj)}
+			network, known := obj.GetAnnotations()[NetworkAnnotation]
+			if !known || holder == machine.NamespacedName || !obj.GetDeletionTimestamp().IsZero() || !capi.SameNetwork(network, b.Device.NetworkName) {
+				continue
+			}
+			a.promised.drop(ip, machine.NamespacedName)
+			user := User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: holder}
+			return inUse(pool, b, []User{user}, machine.Namespace)
+		}
 	}
 	return nil
 }

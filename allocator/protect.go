@@ -29,6 +29,9 @@ func (a *Allocator) protect(ctx context.Context, req Request, want Want, address
 		return terminating(want, req.claimKey(want))
 	}
 	SetAnnotation(obj, MachineNameAnnotation, req.Machine.Name)
+	if want.Device.NetworkName != "" {
+		SetAnnotation(obj, NetworkAnnotation, want.Device.NetworkName)
+	}
 	err := a.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	switch {
 	case err == nil:
@@ -60,6 +63,7 @@ func (a *Allocator) unprotect(ctx context.Context, provider Provider, claim clie
 			before := obj.DeepCopyObject().(client.Object)
 			controllerutil.RemoveFinalizer(obj, InUseFinalizer)
 			delete(annotations, MachineNameAnnotation)
+			delete(annotations, NetworkAnnotation)
 			obj.SetAnnotations(annotations)
 			return client.IgnoreNotFound(a.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
 		})

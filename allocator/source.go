@@ -2,11 +2,13 @@ package allocator
 
 import (
 	"context"
+	"net/netip"
 
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/capi"
 )
@@ -39,7 +41,7 @@ func (a *Allocator) Sources() []Source {
 			Source{Object: claim, Indexes: indexUnadopted(provider), Started: onChange(func(claim client.Object) {
 				a.bound.notify(client.ObjectKeyFromObject(claim))
 			})},
-			Source{Object: address, Indexes: indexByClaim(provider), Started: onChange(func(address client.Object) {
+			Source{Object: address, Indexes: indexAddresses(provider), Started: onChange(func(address client.Object) {
 				a.bound.notify(types.NamespacedName{Namespace: address.GetNamespace(), Name: provider.Address(address).Claim})
 			})})
 		for _, pool := range provider.Pools() {
@@ -56,10 +58,21 @@ func (a *Allocator) Sources() []Source {
 // byClaim is the name of the cache index that finds addresses by their claim.
 const byClaim = "capv-static-ip.dev/claim"
 
-func indexByClaim(provider Provider) map[string]client.IndexerFunc {
-	return map[string]client.IndexerFunc{byClaim: func(address client.Object) []string {
-		return []string{provider.Address(address).Claim}
-	}}
+// indexAddresses indexes addresses by their claims, and those that are protected
+// by what they are.
+func indexAddresses(provider Provider) map[string]client.IndexerFunc {
+	return map[string]client.IndexerFunc{
+		byClaim: func(address client.Object) []string {
+			return []string{provider.Address(address).Claim}
+		},
+		byIP: func(address client.Object) []string {
+			ip, err := netip.ParseAddr(provider.Address(address).IP)
+			if err != nil || !controllerutil.ContainsFinalizer(address, InUseFinalizer) {
+				return nil
+			}
+			return []string{ip.Unmap().String()}
+		},
+	}
 }
 
 // onChange adds a handler to an informer that is called with every object that

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -93,4 +94,50 @@ func TestRequestThatGivesUpLeavesItsTurnToTheNext(t *testing.T) {
 			t.Errorf("the next request: %v", err)
 		}
 	})
+}
+
+func TestClaimThatIsNotBoundKeepsItsTurnForTwoSecondsOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &Allocator{}
+		pool := Pool{Object: poolOf(), Reference: Metal3Pool("pool")}
+		for range waitingClaims {
+			if _, _, err := a.takeTurn(t.Context(), Machine{}, pool); err != nil {
+				t.Fatal(err)
+			}
+		}
+		start := time.Now()
+
+		waited, end, err := a.takeTurn(t.Context(), Machine{}, pool)
+
+		if err != nil || !waited || time.Since(start) != turnLimit {
+			t.Errorf("the next request waited for %s (%v, %v), want %s", time.Since(start), waited, err, turnLimit)
+		}
+		end()
+		synctest.Wait()
+		if len(a.turns.pools) > 0 {
+			t.Errorf("%d pools are remembered that nobody waits for", len(a.turns.pools))
+		}
+	})
+}
+
+func TestNamespacesDoNotWaitForEachOtherOnAPoolThatTheyShare(t *testing.T) {
+	a := &Allocator{}
+	pool := Pool{Object: poolOf(), Reference: PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: GlobalInClusterKind, Name: "shared"}}
+	of := func(namespace string) Machine {
+		return Machine{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "m"}}
+	}
+	for range waitingClaims {
+		_, end, err := a.takeTurn(t.Context(), of("busy"), pool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer end()
+	}
+
+	waited, end, err := a.takeTurn(t.Context(), of("other"), pool)
+
+	if err != nil || waited {
+		t.Fatalf("another namespace waited: %v, %v", waited, err)
+	}
+	end()
 }

@@ -66,6 +66,7 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error
 	controllerutil.RemoveFinalizer(address, allocator.InUseFinalizer)
 	annotations := address.GetAnnotations()
 	delete(annotations, allocator.MachineUIDAnnotation)
+	delete(annotations, allocator.NetworkAnnotation)
 	delete(annotations, allocator.MovedAnnotation)
 	if then != lost {
 		delete(annotations, allocator.MachineNameAnnotation)
