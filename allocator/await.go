@@ -181,10 +181,23 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 		return Address{}, fmt.Errorf("reading address %s/%s: %w", key.Namespace, claim.Address, err)
 	case !obj.GetDeletionTimestamp().IsZero():
 		return Address{}, terminating(want, key)
-	case !Answers(obj, claim.GetUID()):
+	case !Answers(obj, claim.GetUID()) && !inherits(provider, obj, claim):
 		return Address{}, nil
 	}
 	return provider.Address(obj), nil
+}
+
+// inherits tells whether a claim has been given the address that an earlier claim
+// of the machine left: one that was deleted in the moment in which it was bound.
+// The provider goes by the claim's name, and gives it no other as long as that one
+// is there. A UID on the address says that it was an earlier machine's, and one
+// whose machine moved away is in use elsewhere.
+func inherits(provider Provider, obj client.Object, claim Claim) bool {
+	annotations := obj.GetAnnotations()
+	holder, isLabelled := annotations[MachineNameAnnotation], obj.GetLabels()[MachineLabel] == claim.GetLabels()[MachineLabel]
+	_, moved := annotations[MovedAnnotation]
+	return provider.GoesByName() && provider.Address(obj).Claim == claim.GetName() && !moved && isLabelled &&
+		annotations[MachineUIDAnnotation] == "" && (holder == "" || IsMarked(claim, holder))
 }
 
 // seeNoneLeft refuses a claim that an address is in the way of: one of an earlier

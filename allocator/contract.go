@@ -181,6 +181,10 @@ func (c Contract) Requested(namespace string, b Binding) client.Object {
 	return address
 }
 
+// GoesByName implements Provider. The in-cluster provider makes the address the
+// claim's own.
+func (Contract) GoesByName() bool { return false }
+
 // HonoursFinalizers implements Provider. The contract does not ask for it, and
 // the in-cluster provider frees an address whatever is on its claim.
 func (Contract) HonoursFinalizers() bool { return false }

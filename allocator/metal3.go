@@ -82,6 +82,9 @@ func (Metal3) Request(claim client.Object, ip netip.Addr) {
 // Requested implements Provider: the claim itself asks.
 func (Metal3) Requested(string, Binding) client.Object { return nil }
 
+// GoesByName implements Provider (ipam/ippool_manager.go, createAddress).
+func (Metal3) GoesByName() bool { return true }
+
 // HonoursFinalizers implements Provider (ipam/ippool_manager.go, updateAddress).
 func (Metal3) HonoursFinalizers() bool { return true }
 

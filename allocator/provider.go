@@ -78,6 +78,9 @@ type Provider interface {
 	// claim itself asks. A provider may meanwhile hand out such an address once
 	// more: after it has bound the claim, the pool has to be searched for another.
 	Requested(namespace string, binding Binding) client.Object
+	// GoesByName tells whether the provider gives a claim the address that is there
+	// for an earlier claim of its name, and leaves the address as it is.
+	GoesByName() bool
 	// HonoursFinalizers tells whether the provider keeps the address of a claim
 	// that is being deleted for as long as a finalizer of others is on the claim.
 	HonoursFinalizers() bool

@@ -220,3 +220,23 @@ func TestClaimsThatWaitElsewhereDoNotDelayAdoption(t *testing.T) {
 	s.create(harness.Pool(s.ns), s.pooled("cp-0"))
 	s.settled("cp-0")
 }
+
+// A claim that is deleted in the moment in which metal3 binds it leaves its
+// address, which metal3 names in the next claim of that name.
+func TestAddressThatATryLeftIsThatOfTheNextTry(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	left := addressFor(harness.Claim(s.ns, "cp-0-0", harness.DefaultPool), "10.16.56.90")
+	left.GenerateName, left.Name, left.OwnerReferences = "", "dkp-cluster-10-16-56-90", nil
+	left.Labels = map[string]string{allocator.MachineLabel: allocator.MachineLabelValue("cp-0")}
+	left.Annotations = map[string]string{allocator.MachineNameAnnotation: "cp-0"}
+	left.Finalizers = []string{allocator.InUseFinalizer}
+	s.create(left)
+
+	s.create(s.pooled("cp-0"))
+
+	if got := s.settled("cp-0"); got != "10.16.56.90" {
+		t.Errorf("the machine has %s, want what the try before left", got)
+	}
+}
