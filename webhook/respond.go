@@ -62,19 +62,29 @@ func (h *Handler) tell(req admission.Request, refusal *allocator.Refusal) {
 		h.tellOwners(req, m.owners(), refusal)
 	}
 	if req.Name != "" {
-		h.warn(&corev1.ObjectReference{
-			APIVersion: schema.GroupVersion{Group: req.Kind.Group, Version: req.Kind.Version}.String(), Kind: req.Kind.Kind,
-			Namespace: req.Namespace, Name: req.Name,
-		}, refusal)
+		h.warn(machineIn(req), refusal)
+	}
+}
+
+// machineIn is the machine of a request, as an event names it.
+func machineIn(req admission.Request) *corev1.ObjectReference {
+	return &corev1.ObjectReference{
+		APIVersion: schema.GroupVersion{Group: req.Kind.Group, Version: req.Kind.Version}.String(), Kind: req.Kind.Kind,
+		Namespace: req.Namespace, Name: req.Name,
+	}
+}
+
+// ownerIn is an owner of that machine.
+func ownerIn(req admission.Request, owner metav1.OwnerReference) *corev1.ObjectReference {
+	return &corev1.ObjectReference{
+		APIVersion: owner.APIVersion, Kind: owner.Kind,
+		Namespace: req.Namespace, Name: owner.Name, UID: owner.UID,
 	}
 }
 
 func (h *Handler) tellOwners(req admission.Request, owners []metav1.OwnerReference, refusal *allocator.Refusal) {
 	for _, owner := range owners {
-		h.warn(&corev1.ObjectReference{
-			APIVersion: owner.APIVersion, Kind: owner.Kind,
-			Namespace: req.Namespace, Name: owner.Name, UID: owner.UID,
-		}, refusal)
+		h.warn(ownerIn(req, owner), refusal)
 		// Who made a machine that exists is not who changes it.
 		if req.Operation == admissionv1.Create {
 			h.Owners.note(req.Namespace, owner, refusal)

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -40,11 +41,11 @@ func (h *Handler) judgeShared(ctx context.Context, req admission.Request, m *mac
 			return nil, allocator.Refuse(allocator.AddressInUse, "device %d has %s, which %s uses: remove annotation %s, finalizer %s and the ipAddrs, "+
 				"so that the machine gets an address of its own", s.device, s.ip, s.user.In(m.Namespace), allocator.BindingsAnnotation, allocator.ReleaseFinalizer)
 		}
-		told := allocator.Refuse(allocator.AddressInUse, "device %d has %s, which %s uses, too: "+
+		warning := fmt.Sprintf("device %d has %s, which %s uses, too: "+
 			"find out whose VM answers there, and replace the other", s.device, s.ip, s.user.In(m.Namespace))
-		warnings = append(warnings, told.Error())
+		warnings = append(warnings, warning)
 		if m.Spec.ProviderID != "" && !isTrue(req.DryRun) {
-			h.tellShared(req, m, s, told)
+			h.tellShared(req, m, s, warning)
 		}
 	}
 	return warnings, nil
@@ -109,21 +110,15 @@ func (s sharing) isOfAnotherVM(m *machine) bool {
 
 // tellShared puts it into a metric and into events on both objects that a machine
 // was admitted with an address that something else has.
-func (h *Handler) tellShared(req admission.Request, m *machine, s sharing, told error) {
+func (h *Handler) tellShared(req admission.Request, m *machine, s sharing, warning string) {
 	sharedAddresses.Inc()
-	version := schema.GroupVersion{Group: req.Kind.Group, Version: req.Kind.Version}.String()
-	if refusal, ok := allocator.AsRefusal(told); ok {
-		h.warn(&corev1.ObjectReference{APIVersion: version, Kind: req.Kind.Kind, Namespace: m.Namespace, Name: m.Name}, refusal)
-	}
+	h.warn(machineIn(req), &allocator.Refusal{Reason: allocator.AddressInUse, Message: warning})
 	this := allocator.User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: m.identity().NamespacedName}
-	told = allocator.Refuse(allocator.AddressInUse, "%s came with %s, which this object uses, too: "+
-		"find out whose VM answers there, and replace the other", this.In(s.user.Namespace), s.ip)
-	if refusal, ok := allocator.AsRefusal(told); ok {
-		h.warn(&corev1.ObjectReference{
-			APIVersion: h.versionOf(s.user.Kind), Kind: s.user.Kind,
-			Namespace: s.user.Namespace, Name: s.user.Name, UID: s.user.Object.GetUID(),
-		}, refusal)
-	}
+	h.warn(&corev1.ObjectReference{
+		APIVersion: h.versionOf(s.user.Kind), Kind: s.user.Kind,
+		Namespace: s.user.Namespace, Name: s.user.Name, UID: s.user.Object.GetUID(),
+	}, &allocator.Refusal{Reason: allocator.AddressInUse, Message: fmt.Sprintf("%s came with %s, which this object uses, too: "+
+		"find out whose VM answers there, and replace the other", this.In(s.user.Namespace), s.ip)})
 }
 
 // versionOf is the version in which objects that use addresses are read.

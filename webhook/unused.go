@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
@@ -107,21 +105,14 @@ func (h *Handler) tellUnserved(req admission.Request, unserved []string) {
 	if len(unserved) == 0 || isTrue(req.DryRun) {
 		return
 	}
-	regarding := []*corev1.ObjectReference{}
+	told := &allocator.Refusal{Reason: allocator.AskedInVain, Message: strings.Join(unserved, "; ")}
 	if req.Name != "" {
-		version := schema.GroupVersion{Group: req.Kind.Group, Version: req.Kind.Version}.String()
-		regarding = append(regarding, &corev1.ObjectReference{APIVersion: version, Kind: req.Kind.Kind, Namespace: req.Namespace, Name: req.Name})
+		h.warn(machineIn(req), told)
 	}
 	if m, err := decodeMachine(req.Object.Raw); err == nil {
 		for _, owner := range m.owners() {
-			regarding = append(regarding, &corev1.ObjectReference{
-				APIVersion: owner.APIVersion, Kind: owner.Kind, Namespace: req.Namespace, Name: owner.Name, UID: owner.UID,
-			})
+			h.warn(ownerIn(req, owner), told)
 		}
-	}
-	told := &allocator.Refusal{Reason: allocator.AskedInVain, Message: strings.Join(unserved, "; ")}
-	for _, object := range regarding {
-		h.warn(object, told)
 	}
 }
 
