@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -61,7 +62,10 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, want := range req.Wants {
+	for i, want := range req.Wants {
+		if slices.ContainsFunc(req.Wants[:i], func(earlier Want) bool { return earlier.Pool == want.Pool }) {
+			continue
+		}
 		if err := a.checkUnstored(ctx, req, pools[want.Pool]); err != nil {
 			return nil, err
 		}

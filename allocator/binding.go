@@ -15,9 +15,9 @@ const (
 	// MaxDevices bounds the devices of a machine that can hold an address, and so
 	// its bindings. vSphere gives a VM ten network devices at most.
 	MaxDevices = 64
-	// maxBindingsSize bounds the text of BindingsAnnotation, in bytes. It is
+	// MaxBindingsSize bounds the text of BindingsAnnotation, in bytes. It is
 	// several times what MaxDevices bindings need.
-	maxBindingsSize = 64 << 10
+	MaxBindingsSize = 64 << 10
 )
 
 // Device identifies one entry of a machine's spec.network.devices.
@@ -83,8 +83,8 @@ func ParseBindings(annotation string) (Bindings, error) {
 }
 
 func parseBindings(annotation string) (Bindings, error) {
-	if len(annotation) > maxBindingsSize {
-		return Bindings{}, fmt.Errorf("it has more than %d bytes", maxBindingsSize)
+	if len(annotation) > MaxBindingsSize {
+		return Bindings{}, fmt.Errorf("it has more than %d bytes", MaxBindingsSize)
 	}
 	var b Bindings
 	if err := json.Unmarshal([]byte(annotation), &b); err != nil {
@@ -124,9 +124,9 @@ func (b Bindings) Encode() (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("writing annotation %s: %w", BindingsAnnotation, err)
 	}
-	if len(text) > maxBindingsSize {
+	if len(text) > MaxBindingsSize {
 		return "", Refuse(BindingsInvalid, "what the machine's addresses bring along takes more than %d KiB in annotation %s: "+
-			"shorten the lists of search domains and name servers of its pools", maxBindingsSize>>10, BindingsAnnotation)
+			"shorten the lists of search domains and name servers of its pools", MaxBindingsSize>>10, BindingsAnnotation)
 	}
 	return string(text), nil
 }

@@ -21,8 +21,8 @@ func TestBindingsAreReadWithinBounds(t *testing.T) {
 		"none":                    {"{}", true},
 		"as many as devices":      {repeated(MaxDevices), true},
 		"one more":                {repeated(MaxDevices + 1), false},
-		"as large as may be":      {of(one) + strings.Repeat(" ", maxBindingsSize-len(of(one))), true},
-		"a byte larger":           {of(one) + strings.Repeat(" ", maxBindingsSize-len(of(one))+1), false},
+		"as large as may be":      {of(one) + strings.Repeat(" ", MaxBindingsSize-len(of(one))), true},
+		"a byte larger":           {of(one) + strings.Repeat(" ", MaxBindingsSize-len(of(one))+1), false},
 		"no JSON":                 {"{", false},
 		"an empty binding":        {of("{}"), false},
 		"no address":              {with("10.0.0.1/24", ""), false},
@@ -46,7 +46,7 @@ func TestBindingsAreReadWithinBounds(t *testing.T) {
 }
 
 func TestBindingsThatWouldNotBeReadAreNotWritten(t *testing.T) {
-	b := Bindings{Machine: "cp", Bindings: []Binding{{SearchDomains: []string{strings.Repeat("x", maxBindingsSize)}}}}
+	b := Bindings{Machine: "cp", Bindings: []Binding{{SearchDomains: []string{strings.Repeat("x", MaxBindingsSize)}}}}
 	_, err := b.Encode()
 	if refusal, ok := AsRefusal(err); !ok || refusal.Reason != BindingsInvalid {
 		t.Errorf("got %v, want a refusal", err)

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 )
 
 // ensureClaim makes the claim for a want, or takes the one that exists if that
@@ -68,10 +69,7 @@ func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool 
 	key := req.claimKey(want)
 	obj := a.providers.For(want.Pool).NewClaim(key.Name, req.Machine, want.Pool)
 	nameHost(obj, want, pool)
-	Mark(obj, req.Machine)
-	Use(obj, req.Stamp)
-	SetAnnotation(obj, DeviceAnnotation, strconv.Itoa(want.Device.Index))
-	SetAnnotation(obj, RequestedByAnnotation, requestedBy(req.Owner))
+	sign(obj, req, want, req.Stamp)
 	err := a.client.Create(ctx, obj)
 	switch {
 	case err == nil:
@@ -84,6 +82,14 @@ func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool 
 		return nil, Refuse(NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
 	}
 	return nil, notWritten(ctx, want, pool, obj, err)
+}
+
+// sign writes on a claim whose it is, and which request uses it for what.
+func sign(claim client.Object, req Request, want Want, stamp Stamp) {
+	Mark(claim, req.Machine)
+	Use(claim, stamp)
+	SetAnnotation(claim, DeviceAnnotation, strconv.Itoa(want.Device.Index))
+	SetAnnotation(claim, RequestedByAnnotation, requestedBy(req.Owner))
 }
 
 // requestedBy is the value of RequestedByAnnotation.
@@ -148,16 +154,13 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool
 	if err := a.judgeReuse(provider.Claim(obj), req, want); err != nil {
 		return Claim{}, err
 	}
-	Mark(obj, req.Machine)
-	Use(obj, req.Stamp.again())
+	sign(obj, req, want, req.Stamp.again())
 	annotations := obj.GetAnnotations()
 	delete(annotations, KeptAnnotation)
 	// The machine may be another one than that which the claim was made for.
 	fresh := provider.NewClaim(key.Name, req.Machine, want.Pool)
 	nameHost(fresh, want, pool)
 	maps.Copy(annotations, fresh.GetAnnotations())
-	annotations[DeviceAnnotation] = strconv.Itoa(want.Device.Index)
-	annotations[RequestedByAnnotation] = requestedBy(req.Owner)
 	obj.SetAnnotations(annotations)
 	if err := a.client.Update(ctx, obj); err != nil {
 		return Claim{}, notWritten(ctx, want, pool, obj, err)
@@ -192,6 +195,28 @@ func (a *Allocator) judgeReuse(claim Claim, req Request, want Want) error {
 func terminating(want Want, claim types.NamespacedName) error {
 	return Refuse(ClaimTerminating, "claim %q of %s %q in namespace %q, or its address, is still being deleted: retry when it is gone",
 		claim.Name, want.Pool.Kind, want.Pool.Name, claim.Namespace)
+}
+
+// PatchAsRead writes what has been changed in an object since before, unless others
+// have changed it, too: then it returns a conflict.
+func PatchAsRead(ctx context.Context, c client.Writer, obj, before client.Object) error {
+	return c.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+}
+
+// Abandon finishes the deletion of a claim that its provider will never look at
+// again, see Provider.Abandons, unless others still hold it.
+func Abandon(ctx context.Context, c client.Writer, provider Provider, claim client.Object) error {
+	before := claim.DeepCopyObject().(client.Object)
+	controllerutil.RemoveFinalizer(claim, InUseFinalizer)
+	if !provider.IsFree(claim) {
+		return nil
+	}
+	claim.SetFinalizers(nil)
+	if err := PatchAsRead(ctx, c, claim, before); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("abandoning claim %s: %w", klog.KObj(claim), err)
+	}
+	klog.FromContext(ctx).Info("Let a claim go whose pool does not exist", "claim", klog.KObj(claim))
+	return nil
 }
 
 // DeleteAsRead deletes an object unless it has changed, or has been replaced,

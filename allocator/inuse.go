@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -60,6 +62,10 @@ func (u User) In(namespace string) string {
 func Users(ctx context.Context, c client.Client, live client.Reader, asker types.NamespacedName, place capi.Place) ([]User, error) {
 	var found []User
 	for _, kind := range capi.Users() {
+		gvk, err := c.GroupVersionKindFor(kind)
+		if err != nil {
+			return nil, fmt.Errorf("finding the kind of what has %s: %w", place.IP, err)
+		}
 		objects, err := List(ctx, c, kind, client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
 		if err != nil {
 			return nil, fmt.Errorf("listing what has %s: %w", place.IP, err)
@@ -69,46 +75,32 @@ func Users(ctx context.Context, c client.Client, live client.Reader, asker types
 			if isMachine && client.ObjectKeyFromObject(obj) == asker || !has(obj.(capi.User), place) {
 				continue
 			}
-			u, err := confirmUser(ctx, live, obj.(capi.User), place)
+			fresh := kind.DeepCopyObject().(capi.User)
+			has, err := confirmUser(ctx, live, client.ObjectKeyFromObject(obj), fresh, place)
 			if err != nil {
-				return nil, err
+				return nil, fmt.Errorf("reading %s %s: %w", gvk.Kind, client.ObjectKeyFromObject(obj), err)
 			}
-			if u != nil {
-				found = append(found, *u)
+			if has {
+				found = append(found, User{Kind: gvk.Kind, NamespacedName: client.ObjectKeyFromObject(obj), Object: fresh})
 			}
 		}
 	}
 	return found, nil
 }
 
-// confirmUser is the user as the API server knows it, nil if it no longer has
-// the address.
-func confirmUser(ctx context.Context, live client.Reader, cached capi.User, place capi.Place) (*User, error) {
-	fresh, kind := emptyUser(cached)
-	key := client.ObjectKeyFromObject(cached)
-	err := live.Get(ctx, key, fresh)
-	switch {
-	case IsAbsent(err):
-		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("reading %s %s: %w", kind, key, err)
-	case !has(fresh, place):
-		return nil, nil
+// confirmUser reads a user from the API server, and tells whether it still has the
+// address.
+func confirmUser(ctx context.Context, live client.Reader, key types.NamespacedName, fresh capi.User, place capi.Place) (bool, error) {
+	if err := live.Get(ctx, key, fresh); err != nil {
+		if IsAbsent(err) {
+			return false, nil
+		}
+		return false, err
 	}
 	if _, isMachine := fresh.(*capi.VSphereMachine); isMachine && IsDone(fresh) {
-		return nil, nil
+		return false, nil
 	}
-	return &User{Kind: kind, NamespacedName: key, Object: fresh}, nil
-}
-
-func emptyUser(like capi.User) (empty capi.User, kind string) {
-	switch like.(type) {
-	case *capi.VSphereMachine:
-		return &capi.VSphereMachine{}, capi.VSphereMachineKind.Kind
-	case *capi.VSphereVM:
-		return &capi.VSphereVM{}, capi.VSphereVMKind.Kind
-	}
-	return &capi.Cluster{}, capi.ClusterKind.Kind
+	return has(fresh, place), nil
 }
 
 func has(u capi.User, place capi.Place) bool {
@@ -142,4 +134,17 @@ func inUse(pool Pool, b Binding, users []User, namespace string) error {
 	return &unfit{cause: UsedByOther, ip: b.Address.Addr(), users: users, refusal: Refuse(AddressInUse,
 		"%s answered with %s, which %s uses: keep the pool from handing it out, or replace what uses it",
 		b.Pool.In(pool.GetNamespace()), b.Address.Addr(), users[0].In(namespace))}
+}
+
+// IsDone tells whether a machine is being deleted and nobody but us and the
+// garbage collector is left on it. Waiting for the latter's finalizers would be
+// a deadlock: it waits for what the machine owns.
+func IsDone(machine client.Object) bool {
+	return !machine.GetDeletionTimestamp().IsZero() && !slices.ContainsFunc(machine.GetFinalizers(), func(f string) bool {
+		switch f {
+		case ReleaseFinalizer, metav1.FinalizerDeleteDependents, metav1.FinalizerOrphanDependents:
+			return false
+		}
+		return true
+	})
 }

@@ -43,6 +43,7 @@ func ObstacleOf(refusal *Refusal) (obstacle Obstacle, needed uint64) {
 	return Obstacle{Pool: refusal.Lack.Pool}, max(refusal.Lack.Needed, 1)
 }
 
+// String is the form in which RefusedByAnnotation holds the obstacle.
 func (o Obstacle) String() string {
 	if o.Reason != "" {
 		return string(o.Reason)

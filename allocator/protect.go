@@ -32,7 +32,7 @@ func (a *Allocator) protect(ctx context.Context, req Request, want Want, address
 	if want.Device.NetworkName != "" {
 		SetAnnotation(obj, NetworkAnnotation, want.Device.NetworkName)
 	}
-	err := a.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	err := PatchAsRead(ctx, a.client, obj, before)
 	switch {
 	case err == nil:
 		return nil
@@ -65,7 +65,7 @@ func (a *Allocator) unprotect(ctx context.Context, provider Provider, claim clie
 			delete(annotations, MachineNameAnnotation)
 			delete(annotations, NetworkAnnotation)
 			obj.SetAnnotations(annotations)
-			return client.IgnoreNotFound(a.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})))
+			return client.IgnoreNotFound(PatchAsRead(ctx, a.client, obj, before))
 		})
 		if err != nil {
 			return fmt.Errorf("unprotecting address %s: %w", klog.KObj(obj), err)

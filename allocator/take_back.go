@@ -64,7 +64,7 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, want Want) error 
 func (a *Allocator) keep(ctx context.Context, claim client.Object) error {
 	before := claim.DeepCopyObject().(client.Object)
 	SetAnnotation(claim, KeptAnnotation, "")
-	if err := a.client.Patch(ctx, claim, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{})); err != nil {
+	if err := PatchAsRead(ctx, a.client, claim, before); err != nil {
 		return client.IgnoreNotFound(err)
 	}
 	klog.FromContext(ctx).Info("Kept a claim that was not bound in time", "claim", klog.KObj(claim))

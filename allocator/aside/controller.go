@@ -87,17 +87,13 @@ func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content 
 	return nil
 }
 
-// abandon takes the provider's finalizers off a claim that is being deleted and
-// that the provider will never look at again, because its pool is gone.
+// abandon lets a claim that is being deleted go if its provider does not.
 func (r *reconciler) abandon(ctx context.Context, claim allocator.Claim) error {
-	gone, err := r.provider.Abandons(ctx, r.live, claim)
-	if err != nil || !gone || !r.provider.IsFree(claim.Object) {
+	abandoned, err := r.provider.Abandons(ctx, r.live, claim)
+	if err != nil || !abandoned {
 		return err
 	}
-	before := claim.DeepCopyObject().(client.Object)
-	claim.SetFinalizers(nil)
-	err = r.client.Patch(ctx, claim.Object, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-	return client.IgnoreNotFound(err)
+	return allocator.Abandon(ctx, r.client, r.provider, claim.Object)
 }
 
 // note remembers a claim, and tells whether it is new.

@@ -62,7 +62,7 @@ func (n *Network) addresses() []Place {
 	var places []Place
 	for _, device := range n.Devices {
 		for _, text := range device.IPAddrs {
-			if ip, ok := parse(text); ok {
+			if ip := ParseAddress(text); ip.IsValid() {
 				places = append(places, Place{IP: ip, Network: device.NetworkName})
 			}
 		}
@@ -71,20 +71,24 @@ func (n *Network) addresses() []Place {
 }
 
 func addReported(places []Place, text, network string) []Place {
-	ip, ok := parse(text)
-	if !ok || slices.ContainsFunc(places, func(p Place) bool { return p.IP == ip }) {
+	ip := ParseAddress(text)
+	if !ip.IsValid() || slices.ContainsFunc(places, func(p Place) bool { return p.IP == ip }) {
 		return places
 	}
 	return append(places, Place{IP: ip, Network: network})
 }
 
-// parse reads an address, with or without a prefix length.
-func parse(text string) (netip.Addr, bool) {
+// ParseAddress reads an address, with or without the length of its prefix. It is
+// the zero address if the text is neither.
+func ParseAddress(text string) netip.Addr {
 	if prefix, err := netip.ParsePrefix(text); err == nil {
-		return prefix.Addr().Unmap(), true
+		return prefix.Addr().Unmap()
 	}
 	ip, err := netip.ParseAddr(text)
-	return ip.Unmap().WithZone(""), err == nil
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ip.Unmap().WithZone("")
 }
 
 // SameNetwork tells whether two names may be of one network. A network may be

@@ -129,7 +129,7 @@ func (r *Reconciler) confirm(ctx context.Context, s *state) error {
 
 // patch writes the difference against the resourceVersion that was read.
 func (r *Reconciler) patch(ctx context.Context, obj, before client.Object) error {
-	return r.client.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+	return allocator.PatchAsRead(ctx, r.client, obj, before)
 }
 
 // confirmUse is confirm for a step that claims an address anew: it also sees that
@@ -155,6 +155,6 @@ func replaced(machine string) error {
 // deviceOf is the index of the device that has an address, negative if none has.
 func deviceOf(machine *capi.VSphereMachine, ip netip.Addr) int {
 	return slices.IndexFunc(machine.Spec.Network.Devices, func(device capi.Device) bool {
-		return slices.ContainsFunc(device.IPAddrs, func(text string) bool { return addressOf(text) == ip })
+		return slices.ContainsFunc(device.IPAddrs, func(text string) bool { return capi.ParseAddress(text) == ip })
 	})
 }

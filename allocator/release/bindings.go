@@ -8,6 +8,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // annotatedBindings are those that the machine's annotation says it holds. An
@@ -70,6 +71,6 @@ func isNamedFor(machine, claim string) bool {
 func isMarkedFor(machine string, b allocator.Binding, addresses []allocator.Address) bool {
 	return slices.ContainsFunc(addresses, func(address allocator.Address) bool {
 		return allocator.MachineOf(address) == machine && address.Claim == b.Claim && address.Pool == b.Pool &&
-			addressOf(address.IP) == b.Address.Addr()
+			capi.ParseAddress(address.IP) == b.Address.Addr()
 	})
 }

@@ -141,7 +141,7 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 	case discard:
 		return r.discard(ctx, s, h)
 	case abandon:
-		return r.abandon(ctx, h)
+		return allocator.Abandon(ctx, r.client, r.providers.For(h.claim.Pool), h.claim.Object)
 	case leave:
 	}
 	return nil

@@ -144,23 +144,6 @@ func unblockOwner(claim client.Object, machine types.UID) {
 	claim.SetOwnerReferences(owners)
 }
 
-// abandon takes the provider's finalizers off a claim that is being deleted and
-// has no pool: the provider looks at claims pool by pool, so this one it never
-// will, and its namespace could not go.
-func (r *Reconciler) abandon(ctx context.Context, h *holding) error {
-	before := h.claim.DeepCopyObject().(client.Object)
-	controllerutil.RemoveFinalizer(h.claim, allocator.InUseFinalizer)
-	if !r.providers.For(h.claim.Pool).IsFree(h.claim.Object) {
-		return nil
-	}
-	h.claim.SetFinalizers(nil)
-	if err := r.patch(ctx, h.claim.Object, before); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("abandoning claim %s: %w", klog.KObj(h.claim), err)
-	}
-	klog.FromContext(ctx).Info("Let a claim go whose pool does not exist", "claim", klog.KObj(h.claim))
-	return nil
-}
-
 // unprotectLeft unprotects what a machine has left behind, unless the cache was
 // wrong about it.
 func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) error {

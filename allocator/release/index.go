@@ -66,7 +66,7 @@ func indexByMachine(machineOf func(client.Object) string) map[string]client.Inde
 func indexAddresses(provider allocator.Provider) map[string]client.IndexerFunc {
 	indexes := indexByMachine(machineOfAddress(provider))
 	indexes[byIP] = func(obj client.Object) []string {
-		return []string{addressOf(provider.Address(obj).IP).String()}
+		return []string{capi.ParseAddress(provider.Address(obj).IP).String()}
 	}
 	return indexes
 }

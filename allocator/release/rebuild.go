@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // decideRebuilt waits with a claim that was made again until its provider has
@@ -164,7 +165,7 @@ func (r *Reconciler) others(ctx context.Context, s *state, b *allocator.Binding,
 	for _, obj := range objects {
 		address := provider.Address(obj)
 		own := address.GetNamespace() == s.namespace && address.Claim == b.Claim
-		if address.Pool == b.Pool && addressOf(address.IP) == b.Address.Addr() && !own {
+		if address.Pool == b.Pool && capi.ParseAddress(address.IP) == b.Address.Addr() && !own {
 			others = append(others, address)
 		}
 	}

@@ -164,13 +164,13 @@ func restored(machine *capi.VSphereMachine, m machineState, h *holding) *allocat
 	if !h.belongsTo(m) && !isOffered(h.claim, m.name) {
 		return nil
 	}
-	ip := addressOf(h.address.IP)
+	ip := capi.ParseAddress(h.address.IP)
 	i := deviceOf(machine, ip)
 	if i < 0 || !ip.IsValid() {
 		return nil
 	}
 	device := machine.Spec.Network.Devices[i]
-	at := slices.IndexFunc(device.IPAddrs, func(text string) bool { return addressOf(text) == ip })
+	at := slices.IndexFunc(device.IPAddrs, func(text string) bool { return capi.ParseAddress(text) == ip })
 	prefix, err := netip.ParsePrefix(device.IPAddrs[at])
 	if err != nil {
 		return nil

@@ -3,7 +3,6 @@ package release
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -52,19 +51,6 @@ func (h *holding) isOfVM(vm *capi.VSphereVM, m machineState) bool {
 
 // isOn tells whether a VM has an address on a device, or reports it.
 func isOn(vm *capi.VSphereVM, text string) bool {
-	ip := addressOf(text)
+	ip := capi.ParseAddress(text)
 	return ip.IsValid() && slices.ContainsFunc(vm.Addresses(), func(place capi.Place) bool { return place.IP == ip })
-}
-
-// addressOf reads an address, with or without the length of its prefix. It is the
-// zero address if the text is neither.
-func addressOf(text string) netip.Addr {
-	if prefix, err := netip.ParsePrefix(text); err == nil {
-		return prefix.Addr().Unmap()
-	}
-	ip, err := netip.ParseAddr(text)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return ip.Unmap()
 }

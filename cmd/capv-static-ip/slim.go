@@ -12,13 +12,9 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 )
 
-const (
-	// maxAnnotations is the size of the annotations that are kept of an object in a
-	// cache: those that are read are short.
-	maxAnnotations = 16 << 10
-	// maxBindings is the size of a machine's bindings, which come on top.
-	maxBindings = 64 << 10
-)
+// maxAnnotations is the size of the annotations that are kept of an object in a
+// cache: those that are read are short. A machine's bindings come on top.
+const maxAnnotations = 16 << 10
 
 // slim is the transform of the caches: it drops what nobody here reads. An object
 // may have 256 KiB of annotations, to begin with all that kubectl applied, and
@@ -40,7 +36,7 @@ func slimAnnotations(object metav1.Object) map[string]string {
 	all := object.GetAnnotations()
 	kept, left, dropped := map[string]string{}, maxAnnotations, ""
 	if _, isMachine := object.(*capi.VSphereMachine); isMachine {
-		if text, bound := all[allocator.BindingsAnnotation]; bound && len(text) <= maxBindings {
+		if text, bound := all[allocator.BindingsAnnotation]; bound && len(text) <= allocator.MaxBindingsSize {
 			kept[allocator.BindingsAnnotation] = text
 		}
 	}

@@ -46,7 +46,7 @@ func TestSlimObjectsKeepWhatIsRead(t *testing.T) {
 		},
 		"bindings that no machine can have": {
 			object: &capi.VSphereMachine{},
-			given:  map[string]string{allocator.BindingsAnnotation: strings.Repeat("x", maxBindings+1)},
+			given:  map[string]string{allocator.BindingsAnnotation: strings.Repeat("x", allocator.MaxBindingsSize+1)},
 			want:   map[string]string{allocator.BindingsAnnotation: ""},
 		},
 		"bindings of something else": {
