@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // accept checks an address, and protects it for the machine.
@@ -56,7 +58,7 @@ func (a *Allocator) checkGivenOnce(ctx context.Context, pool Pool, address Addre
 	}
 	obj := EmptyAddress(twin)
 	err := a.live.Get(ctx, client.ObjectKeyFromObject(address), obj)
-	if IsAbsent(err) {
+	if kube.IsAbsent(err) {
 		return nil
 	}
 	if err != nil {
@@ -75,7 +77,7 @@ func (a *Allocator) checkGivenOnce(ctx context.Context, pool Pool, address Addre
 // the claim does name an address.
 func (a *Allocator) acceptEarly(ctx context.Context, req Request, want Want, pool Pool, claim Claim) (types.UID, Binding) {
 	provider := a.providers.For(want.Pool)
-	addresses, err := List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+	addresses, err := kube.List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
 	if err != nil {
 		return "", Binding{}
 	}

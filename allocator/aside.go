@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // maxSetAside bounds the addresses of one pool that are set aside. Beyond it
@@ -100,7 +101,7 @@ func (a *Allocator) setAside(ctx context.Context, req Request, pool Pool, claim 
 			return bad
 		}
 	}
-	err = retryOnConflict(func() error { return a.convert(ctx, req, claim, bad, loser) })
+	err = kube.RetryOnConflict(func() error { return a.convert(ctx, req, claim, bad, loser) })
 	if err != nil {
 		return fmt.Errorf("setting aside an address of %s: %w", pool.Reference, err)
 	}
@@ -152,8 +153,8 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *
 	if err != nil {
 		return fmt.Errorf("writing annotation %s: %w", SetAsideAnnotation, err)
 	}
-	setLabel(obj, SetAsideLabel, "")
-	SetAnnotation(obj, SetAsideAnnotation, string(content))
+	kube.SetLabel(obj, SetAsideLabel, "")
+	kube.SetAnnotation(obj, SetAsideAnnotation, string(content))
 	return a.client.Update(ctx, obj)
 }
 
@@ -188,7 +189,7 @@ func (a *Allocator) isLost(ctx context.Context, holder User, b Binding) (bool, e
 	obj := EmptyClaim(provider)
 	key := client.ObjectKey{Namespace: holder.Namespace, Name: b.Claim}
 	err := a.live.Get(ctx, key, obj)
-	if IsAbsent(err) {
+	if kube.IsAbsent(err) {
 		return true, nil
 	}
 	if err != nil {
@@ -198,7 +199,7 @@ func (a *Allocator) isLost(ctx context.Context, holder User, b Binding) (bool, e
 }
 
 func (a *Allocator) isSetAsideFull(ctx context.Context, pool Pool) (bool, error) {
-	claims, err := List(ctx, a.client, EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(pool.GetNamespace()),
+	claims, err := kube.List(ctx, a.client, EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(pool.GetNamespace()),
 		client.HasLabels{SetAsideLabel}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("listing what is set aside of %s: %w", pool.Reference, err)
@@ -229,7 +230,7 @@ func (a *Allocator) IsStillUnfit(ctx context.Context, claim Claim, content SetAs
 	}
 	obj := EmptyAddress(provider)
 	err = a.live.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}, obj)
-	if IsAbsent(err) {
+	if kube.IsAbsent(err) {
 		return read.Object, false, nil
 	}
 	if err != nil {

@@ -13,6 +13,8 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // ensureClaim makes the claim for a want, or takes the one that exists if that
@@ -88,8 +90,8 @@ func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool 
 func sign(claim client.Object, req Request, want Want, stamp Stamp) {
 	Mark(claim, req.Machine)
 	Use(claim, stamp)
-	SetAnnotation(claim, DeviceAnnotation, strconv.Itoa(want.Device.Index))
-	SetAnnotation(claim, RequestedByAnnotation, requestedBy(req.Owner))
+	kube.SetAnnotation(claim, DeviceAnnotation, strconv.Itoa(want.Device.Index))
+	kube.SetAnnotation(claim, RequestedByAnnotation, requestedBy(req.Owner))
 }
 
 // requestedBy is the value of RequestedByAnnotation.
@@ -129,7 +131,7 @@ func isNotToUse(claim client.Object, req Request) bool {
 
 // reuseOrJudgeAgain is reuse, repeated while others change the claim.
 func (a *Allocator) reuseOrJudgeAgain(ctx context.Context, req Request, want Want, pool Pool) (claim Claim, err error) {
-	err = retryOnConflict(func() error {
+	err = kube.RetryOnConflict(func() error {
 		var err error
 		claim, err = a.reuse(ctx, req, want, pool)
 		return err
@@ -197,12 +199,6 @@ func terminating(want Want, claim types.NamespacedName) error {
 		claim.Name, want.Pool.Kind, want.Pool.Name, claim.Namespace)
 }
 
-// PatchAsRead writes what has been changed in an object since before, unless others
-// have changed it, too: then it returns a conflict.
-func PatchAsRead(ctx context.Context, c client.Writer, obj, before client.Object) error {
-	return c.Patch(ctx, obj, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
-}
-
 // Abandon finishes the deletion of a claim that its provider will never look at
 // again, see Provider.Abandons, unless others still hold it.
 func Abandon(ctx context.Context, c client.Writer, provider Provider, claim client.Object) error {
@@ -212,17 +208,9 @@ func Abandon(ctx context.Context, c client.Writer, provider Provider, claim clie
 		return nil
 	}
 	claim.SetFinalizers(nil)
-	if err := PatchAsRead(ctx, c, claim, before); client.IgnoreNotFound(err) != nil {
+	if err := kube.PatchAsRead(ctx, c, claim, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("abandoning claim %s: %w", klog.KObj(claim), err)
 	}
 	klog.FromContext(ctx).Info("Let a claim go whose pool does not exist", "claim", klog.KObj(claim))
 	return nil
-}
-
-// DeleteAsRead deletes an object unless it has changed, or has been replaced,
-// since it was read: then it returns a conflict. That it is gone is no error.
-func DeleteAsRead(ctx context.Context, c client.Writer, obj client.Object) error {
-	uid, version := obj.GetUID(), obj.GetResourceVersion()
-	err := c.Delete(ctx, obj, client.Preconditions{UID: &uid, ResourceVersion: &version})
-	return client.IgnoreNotFound(err)
 }

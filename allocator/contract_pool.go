@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // served refuses a pool that the in-cluster provider, and those built like it,
@@ -30,7 +31,7 @@ func served(ctx context.Context, reader client.Reader, pool client.Object, name 
 	cluster := &capi.Cluster{}
 	err := reader.Get(ctx, client.ObjectKey{Namespace: machine.Namespace, Name: machine.Cluster}, cluster)
 	switch {
-	case IsAbsent(err):
+	case kube.IsAbsent(err):
 		return Refuse(PoolNotServed, "%s is not served for Cluster %q, which does not exist: create the Cluster or correct label %s of the machine",
 			name, machine.Cluster, clusterv1.ClusterNameLabel)
 	case err != nil:

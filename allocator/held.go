@@ -8,6 +8,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // requestLimit is what the API server grants a whole request
@@ -21,7 +23,7 @@ const requestLimit = time.Minute
 func (a *Allocator) Held(ctx context.Context, machine Machine, uid types.UID) ([]Binding, error) {
 	var held []Binding
 	for _, provider := range a.providers {
-		addresses, err := List(ctx, a.client, EmptyAddress(provider), client.InNamespace(machine.Namespace), client.UnsafeDisableDeepCopy)
+		addresses, err := kube.List(ctx, a.client, EmptyAddress(provider), client.InNamespace(machine.Namespace), client.UnsafeDisableDeepCopy)
 		if err != nil {
 			return nil, fmt.Errorf("listing the addresses of VSphereMachine %s: %w", machine.NamespacedName, err)
 		}
@@ -69,7 +71,7 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 	provider := a.providers.For(b.Pool)
 	key := types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim}
 	obj := EmptyClaim(provider)
-	if err := reader.Get(ctx, key, obj); IsAbsent(err) {
+	if err := reader.Get(ctx, key, obj); kube.IsAbsent(err) {
 		return false, nil
 	} else if err != nil {
 		return false, fmt.Errorf("reading claim %s: %w", key, err)
@@ -84,7 +86,7 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 
 	key.Name = claim.Address
 	answer := EmptyAddress(provider)
-	if err := reader.Get(ctx, key, answer); IsAbsent(err) {
+	if err := reader.Get(ctx, key, answer); kube.IsAbsent(err) {
 		return false, nil
 	} else if err != nil {
 		return false, fmt.Errorf("reading address %s: %w", key, err)

@@ -5,6 +5,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // nameHost gives a claim that carries a host name the one of the want, in the DNS
@@ -21,7 +23,7 @@ func nameHost(claim client.Object, want Want, pool Pool) {
 	if zone := dnsZone(pool); zone != "" && !strings.HasSuffix(host, "."+zone) {
 		host += "." + zone
 	}
-	SetAnnotation(claim, hostnameAnnotation, host)
+	kube.SetAnnotation(claim, hostnameAnnotation, host)
 }
 
 func dnsZone(pool Pool) string {

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines;vspherevms,verbs=get;list;watch
@@ -66,7 +67,7 @@ func Users(ctx context.Context, c client.Client, live client.Reader, asker types
 		if err != nil {
 			return nil, fmt.Errorf("finding the kind of what has %s: %w", place.IP, err)
 		}
-		objects, err := List(ctx, c, kind, client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
+		objects, err := kube.List(ctx, c, kind, client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
 		if err != nil {
 			return nil, fmt.Errorf("listing what has %s: %w", place.IP, err)
 		}
@@ -92,7 +93,7 @@ func Users(ctx context.Context, c client.Client, live client.Reader, asker types
 // address.
 func confirmUser(ctx context.Context, live client.Reader, key types.NamespacedName, fresh capi.User, place capi.Place) (bool, error) {
 	if err := live.Get(ctx, key, fresh); err != nil {
-		if IsAbsent(err) {
+		if kube.IsAbsent(err) {
 			return false, nil
 		}
 		return false, err

@@ -13,6 +13,8 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 const (
@@ -178,20 +180,20 @@ func MachineOf(obj client.Object) string {
 // first moment would stop a move half way. The watch filter is the machine's, so
 // that the provider of its Cluster looks at the claim.
 func Mark(claim client.Object, machine Machine) {
-	setLabel(claim, MachineLabel, MachineLabelValue(machine.Name))
-	setLabel(claim, clusterctlv1.ClusterctlMoveLabel, "")
+	kube.SetLabel(claim, MachineLabel, MachineLabelValue(machine.Name))
+	kube.SetLabel(claim, clusterctlv1.ClusterctlMoveLabel, "")
 	if machine.WatchFilter != "" {
-		setLabel(claim, clusterv1.WatchLabel, machine.WatchFilter)
+		kube.SetLabel(claim, clusterv1.WatchLabel, machine.WatchFilter)
 	}
 	if machine.Cluster != "" {
-		setLabel(claim, clusterv1.ClusterNameLabel, machine.Cluster)
+		kube.SetLabel(claim, clusterv1.ClusterNameLabel, machine.Cluster)
 	}
-	SetAnnotation(claim, MachineNameAnnotation, machine.Name)
+	kube.SetAnnotation(claim, MachineNameAnnotation, machine.Name)
 }
 
 // Use stamps a claim.
 func Use(claim client.Object, stamp Stamp) {
-	SetAnnotation(claim, LastUsedAnnotation, stamp.String())
+	kube.SetAnnotation(claim, LastUsedAnnotation, stamp.String())
 }
 
 // IsMarked tells whether a claim carries our mark for the machine of this name.
@@ -228,23 +230,4 @@ func StampOf(claim client.Object) (Stamp, error) {
 		return Stamp{}, fmt.Errorf("reading annotation %s: %w", LastUsedAnnotation, err)
 	}
 	return Stamp{Time: t, Request: types.UID(request)}, nil
-}
-
-func setLabel(obj client.Object, key, value string) {
-	labels := obj.GetLabels()
-	if labels == nil {
-		labels = map[string]string{}
-	}
-	labels[key] = value
-	obj.SetLabels(labels)
-}
-
-// SetAnnotation sets one annotation of an object.
-func SetAnnotation(obj client.Object, key, value string) {
-	annotations := obj.GetAnnotations()
-	if annotations == nil {
-		annotations = map[string]string{}
-	}
-	annotations[key] = value
-	obj.SetAnnotations(annotations)
 }

@@ -8,6 +8,8 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 func TestClaimNameIsTheAdaptersName(t *testing.T) {
@@ -71,7 +73,7 @@ func TestStampSurvivesTheAnnotation(t *testing.T) {
 func TestStampThatIsMissingOrBrokenIsAnError(t *testing.T) {
 	for _, value := range []string{"", "yesterday uid", "uid"} {
 		claim := &ipamv1.IPClaim{}
-		SetAnnotation(claim, LastUsedAnnotation, value)
+		kube.SetAnnotation(claim, LastUsedAnnotation, value)
 		if stamp, err := StampOf(claim); err == nil {
 			t.Errorf("annotation %q was read as %v", value, stamp)
 		}

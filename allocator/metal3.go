@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // +kubebuilder:rbac:groups=ipam.metal3.io,resources=ippools,verbs=get;list;watch;patch
@@ -76,7 +77,7 @@ func (Metal3) CanRequest(PoolReference) bool { return true }
 
 // Request implements Provider.
 func (Metal3) Request(claim client.Object, ip netip.Addr) {
-	SetAnnotation(claim, metal3RequestAnnotation, ip.String())
+	kube.SetAnnotation(claim, metal3RequestAnnotation, ip.String())
 }
 
 // Requested implements Provider: the claim itself asks.
@@ -144,7 +145,7 @@ func (Metal3) Twin() Provider { return Contract{} }
 func (Metal3) Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error) {
 	err := reader.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}, &ipamv1.IPPool{})
 	switch {
-	case IsAbsent(err):
+	case kube.IsAbsent(err):
 		return true, nil
 	case err != nil:
 		return false, fmt.Errorf("reading IPPool %s/%s: %w", claim.GetNamespace(), claim.Pool.Name, err)
@@ -220,7 +221,7 @@ func (Metal3) served(ctx context.Context, reader client.Reader, pool *ipamv1.IPP
 	cluster := &capi.Cluster{}
 	err := reader.Get(ctx, client.ObjectKey{Namespace: pool.Namespace, Name: *pool.Spec.ClusterName}, cluster)
 	switch {
-	case IsAbsent(err):
+	case kube.IsAbsent(err):
 		return Refuse(PoolNotServed, "IPPool %q in namespace %q is not served: its spec.clusterName is %q, and that Cluster does not exist; "+
 			"create the Cluster or correct the pool", pool.Name, pool.Namespace, *pool.Spec.ClusterName)
 	case err != nil:
@@ -258,7 +259,7 @@ func (m Metal3) used(ctx context.Context, reader client.Reader, pool *ipamv1.IPP
 func (Metal3) usedByTwin(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool, used []netip.Addr) ([]netip.Addr, error) {
 	addresses := &capiipamv1.IPAddressList{}
 	err := reader.List(ctx, addresses, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy)
-	if err != nil && !IsAbsent(err) {
+	if err != nil && !kube.IsAbsent(err) {
 		return nil, fmt.Errorf("listing the addresses of IPPool %s/%s for IPAddressClaims: %w", pool.Namespace, pool.Name, err)
 	}
 	ranges := metal3Ranges(pool)

@@ -6,6 +6,8 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // PoolsAnnotationPrefix and the index or the deviceName of a device make the
@@ -57,7 +59,7 @@ func (a *Allocator) seeNoGlobal(ctx context.Context, namespace string, want Want
 func isUsable(ctx context.Context, reader client.Reader, namespace string, ref PoolReference, pool client.Object) (bool, error) {
 	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ref.Name}, pool, client.UnsafeDisableDeepCopy)
 	switch {
-	case IsAbsent(err):
+	case kube.IsAbsent(err):
 		return false, nil
 	case err != nil:
 		return false, fmt.Errorf("looking for %s: %w", ref.In(namespace), err)

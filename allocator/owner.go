@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 const (
@@ -62,7 +64,7 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
 		return nil
 	}
 	for _, provider := range a.providers {
-		objects, err := List(ctx, a.client, EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
+		objects, err := kube.List(ctx, a.client, EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
 			client.MatchingFields{byRequester: requestedBy(req.Owner)})
 		if err != nil {
 			return fmt.Errorf("listing the claims for %s %s: %w", req.Owner.Kind, req.Owner.Name, err)
@@ -149,7 +151,7 @@ func (a *Allocator) isStored(ctx context.Context, claim Claim) (bool, error) {
 // checkUnstored bounds the claims whose machines were not stored, whoever they
 // were made for.
 func (a *Allocator) checkUnstored(ctx context.Context, req Request, pool Pool) error {
-	claims, err := List(ctx, a.client, EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(req.Machine.Namespace),
+	claims, err := kube.List(ctx, a.client, EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(req.Machine.Namespace),
 		client.MatchingFields{unadopted: pool.Reference.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return fmt.Errorf("listing the claims on %s: %w", pool.Reference, err)

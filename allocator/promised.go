@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // promiseTime is how long an address counts as used because a request was answered
@@ -100,7 +101,7 @@ func (a *Allocator) promise(ctx context.Context, machine Machine, pool Pool, b B
 	for _, made := range a.promised.add(b.Address.Addr(), next) {
 		claim := EmptyClaim(a.providers.For(made.pool))
 		err := a.client.Get(ctx, made.claim, claim)
-		if IsAbsent(err) || err == nil && (!claim.GetDeletionTimestamp().IsZero() || isSetAside(claim)) {
+		if kube.IsAbsent(err) || err == nil && (!claim.GetDeletionTimestamp().IsZero() || isSetAside(claim)) {
 			a.promised.drop(b.Address.Addr(), made.machine)
 			continue
 		}
@@ -120,7 +121,7 @@ func (a *Allocator) promise(ctx context.Context, machine Machine, pool Pool, b B
 func (a *Allocator) checkProtectedOnce(ctx context.Context, machine Machine, pool Pool, b Binding) error {
 	ip := b.Address.Addr()
 	for _, provider := range a.providers {
-		addresses, err := List(ctx, a.client, EmptyAddress(provider), client.MatchingFields{byIP: ip.String()}, client.UnsafeDisableDeepCopy)
+		addresses, err := kube.List(ctx, a.client, EmptyAddress(provider), client.MatchingFields{byIP: ip.String()}, client.UnsafeDisableDeepCopy)
 		if err != nil {
 			return fmt.Errorf("listing the addresses that are %s: %w", ip, err)
 		}

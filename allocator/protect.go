@@ -8,6 +8,8 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // protect puts our finalizer on an address before a machine is given it. metal3
@@ -28,11 +30,11 @@ func (a *Allocator) protect(ctx context.Context, req Request, want Want, address
 		// Another machine, or its VM, is still behind the address.
 		return terminating(want, req.claimKey(want))
 	}
-	SetAnnotation(obj, MachineNameAnnotation, req.Machine.Name)
+	kube.SetAnnotation(obj, MachineNameAnnotation, req.Machine.Name)
 	if want.Device.NetworkName != "" {
-		SetAnnotation(obj, NetworkAnnotation, want.Device.NetworkName)
+		kube.SetAnnotation(obj, NetworkAnnotation, want.Device.NetworkName)
 	}
-	err := PatchAsRead(ctx, a.client, obj, before)
+	err := kube.PatchAsRead(ctx, a.client, obj, before)
 	switch {
 	case err == nil:
 		return nil
@@ -47,12 +49,12 @@ func (a *Allocator) protect(ctx context.Context, req Request, want Want, address
 // unprotect takes back what protect did for a claim that was taken back. A
 // machine that was adopted has its UID on the address, which then stays its own.
 func (a *Allocator) unprotect(ctx context.Context, provider Provider, claim client.Object) error {
-	addresses, err := List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+	addresses, err := kube.List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
 	if err != nil {
 		return fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
 	}
 	for _, obj := range addresses {
-		err := retryOnConflict(func() error {
+		err := kube.RetryOnConflict(func() error {
 			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 				return client.IgnoreNotFound(err)
 			}
@@ -65,7 +67,7 @@ func (a *Allocator) unprotect(ctx context.Context, provider Provider, claim clie
 			delete(annotations, MachineNameAnnotation)
 			delete(annotations, NetworkAnnotation)
 			obj.SetAnnotations(annotations)
-			return client.IgnoreNotFound(PatchAsRead(ctx, a.client, obj, before))
+			return client.IgnoreNotFound(kube.PatchAsRead(ctx, a.client, obj, before))
 		})
 		if err != nil {
 			return fmt.Errorf("unprotecting address %s: %w", klog.KObj(obj), err)

@@ -7,6 +7,8 @@ import (
 
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // TakeBack deletes the claims that this request made and that nobody used since,
@@ -22,7 +24,7 @@ func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 		if want.Claim == "" {
 			continue
 		}
-		err := retryOnConflict(func() error { return a.takeBack(ctx, req, want) })
+		err := kube.RetryOnConflict(func() error { return a.takeBack(ctx, req, want) })
 		if err != nil {
 			errs = append(errs, fmt.Errorf("taking back claim %s: %w", req.claimKey(want), err))
 		}
@@ -52,7 +54,7 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, want Want) error 
 		}
 		return a.keep(ctx, claim)
 	}
-	if err := DeleteAsRead(ctx, a.client, claim); err != nil {
+	if err := kube.DeleteAsRead(ctx, a.client, claim); err != nil {
 		return err
 	}
 	claimsTakenBack.Inc()
@@ -63,8 +65,8 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, want Want) error 
 // keep leaves a claim to the next machine of its owner.
 func (a *Allocator) keep(ctx context.Context, claim client.Object) error {
 	before := claim.DeepCopyObject().(client.Object)
-	SetAnnotation(claim, KeptAnnotation, "")
-	if err := PatchAsRead(ctx, a.client, claim, before); err != nil {
+	kube.SetAnnotation(claim, KeptAnnotation, "")
+	if err := kube.PatchAsRead(ctx, a.client, claim, before); err != nil {
 		return client.IgnoreNotFound(err)
 	}
 	klog.FromContext(ctx).Info("Kept a claim that was not bound in time", "claim", klog.KObj(claim))

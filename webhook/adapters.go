@@ -9,6 +9,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // PoolNamespaceKey is how the static IP adapters name the namespace of pools: one
@@ -33,7 +34,7 @@ func (h *Handler) seePoolsHere(ctx context.Context, m *machine, by asker) error 
 	cluster := &capi.Cluster{}
 	err := h.Cache.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, cluster, client.UnsafeDisableDeepCopy)
 	if err != nil {
-		if allocator.IsAbsent(err) {
+		if kube.IsAbsent(err) {
 			return nil
 		}
 		return fmt.Errorf("reading Cluster %s/%s: %w", m.Namespace, name, err)

@@ -17,6 +17,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machinesets,verbs=get;patch
@@ -173,10 +174,10 @@ func (o *Owners) writeOrRetry(ctx context.Context, refused owner) {
 // CAPI has been made to try again after it; so the patch needs no lock, which
 // would only conflict with CAPI's own writes of the owner's status.
 func (o *Owners) write(ctx context.Context, refused owner, lacks allocator.Lacks) error {
-	obj := allocator.MetadataOf(capi.InScheme(o.client.Scheme(), refused.kind))
+	obj := kube.MetadataOf(capi.InScheme(o.client.Scheme(), refused.kind))
 	err := o.client.Get(ctx, refused.NamespacedName, obj)
 	switch {
-	case allocator.IsAbsent(err):
+	case kube.IsAbsent(err):
 		return nil
 	case err != nil:
 		return fmt.Errorf("reading %s %s: %w", refused.kind.Kind, refused.NamespacedName, err)

@@ -12,6 +12,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachinetemplates,verbs=get;list;watch
@@ -97,7 +98,7 @@ func (h *Handler) askers(ctx context.Context, m *machine) ([]asker, error) {
 // made in the same breath as its machines.
 func (h *Handler) template(ctx context.Context, key client.ObjectKey, readers []client.Reader) (*metav1.PartialObjectMetadata, error) {
 	for _, reader := range readers {
-		template := allocator.MetadataOf(capi.InScheme(h.Scheme, capi.VSphereMachineTemplateKind))
+		template := kube.MetadataOf(capi.InScheme(h.Scheme, capi.VSphereMachineTemplateKind))
 		err := reader.Get(ctx, key, template)
 		if client.IgnoreNotFound(err) != nil {
 			return nil, fmt.Errorf("reading VSphereMachineTemplate %s: %w", key, err)
@@ -118,7 +119,7 @@ func (h *Handler) isPaused(ctx context.Context, m *machine) (bool, error) {
 	}
 	cluster := &capi.Cluster{}
 	err := h.Cache.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, cluster)
-	if allocator.IsAbsent(err) {
+	if kube.IsAbsent(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -142,6 +143,6 @@ func whilePaused(req admission.Request, m *machine) verdict {
 
 // Sources are the kinds that admission reads from the cache.
 func Sources(scheme *runtime.Scheme) []allocator.Source {
-	template := allocator.MetadataOf(capi.InScheme(scheme, capi.VSphereMachineTemplateKind))
+	template := kube.MetadataOf(capi.InScheme(scheme, capi.VSphereMachineTemplateKind))
 	return []allocator.Source{{Object: template}, {Object: &capi.Cluster{}}}
 }

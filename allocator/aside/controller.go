@@ -16,6 +16,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // reviewInterval is how often it is looked whether the cause is gone: nothing
@@ -47,7 +48,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	obj := allocator.EmptyClaim(r.provider)
 	if err := r.client.Get(ctx, req.NamespacedName, obj); err != nil {
 		r.forget(req.NamespacedName)
-		if allocator.IsAbsent(err) {
+		if kube.IsAbsent(err) {
 			return reconcile.Result{}, nil
 		}
 		return reconcile.Result{}, fmt.Errorf("reading claim %s: %w", req.NamespacedName, err)
@@ -80,7 +81,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 
 // giveBack lets the provider have the address again.
 func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content allocator.SetAside) error {
-	if err := allocator.DeleteAsRead(ctx, r.client, claim); err != nil {
+	if err := kube.DeleteAsRead(ctx, r.client, claim); err != nil {
 		return fmt.Errorf("giving back claim %s: %w", klog.KObj(claim), err)
 	}
 	klog.FromContext(ctx).Info("Gave back an address that was set aside", "claim", klog.KObj(claim), "address", content.IP)

@@ -19,6 +19,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // adopt protects the address first and then makes the claim the machine's own,
@@ -93,8 +94,8 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	annotations := address.GetAnnotations()
 	delete(annotations, allocator.MovedAnnotation)
 	address.SetAnnotations(annotations)
-	allocator.SetAnnotation(address, allocator.MachineNameAnnotation, s.name)
-	allocator.SetAnnotation(address, allocator.MachineUIDAnnotation, string(s.uid))
+	kube.SetAnnotation(address, allocator.MachineNameAnnotation, s.name)
+	kube.SetAnnotation(address, allocator.MachineUIDAnnotation, string(s.uid))
 	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.Name == h.address.Claim && (h.claim == nil || owner.UID != h.claim.GetUID())
 	}))
@@ -129,7 +130,7 @@ func (r *Reconciler) confirm(ctx context.Context, s *state) error {
 
 // patch writes the difference against the resourceVersion that was read.
 func (r *Reconciler) patch(ctx context.Context, obj, before client.Object) error {
-	return allocator.PatchAsRead(ctx, r.client, obj, before)
+	return kube.PatchAsRead(ctx, r.client, obj, before)
 }
 
 // confirmUse is confirm for a step that claims an address anew: it also sees that

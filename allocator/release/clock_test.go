@@ -16,6 +16,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // at makes the reconciler's clock show this time.
@@ -27,7 +28,7 @@ func TestOrphanIsReapedByTheLeadersOwnClock(t *testing.T) {
 		mark  func(*ipamv1.IPClaim)
 		grace time.Duration
 	}{
-		"never adopted": {func(c *ipamv1.IPClaim) { allocator.SetAnnotation(c, allocator.RequestedByAnnotation, "none") }, time.Minute},
+		"never adopted": {func(c *ipamv1.IPClaim) { kube.SetAnnotation(c, allocator.RequestedByAnnotation, "none") }, time.Minute},
 		"adopted once":  {func(*ipamv1.IPClaim) {}, restorePatience},
 	} {
 		t.Run(name, func(t *testing.T) {

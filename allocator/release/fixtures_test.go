@@ -11,6 +11,7 @@ import (
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 const grace = 5 * time.Minute
@@ -124,7 +125,7 @@ func unprotected(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 // bare takes the finalizers off, as a backup does.
 func bare(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Finalizers = nil }
 func nameLeft(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-	allocator.SetAnnotation(a, allocator.MachineNameAnnotation, "cp-0")
+	kube.SetAnnotation(a, allocator.MachineNameAnnotation, "cp-0")
 }
 func terminatingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.DeletionTimestamp = &deleted
@@ -170,7 +171,7 @@ func usedBefore(age time.Duration) option {
 
 // requested makes the claim that of a request: no machine has adopted it.
 func requested(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	allocator.SetAnnotation(c, allocator.RequestedByAnnotation, "none")
+	kube.SetAnnotation(c, allocator.RequestedByAnnotation, "none")
 }
 func seenBefore(age time.Duration) option {
 	return func(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.seen = now.Add(-age) }
@@ -184,7 +185,7 @@ func departed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.departed 
 func offDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.offDevice = true }
 func placed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { h.placed = true }
 func rebuilt(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	allocator.SetAnnotation(c, allocator.RebuiltAnnotation, "10.0.0.1")
+	kube.SetAnnotation(c, allocator.RebuiltAnnotation, "10.0.0.1")
 }
 func named(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.Status.Address = &corev1.ObjectReference{Name: "address"}

@@ -13,6 +13,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // release gives a binding back. It waits for nothing that the provider must do.
@@ -101,7 +102,7 @@ func (r *Reconciler) giveUp(ctx context.Context, s *state, claim client.Object) 
 	if !claim.GetDeletionTimestamp().IsZero() {
 		return changed, nil
 	}
-	return true, allocator.DeleteAsRead(ctx, r.client, claim)
+	return true, kube.DeleteAsRead(ctx, r.client, claim)
 }
 
 // yield takes our finalizer off a claim.
@@ -117,7 +118,7 @@ func (r *Reconciler) yield(ctx context.Context, claim client.Object) error {
 // tells it from one whose claim and machine were taken away by force.
 func (r *Reconciler) depart(ctx context.Context, h *holding) error {
 	before := h.address.DeepCopyObject().(client.Object)
-	allocator.SetAnnotation(h.address, allocator.MovedAnnotation, "")
+	kube.SetAnnotation(h.address, allocator.MovedAnnotation, "")
 	if err := r.patch(ctx, h.address.Object, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("noting the move on address %s: %w", klog.KObj(h.address), err)
 	}

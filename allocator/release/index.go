@@ -10,6 +10,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // Names of cache indexes.
@@ -77,7 +78,7 @@ func (r *Reconciler) machinesOn(ctx context.Context, vm *capi.VSphereVM) []types
 	for _, provider := range r.providers {
 		machineOf := machineOfAddress(provider)
 		for _, place := range vm.Addresses() {
-			objects, err := allocator.List(ctx, r.client, allocator.EmptyAddress(provider),
+			objects, err := kube.List(ctx, r.client, allocator.EmptyAddress(provider),
 				client.InNamespace(vm.Namespace), client.MatchingFields{byIP: place.IP.String()})
 			if err != nil {
 				// The address is looked at again all the same, only later.
@@ -136,7 +137,7 @@ func (r *Reconciler) addressesNaming(ctx context.Context, machine types.Namespac
 
 // listNaming lists the objects of a kind that name the machine, from the cache.
 func (r *Reconciler) listNaming(ctx context.Context, machine types.NamespacedName, kind client.Object) ([]client.Object, error) {
-	return allocator.List(ctx, r.client, kind, client.InNamespace(machine.Namespace), client.MatchingFields{byMachine: machine.Name})
+	return kube.List(ctx, r.client, kind, client.InNamespace(machine.Namespace), client.MatchingFields{byMachine: machine.Name})
 }
 
 // claim reads a claim on a pool from the first of these that has it: from the
@@ -168,7 +169,7 @@ func getAny(ctx context.Context, key types.NamespacedName, obj client.Object, re
 		if err == nil {
 			return true, nil
 		}
-		if !allocator.IsAbsent(err) {
+		if !kube.IsAbsent(err) {
 			return false, fmt.Errorf("reading %T %s: %w", obj, key, err)
 		}
 	}

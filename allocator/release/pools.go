@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // touchedAnnotation on a terminating pool is the time of the last touch.
@@ -58,7 +59,7 @@ func (p *poolReconciler) sources(c controller.Controller, from cache.Cache) []al
 func (p *poolReconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	pool := &ipamv1.IPPool{}
 	if err := p.client.Get(ctx, req.NamespacedName, pool); err != nil {
-		if allocator.IsAbsent(err) {
+		if kube.IsAbsent(err) {
 			return reconcile.Result{}, nil
 		}
 		return reconcile.Result{}, fmt.Errorf("reading pool %s: %w", req.NamespacedName, err)
@@ -85,7 +86,7 @@ func (p *poolReconciler) touch(ctx context.Context, pool client.Object, now time
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	before := pool.DeepCopyObject().(client.Object)
-	allocator.SetAnnotation(pool, touchedAnnotation, now.UTC().Format(time.RFC3339Nano))
+	kube.SetAnnotation(pool, touchedAnnotation, now.UTC().Format(time.RFC3339Nano))
 	if err := p.client.Patch(ctx, pool, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
 		return reconcile.Result{}, fmt.Errorf("touching pool %s: %w", klog.KObj(pool), err)
 	}

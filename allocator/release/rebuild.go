@@ -17,6 +17,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // decideRebuilt waits with a claim that was made again until its provider has
@@ -83,7 +84,7 @@ func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
 		if placed, err := r.place(ctx, s, h); err != nil || !placed {
 			return err
 		}
-		allocator.SetAnnotation(claim, allocator.RebuiltAnnotation, b.Address.Addr().String())
+		kube.SetAnnotation(claim, allocator.RebuiltAnnotation, b.Address.Addr().String())
 	}
 	if err := r.client.Create(ctx, claim); err != nil {
 		if apierrors.IsAlreadyExists(err) {
@@ -118,8 +119,8 @@ func (r *Reconciler) place(ctx context.Context, s *state, h *holding) (bool, err
 	}
 	address := r.providers.For(h.annotated.Pool).Requested(s.namespace, *h.annotated)
 	controllerutil.AddFinalizer(address, allocator.InUseFinalizer)
-	allocator.SetAnnotation(address, allocator.MachineNameAnnotation, s.name)
-	allocator.SetAnnotation(address, allocator.MachineUIDAnnotation, string(s.uid))
+	kube.SetAnnotation(address, allocator.MachineNameAnnotation, s.name)
+	kube.SetAnnotation(address, allocator.MachineUIDAnnotation, string(s.uid))
 	if cluster := identityOf(s.object).Cluster; cluster != "" {
 		address.SetLabels(map[string]string{clusterv1.ClusterNameLabel: cluster})
 	}
@@ -157,7 +158,7 @@ func (r *Reconciler) others(ctx context.Context, s *state, b *allocator.Binding,
 	if err != nil {
 		return nil, err
 	}
-	objects, err := allocator.ListFrom(ctx, r.client, reader, allocator.EmptyAddress(provider), client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
+	objects, err := kube.ListFrom(ctx, r.client, reader, allocator.EmptyAddress(provider), client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("searching %s for other claims on %s: %w", b.Pool, b.Address.Addr(), err)
 	}

@@ -23,6 +23,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // workers is the number of machines reconciled at once. A reconcile mostly
@@ -175,7 +176,7 @@ func (r *Reconciler) machinesOfCluster(ctx context.Context, cluster client.Objec
 	}
 	var requests []reconcile.Request
 	for _, kind := range kinds {
-		objects, err := allocator.List(ctx, r.client, kind.list, client.InNamespace(cluster.GetNamespace()),
+		objects, err := kube.List(ctx, r.client, kind.list, client.InNamespace(cluster.GetNamespace()),
 			client.MatchingLabels{clusterv1.ClusterNameLabel: cluster.GetName()})
 		if err != nil {
 			// The periodic resync brings what is missed here.

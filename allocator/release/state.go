@@ -14,6 +14,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // state is the machine of one name and everything that is or was its own.
@@ -99,7 +100,7 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 	s.machineState, s.object = machineState{name: key.Name}, nil
 	machine := &capi.VSphereMachine{}
 	if err := reader.Get(ctx, key, machine); err != nil {
-		if allocator.IsAbsent(err) {
+		if kube.IsAbsent(err) {
 			return nil
 		}
 		return fmt.Errorf("reading the machine: %w", err)
@@ -221,7 +222,7 @@ func (r *Reconciler) isPaused(ctx context.Context, namespace string, s *state, h
 	}
 	cluster := &capi.Cluster{}
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, cluster)
-	if allocator.IsAbsent(err) {
+	if kube.IsAbsent(err) {
 		return false, nil
 	}
 	if err != nil {
@@ -305,7 +306,7 @@ func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
 		return false, nil
 	}
 	claim := allocator.EmptyClaim(r.providers.For(h.claim.Pool))
-	claims, err := allocator.List(ctx, r.client, claim, client.InNamespace(h.claim.GetNamespace()),
+	claims, err := kube.List(ctx, r.client, claim, client.InNamespace(h.claim.GetNamespace()),
 		client.MatchingFields{waiting: h.claim.Pool.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("listing the claims that wait: %w", err)

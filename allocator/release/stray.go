@@ -11,6 +11,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // isStray tells whether the address was made for a claim of ours, or is left of
@@ -72,7 +73,7 @@ func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 	if err := r.patch(ctx, h.address.Object, before); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	if err := allocator.DeleteAsRead(ctx, r.client, h.address.Object); err != nil {
+	if err := kube.DeleteAsRead(ctx, r.client, h.address.Object); err != nil {
 		return fmt.Errorf("discarding address %s: %w", klog.KObj(h.address), err)
 	}
 	addressesDiscarded.Inc()
@@ -111,7 +112,7 @@ func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, er
 // exists asks the API server.
 func (r *Reconciler) exists(ctx context.Context, key client.ObjectKey, obj client.Object) (bool, error) {
 	err := r.live.Get(ctx, key, obj)
-	if allocator.IsAbsent(err) {
+	if kube.IsAbsent(err) {
 		return false, nil
 	}
 	return err == nil, err

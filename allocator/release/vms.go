@@ -9,6 +9,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // observeVMs finds out, once, which holdings a VSphereVM still stands for: the VM
@@ -20,7 +21,7 @@ func (r *Reconciler) observeVMs(ctx context.Context, s *state) error {
 		return nil
 	}
 	vms := &capi.VSphereVMList{}
-	if err := r.live.List(ctx, vms, client.InNamespace(s.namespace)); err != nil && !allocator.IsAbsent(err) {
+	if err := r.live.List(ctx, vms, client.InNamespace(s.namespace)); err != nil && !kube.IsAbsent(err) {
 		return fmt.Errorf("listing VSphereVMs: %w", err)
 	}
 	for _, h := range s.holdings {

@@ -19,6 +19,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/allocator/limit"
 )
 
@@ -230,10 +231,10 @@ func (r *reconciler) waiting(ctx context.Context, key poolKey) ([]metav1.Partial
 	}
 	var owners []metav1.PartialObjectMetadata
 	for _, kind := range allocator.OwnerKinds() {
-		list := allocator.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
+		list := kube.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
 		err := r.client.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{byPool: value},
 			client.UnsafeDisableDeepCopy)
-		if err != nil && !allocator.IsAbsent(err) {
+		if err != nil && !kube.IsAbsent(err) {
 			return nil, fmt.Errorf("listing the %ss that wait for %s: %w", kind.Kind, value, err)
 		}
 		for i := range list.Items {
@@ -257,7 +258,7 @@ func (r *reconciler) isHeldUp(ctx context.Context, owner *metav1.PartialObjectMe
 	}
 	cluster := &capi.Cluster{}
 	err := r.client.Get(ctx, types.NamespacedName{Namespace: owner.Namespace, Name: name}, cluster)
-	if allocator.IsAbsent(err) {
+	if kube.IsAbsent(err) {
 		return false, nil
 	}
 	if err != nil {

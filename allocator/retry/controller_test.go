@@ -20,6 +20,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 var ref = allocator.PoolReference{APIGroup: "ipam.example.org", Kind: "Pool", Name: "pool"}
@@ -53,7 +54,7 @@ func controllerOn(t *testing.T, p fakePools, funcs interceptor.Funcs, namespaces
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithInterceptorFuncs(funcs)
 	for _, kind := range allocator.OwnerKinds() {
-		builder.WithIndex(allocator.MetadataOf(capi.InScheme(scheme, kind)), byPool, indexByPool)
+		builder.WithIndex(kube.MetadataOf(capi.InScheme(scheme, kind)), byPool, indexByPool)
 	}
 	for _, namespace := range namespaces {
 		builder.WithObjects(&clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{

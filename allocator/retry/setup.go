@@ -19,6 +19,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // byPool is the name of the index of owners by the pools that they wait for. All
@@ -82,13 +83,13 @@ func (r *reconciler) poolSources(c controller.TypedController[poolKey], mgr mana
 
 // ownerSources are those who wait, and what may keep them from trying.
 func (r *reconciler) ownerSources(c controller.TypedController[poolKey], from cache.Cache) []allocator.Source {
-	template := allocator.MetadataOf(capi.InScheme(r.client.Scheme(), capi.VSphereMachineTemplateKind))
+	template := kube.MetadataOf(capi.InScheme(r.client.Scheme(), capi.VSphereMachineTemplateKind))
 	sources := []allocator.Source{
 		{Object: &capi.Cluster{}, Started: watch[client.Object](c, from, &capi.Cluster{}, r.poolsOfCluster, resumed())},
 		{Object: template, Started: watch[client.Object](c, from, template, r.ownersOfTemplate, asksAnew(r.now))},
 	}
 	for _, kind := range allocator.OwnerKinds() {
-		owner := allocator.MetadataOf(capi.InScheme(r.client.Scheme(), kind))
+		owner := kube.MetadataOf(capi.InScheme(r.client.Scheme(), kind))
 		sources = append(sources, allocator.Source{
 			Object:  owner,
 			Indexes: map[string]client.IndexerFunc{byPool: indexByPool},
@@ -178,7 +179,7 @@ func (r *reconciler) ownersOfTemplate(_ context.Context, template client.Object)
 func (r *reconciler) poolsOfCluster(ctx context.Context, cluster client.Object) []poolKey {
 	var keys []poolKey
 	for _, kind := range allocator.OwnerKinds() {
-		list := allocator.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
+		list := kube.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
 		if err := r.client.List(ctx, list, client.InNamespace(cluster.GetNamespace())); err != nil {
 			continue // the resync brings what is missed here
 		}

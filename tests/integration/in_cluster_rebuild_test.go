@@ -7,11 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
-
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -142,7 +142,7 @@ func TestLostAddressThatCameBackOnAnotherClaimIsTheMachinesAgain(t *testing.T) {
 
 	s.change(other, func() {
 		allocator.Mark(other, allocator.Machine{NamespacedName: s.key("cp-0")})
-		allocator.SetAnnotation(other, allocator.RequestedByAnnotation, "none")
+		kube.SetAnnotation(other, allocator.RequestedByAnnotation, "none")
 		allocator.Use(other, allocator.Stamp{Request: "test"})
 	})
 

@@ -12,12 +12,12 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -108,8 +108,8 @@ func TestClaimOfAReplicaThatWasKilledDoesNotKeepItsOwnerWaiting(t *testing.T) {
 	claim := harness.Claim(s.ns, "md-0-0", harness.DefaultPool)
 	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Namespace: s.ns, Name: "md-0"}})
 	allocator.Use(claim, allocator.Stamp{Time: time.Now(), Request: "killed"})
-	allocator.SetAnnotation(claim, allocator.DeviceAnnotation, "0")
-	allocator.SetAnnotation(claim, allocator.RequestedByAnnotation, string(set.UID))
+	kube.SetAnnotation(claim, allocator.DeviceAnnotation, "0")
+	kube.SetAnnotation(claim, allocator.RequestedByAnnotation, string(set.UID))
 	s.create(claim)
 	s.bind(claim)
 

@@ -11,11 +11,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
-
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -55,7 +55,7 @@ func (s *scene) orphan(name string, age time.Duration) *ipamv1.IPClaim {
 	s.Helper()
 	claim := harness.Claim(s.ns, allocator.ClaimName(name, 0), harness.DefaultPool)
 	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Namespace: s.ns, Name: name}})
-	allocator.SetAnnotation(claim, allocator.RequestedByAnnotation, "none")
+	kube.SetAnnotation(claim, allocator.RequestedByAnnotation, "none")
 	allocator.Use(claim, allocator.Stamp{Time: time.Now().Add(-age), Request: "test"})
 	s.create(claim)
 	return claim
@@ -158,7 +158,7 @@ func TestClaimOfferedToAMachineThatNeverCameIsHandedBack(t *testing.T) {
 	// As a request does that takes it over, and then fails.
 	s.change(claim, func() {
 		allocator.Mark(claim, allocator.Machine{NamespacedName: s.key("cp-0")})
-		allocator.SetAnnotation(claim, allocator.RequestedByAnnotation, "none")
+		kube.SetAnnotation(claim, allocator.RequestedByAnnotation, "none")
 		allocator.Use(claim, allocator.Stamp{Time: time.Now(), Request: "test"})
 	})
 

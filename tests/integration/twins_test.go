@@ -12,6 +12,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -114,9 +115,9 @@ func TestKeptClaimIsTakenOnceAndTheOthersGetTheirOwn(t *testing.T) {
 	kept := harness.Claim(s.ns, "md-0-0", harness.DefaultPool)
 	allocator.Mark(kept, allocator.Machine{NamespacedName: s.key("md-0"), Cluster: harness.DefaultCluster})
 	allocator.Use(kept, allocator.Stamp{Time: time.Now(), Request: "earlier"})
-	allocator.SetAnnotation(kept, allocator.RequestedByAnnotation, string(set.UID))
-	allocator.SetAnnotation(kept, allocator.KeptAnnotation, "")
-	allocator.SetAnnotation(kept, allocator.DeviceAnnotation, "0")
+	kube.SetAnnotation(kept, allocator.RequestedByAnnotation, string(set.UID))
+	kube.SetAnnotation(kept, allocator.KeptAnnotation, "")
+	kube.SetAnnotation(kept, allocator.DeviceAnnotation, "0")
 	s.create(kept)
 	s.bind(kept)
 
