@@ -69,8 +69,7 @@ func triedTooOften(pool Pool) error {
 // of that name.
 func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool Pool) (client.Object, error) {
 	key := req.claimKey(want)
-	obj := a.providers.For(want.Pool).NewClaim(key.Name, req.Machine, want.Pool)
-	nameHost(obj, want, pool)
+	obj := a.providers.For(want.Pool).NewClaim(req.claimSpec(want, pool))
 	sign(obj, req, want, req.Stamp)
 	err := a.client.Create(ctx, obj)
 	switch {
@@ -84,6 +83,11 @@ func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool 
 		return nil, Refuse(NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
 	}
 	return nil, notWritten(ctx, want, pool, obj, err)
+}
+
+// claimSpec is what the claim of a want is to say.
+func (r Request) claimSpec(want Want, pool Pool) ClaimSpec {
+	return ClaimSpec{Name: r.claimKey(want).Name, Machine: r.Machine, Pool: want.Pool, Host: want.Host, PoolObject: pool.Object}
 }
 
 // sign writes on a claim whose it is, and which request uses it for what.
@@ -160,8 +164,7 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool
 	annotations := obj.GetAnnotations()
 	delete(annotations, KeptAnnotation)
 	// The machine may be another one than that which the claim was made for.
-	fresh := provider.NewClaim(key.Name, req.Machine, want.Pool)
-	nameHost(fresh, want, pool)
+	fresh := provider.NewClaim(req.claimSpec(want, pool))
 	maps.Copy(annotations, fresh.GetAnnotations())
 	obj.SetAnnotations(annotations)
 	if err := a.client.Update(ctx, obj); err != nil {

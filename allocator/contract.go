@@ -108,16 +108,16 @@ func (Contract) Kinds() (claim, address client.Object) {
 }
 
 // NewClaim implements Provider.
-func (Contract) NewClaim(name string, machine Machine, pool PoolReference) client.Object {
+func (Contract) NewClaim(spec ClaimSpec) client.Object {
 	return &ipamv1.IPAddressClaim{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace:   machine.Namespace,
-			Name:        name,
-			Annotations: map[string]string{hostnameAnnotation: machine.Name},
+			Namespace:   spec.Machine.Namespace,
+			Name:        spec.Name,
+			Annotations: map[string]string{hostnameAnnotation: hostOf(spec)},
 		},
 		Spec: ipamv1.IPAddressClaimSpec{
-			ClusterName: machine.Cluster,
-			PoolRef:     ipamv1.IPPoolReference{APIGroup: pool.APIGroup, Kind: pool.Kind, Name: pool.Name},
+			ClusterName: spec.Machine.Cluster,
+			PoolRef:     ipamv1.IPPoolReference{APIGroup: spec.Pool.APIGroup, Kind: spec.Pool.Kind, Name: spec.Pool.Name},
 		},
 	}
 }

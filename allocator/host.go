@@ -5,29 +5,24 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"capv-static-ip.dev/allocator/kube"
 )
 
-// nameHost gives a claim that carries a host name the one of the want, in the DNS
-// zone of the pool where the pool has one (spec.dnsZone): the Infoblox provider
-// registers the name as it stands, and its server refuses one outside the zone.
-func nameHost(claim client.Object, want Want, pool Pool) {
-	host := claim.GetAnnotations()[hostnameAnnotation]
+// hostOf is the host name on a claim, in the DNS zone of the pool where the pool
+// has one (spec.dnsZone): the Infoblox provider registers the name as it stands,
+// and its server refuses one outside the zone.
+func hostOf(spec ClaimSpec) string {
+	host := spec.Host
 	if host == "" {
-		return
+		host = spec.Machine.Name
 	}
-	if want.Host != "" {
-		host = want.Host
-	}
-	if zone := dnsZone(pool); zone != "" && !strings.HasSuffix(host, "."+zone) {
+	if zone := dnsZone(spec.PoolObject); zone != "" && !strings.HasSuffix(host, "."+zone) {
 		host += "." + zone
 	}
-	kube.SetAnnotation(claim, hostnameAnnotation, host)
+	return host
 }
 
-func dnsZone(pool Pool) string {
-	obj, ok := pool.Object.(*unstructured.Unstructured)
+func dnsZone(pool client.Object) string {
+	obj, ok := pool.(*unstructured.Unstructured)
 	if !ok {
 		return ""
 	}

@@ -3,10 +3,7 @@ package allocator
 import (
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 )
 
 func TestHostOfAClaim(t *testing.T) {
@@ -29,16 +26,10 @@ func TestHostOfAClaim(t *testing.T) {
 		"a field of another meaning":   {"cp", zoned(map[string]any{}), "cp"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			claim := Contract{}.NewClaim("cp-0", machine, InClusterPool("p"))
-			nameHost(claim, Want{Host: test.host}, test.pool)
+			claim := Contract{}.NewClaim(ClaimSpec{Name: "cp-0", Machine: machine, Pool: InClusterPool("p"), Host: test.host, PoolObject: test.pool.Object})
 			if got := claim.GetAnnotations()[hostnameAnnotation]; got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
-	}
-	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0"}}
-	nameHost(claim, Want{Host: "cp"}, Pool{Object: &ipamv1.IPPool{}})
-	if len(claim.Annotations) > 0 {
-		t.Errorf("a claim of a provider that registers no host has %v", claim.Annotations)
 	}
 }

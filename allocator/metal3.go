@@ -27,9 +27,9 @@ import (
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
 
 const (
-	// metal3RequestAnnotation makes metal3 bind a claim to this very address or
+	// RequestAnnotation makes metal3 bind a claim to this very address or
 	// not at all (ipam/utils.go, IPAddressAnnotation).
-	metal3RequestAnnotation = "ipAddress"
+	RequestAnnotation = "ipAddress"
 
 	// metal3Exhausted is what metal3 writes into a claim's status.errorMessage
 	// (ipam/ippool_manager.go, allocateAddress).
@@ -65,10 +65,11 @@ func (Metal3) Kinds() (claim, address client.Object) {
 }
 
 // NewClaim implements Provider.
-func (Metal3) NewClaim(name string, machine Machine, pool PoolReference) client.Object {
+func (Metal3) NewClaim(spec ClaimSpec) client.Object {
+	namespace := spec.Machine.Namespace
 	return &ipamv1.IPClaim{
-		ObjectMeta: metav1.ObjectMeta{Namespace: machine.Namespace, Name: name},
-		Spec:       ipamv1.IPClaimSpec{Pool: corev1.ObjectReference{Name: pool.Name, Namespace: machine.Namespace}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: spec.Name},
+		Spec:       ipamv1.IPClaimSpec{Pool: corev1.ObjectReference{Name: spec.Pool.Name, Namespace: namespace}},
 	}
 }
 
@@ -77,7 +78,7 @@ func (Metal3) CanRequest(PoolReference) bool { return true }
 
 // Request implements Provider.
 func (Metal3) Request(claim client.Object, ip netip.Addr) {
-	kube.SetAnnotation(claim, metal3RequestAnnotation, ip.String())
+	kube.SetAnnotation(claim, RequestAnnotation, ip.String())
 }
 
 // Requested implements Provider: the claim itself asks.

@@ -53,6 +53,17 @@ type Pool struct {
 	Watched bool
 }
 
+// ClaimSpec is what a new claim is to say.
+type ClaimSpec struct {
+	Name    string
+	Machine Machine
+	Pool    PoolReference
+	// Host is the name to register with the address, that of the machine if empty.
+	Host string
+	// PoolObject is the pool as it was read, nil if it was not.
+	PoolObject client.Object
+}
+
 // Provider is one claim API: how to claim, and how to read what comes back.
 // Its methods that read take the reader, because the caller knows whether a
 // cache will do or the API server must be asked.
@@ -67,8 +78,8 @@ type Provider interface {
 	IsFull(pool client.Object) bool
 	// Kinds returns empty objects of the claim API: claim and address.
 	Kinds() (claim, address client.Object)
-	// NewClaim makes a claim of this name on the pool, unmarked and not stored.
-	NewClaim(name string, machine Machine, pool PoolReference) client.Object
+	// NewClaim makes a claim, unmarked and not stored.
+	NewClaim(spec ClaimSpec) client.Object
 	// CanRequest tells whether a given address of the pool can be claimed.
 	CanRequest(pool PoolReference) bool
 	// Request makes a claim ask for this very address, where it can.

@@ -9,9 +9,6 @@ func readDomains() []string { return []string{"capv-static-ip.dev", "cluster.x-k
 // ReadsAnnotation tells whether some part of this program may read an annotation
 // of this name. What it does not read need not be kept in memory.
 func ReadsAnnotation(name string) bool {
-	if name == metal3RequestAnnotation {
-		return true
-	}
 	domain, _, _ := strings.Cut(name, "/")
 	for _, read := range readDomains() {
 		if domain == read || strings.HasSuffix(domain, "."+read) {

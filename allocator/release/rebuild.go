@@ -77,7 +77,7 @@ func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
 	}
 	b := h.annotated
 	provider := r.providers.For(b.Pool)
-	claim := provider.NewClaim(b.Claim, identityOf(s.object), b.Pool)
+	claim := provider.NewClaim(allocator.ClaimSpec{Name: b.Claim, Machine: identityOf(s.object), Pool: b.Pool})
 	r.own(claim, s, b)
 	allocator.Use(claim, allocator.Stamp{Time: r.now()})
 	if h.placed {

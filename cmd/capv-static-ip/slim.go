@@ -45,7 +45,7 @@ func slimAnnotations(object metav1.Object) map[string]string {
 			continue
 		}
 		size := len(name) + len(all[name])
-		if allocator.ReadsAnnotation(name) && size <= left {
+		if isRead(name) && size <= left {
 			kept[name], left = all[name], left-size
 			continue
 		}
@@ -56,6 +56,11 @@ func slimAnnotations(object metav1.Object) map[string]string {
 	}
 	kept[dropped] = ""
 	return kept
+}
+
+// isRead tells whether some part of the program reads an annotation of this name.
+func isRead(name string) bool {
+	return allocator.ReadsAnnotation(name) || name == allocator.RequestAnnotation
 }
 
 // oursFirst orders the names of annotations by how much is lost without them.
