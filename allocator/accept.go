@@ -67,7 +67,7 @@ func (a *Allocator) checkGivenOnce(ctx context.Context, pool Pool, address Addre
 	if other, err := netip.ParseAddr(twin.Address(obj).IP); err != nil || other.Unmap() != ip {
 		return nil //nolint:nilerr // what is not an address was not given twice
 	}
-	return &unfit{cause: GivenTwice, ip: ip, refusal: Refuse(AddressInUse,
+	return &Unfit{Cause: GivenTwice, IP: ip, Refusal: Refuse(AddressInUse,
 		"%s answered with %s, which it gave to an IPAddressClaim, too: use one claim API per pool", pool.Reference.In(pool.GetNamespace()), ip)}
 }
 

@@ -3,8 +3,8 @@ package allocator
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -18,60 +18,6 @@ import (
 // claims are taken back, as if nothing could be done about their addresses.
 const maxSetAside = 256
 
-// UnfitCause says why an address cannot be given to a machine.
-type UnfitCause string
-
-// The causes for which an address is set aside.
-const (
-	UsedByOther      UnfitCause = "InUse"
-	IsGateway        UnfitCause = "Gateway"
-	IsNameserver     UnfitCause = "Nameserver"
-	IsNetworkAddress UnfitCause = "NetworkAddress"
-	IsBroadcast      UnfitCause = "Broadcast"
-	GivenTwice       UnfitCause = "GivenTwice"
-)
-
-// unfit is a refusal of an address that its provider will offer again as long as
-// it is free.
-type unfit struct {
-	refusal error
-	cause   UnfitCause
-	ip      netip.Addr
-	// network is that of the device which the address was for.
-	network string
-	users   []User
-}
-
-// Error implements error.
-func (u *unfit) Error() string { return u.refusal.Error() }
-
-// Unwrap leads to the Refusal.
-func (u *unfit) Unwrap() error { return u.refusal }
-
-// SetAside is the content of SetAsideAnnotation: what a claim keeps from being
-// handed out, why, and on which network.
-type SetAside struct {
-	IP      netip.Addr `json:"ip"`
-	Cause   UnfitCause `json:"cause"`
-	Network string     `json:"network,omitempty"`
-}
-
-// SetAsideOf reads what a claim sets aside, false if it does not.
-func SetAsideOf(claim client.Object) (SetAside, bool) {
-	var content SetAside
-	if !isSetAside(claim) {
-		return content, false
-	}
-	// What cannot be read has no address, and is given back.
-	_ = json.Unmarshal([]byte(claim.GetAnnotations()[SetAsideAnnotation]), &content)
-	return content, true
-}
-
-func isSetAside(claim client.Object) bool {
-	_, is := claim.GetLabels()[SetAsideLabel]
-	return is
-}
-
 // UntilStored is for how long an address that was set aside must not be given
 // back: another request for the same machine may have been answered with it before,
 // and its machine is stored when the address is free again.
@@ -83,11 +29,29 @@ func UntilStored(claim client.Object) time.Duration {
 	return max(0, requestLimit-time.Since(stamp.Time))
 }
 
+// unfitAddress is an address that cannot be given to a device.
+type unfitAddress struct {
+	*Unfit
+	// network is that of the device.
+	network string
+	// users are those that have the address, if that is why.
+	users []User
+}
+
+// asUnfit finds in an error that a device was answered with such an address.
+func asUnfit(err error, device Device) (unfitAddress, bool) {
+	bad := unfitAddress{network: device.NetworkName}
+	if used := (*usedAddress)(nil); errors.As(err, &used) {
+		bad.users = used.users
+	}
+	return bad, errors.As(err, &bad.Unfit)
+}
+
 // setAside makes of the request's claim one that keeps its address from being
 // handed out. If the address is one that a living machine has lost, the claim
 // becomes that machine's. What it returns is for the user: the refusal of the
 // address, where it cannot be set aside.
-func (a *Allocator) setAside(ctx context.Context, req Request, pool Pool, claim Claim, bad *unfit) error {
+func (a *Allocator) setAside(ctx context.Context, req Request, pool Pool, claim Claim, bad unfitAddress) error {
 	loser, err := a.loserOf(ctx, req, pool, bad)
 	if err != nil {
 		return err
@@ -98,26 +62,26 @@ func (a *Allocator) setAside(ctx context.Context, req Request, pool Pool, claim 
 			return err
 		}
 		if full {
-			return bad
+			return bad.Unfit
 		}
 	}
 	err = kube.RetryOnConflict(func() error { return a.convert(ctx, req, claim, bad, loser) })
 	if err != nil {
 		return fmt.Errorf("setting aside an address of %s: %w", pool.Reference, err)
 	}
-	log := klog.FromContext(ctx).WithValues("claim", klog.KObj(claim), "address", bad.ip)
+	log := klog.FromContext(ctx).WithValues("claim", klog.KObj(claim), "address", bad.IP)
 	if loser != "" {
 		log.Info("Gave an address back to the machine that has it", "holder", klog.KRef(req.Machine.Namespace, loser))
 		return nil
 	}
-	addressesSetAside.WithLabelValues(string(bad.cause)).Inc()
-	log.Info("Set an address aside that no machine can be given", "cause", bad.cause)
+	addressesSetAside.WithLabelValues(string(bad.Cause)).Inc()
+	log.Info("Set an address aside that no machine can be given", "cause", bad.Cause)
 	return nil
 }
 
 // convert takes the request's marks off the claim, and puts on it those of what
 // it is from now on. Somebody's own claim stays as it is.
-func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *unfit, loser string) error {
+func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad unfitAddress, loser string) error {
 	provider := a.providers.For(claim.Pool)
 	obj := EmptyClaim(provider)
 	if err := a.live.Get(ctx, client.ObjectKeyFromObject(claim), obj); err != nil {
@@ -127,7 +91,7 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *
 	_, offered := obj.GetAnnotations()[ForAnnotation]
 	found := stamp == req.Stamp.again().String()
 	if offered || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != req.Stamp.String() && !found {
-		return bad
+		return bad.Unfit
 	}
 	if err := a.unprotect(ctx, provider, obj); err != nil {
 		return err
@@ -149,7 +113,7 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *
 		Use(obj, req.Stamp.again())
 		return a.client.Update(ctx, obj)
 	}
-	content, err := json.Marshal(SetAside{IP: bad.ip, Cause: bad.cause, Network: bad.network})
+	content, err := json.Marshal(SetAside{IP: bad.IP, Cause: bad.Cause, Network: bad.network})
 	if err != nil {
 		return fmt.Errorf("writing annotation %s: %w", SetAsideAnnotation, err)
 	}
@@ -160,7 +124,7 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad *
 
 // loserOf names the machine that has an address of the pool by its own bindings
 // and lost it there, empty if there is none in the namespace of the request.
-func (a *Allocator) loserOf(ctx context.Context, req Request, pool Pool, bad *unfit) (string, error) {
+func (a *Allocator) loserOf(ctx context.Context, req Request, pool Pool, bad unfitAddress) (string, error) {
 	for _, user := range bad.users {
 		machine, ok := user.Object.(*capi.VSphereMachine)
 		if !ok || user.Namespace != req.Machine.Namespace || !machine.DeletionTimestamp.IsZero() {
@@ -171,7 +135,7 @@ func (a *Allocator) loserOf(ctx context.Context, req Request, pool Pool, bad *un
 			continue
 		}
 		for _, b := range bindings.Bindings {
-			if b.Pool != pool.Reference || b.Address.Addr() != bad.ip {
+			if b.Pool != pool.Reference || b.Address.Addr() != bad.IP {
 				continue
 			}
 			lost, err := a.isLost(ctx, user, b)

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -216,15 +215,4 @@ func (a *Allocator) seeNoneLeft(ctx context.Context, claim Claim) error {
 		return terminating(Want{Pool: claim.Pool}, key)
 	}
 	return nil
-}
-
-// Answers tells whether an address was made for the claim with this UID: a
-// provider makes the claim an owner of its address.
-func Answers(address metav1.Object, claim types.UID) bool {
-	for _, owner := range address.GetOwnerReferences() {
-		if owner.UID == claim {
-			return true
-		}
-	}
-	return false
 }

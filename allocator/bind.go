@@ -21,11 +21,10 @@ const (
 func (a *Allocator) bind(ctx context.Context, req Request, want *Want, pool Pool) (Binding, error) {
 	for range maxClaimTries {
 		binding, claim, err := a.claimAndAwait(ctx, req, want, pool)
-		var bad *unfit
-		if !errors.As(err, &bad) {
+		bad, ok := asUnfit(err, want.Device)
+		if !ok {
 			return binding, err
 		}
-		bad.network = want.Device.NetworkName
 		if aside := a.setAside(ctx, req, pool, claim, bad); aside != nil {
 			return Binding{}, aside
 		}

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/kube"
 )
@@ -85,25 +84,12 @@ func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool 
 	return nil, notWritten(ctx, want, pool, obj, err)
 }
 
-// claimSpec is what the claim of a want is to say.
-func (r Request) claimSpec(want Want, pool Pool) ClaimSpec {
-	return ClaimSpec{Name: r.claimKey(want).Name, Machine: r.Machine, Pool: want.Pool, Host: want.Host, PoolObject: pool.Object}
-}
-
 // sign writes on a claim whose it is, and which request uses it for what.
 func sign(claim client.Object, req Request, want Want, stamp Stamp) {
 	Mark(claim, req.Machine)
 	Use(claim, stamp)
 	kube.SetAnnotation(claim, DeviceAnnotation, strconv.Itoa(want.Device.Index))
 	kube.SetAnnotation(claim, RequestedByAnnotation, requestedBy(req.Owner))
-}
-
-// requestedBy is the value of RequestedByAnnotation.
-func requestedBy(owner Owner) string {
-	if owner.UID == "" {
-		return "none"
-	}
-	return string(owner.UID) + "." + shortHash(owner.User)
 }
 
 // notWritten says why a claim could not be made or stamped. A webhook of the
@@ -200,20 +186,4 @@ func (a *Allocator) judgeReuse(claim Claim, req Request, want Want) error {
 func terminating(want Want, claim types.NamespacedName) error {
 	return Refuse(ClaimTerminating, "claim %q of %s %q in namespace %q, or its address, is still being deleted: retry when it is gone",
 		claim.Name, want.Pool.Kind, want.Pool.Name, claim.Namespace)
-}
-
-// Abandon finishes the deletion of a claim that its provider will never look at
-// again, see Provider.Abandons, unless others still hold it.
-func Abandon(ctx context.Context, c client.Writer, provider Provider, claim client.Object) error {
-	before := claim.DeepCopyObject().(client.Object)
-	controllerutil.RemoveFinalizer(claim, InUseFinalizer)
-	if !provider.IsFree(claim) {
-		return nil
-	}
-	claim.SetFinalizers(nil)
-	if err := kube.PatchAsRead(ctx, c, claim, before); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("abandoning claim %s: %w", klog.KObj(claim), err)
-	}
-	klog.FromContext(ctx).Info("Let a claim go whose pool does not exist", "claim", klog.KObj(claim))
-	return nil
 }

@@ -53,7 +53,7 @@ func checkFit(pool Pool, b Binding, of family) error {
 	default:
 		return nil
 	}
-	return &unfit{cause: cause, ip: ip, refusal: unusable(pool, "%s", what)}
+	return &Unfit{Cause: cause, IP: ip, Refusal: unusable(pool, "%s", what)}
 }
 
 // endOfSubnet says which address without a host this is, empty if it is none. A

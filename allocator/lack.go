@@ -12,21 +12,6 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 )
 
-// Lack is what one pool did not have for a machine that was refused.
-type Lack struct {
-	Pool PoolReference
-	// Needed is the number of addresses that the machine asked of the pool.
-	Needed uint64
-}
-
-// lacking says of a Refusal what was lacking. Other errors stay as they are.
-func lacking(err error, lack Lack) error {
-	if refusal, ok := AsRefusal(err); ok {
-		refusal.Lack = lack
-	}
-	return err
-}
-
 // Obstacle is what an owner of refused machines waits for: a pool that serves, or,
 // where looking at no pool would show that it is out of the way, a try.
 type Obstacle struct {

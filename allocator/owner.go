@@ -3,7 +3,6 @@ package allocator
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -84,17 +83,6 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
 		}
 	}
 	return nil
-}
-
-// adopt has the want that a kept claim fits use it.
-func (r Request) adopt(claim Claim) {
-	for i := range r.Wants {
-		want := &r.Wants[i]
-		if want.Claim == "" && want.Pool == claim.Pool && claim.GetAnnotations()[DeviceAnnotation] == strconv.Itoa(want.Device.Index) {
-			want.Claim = claim.GetName()
-			return
-		}
-	}
 }
 
 // checkStored refuses a request whose owner has a claim that was answered, and

@@ -72,9 +72,3 @@ func (a *Allocator) keep(ctx context.Context, claim client.Object) error {
 	klog.FromContext(ctx).Info("Kept a claim that was not bound in time", "claim", klog.KObj(claim))
 	return nil
 }
-
-func isKeptFor(claim client.Object, owner Owner) bool {
-	annotations := claim.GetAnnotations()
-	_, kept := annotations[KeptAnnotation]
-	return kept && owner.UID != "" && annotations[RequestedByAnnotation] == requestedBy(owner)
-}

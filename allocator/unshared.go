@@ -4,11 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"capv-static-ip.dev/allocator/capi"
 )
 
 // CheckUnshared sees that none of the bindings' claims belongs to another
@@ -38,14 +35,4 @@ func (a *Allocator) CheckUnshared(ctx context.Context, machine Machine, bindings
 		}
 	}
 	return nil
-}
-
-// OwnerMachine is the owner reference to a VSphereMachine, empty if there is none.
-func OwnerMachine(obj client.Object) metav1.OwnerReference {
-	for _, owner := range obj.GetOwnerReferences() {
-		if owner.Kind == capi.VSphereMachineKind.Kind {
-			return owner
-		}
-	}
-	return metav1.OwnerReference{}
 }
