@@ -143,7 +143,7 @@ func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Req
 		if _, known := pools[want.Pool]; !known {
 			pool, err := a.providers.Pool(ctx, reader, req.Machine, want)
 			if err != nil {
-				return nil, lacking(err, Lack{Pool: want.Pool, Needed: req.countOf(want.Pool)})
+				return nil, WithShortage(err, Shortage{Pool: want.Pool, Needed: req.countOf(want.Pool)})
 			}
 			pools[want.Pool] = pool
 		}
@@ -172,11 +172,11 @@ func exhausted(pool Pool, free, needed uint64) error {
 	if needed > 1 {
 		more = fmt.Sprintf(" and the machine needs %d", needed)
 	}
-	name, lack := pool.Reference.In(pool.GetNamespace()), Lack{Pool: pool.Reference, Needed: needed}
+	name, lack := pool.Reference.In(pool.GetNamespace()), Shortage{Pool: pool.Reference, Needed: needed}
 	if pool.Free == nil {
-		return lacking(Refuse(PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), lack)
+		return WithShortage(Refuse(PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), lack)
 	}
-	return lacking(Refuse(PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
+	return WithShortage(Refuse(PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
 		name, pool.Total-min(free, pool.Total), pool.Total, more), lack)
 }
 

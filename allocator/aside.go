@@ -89,7 +89,7 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad u
 	}
 	stamp := obj.GetAnnotations()[LastUsedAnnotation]
 	_, offered := obj.GetAnnotations()[ForAnnotation]
-	found := stamp == req.Stamp.again().String()
+	found := stamp == req.Stamp.Again().String()
 	if offered || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != req.Stamp.String() && !found {
 		return bad.Unfit
 	}
@@ -110,7 +110,7 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad u
 		holder := req.Machine
 		holder.Name = loser
 		Mark(obj, holder)
-		Use(obj, req.Stamp.again())
+		Use(obj, req.Stamp.Again())
 		return a.client.Update(ctx, obj)
 	}
 	content, err := json.Marshal(SetAside{IP: bad.IP, Cause: bad.Cause, Network: bad.network})

@@ -65,7 +65,7 @@ func (a *Allocator) claimAndAwait(ctx context.Context, req Request, want *Want, 
 	binding, err := a.await(ctx, req, *want, pool, claim)
 	if err != nil {
 		refusal, refused := AsRefusal(err)
-		want.late = refused && refusal.Reason == NotBoundInTime || errors.Is(err, context.DeadlineExceeded)
+		want.Late = refused && refusal.Reason == NotBoundInTime || errors.Is(err, context.DeadlineExceeded)
 		return Binding{}, claim, err
 	}
 	providerWait.WithLabelValues(want.Pool.Kind).Observe(time.Since(start).Seconds())

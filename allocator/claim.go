@@ -27,7 +27,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *Want, po
 		}
 	}
 	for try := 1; try <= maxClaimNames; try++ {
-		want.Claim = claimName(req.Machine.Name, want.Device.Index, try)
+		want.Claim = ClaimNameOfTry(req.Machine.Name, want.Device.Index, try)
 		if a.isKnownNotToUse(ctx, req, *want) {
 			continue
 		}
@@ -89,7 +89,7 @@ func sign(claim client.Object, req Request, want Want, stamp Stamp) {
 	Mark(claim, req.Machine)
 	Use(claim, stamp)
 	kube.SetAnnotation(claim, DeviceAnnotation, strconv.Itoa(want.Device.Index))
-	kube.SetAnnotation(claim, RequestedByAnnotation, requestedBy(req.Owner))
+	kube.SetAnnotation(claim, RequestedByAnnotation, RequestedBy(req.Owner))
 }
 
 // notWritten says why a claim could not be made or stamped. A webhook of the
@@ -115,8 +115,8 @@ var errNotToUse = errors.New("the claim is not to be used")
 // machine, which had lost the address or was quicker to take what was kept.
 func isNotToUse(claim client.Object, req Request) bool {
 	holder := MachineOf(claim)
-	isAnothers := holder != "" && holder != req.Machine.Name && IsMarked(claim, holder) && !isKeptFor(claim, req.Owner)
-	return isSetAside(claim) || isAnothers
+	isAnothers := holder != "" && holder != req.Machine.Name && IsMarked(claim, holder) && !IsKeptFor(claim, req.Owner)
+	return IsSetAside(claim) || isAnothers
 }
 
 // reuseOrJudgeAgain is reuse, repeated while others change the claim.
@@ -146,7 +146,7 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool
 	if err := a.judgeReuse(provider.Claim(obj), req, want); err != nil {
 		return Claim{}, err
 	}
-	sign(obj, req, want, req.Stamp.again())
+	sign(obj, req, want, req.Stamp.Again())
 	annotations := obj.GetAnnotations()
 	delete(annotations, KeptAnnotation)
 	// The machine may be another one than that which the claim was made for.
@@ -162,7 +162,7 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool
 
 func (a *Allocator) judgeReuse(claim Claim, req Request, want Want) error {
 	name, owned := claim.GetName(), len(claim.GetOwnerReferences()) > 0
-	ours := IsMarked(claim, req.Machine.Name) || isKeptFor(claim, req.Owner)
+	ours := IsMarked(claim, req.Machine.Name) || IsKeptFor(claim, req.Owner)
 	switch {
 	case isNotToUse(claim, req):
 		return errNotToUse

@@ -27,7 +27,11 @@ func slow(t *testing.T) *Allocator {
 	if err := errors.Join(ipamv1.AddToScheme(scheme), capi.AddToScheme(scheme, nil), capiipamv1.AddToScheme(scheme)); err != nil {
 		t.Fatal(err)
 	}
-	pool := poolOf(entry("10.0.0.1", "10.0.0.9", ""))
+	first, last := ipamv1.IPAddressStr("10.0.0.1"), ipamv1.IPAddressStr("10.0.0.9")
+	pool := &ipamv1.IPPool{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"},
+		Spec:       ipamv1.IPPoolSpec{Pools: []ipamv1.Pool{{Start: &first, End: &last}}},
+	}
 	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0"}}
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(pool, claim)
 	for name, index := range indexUnadopted(Metal3{}) {

@@ -41,7 +41,7 @@ const (
 	GlobalInClusterKind = "GlobalInClusterIPPool"
 )
 
-var inClusterVersion = schema.GroupVersion{Group: ipamv1.GroupVersion.Group, Version: "v1alpha2"}
+var InClusterVersion = schema.GroupVersion{Group: ipamv1.GroupVersion.Group, Version: "v1alpha2"}
 
 // Contract is the provider behind every pool that honours the CAPI IPAM
 // contract: IPAddressClaim and IPAddress.
@@ -57,7 +57,7 @@ var _ Provider = Contract{}
 
 // InClusterPool refers to the InClusterIPPool of this name.
 func InClusterPool(name string) PoolReference {
-	return PoolReference{APIGroup: inClusterVersion.Group, Kind: InClusterKind, Name: name}
+	return PoolReference{APIGroup: InClusterVersion.Group, Kind: InClusterKind, Name: name}
 }
 
 // AddContractToScheme adds the claim API in the version that is served: v1beta2,
@@ -84,12 +84,12 @@ func (Contract) Serves(PoolReference) bool { return true }
 // Pools implements Provider.
 func (Contract) Pools() []client.Object {
 	return []client.Object{
-		unstructuredPool(inClusterVersion.WithKind(InClusterKind)),
-		unstructuredPool(inClusterVersion.WithKind(GlobalInClusterKind)),
+		UnstructuredPool(InClusterVersion.WithKind(InClusterKind)),
+		UnstructuredPool(InClusterVersion.WithKind(GlobalInClusterKind)),
 	}
 }
 
-func unstructuredPool(kind schema.GroupVersionKind) *unstructured.Unstructured {
+func UnstructuredPool(kind schema.GroupVersionKind) *unstructured.Unstructured {
 	pool := &unstructured.Unstructured{}
 	pool.SetGroupVersionKind(kind)
 	return pool
@@ -125,7 +125,7 @@ func (Contract) NewClaim(spec ClaimSpec) client.Object {
 // CanRequest implements Provider. The contract has no such thing, but the
 // in-cluster provider does.
 func (Contract) CanRequest(pool PoolReference) bool {
-	return pool.APIGroup == inClusterVersion.Group && (pool.Kind == InClusterKind || pool.Kind == GlobalInClusterKind)
+	return pool.APIGroup == InClusterVersion.Group && (pool.Kind == InClusterKind || pool.Kind == GlobalInClusterKind)
 }
 
 // Request implements Provider.
@@ -139,7 +139,7 @@ func (Contract) Gives(pool Pool, ip netip.Addr) bool {
 	b := Binding{Address: netip.PrefixFrom(ip, int(bits))}
 	b.Gateway, _ = netip.ParseAddr(gateway)
 	b.Nameservers, _ = nameservers(pool, pool.GetName())
-	return checkFit(pool, b, "") == nil
+	return CheckFit(pool, b, "") == nil
 }
 
 // WhyNotBound implements Provider.
@@ -251,7 +251,7 @@ func (c Contract) Pool(ctx context.Context, reader client.Reader, machine Machin
 		reader = c.Live
 	}
 
-	pool := unstructuredPool(mapping.GroupVersionKind)
+	pool := UnstructuredPool(mapping.GroupVersionKind)
 	err = reader.Get(ctx, key, pool)
 	_, handsOutPrefixes, _ := unstructured.NestedInt64(pool.Object, "spec", "allocationPrefixLength")
 	switch {
@@ -283,7 +283,7 @@ func (c Contract) mapping(kind schema.GroupKind) (mapping *meta.RESTMapping, wat
 		return pool.GetObjectKind().GroupVersionKind().GroupKind() == kind
 	})
 	if watched {
-		mapping, err = c.Mapper.RESTMapping(kind, inClusterVersion.Version)
+		mapping, err = c.Mapper.RESTMapping(kind, InClusterVersion.Version)
 		if !meta.IsNoMatchError(err) {
 			return mapping, true, err
 		}
@@ -295,11 +295,11 @@ func (c Contract) mapping(kind schema.GroupKind) (mapping *meta.RESTMapping, wat
 // Bind implements Provider.
 func (Contract) Bind(pool Pool, address Address, want Want) (Binding, error) {
 	spec := address.Object.(*ipamv1.IPAddress).Spec
-	answer := answer{IP: address.IP, Gateway: spec.Gateway}
+	answer := Answer{IP: address.IP, Gateway: spec.Gateway}
 	if spec.Prefix != nil {
 		answer.Prefix = int(*spec.Prefix)
 	}
-	binding, err := answer.bind(pool, address.Claim, want)
+	binding, err := answer.Bind(pool, address.Claim, want)
 	if err != nil {
 		return Binding{}, err
 	}
@@ -307,5 +307,5 @@ func (Contract) Bind(pool Pool, address Address, want Want) (Binding, error) {
 	if err != nil {
 		return Binding{}, err
 	}
-	return binding, checkFit(pool, binding, contractFamily(pool))
+	return binding, CheckFit(pool, binding, contractFamily(pool))
 }

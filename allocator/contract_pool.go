@@ -89,7 +89,7 @@ func (Contract) used(ctx context.Context, reader client.Reader, pool Pool) (map[
 
 // contractFamily is the family of the addresses that a pool of the in-cluster
 // provider is for: that of the gateway, or else of the first addresses.
-func contractFamily(pool Pool) family {
+func contractFamily(pool Pool) Family {
 	content := pool.Object.(*unstructured.Unstructured).Object
 	texts, _, _ := unstructured.NestedStringSlice(content, "spec", "addresses")
 	if gateway, _, _ := unstructured.NestedString(content, "spec", "gateway"); gateway != "" {
@@ -104,12 +104,12 @@ func contractFamily(pool Pool) family {
 	if err != nil {
 		return ""
 	}
-	return familyOf(ip)
+	return FamilyOf(ip)
 }
 
 // nameservers reads them from the pool's annotation.
 func nameservers(pool client.Object, name string) ([]string, error) {
-	servers := splitList(pool.GetAnnotations()[NameserversAnnotation])
+	servers := SplitList(pool.GetAnnotations()[NameserversAnnotation])
 	var errs []error
 	for _, server := range servers {
 		_, err := netip.ParseAddr(server)

@@ -12,34 +12,34 @@ import (
 const maxAddressText = 39
 
 // family is IPv4 or IPv6, empty where it is not known.
-type family string
+type Family string
 
 const (
-	ipv4 family = "IPv4"
-	ipv6 family = "IPv6"
+	IPv4 Family = "IPv4"
+	IPv6 Family = "IPv6"
 )
 
-func familyOf(ip netip.Addr) family {
+func FamilyOf(ip netip.Addr) Family {
 	if ip.Unmap().Is4() {
-		return ipv4
+		return IPv4
 	}
-	return ipv6
+	return IPv6
 }
 
 // checkFit refuses an address that would harm its network or its machine: the
 // pool's own gateway or name server, the network itself, everybody. The provider
 // would offer it again, so it is to be set aside. What is wrong with a pool as a
 // whole is refused once and for all.
-func checkFit(pool Pool, b Binding, of family) error {
+func CheckFit(pool Pool, b Binding, of Family) error {
 	ip := b.Address.Addr()
 	if text := b.Address.String(); len(text) > maxAddressText {
-		return unusable(pool, "written out with its prefix length it is longer than the %d characters that CAPV takes", maxAddressText)
+		return Unusable(pool, "written out with its prefix length it is longer than the %d characters that CAPV takes", maxAddressText)
 	}
-	if of != "" && familyOf(ip) != of {
+	if of != "" && FamilyOf(ip) != of {
 		return Refuse(PoolExhausted, "%s has no %s address left, and machines are given none of its other family: "+
 			"make a pool of its own for each family", pool.Reference.In(pool.GetNamespace()), of)
 	}
-	cause := endOfSubnet(b.Address)
+	cause := EndOfSubnet(b.Address)
 	var what string
 	switch {
 	case ip == b.Gateway:
@@ -53,13 +53,13 @@ func checkFit(pool Pool, b Binding, of family) error {
 	default:
 		return nil
 	}
-	return &Unfit{Cause: cause, IP: ip, Refusal: unusable(pool, "%s", what)}
+	return &Unfit{Cause: cause, IP: ip, Refusal: Unusable(pool, "%s", what)}
 }
 
 // endOfSubnet says which address without a host this is, empty if it is none. A
 // subnet of two addresses has hosts only (RFC 3021, RFC 6164); the first address
 // of an IPv6 subnet belongs to its routers (RFC 4291, 2.6.1).
-func endOfSubnet(address netip.Prefix) UnfitCause {
+func EndOfSubnet(address netip.Prefix) UnfitCause {
 	ip := address.Addr()
 	if address.Bits() > ip.BitLen()-2 {
 		return ""

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -142,4 +144,17 @@ func inUse(pool Pool, b Binding, users []User, namespace string) error {
 	return &usedAddress{users: users, Unfit: &Unfit{Cause: UsedByOther, IP: b.Address.Addr(), Refusal: Refuse(AddressInUse,
 		"%s answered with %s, which %s uses: keep the pool from handing it out, or replace what uses it",
 		b.Pool.In(pool.GetNamespace()), b.Address.Addr(), users[0].In(namespace))}}
+}
+
+// IsDone tells whether a machine is being deleted and nobody but us and the
+// garbage collector is left on it. Waiting for the latter's finalizers would be
+// a deadlock: it waits for what the machine owns.
+func IsDone(machine client.Object) bool {
+	return !machine.GetDeletionTimestamp().IsZero() && !slices.ContainsFunc(machine.GetFinalizers(), func(f string) bool {
+		switch f {
+		case ReleaseFinalizer, metav1.FinalizerDeleteDependents, metav1.FinalizerOrphanDependents:
+			return false
+		}
+		return true
+	})
 }

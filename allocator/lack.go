@@ -22,10 +22,10 @@ type Obstacle struct {
 
 // ObstacleOf is what led to a refusal, and the number of addresses needed.
 func ObstacleOf(refusal *Refusal) (obstacle Obstacle, needed uint64) {
-	if refusal.Lack.Pool == (PoolReference{}) {
+	if refusal.Shortage.Pool == (PoolReference{}) {
 		return Obstacle{Reason: refusal.Reason}, 1
 	}
-	return Obstacle{Pool: refusal.Lack.Pool}, max(refusal.Lack.Needed, 1)
+	return Obstacle{Pool: refusal.Shortage.Pool}, max(refusal.Shortage.Needed, 1)
 }
 
 // String is the form in which RefusedByAnnotation holds the obstacle.

@@ -48,7 +48,7 @@ func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
 // However refusals come in turn, what is written comes to an end.
 func TestLacksOfOneOwnerConverge(t *testing.T) {
 	lacks := Lacks{}
-	turns := []Lack{{reference("a"), 2}, {reference("b"), 1}, {reference("a"), 1}}
+	turns := []Shortage{{reference("a"), 2}, {reference("b"), 1}, {reference("a"), 1}}
 	for _, lack := range turns {
 		lacks.Add(Obstacle{Pool: lack.Pool}, lack.Needed)
 	}
@@ -93,20 +93,20 @@ func TestRefusalThatNamesNoPoolIsCausedByItsReason(t *testing.T) {
 	if obstacle, needed := ObstacleOf(refusal); obstacle != (Obstacle{Reason: AddressInUse}) || needed != 1 {
 		t.Errorf("got %v, %d", obstacle, needed)
 	}
-	refusal.Lack = Lack{reference("a"), 2}
+	refusal.Shortage = Shortage{reference("a"), 2}
 	if obstacle, needed := ObstacleOf(refusal); obstacle != lackOf("a") || needed != 2 {
 		t.Errorf("got %v, %d", obstacle, needed)
 	}
 }
 
 func TestOnlyARefusalLacksSomething(t *testing.T) {
-	lack := Lack{reference("a"), 1}
-	refusal, ok := AsRefusal(lacking(fmt.Errorf("wrapped: %w", Refuse(PoolNotFound, "no")), lack))
-	if !ok || refusal.Lack != lack {
+	lack := Shortage{reference("a"), 1}
+	refusal, ok := AsRefusal(WithShortage(fmt.Errorf("wrapped: %w", Refuse(PoolNotFound, "no")), lack))
+	if !ok || refusal.Shortage != lack {
 		t.Errorf("got %+v", refusal)
 	}
 	failure := errors.New("broken")
-	if err := lacking(failure, lack); !errors.Is(err, failure) {
+	if err := WithShortage(failure, lack); !errors.Is(err, failure) {
 		t.Errorf("got %v, want it as it was", err)
 	}
 }

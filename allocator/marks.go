@@ -86,21 +86,12 @@ const (
 // adapter for CAPV used, so that its claims are recognised. A name over the
 // limit for object names (253) is cut and ends in a hash of the whole.
 func ClaimName(machine string, index int) string {
-	return claimName(machine, index, 1)
+	return ClaimNameOfTry(machine, index, 1)
 }
-
-const (
-	// maxClaimTries bounds the claims that one request makes for a device because
-	// the addresses of earlier ones had to be set aside.
-	maxClaimTries = 4
-	// maxClaimNames bounds the names that they may have: all claims that keep an
-	// address of the pool aside may have been made for machines of one name.
-	maxClaimNames = maxSetAside + maxClaimTries
-)
 
 // claimName is ClaimName for the claim of the n-th try. Those after the first
 // end in .r<n>: the names before are those of claims that were set aside.
-func claimName(machine string, index, try int) string {
+func ClaimNameOfTry(machine string, index, try int) string {
 	suffix := "-" + strconv.Itoa(index)
 	if try > 1 {
 		suffix += ".r" + strconv.Itoa(try)
@@ -140,7 +131,7 @@ func deviceOfName(claim, machine string) (index int, ok bool) {
 			return 0, false
 		}
 	}
-	return index, claim == claimName(machine, index, n)
+	return index, claim == ClaimNameOfTry(machine, index, n)
 }
 
 // AdapterMachine is the reverse of ClaimName for names that were not cut: the
@@ -210,7 +201,7 @@ type Stamp struct {
 // again is the stamp on a claim that the request found: it is not the request's
 // to take back. Another request may have been answered with it already, whose
 // machine is not stored yet.
-func (s Stamp) again() Stamp {
+func (s Stamp) Again() Stamp {
 	s.Request += " again"
 	return s
 }

@@ -279,20 +279,20 @@ func (Metal3) usedByTwin(ctx context.Context, reader client.Reader, pool *ipamv1
 // Bind implements Provider.
 func (Metal3) Bind(pool Pool, address Address, want Want) (Binding, error) {
 	metal3Address := address.Object.(*ipamv1.IPAddress)
-	answer := answer{IP: address.IP, Prefix: metal3Address.Spec.Prefix}
+	answer := Answer{IP: address.IP, Prefix: metal3Address.Spec.Prefix}
 	if gateway := metal3Address.Spec.Gateway; gateway != nil {
 		answer.Gateway = string(*gateway)
 	}
-	binding, err := answer.bind(pool, address.Claim, want)
+	binding, err := answer.Bind(pool, address.Claim, want)
 	if err != nil {
 		return Binding{}, err
 	}
 	ranges := metal3Ranges(pool.Object.(*ipamv1.IPPool))
 	if !ranges.Contains(binding.Address.Addr()) {
-		return Binding{}, unusable(pool, "it is outside the pool's ranges")
+		return Binding{}, Unusable(pool, "it is outside the pool's ranges")
 	}
 	for _, server := range metal3Address.Spec.DNSServers {
 		binding.Nameservers = append(binding.Nameservers, string(server))
 	}
-	return binding, checkFit(pool, binding, metal3Family(pool.Object.(*ipamv1.IPPool)))
+	return binding, CheckFit(pool, binding, metal3Family(pool.Object.(*ipamv1.IPPool)))
 }

@@ -34,7 +34,7 @@ func metal3Usable(pool *ipamv1.IPPool) *netipx.IPSet {
 	for i := range pool.Spec.Pools {
 		entry := &pool.Spec.Pools[i]
 		r, ok := metal3Range(entry)
-		if !ok || r.From().Is4() != (metal3Family(pool) == ipv4) {
+		if !ok || r.From().Is4() != (metal3Family(pool) == IPv4) {
 			continue
 		}
 		usable.AddRange(r)
@@ -85,10 +85,10 @@ func removeEnds(set *netipx.IPSetBuilder, r netipx.IPRange, bits int) {
 		if err != nil {
 			continue
 		}
-		if first := subnet.Addr(); endOfSubnet(netip.PrefixFrom(first, bits)) != "" {
+		if first := subnet.Addr(); EndOfSubnet(netip.PrefixFrom(first, bits)) != "" {
 			set.Remove(first)
 		}
-		if last := netipx.PrefixLastIP(subnet); endOfSubnet(netip.PrefixFrom(last, bits)) != "" {
+		if last := netipx.PrefixLastIP(subnet); EndOfSubnet(netip.PrefixFrom(last, bits)) != "" {
 			set.Remove(last)
 		}
 	}
@@ -96,10 +96,10 @@ func removeEnds(set *netipx.IPSetBuilder, r netipx.IPRange, bits int) {
 
 // metal3Family is the family of the addresses that a pool is for: that of the
 // first entry.
-func metal3Family(pool *ipamv1.IPPool) family {
+func metal3Family(pool *ipamv1.IPPool) Family {
 	for i := range pool.Spec.Pools {
 		if r, ok := metal3Range(&pool.Spec.Pools[i]); ok {
-			return familyOf(r.From())
+			return FamilyOf(r.From())
 		}
 	}
 	return ""

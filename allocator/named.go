@@ -27,7 +27,7 @@ func (a *Allocator) Named(ctx context.Context, namespace string, want Want) (Poo
 		if err != nil {
 			return metal3, err
 		}
-		isInCluster, err := isUsable(ctx, reader, namespace, inCluster, unstructuredPool(inClusterVersion.WithKind(InClusterKind)))
+		isInCluster, err := isUsable(ctx, reader, namespace, inCluster, UnstructuredPool(InClusterVersion.WithKind(InClusterKind)))
 		switch {
 		case err != nil:
 			return metal3, err
@@ -44,15 +44,15 @@ func (a *Allocator) Named(ctx context.Context, namespace string, want Want) (Poo
 
 // seeNoGlobal refuses a name that only a GlobalInClusterIPPool has.
 func (a *Allocator) seeNoGlobal(ctx context.Context, namespace string, want Want) error {
-	global := PoolReference{APIGroup: inClusterVersion.Group, Kind: GlobalInClusterKind, Name: want.Pool.Name}
-	usable, err := isUsable(ctx, a.live, "", global, unstructuredPool(inClusterVersion.WithKind(GlobalInClusterKind)))
+	global := PoolReference{APIGroup: InClusterVersion.Group, Kind: GlobalInClusterKind, Name: want.Pool.Name}
+	usable, err := isUsable(ctx, a.live, "", global, UnstructuredPool(InClusterVersion.WithKind(GlobalInClusterKind)))
 	if err != nil || !usable {
 		return err
 	}
 	refusal := Refuse(PoolNotFound, "no IPPool and no InClusterIPPool %q can be used in namespace %q, asked for by %s, "+
 		"but a %s has that name: to use it, write %s/%s into annotation %s%d", global.Name, namespace, want.AskedBy,
 		global.Kind, global.Kind, global.Name, PoolsAnnotationPrefix, want.Device.Index)
-	return lacking(refusal, Lack{Pool: Metal3Pool(global.Name), Needed: 1})
+	return WithShortage(refusal, Shortage{Pool: Metal3Pool(global.Name), Needed: 1})
 }
 
 // isUsable tells whether a pool exists and is not being deleted.

@@ -64,7 +64,7 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
 	}
 	for _, provider := range a.providers {
 		objects, err := kube.List(ctx, a.client, EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
-			client.MatchingFields{byRequester: requestedBy(req.Owner)})
+			client.MatchingFields{byRequester: RequestedBy(req.Owner)})
 		if err != nil {
 			return fmt.Errorf("listing the claims for %s %s: %w", req.Owner.Kind, req.Owner.Name, err)
 		}
@@ -73,7 +73,7 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
 			if MachineOf(obj) == req.Machine.Name {
 				continue
 			}
-			if isKeptFor(obj, req.Owner) {
+			if IsKeptFor(obj, req.Owner) {
 				req.adopt(claim)
 				continue
 			}

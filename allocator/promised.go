@@ -101,7 +101,7 @@ func (a *Allocator) promise(ctx context.Context, machine Machine, pool Pool, b B
 	for _, made := range a.promised.add(b.Address.Addr(), next) {
 		claim := EmptyClaim(a.providers.For(made.pool))
 		err := a.client.Get(ctx, made.claim, claim)
-		if kube.IsAbsent(err) || err == nil && (!claim.GetDeletionTimestamp().IsZero() || isSetAside(claim)) {
+		if kube.IsAbsent(err) || err == nil && (!claim.GetDeletionTimestamp().IsZero() || IsSetAside(claim)) {
 			a.promised.drop(b.Address.Addr(), made.machine)
 			continue
 		}

@@ -51,7 +51,7 @@ type Refusal struct {
 	Message string
 	// Lack is what a pool did not have, where looking at the pool will show
 	// that it has it again. It names no pool where nothing would.
-	Lack Lack
+	Shortage Shortage
 }
 
 // Error is the sentence that the user reads.

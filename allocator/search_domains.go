@@ -9,8 +9,8 @@ const elfSearchDomainAnnotation = "cluster.x-k8s.io/ip-search-domain"
 // searchDomains are the DNS search domains that a pool's annotation lists.
 func searchDomains(pool client.Object) []string {
 	annotations := pool.GetAnnotations()
-	if domains := splitList(annotations[SearchDomainsAnnotation]); len(domains) > 0 {
+	if domains := SplitList(annotations[SearchDomainsAnnotation]); len(domains) > 0 {
 		return domains
 	}
-	return splitList(annotations[elfSearchDomainAnnotation])
+	return SplitList(annotations[elfSearchDomainAnnotation])
 }

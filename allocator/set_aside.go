@@ -45,7 +45,7 @@ type SetAside struct {
 // SetAsideOf reads what a claim sets aside, false if it does not.
 func SetAsideOf(claim client.Object) (SetAside, bool) {
 	var content SetAside
-	if !isSetAside(claim) {
+	if !IsSetAside(claim) {
 		return content, false
 	}
 	// What cannot be read has no address, and is given back.
@@ -53,7 +53,7 @@ func SetAsideOf(claim client.Object) (SetAside, bool) {
 	return content, true
 }
 
-func isSetAside(claim client.Object) bool {
+func IsSetAside(claim client.Object) bool {
 	_, is := claim.GetLabels()[SetAsideLabel]
 	return is
 }

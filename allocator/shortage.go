@@ -1,16 +1,16 @@
 package allocator
 
 // Lack is what one pool did not have for a machine that was refused.
-type Lack struct {
+type Shortage struct {
 	Pool PoolReference
 	// Needed is the number of addresses that the machine asked of the pool.
 	Needed uint64
 }
 
 // lacking says of a Refusal what was lacking. Other errors stay as they are.
-func lacking(err error, lack Lack) error {
+func WithShortage(err error, lack Shortage) error {
 	if refusal, ok := AsRefusal(err); ok {
-		refusal.Lack = lack
+		refusal.Shortage = lack
 	}
 	return err
 }

@@ -39,8 +39,8 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, want Want) error 
 		return client.IgnoreNotFound(err)
 	}
 	stamp := claim.GetAnnotations()[LastUsedAnnotation]
-	made, found := stamp == req.Stamp.String(), stamp == req.Stamp.again().String()
-	keep := want.late && req.Owner.UID != ""
+	made, found := stamp == req.Stamp.String(), stamp == req.Stamp.Again().String()
+	keep := want.Late && req.Owner.UID != ""
 	if isOurs := made || found && keep; !isOurs || !claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}

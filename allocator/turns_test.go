@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -99,7 +101,7 @@ func TestRequestThatGivesUpLeavesItsTurnToTheNext(t *testing.T) {
 func TestClaimThatIsNotBoundKeepsItsTurnForTwoSecondsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &Allocator{}
-		pool := Pool{Object: poolOf(), Reference: Metal3Pool("pool")}
+		pool := Pool{Object: &ipamv1.IPPool{}, Reference: Metal3Pool("pool")}
 		for range waitingClaims {
 			if _, _, err := a.takeTurn(t.Context(), Machine{}, pool); err != nil {
 				t.Fatal(err)
@@ -122,7 +124,7 @@ func TestClaimThatIsNotBoundKeepsItsTurnForTwoSecondsOnly(t *testing.T) {
 
 func TestNamespacesDoNotWaitForEachOtherOnAPoolThatTheyShare(t *testing.T) {
 	a := &Allocator{}
-	pool := Pool{Object: poolOf(), Reference: PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: GlobalInClusterKind, Name: "shared"}}
+	pool := Pool{Object: &ipamv1.IPPool{}, Reference: PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: GlobalInClusterKind, Name: "shared"}}
 	of := func(namespace string) Machine {
 		return Machine{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "m"}}
 	}

@@ -37,5 +37,5 @@ type Want struct {
 	// Claim is the name of the claim that is used, empty until one is.
 	Claim string
 	// late says that the claim was made, and not bound in time.
-	late bool
+	Late bool
 }

@@ -25,7 +25,7 @@ var (
 
 // refusalOf is a refusal for want of so many addresses of a pool.
 func refusalOf(pool string, needed uint64) *allocator.Refusal {
-	return &allocator.Refusal{Reason: allocator.PoolExhausted, Lack: allocator.Lack{Pool: allocator.Metal3Pool(pool), Needed: needed}}
+	return &allocator.Refusal{Reason: allocator.PoolExhausted, Shortage: allocator.Shortage{Pool: allocator.Metal3Pool(pool), Needed: needed}}
 }
 
 // notes runs an Owners on these objects, whose API server fails this many times.

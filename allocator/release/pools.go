@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/go-logr/logr"
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -13,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
@@ -35,6 +37,26 @@ const (
 // in-cluster provider counts whenever an address goes.
 type poolReconciler struct {
 	client client.Client
+}
+
+// SetupPools adds to the manager what makes metal3 finish the deletion of IPPools.
+// It runs on the elected replica only. The sources that it returns must be
+// started, on every replica.
+func SetupPools(mgr manager.Manager) ([]allocator.Source, error) {
+	p := &poolReconciler{client: mgr.GetClient()}
+	c, err := controller.New("terminating-pool", mgr, controller.Options{
+		Reconciler: p,
+		LogConstructor: func(req *reconcile.Request) logr.Logger {
+			if req == nil {
+				return mgr.GetLogger()
+			}
+			return mgr.GetLogger().WithValues("IPPool", klog.KRef(req.Namespace, req.Name))
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("adding the terminating-pool controller: %w", err)
+	}
+	return p.sources(c, mgr.GetCache()), nil
 }
 
 func (p *poolReconciler) sources(c controller.Controller, from cache.Cache) []allocator.Source {

@@ -30,8 +30,7 @@ import (
 // waits for the API server.
 const workers = 10
 
-// Setup adds the controllers to the manager. They run on the elected replica
-// only. The sources that it returns must be started, on every replica: an
+// Setup adds the controller to the manager. It runs on the elected replica only. The sources that it returns must be started, on every replica: an
 // elected one continues with caches that are warm. What happens is told through
 // the recorder.
 func Setup(mgr manager.Manager, providers allocator.Providers, recorder events.EventRecorder, grace time.Duration) ([]allocator.Source, error) {
@@ -44,28 +43,21 @@ func Setup(mgr manager.Manager, providers allocator.Providers, recorder events.E
 		now:       time.Now,
 	}
 	machines, err := controller.New("release", mgr, controller.Options{
-		Reconciler: r, MaxConcurrentReconciles: workers, LogConstructor: logger(mgr, "VSphereMachine"),
+		Reconciler: r, MaxConcurrentReconciles: workers, LogConstructor: logger(mgr),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("adding the release controller: %w", err)
 	}
-	p := &poolReconciler{client: mgr.GetClient()}
-	pools, err := controller.New("terminating-pool", mgr, controller.Options{
-		Reconciler: p, LogConstructor: logger(mgr, "pool"),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("adding the terminating-pool controller: %w", err)
-	}
-	return append(r.sources(machines, mgr.GetCache()), p.sources(pools, mgr.GetCache())...), nil
+	return r.sources(machines, mgr.GetCache()), nil
 }
 
-// logger makes loggers that name the object in the way of CAPI's providers.
-func logger(mgr manager.Manager, key string) func(*reconcile.Request) logr.Logger {
+// logger makes loggers that name the machine in the way of CAPI's providers.
+func logger(mgr manager.Manager) func(*reconcile.Request) logr.Logger {
 	return func(req *reconcile.Request) logr.Logger {
 		if req == nil {
 			return mgr.GetLogger()
 		}
-		return mgr.GetLogger().WithValues(key, klog.KRef(req.Namespace, req.Name))
+		return mgr.GetLogger().WithValues("VSphereMachine", klog.KRef(req.Namespace, req.Name))
 	}
 }
 

@@ -216,6 +216,10 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	poolSources, err := release.SetupPools(mgr)
+	if err != nil {
+		return nil, err
+	}
 	retrySources, err := retry.Setup(mgr, providers)
 	if err != nil {
 		return nil, err
@@ -226,7 +230,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	}
 	kinds, err := watchKinds(mgr, live,
 		slices.Concat(alloc.Sources(), webhook.Sources(mgr.GetScheme())),
-		slices.Concat(releaseSources, retrySources, asideSources))
+		slices.Concat(releaseSources, poolSources, retrySources, asideSources))
 	if err != nil {
 		return nil, err
 	}
