@@ -10,14 +10,15 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
 // accept checks an address, and protects it for the machine.
-func (a *Allocator) accept(ctx context.Context, req Request, want Want, pool Pool, address Address) (Binding, error) {
+func (a *Allocator) accept(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool, address ipam.Address) (ipam.Binding, error) {
 	binding, err := a.judge(ctx, req, want, pool, address)
 	if err != nil {
-		return Binding{}, err
+		return ipam.Binding{}, err
 	}
 	// Both are round trips to the API server, and neither waits for the other, nor
 	// is it cut short if the other fails: it may have been carried out.
@@ -25,24 +26,24 @@ func (a *Allocator) accept(ctx context.Context, req Request, want Want, pool Poo
 	group.Go(func() error { return a.protect(ctx, req, want, address) })
 	group.Go(func() error { return a.checkGivenOnce(ctx, pool, address, binding.Address.Addr()) })
 	if err := group.Wait(); err != nil {
-		return Binding{}, err
+		return ipam.Binding{}, err
 	}
 	if err := a.promise(ctx, req.Machine, pool, binding); err != nil {
-		return Binding{}, err
+		return ipam.Binding{}, err
 	}
 	return binding, a.checkProtectedOnce(ctx, req.Machine, pool, binding)
 }
 
 // judge makes a binding of an address that a machine can be given.
-func (a *Allocator) judge(ctx context.Context, req Request, want Want, pool Pool, address Address) (Binding, error) {
+func (a *Allocator) judge(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool, address ipam.Address) (ipam.Binding, error) {
 	if address.Pool != want.Pool {
 		// metal3 serves claims of the CAPI contract by the name of their pool alone.
-		return Binding{}, Refuse(InvalidAddress, "%s was answered for by the provider of another pool of that name, %s: give one of the two another name",
+		return ipam.Binding{}, ipam.Refuse(ipam.InvalidAddress, "%s was answered for by the provider of another pool of that name, %s: give one of the two another name",
 			want.Pool.In(pool.GetNamespace()), address.Pool)
 	}
 	binding, err := a.providers.For(want.Pool).Bind(pool, address, want)
 	if err != nil {
-		return Binding{}, err
+		return ipam.Binding{}, err
 	}
 	return binding, a.checkUnused(ctx, req.Machine, pool, binding)
 }
@@ -51,12 +52,12 @@ func (a *Allocator) judge(ctx context.Context, req Request, want Want, pool Pool
 // other API that it serves: its two controllers do not know of each other's
 // latest. An address that is of either API is named alike, and each of two
 // requests looks when its own exists, so one of them at least sees the other's.
-func (a *Allocator) checkGivenOnce(ctx context.Context, pool Pool, address Address, ip netip.Addr) error {
+func (a *Allocator) checkGivenOnce(ctx context.Context, pool ipam.Pool, address ipam.Address, ip netip.Addr) error {
 	twin := a.providers.For(pool.Reference).Twin()
 	if twin == nil {
 		return nil
 	}
-	obj := EmptyAddress(twin)
+	obj := ipam.EmptyAddress(twin)
 	err := a.live.Get(ctx, client.ObjectKeyFromObject(address), obj)
 	if kube.IsAbsent(err) {
 		return nil
@@ -67,7 +68,7 @@ func (a *Allocator) checkGivenOnce(ctx context.Context, pool Pool, address Addre
 	if other, err := netip.ParseAddr(twin.Address(obj).IP); err != nil || other.Unmap() != ip {
 		return nil //nolint:nilerr // what is not an address was not given twice
 	}
-	return &Unfit{Cause: GivenTwice, IP: ip, Refusal: Refuse(AddressInUse,
+	return &ipam.Unfit{Cause: ipam.GivenTwice, IP: ip, Refusal: ipam.Refuse(ipam.AddressInUse,
 		"%s answered with %s, which it gave to an IPAddressClaim, too: use one claim API per pool", pool.Reference.In(pool.GetNamespace()), ip)}
 }
 
@@ -75,19 +76,19 @@ func (a *Allocator) checkGivenOnce(ctx context.Context, pool Pool, address Addre
 // it: the provider takes about as long for that as protecting takes. It returns
 // the address's UID, or nothing: what goes wrong here shows again, or not, when
 // the claim does name an address.
-func (a *Allocator) acceptEarly(ctx context.Context, req Request, want Want, pool Pool, claim Claim) (types.UID, Binding) {
+func (a *Allocator) acceptEarly(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool, claim ipam.Claim) (types.UID, ipam.Binding) {
 	provider := a.providers.For(want.Pool)
-	addresses, err := kube.List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
 	if err != nil {
-		return "", Binding{}
+		return "", ipam.Binding{}
 	}
 	for _, obj := range addresses {
-		if !Answers(obj, claim.GetUID()) || !obj.GetDeletionTimestamp().IsZero() {
+		if !ipam.Answers(obj, claim.GetUID()) || !obj.GetDeletionTimestamp().IsZero() {
 			continue
 		}
 		if binding, err := a.accept(ctx, req, want, pool, provider.Address(obj)); err == nil {
 			return obj.GetUID(), binding
 		}
 	}
-	return "", Binding{}
+	return "", ipam.Binding{}
 }

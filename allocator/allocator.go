@@ -9,13 +9,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines,verbs=get;list;watch
 
 // Allocator claims addresses for machines that are being admitted.
 type Allocator struct {
-	providers Providers
+	providers ipam.Providers
 	// client writes; its reads come from the cache.
 	client client.Client
 	// live reads from the API server, where a stale answer would do harm.
@@ -33,7 +34,7 @@ type Allocator struct {
 // New makes an Allocator. Writes go through c, whose reads come from informers
 // of the providers' kinds; live reads past them. Its Sources must be started,
 // or requests wait until their deadline.
-func New(providers Providers, c client.Client, live client.Reader) *Allocator {
+func New(providers ipam.Providers, c client.Client, live client.Reader) *Allocator {
 	return &Allocator{providers: providers, client: c, live: live}
 }
 
@@ -51,7 +52,7 @@ func (a *Allocator) Check(ctx context.Context, req Request) error {
 //
 // Claims made by a call that failed are left for TakeBack. The errors are a
 // Refusal, ErrMachineExists, or what the API server said.
-func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
+func (a *Allocator) Claim(ctx context.Context, req Request) ([]ipam.Binding, error) {
 	if err := a.seeNoMachine(ctx, req.Machine); err != nil {
 		return nil, err
 	}
@@ -63,14 +64,14 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 		return nil, err
 	}
 	for i, want := range req.Wants {
-		if slices.ContainsFunc(req.Wants[:i], func(earlier Want) bool { return earlier.Pool == want.Pool }) {
+		if slices.ContainsFunc(req.Wants[:i], func(earlier ipam.Want) bool { return earlier.Pool == want.Pool }) {
 			continue
 		}
 		if err := a.checkUnstored(ctx, req, pools[want.Pool]); err != nil {
 			return nil, err
 		}
 	}
-	bindings := make([]Binding, 0, len(req.Wants))
+	bindings := make([]ipam.Binding, 0, len(req.Wants))
 	for i := range req.Wants {
 		binding, err := a.bind(ctx, req, &req.Wants[i], pools[req.Wants[i].Pool])
 		if err != nil {
@@ -86,10 +87,10 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]Binding, error) {
 
 // checkDistinct refuses an address that another device of the machine has been
 // given: some providers have one address for each host name.
-func checkDistinct(bindings []Binding, next Binding) error {
+func checkDistinct(bindings []ipam.Binding, next ipam.Binding) error {
 	for _, b := range bindings {
 		if b.Address.Addr() == next.Address.Addr() && capi.SameNetwork(b.Device.NetworkName, next.Device.NetworkName) {
-			return Refuse(AddressRepeated, "%s %q answered with one address for device %d and for device %d: name different pools for them",
+			return ipam.Refuse(ipam.AddressRepeated, "%s %q answered with one address for device %d and for device %d: name different pools for them",
 				next.Pool.Kind, next.Pool.Name, b.Device.Index, next.Device.Index)
 		}
 	}
@@ -98,7 +99,7 @@ func checkDistinct(bindings []Binding, next Binding) error {
 
 // seeNoMachine returns ErrMachineExists if a machine of this name lives. The
 // cache may be behind: a claim that exists already makes ensureClaim ask again.
-func (a *Allocator) seeNoMachine(ctx context.Context, machine Machine) error {
+func (a *Allocator) seeNoMachine(ctx context.Context, machine ipam.Machine) error {
 	exists, err := machineExists(ctx, a.client, machine.NamespacedName)
 	if err != nil || !exists {
 		return err
@@ -106,7 +107,7 @@ func (a *Allocator) seeNoMachine(ctx context.Context, machine Machine) error {
 	return a.seeNoLiveMachine(ctx, machine)
 }
 
-func (a *Allocator) seeNoLiveMachine(ctx context.Context, machine Machine) error {
+func (a *Allocator) seeNoLiveMachine(ctx context.Context, machine ipam.Machine) error {
 	exists, err := machineExists(ctx, a.live, machine.NamespacedName)
 	if err != nil {
 		return err
@@ -128,22 +129,22 @@ func machineExists(ctx context.Context, reader client.Reader, key types.Namespac
 // pools reads the pools of a request and sees that they have room. What the
 // cache refuses is asked again of the API server: a pool may have been made, or
 // an address freed, a moment ago.
-func (a *Allocator) pools(ctx context.Context, req Request) (map[PoolReference]Pool, error) {
+func (a *Allocator) pools(ctx context.Context, req Request) (map[ipam.PoolReference]ipam.Pool, error) {
 	pools, err := a.poolsFrom(ctx, a.client, req)
-	if _, refused := AsRefusal(err); refused {
+	if _, refused := ipam.AsRefusal(err); refused {
 		return a.poolsFrom(ctx, a.live, req)
 	}
 	return pools, err
 }
 
-func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Request) (map[PoolReference]Pool, error) {
-	pools := map[PoolReference]Pool{}
-	fresh := map[PoolReference][]string{}
+func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Request) (map[ipam.PoolReference]ipam.Pool, error) {
+	pools := map[ipam.PoolReference]ipam.Pool{}
+	fresh := map[ipam.PoolReference][]string{}
 	for _, want := range req.Wants {
 		if _, known := pools[want.Pool]; !known {
 			pool, err := a.providers.Pool(ctx, reader, req.Machine, want)
 			if err != nil {
-				return nil, WithShortage(err, Shortage{Pool: want.Pool, Needed: req.countOf(want.Pool)})
+				return nil, ipam.WithShortage(err, ipam.Shortage{Pool: want.Pool, Needed: req.countOf(want.Pool)})
 			}
 			pools[want.Pool] = pool
 		}
@@ -167,22 +168,22 @@ func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Req
 	return pools, nil
 }
 
-func exhausted(pool Pool, free, needed uint64) error {
+func exhausted(pool ipam.Pool, free, needed uint64) error {
 	more := ""
 	if needed > 1 {
 		more = fmt.Sprintf(" and the machine needs %d", needed)
 	}
-	name, lack := pool.Reference.In(pool.GetNamespace()), Shortage{Pool: pool.Reference, Needed: needed}
+	name, lack := pool.Reference.In(pool.GetNamespace()), ipam.Shortage{Pool: pool.Reference, Needed: needed}
 	if pool.Free == nil {
-		return WithShortage(Refuse(PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), lack)
+		return ipam.WithShortage(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), lack)
 	}
-	return WithShortage(Refuse(PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
+	return ipam.WithShortage(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
 		name, pool.Total-min(free, pool.Total), pool.Total, more), lack)
 }
 
-func (a *Allocator) claimExists(ctx context.Context, reader client.Reader, req Request, want Want) (bool, error) {
+func (a *Allocator) claimExists(ctx context.Context, reader client.Reader, req Request, want ipam.Want) (bool, error) {
 	key := req.claimKey(want)
-	err := reader.Get(ctx, key, EmptyClaim(a.providers.For(want.Pool)))
+	err := reader.Get(ctx, key, ipam.EmptyClaim(a.providers.For(want.Pool)))
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("reading claim %s: %w", key, err)
 	}

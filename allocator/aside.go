@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -22,7 +23,7 @@ const maxSetAside = 256
 // back: another request for the same machine may have been answered with it before,
 // and its machine is stored when the address is free again.
 func UntilStored(claim client.Object) time.Duration {
-	stamp, err := StampOf(claim)
+	stamp, err := ipam.StampOf(claim)
 	if err != nil {
 		return 0
 	}
@@ -31,7 +32,7 @@ func UntilStored(claim client.Object) time.Duration {
 
 // unfitAddress is an address that cannot be given to a device.
 type unfitAddress struct {
-	*Unfit
+	*ipam.Unfit
 	// network is that of the device.
 	network string
 	// users are those that have the address, if that is why.
@@ -39,7 +40,7 @@ type unfitAddress struct {
 }
 
 // asUnfit finds in an error that a device was answered with such an address.
-func asUnfit(err error, device Device) (unfitAddress, bool) {
+func asUnfit(err error, device ipam.Device) (unfitAddress, bool) {
 	bad := unfitAddress{network: device.NetworkName}
 	if used := (*usedAddress)(nil); errors.As(err, &used) {
 		bad.users = used.users
@@ -51,7 +52,7 @@ func asUnfit(err error, device Device) (unfitAddress, bool) {
 // handed out. If the address is one that a living machine has lost, the claim
 // becomes that machine's. What it returns is for the user: the refusal of the
 // address, where it cannot be set aside.
-func (a *Allocator) setAside(ctx context.Context, req Request, pool Pool, claim Claim, bad unfitAddress) error {
+func (a *Allocator) setAside(ctx context.Context, req Request, pool ipam.Pool, claim ipam.Claim, bad unfitAddress) error {
 	loser, err := a.loserOf(ctx, req, pool, bad)
 	if err != nil {
 		return err
@@ -81,14 +82,14 @@ func (a *Allocator) setAside(ctx context.Context, req Request, pool Pool, claim 
 
 // convert takes the request's marks off the claim, and puts on it those of what
 // it is from now on. Somebody's own claim stays as it is.
-func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad unfitAddress, loser string) error {
+func (a *Allocator) convert(ctx context.Context, req Request, claim ipam.Claim, bad unfitAddress, loser string) error {
 	provider := a.providers.For(claim.Pool)
-	obj := EmptyClaim(provider)
+	obj := ipam.EmptyClaim(provider)
 	if err := a.live.Get(ctx, client.ObjectKeyFromObject(claim), obj); err != nil {
 		return fmt.Errorf("reading claim %s: %w", klog.KObj(claim), err)
 	}
-	stamp := obj.GetAnnotations()[LastUsedAnnotation]
-	_, offered := obj.GetAnnotations()[ForAnnotation]
+	stamp := obj.GetAnnotations()[ipam.LastUsedAnnotation]
+	_, offered := obj.GetAnnotations()[ipam.ForAnnotation]
 	found := stamp == req.Stamp.Again().String()
 	if offered || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != req.Stamp.String() && !found {
 		return bad.Unfit
@@ -97,40 +98,40 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim Claim, bad u
 		return err
 	}
 	annotations, labels := obj.GetAnnotations(), obj.GetLabels()
-	for _, key := range []string{RequestedByAnnotation, MachineNameAnnotation, DeviceAnnotation, KeptAnnotation} {
+	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.DeviceAnnotation, ipam.KeptAnnotation} {
 		delete(annotations, key)
 	}
 	if !found {
 		// Else another request may have been answered with it, see UntilStored.
-		delete(annotations, LastUsedAnnotation)
+		delete(annotations, ipam.LastUsedAnnotation)
 	}
-	delete(labels, MachineLabel)
+	delete(labels, ipam.MachineLabel)
 	obj.SetAnnotations(annotations)
 	if loser != "" {
 		holder := req.Machine
 		holder.Name = loser
-		Mark(obj, holder)
-		Use(obj, req.Stamp.Again())
+		ipam.Mark(obj, holder)
+		ipam.Use(obj, req.Stamp.Again())
 		return a.client.Update(ctx, obj)
 	}
-	content, err := json.Marshal(SetAside{IP: bad.IP, Cause: bad.Cause, Network: bad.network})
+	content, err := json.Marshal(ipam.SetAside{IP: bad.IP, Cause: bad.Cause, Network: bad.network})
 	if err != nil {
-		return fmt.Errorf("writing annotation %s: %w", SetAsideAnnotation, err)
+		return fmt.Errorf("writing annotation %s: %w", ipam.SetAsideAnnotation, err)
 	}
-	kube.SetLabel(obj, SetAsideLabel, "")
-	kube.SetAnnotation(obj, SetAsideAnnotation, string(content))
+	kube.SetLabel(obj, ipam.SetAsideLabel, "")
+	kube.SetAnnotation(obj, ipam.SetAsideAnnotation, string(content))
 	return a.client.Update(ctx, obj)
 }
 
 // loserOf names the machine that has an address of the pool by its own bindings
 // and lost it there, empty if there is none in the namespace of the request.
-func (a *Allocator) loserOf(ctx context.Context, req Request, pool Pool, bad unfitAddress) (string, error) {
+func (a *Allocator) loserOf(ctx context.Context, req Request, pool ipam.Pool, bad unfitAddress) (string, error) {
 	for _, user := range bad.users {
 		machine, ok := user.Object.(*capi.VSphereMachine)
 		if !ok || user.Namespace != req.Machine.Namespace || !machine.DeletionTimestamp.IsZero() {
 			continue
 		}
-		bindings, err := ParseBindings(machine.Annotations[BindingsAnnotation])
+		bindings, err := ipam.ParseBindings(machine.Annotations[ipam.BindingsAnnotation])
 		if err != nil || bindings.Machine != machine.Name {
 			continue
 		}
@@ -148,9 +149,9 @@ func (a *Allocator) loserOf(ctx context.Context, req Request, pool Pool, bad unf
 }
 
 // isLost tells whether the claim of a binding is gone, or has no address.
-func (a *Allocator) isLost(ctx context.Context, holder User, b Binding) (bool, error) {
+func (a *Allocator) isLost(ctx context.Context, holder User, b ipam.Binding) (bool, error) {
 	provider := a.providers.For(b.Pool)
-	obj := EmptyClaim(provider)
+	obj := ipam.EmptyClaim(provider)
 	key := client.ObjectKey{Namespace: holder.Namespace, Name: b.Claim}
 	err := a.live.Get(ctx, key, obj)
 	if kube.IsAbsent(err) {
@@ -162,9 +163,9 @@ func (a *Allocator) isLost(ctx context.Context, holder User, b Binding) (bool, e
 	return provider.Claim(obj).Address == "", nil
 }
 
-func (a *Allocator) isSetAsideFull(ctx context.Context, pool Pool) (bool, error) {
-	claims, err := kube.List(ctx, a.client, EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(pool.GetNamespace()),
-		client.HasLabels{SetAsideLabel}, client.UnsafeDisableDeepCopy)
+func (a *Allocator) isSetAsideFull(ctx context.Context, pool ipam.Pool) (bool, error) {
+	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(pool.GetNamespace()),
+		client.HasLabels{ipam.SetAsideLabel}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("listing what is set aside of %s: %w", pool.Reference, err)
 	}
@@ -179,20 +180,20 @@ func (a *Allocator) isSetAsideFull(ctx context.Context, pool Pool) (bool, error)
 
 // IsStillUnfit tells whether the cause for which an address was set aside lasts.
 // A pool that is gone, or is being deleted, keeps nothing aside, and is nil.
-func (a *Allocator) IsStillUnfit(ctx context.Context, claim Claim, content SetAside) (pool client.Object, unfit bool, err error) {
+func (a *Allocator) IsStillUnfit(ctx context.Context, claim ipam.Claim, content ipam.SetAside) (pool client.Object, unfit bool, err error) {
 	provider := a.providers.For(claim.Pool)
-	machine := Machine{}
+	machine := ipam.Machine{}
 	machine.Namespace = claim.GetNamespace()
-	want := Want{Pool: claim.Pool, Device: Device{NetworkName: content.Network}}
+	want := ipam.Want{Pool: claim.Pool, Device: ipam.Device{NetworkName: content.Network}}
 	read, err := provider.Pool(ctx, a.live, machine, want)
-	if refusal, refused := AsRefusal(err); refused {
+	if refusal, refused := ipam.AsRefusal(err); refused {
 		// A pool that is not served for a while may have the same cause later.
-		return nil, refusal.Reason == PoolNotServed, nil
+		return nil, refusal.Reason == ipam.PoolNotServed, nil
 	}
 	if err != nil {
 		return nil, false, err
 	}
-	obj := EmptyAddress(provider)
+	obj := ipam.EmptyAddress(provider)
 	err = a.live.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}, obj)
 	if kube.IsAbsent(err) {
 		return read.Object, false, nil
@@ -208,7 +209,7 @@ func (a *Allocator) IsStillUnfit(ctx context.Context, claim Claim, content SetAs
 		return read.Object, len(users) > 0, err
 	}
 	err = a.checkGivenOnce(ctx, read, provider.Address(obj), content.IP)
-	if _, refused := AsRefusal(err); refused {
+	if _, refused := ipam.AsRefusal(err); refused {
 		return read.Object, true, nil
 	}
 	return read.Object, false, err

@@ -9,6 +9,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // lookAgain is how often a pool is asked whether it still has room for a claim
@@ -21,7 +23,7 @@ const lookAgain = time.Second
 // reliably: a provider need not write down that an address was free for a moment,
 // and of kinds that are not watched nothing is heard. So a pool that counts is
 // asked again in between.
-func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool, claim Claim) (Binding, error) {
+func (a *Allocator) await(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool, claim ipam.Claim) (ipam.Binding, error) {
 	woken, done := a.bound.subscribe(client.ObjectKeyFromObject(claim))
 	defer done()
 	full, done := a.full.subscribe(client.ObjectKeyFromObject(pool))
@@ -30,16 +32,16 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 	defer late.Stop()
 	if a.isFull(ctx, pool) {
 		if err := a.seeRoom(ctx, req.Machine, pool, claim, a.live); err != nil {
-			return Binding{}, err
+			return ipam.Binding{}, err
 		}
 	}
 	var accepted types.UID
-	var binding Binding
+	var binding ipam.Binding
 	for {
 		address, err := a.answer(ctx, pool, claim)
 		switch {
 		case err != nil:
-			return Binding{}, err
+			return ipam.Binding{}, err
 		case address.Object == nil && accepted == "":
 			accepted, binding = a.acceptEarly(ctx, req, want, pool, claim)
 		case address.Object == nil:
@@ -58,11 +60,11 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 			err = a.notBound(context.WithoutCancel(ctx), pool, claim)
 		}
 		if err != nil {
-			return Binding{}, err
+			return ipam.Binding{}, err
 		}
 		claim, err = a.refresh(ctx, claim)
 		if err != nil {
-			return Binding{}, err
+			return ipam.Binding{}, err
 		}
 	}
 }
@@ -70,7 +72,7 @@ func (a *Allocator) await(ctx context.Context, req Request, want Want, pool Pool
 // notBound says why a claim was not bound in time, as far as that can be seen. The
 // address that it names may be one that an earlier claim of the name left behind,
 // which metal3 takes for its own.
-func (a *Allocator) notBound(ctx context.Context, pool Pool, claim Claim) error {
+func (a *Allocator) notBound(ctx context.Context, pool ipam.Pool, claim ipam.Claim) error {
 	if claim.Address != "" {
 		return a.notAnswered(ctx, pool, claim)
 	}
@@ -78,30 +80,30 @@ func (a *Allocator) notBound(ctx context.Context, pool Pool, claim Claim) error 
 	if cause == "" {
 		return notBoundInTime(pool)
 	}
-	return Refuse(NotBoundInTime, "%s has not bound a claim in time: %s", pool.Reference.In(pool.GetNamespace()), cause)
+	return ipam.Refuse(ipam.NotBoundInTime, "%s has not bound a claim in time: %s", pool.Reference.In(pool.GetNamespace()), cause)
 }
 
 // notAnswered says why the address that a claim names does not answer it.
-func (a *Allocator) notAnswered(ctx context.Context, pool Pool, claim Claim) error {
+func (a *Allocator) notAnswered(ctx context.Context, pool ipam.Pool, claim ipam.Claim) error {
 	provider := a.providers.For(claim.Pool)
-	obj := EmptyAddress(provider)
+	obj := ipam.EmptyAddress(provider)
 	err := a.client.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}, obj)
-	if err != nil || Answers(obj, claim.GetUID()) {
+	if err != nil || ipam.Answers(obj, claim.GetUID()) {
 		return notBoundInTime(pool)
 	}
-	return Refuse(AddressLeft, "address %q in namespace %q, which is of an earlier claim %q, is in the way: "+
+	return ipam.Refuse(ipam.AddressLeft, "address %q in namespace %q, which is of an earlier claim %q, is in the way: "+
 		"delete it if nothing uses %s any more, or give the machine another name",
 		obj.GetName(), obj.GetNamespace(), claim.GetName(), provider.Address(obj).IP)
 }
 
-func notBoundInTime(pool Pool) error {
-	return Refuse(NotBoundInTime, "%s has not bound a claim in time: "+
+func notBoundInTime(pool ipam.Pool) error {
+	return ipam.Refuse(ipam.NotBoundInTime, "%s has not bound a claim in time: "+
 		"is the IPAM controller of %s running? Start it, or see its log",
 		pool.Reference.In(pool.GetNamespace()), pool.Reference.APIGroup)
 }
 
 // isFull tells whether the pool now says that it has no free address.
-func (a *Allocator) isFull(ctx context.Context, pool Pool) bool {
+func (a *Allocator) isFull(ctx context.Context, pool ipam.Pool) bool {
 	if !pool.Watched {
 		return false
 	}
@@ -114,14 +116,14 @@ func (a *Allocator) isFull(ctx context.Context, pool Pool) bool {
 // of its pool, if none of these readers, asked in turn, knows of room. A pool's
 // own word that it is full does not do: it may be late, and one of the addresses
 // that fill the pool may be for this claim.
-func (a *Allocator) seeRoom(ctx context.Context, machine Machine, pool Pool, claim Claim, readers ...client.Reader) error {
+func (a *Allocator) seeRoom(ctx context.Context, machine ipam.Machine, pool ipam.Pool, claim ipam.Claim, readers ...client.Reader) error {
 	if !pool.Silent {
 		return nil
 	}
 	var refusal error
 	for _, reader := range readers {
-		fresh, err := a.providers.For(claim.Pool).Pool(ctx, reader, machine, Want{Pool: claim.Pool})
-		if _, refused := AsRefusal(err); refused {
+		fresh, err := a.providers.For(claim.Pool).Pool(ctx, reader, machine, ipam.Want{Pool: claim.Pool})
+		if _, refused := ipam.AsRefusal(err); refused {
 			return nil
 		}
 		if err != nil || fresh.Free == nil {
@@ -138,9 +140,9 @@ func (a *Allocator) seeRoom(ctx context.Context, machine Machine, pool Pool, cla
 
 // refresh reads the claim from the cache. A cache that has not seen this very
 // claim yet says nothing new.
-func (a *Allocator) refresh(ctx context.Context, claim Claim) (Claim, error) {
+func (a *Allocator) refresh(ctx context.Context, claim ipam.Claim) (ipam.Claim, error) {
 	provider := a.providers.For(claim.Pool)
-	obj := EmptyClaim(provider)
+	obj := ipam.EmptyClaim(provider)
 	err := a.client.Get(ctx, client.ObjectKeyFromObject(claim), obj)
 	switch {
 	case apierrors.IsNotFound(err):
@@ -155,33 +157,33 @@ func (a *Allocator) refresh(ctx context.Context, claim Claim) (Claim, error) {
 
 // answer is the address that answers the claim, without an object if there is
 // none yet.
-func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address, error) {
-	want := Want{Pool: pool.Reference}
+func (a *Allocator) answer(ctx context.Context, pool ipam.Pool, claim ipam.Claim) (ipam.Address, error) {
+	want := ipam.Want{Pool: pool.Reference}
 	key := client.ObjectKeyFromObject(claim)
 	switch {
 	case !claim.GetDeletionTimestamp().IsZero():
-		return Address{}, terminating(want, key)
+		return ipam.Address{}, terminating(want, key)
 	case claim.Exhausted:
-		return Address{}, exhausted(pool, 0, 1)
+		return ipam.Address{}, exhausted(pool, 0, 1)
 	case claim.Failure != "":
-		return Address{}, Refuse(ClaimRefused, "%s refused a claim: %s; correct the pool",
+		return ipam.Address{}, ipam.Refuse(ipam.ClaimRefused, "%s refused a claim: %s; correct the pool",
 			pool.Reference.In(pool.GetNamespace()), claim.Failure)
 	case claim.Address == "":
-		return Address{}, a.seeNoneLeft(ctx, claim)
+		return ipam.Address{}, a.seeNoneLeft(ctx, claim)
 	}
 
 	provider := a.providers.For(pool.Reference)
-	obj := EmptyAddress(provider)
+	obj := ipam.EmptyAddress(provider)
 	err := a.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: claim.Address}, obj)
 	switch {
 	case apierrors.IsNotFound(err):
-		return Address{}, nil
+		return ipam.Address{}, nil
 	case err != nil:
-		return Address{}, fmt.Errorf("reading address %s/%s: %w", key.Namespace, claim.Address, err)
+		return ipam.Address{}, fmt.Errorf("reading address %s/%s: %w", key.Namespace, claim.Address, err)
 	case !obj.GetDeletionTimestamp().IsZero():
-		return Address{}, terminating(want, key)
-	case !Answers(obj, claim.GetUID()) && !inherits(provider, obj, claim):
-		return Address{}, nil
+		return ipam.Address{}, terminating(want, key)
+	case !ipam.Answers(obj, claim.GetUID()) && !inherits(provider, obj, claim):
+		return ipam.Address{}, nil
 	}
 	return provider.Address(obj), nil
 }
@@ -191,20 +193,20 @@ func (a *Allocator) answer(ctx context.Context, pool Pool, claim Claim) (Address
 // The provider goes by the claim's name, and gives it no other as long as that one
 // is there. A UID on the address says that it was an earlier machine's, and one
 // whose machine moved away is in use elsewhere.
-func inherits(provider Provider, obj client.Object, claim Claim) bool {
+func inherits(provider ipam.Provider, obj client.Object, claim ipam.Claim) bool {
 	annotations := obj.GetAnnotations()
-	holder, isLabelled := annotations[MachineNameAnnotation], obj.GetLabels()[MachineLabel] == claim.GetLabels()[MachineLabel]
-	_, moved := annotations[MovedAnnotation]
+	holder, isLabelled := annotations[ipam.MachineNameAnnotation], obj.GetLabels()[ipam.MachineLabel] == claim.GetLabels()[ipam.MachineLabel]
+	_, moved := annotations[ipam.MovedAnnotation]
 	return provider.GoesByName() && provider.Address(obj).Claim == claim.GetName() && !moved && isLabelled &&
-		annotations[MachineUIDAnnotation] == "" && (holder == "" || IsMarked(claim, holder))
+		annotations[ipam.MachineUIDAnnotation] == "" && (holder == "" || ipam.IsMarked(claim, holder))
 }
 
 // seeNoneLeft refuses a claim that an address is in the way of: one of an earlier
 // claim of the name, which is being deleted while a VM still uses it. Providers
 // that name an address after its claim cannot make another until it is gone.
-func (a *Allocator) seeNoneLeft(ctx context.Context, claim Claim) error {
+func (a *Allocator) seeNoneLeft(ctx context.Context, claim ipam.Claim) error {
 	provider, key := a.providers.For(claim.Pool), client.ObjectKeyFromObject(claim)
-	obj := EmptyAddress(provider)
+	obj := ipam.EmptyAddress(provider)
 	if err := a.client.Get(ctx, key, obj); err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil
@@ -212,7 +214,7 @@ func (a *Allocator) seeNoneLeft(ctx context.Context, claim Claim) error {
 		return fmt.Errorf("reading address %s: %w", key, err)
 	}
 	if provider.Address(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
-		return terminating(Want{Pool: claim.Pool}, key)
+		return terminating(ipam.Want{Pool: claim.Pool}, key)
 	}
 	return nil
 }

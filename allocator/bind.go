@@ -5,6 +5,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 const (
@@ -18,7 +20,7 @@ const (
 
 // bind claims an address for one want. An address that cannot be given is set
 // aside, so that the provider does not offer it again, and the next one claimed.
-func (a *Allocator) bind(ctx context.Context, req Request, want *Want, pool Pool) (Binding, error) {
+func (a *Allocator) bind(ctx context.Context, req Request, want *ipam.Want, pool ipam.Pool) (ipam.Binding, error) {
 	for range maxClaimTries {
 		binding, claim, err := a.claimAndAwait(ctx, req, want, pool)
 		bad, ok := asUnfit(err, want.Device)
@@ -26,31 +28,31 @@ func (a *Allocator) bind(ctx context.Context, req Request, want *Want, pool Pool
 			return binding, err
 		}
 		if aside := a.setAside(ctx, req, pool, claim, bad); aside != nil {
-			return Binding{}, aside
+			return ipam.Binding{}, aside
 		}
 		want.Claim = ""
 		pools, err := a.pools(ctx, req)
 		if err != nil {
-			return Binding{}, err
+			return ipam.Binding{}, err
 		}
 		pool = pools[want.Pool]
 	}
-	return Binding{}, triedTooOften(pool)
+	return ipam.Binding{}, triedTooOften(pool)
 }
 
 // claimAndAwait makes a claim when it is the request's turn, and waits for its
 // address.
-func (a *Allocator) claimAndAwait(ctx context.Context, req Request, want *Want, pool Pool) (Binding, Claim, error) {
+func (a *Allocator) claimAndAwait(ctx context.Context, req Request, want *ipam.Want, pool ipam.Pool) (ipam.Binding, ipam.Claim, error) {
 	waited, end, err := a.takeTurn(ctx, req.Machine, pool)
 	if err != nil {
-		return Binding{}, Claim{}, notBoundInTime(pool)
+		return ipam.Binding{}, ipam.Claim{}, notBoundInTime(pool)
 	}
 	defer end()
 	if waited {
 		// Others may have taken the last addresses meanwhile.
 		pools, err := a.pools(ctx, req)
 		if err != nil {
-			return Binding{}, Claim{}, err
+			return ipam.Binding{}, ipam.Claim{}, err
 		}
 		pool = pools[want.Pool]
 	}
@@ -58,15 +60,15 @@ func (a *Allocator) claimAndAwait(ctx context.Context, req Request, want *Want, 
 	defer a.underWay.add(req.claimKey(*want))()
 	claim, err := a.ensureClaim(ctx, req, want, pool)
 	if err != nil {
-		return Binding{}, Claim{}, err
+		return ipam.Binding{}, ipam.Claim{}, err
 	}
 	defer a.underWay.add(req.claimKey(*want))()
 	start := time.Now()
 	binding, err := a.await(ctx, req, *want, pool, claim)
 	if err != nil {
-		refusal, refused := AsRefusal(err)
-		want.Late = refused && refusal.Reason == NotBoundInTime || errors.Is(err, context.DeadlineExceeded)
-		return Binding{}, claim, err
+		refusal, refused := ipam.AsRefusal(err)
+		want.Late = refused && refusal.Reason == ipam.NotBoundInTime || errors.Is(err, context.DeadlineExceeded)
+		return ipam.Binding{}, claim, err
 	}
 	providerWait.WithLabelValues(want.Pool.Kind).Observe(time.Since(start).Seconds())
 	return binding, claim, nil
@@ -74,7 +76,7 @@ func (a *Allocator) claimAndAwait(ctx context.Context, req Request, want *Want, 
 
 // takeTurn takes a turn on the pool while there is enough time left for it. The
 // turn ends with the returned function, or by itself after turnLimit.
-func (a *Allocator) takeTurn(ctx context.Context, machine Machine, pool Pool) (waited bool, end func(), err error) {
+func (a *Allocator) takeTurn(ctx context.Context, machine ipam.Machine, pool ipam.Pool) (waited bool, end func(), err error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-leastBindingTime))

@@ -13,13 +13,14 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
 // ensureClaim makes the claim for a want, or takes the one that exists if that
 // is safe, and stamps it with the request. The want then names the claim. Names
 // of claims that were set aside are passed over.
-func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *Want, pool Pool) (Claim, error) {
+func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *ipam.Want, pool ipam.Pool) (ipam.Claim, error) {
 	if want.Claim != "" {
 		claim, err := a.reuseOrJudgeAgain(ctx, req, *want, pool)
 		if !errors.Is(err, errNotToUse) {
@@ -27,13 +28,13 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *Want, po
 		}
 	}
 	for try := 1; try <= maxClaimNames; try++ {
-		want.Claim = ClaimNameOfTry(req.Machine.Name, want.Device.Index, try)
+		want.Claim = ipam.ClaimNameOfTry(req.Machine.Name, want.Device.Index, try)
 		if a.isKnownNotToUse(ctx, req, *want) {
 			continue
 		}
 		made, err := a.makeClaim(ctx, req, *want, pool)
 		if err != nil {
-			return Claim{}, err
+			return ipam.Claim{}, err
 		}
 		if made != nil {
 			return a.providers.For(want.Pool).Claim(made), nil
@@ -41,32 +42,32 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *Want, po
 		// What exists may be a living machine's, to which the API server is about
 		// to answer with a conflict.
 		if err := a.seeNoLiveMachine(ctx, req.Machine); err != nil {
-			return Claim{}, err
+			return ipam.Claim{}, err
 		}
 		claim, err := a.reuseOrJudgeAgain(ctx, req, *want, pool)
 		if !errors.Is(err, errNotToUse) {
 			return claim, err
 		}
 	}
-	return Claim{}, triedTooOften(pool)
+	return ipam.Claim{}, triedTooOften(pool)
 }
 
 // isKnownNotToUse tells whether the cache has a claim of that name which is to be
 // passed over. There may be many, each of which would cost the request three calls.
-func (a *Allocator) isKnownNotToUse(ctx context.Context, req Request, want Want) bool {
-	obj := EmptyClaim(a.providers.For(want.Pool))
+func (a *Allocator) isKnownNotToUse(ctx context.Context, req Request, want ipam.Want) bool {
+	obj := ipam.EmptyClaim(a.providers.For(want.Pool))
 	err := a.client.Get(ctx, req.claimKey(want), obj)
 	return err == nil && isNotToUse(obj, req)
 }
 
-func triedTooOften(pool Pool) error {
-	return Refuse(AddressInUse, "%s answered with an address that cannot be given, as often as one request may try: see the claims with label %s",
-		pool.Reference.In(pool.GetNamespace()), SetAsideLabel)
+func triedTooOften(pool ipam.Pool) error {
+	return ipam.Refuse(ipam.AddressInUse, "%s answered with an address that cannot be given, as often as one request may try: see the claims with label %s",
+		pool.Reference.In(pool.GetNamespace()), ipam.SetAsideLabel)
 }
 
 // makeClaim makes the claim that the want names. It returns nil if there is one
 // of that name.
-func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool Pool) (client.Object, error) {
+func (a *Allocator) makeClaim(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool) (client.Object, error) {
 	key := req.claimKey(want)
 	obj := a.providers.For(want.Pool).NewClaim(req.claimSpec(want, pool))
 	sign(obj, req, want, req.Stamp)
@@ -79,23 +80,23 @@ func (a *Allocator) makeClaim(ctx context.Context, req Request, want Want, pool 
 	case apierrors.IsAlreadyExists(err):
 		return nil, nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return nil, Refuse(NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
+		return nil, ipam.Refuse(ipam.NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
 	}
 	return nil, notWritten(ctx, want, pool, obj, err)
 }
 
 // sign writes on a claim whose it is, and which request uses it for what.
-func sign(claim client.Object, req Request, want Want, stamp Stamp) {
-	Mark(claim, req.Machine)
-	Use(claim, stamp)
-	kube.SetAnnotation(claim, DeviceAnnotation, strconv.Itoa(want.Device.Index))
-	kube.SetAnnotation(claim, RequestedByAnnotation, RequestedBy(req.Owner))
+func sign(claim client.Object, req Request, want ipam.Want, stamp ipam.Stamp) {
+	ipam.Mark(claim, req.Machine)
+	ipam.Use(claim, stamp)
+	kube.SetAnnotation(claim, ipam.DeviceAnnotation, strconv.Itoa(want.Device.Index))
+	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(req.Owner))
 }
 
 // notWritten says why a claim could not be made or stamped. A webhook of the
 // provider's guards its claims: an internal error is how the API server says that
 // it cannot be called, and if it does not answer, neither does the API server.
-func notWritten(ctx context.Context, want Want, pool Pool, claim client.Object, err error) error {
+func notWritten(ctx context.Context, want ipam.Want, pool ipam.Pool, claim client.Object, err error) error {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
 		return notBoundInTime(pool)
@@ -103,7 +104,7 @@ func notWritten(ctx context.Context, want Want, pool Pool, claim client.Object, 
 		return fmt.Errorf("claiming an address from %s %s: %w", want.Pool.Kind, want.Pool.Name, err)
 	}
 	klog.FromContext(ctx).Error(err, "Cannot write a claim", "claim", klog.KObj(claim))
-	return Refuse(PoolNotServed, "no claim can be made on %s %q in namespace %q: is the IPAM controller of %s running? Start it, or see its log",
+	return ipam.Refuse(ipam.PoolNotServed, "no claim can be made on %s %q in namespace %q: is the IPAM controller of %s running? Start it, or see its log",
 		want.Pool.Kind, want.Pool.Name, claim.GetNamespace(), want.Pool.APIGroup)
 }
 
@@ -114,13 +115,13 @@ var errNotToUse = errors.New("the claim is not to be used")
 // way: it only keeps its address from being handed out, or is the claim of another
 // machine, which had lost the address or was quicker to take what was kept.
 func isNotToUse(claim client.Object, req Request) bool {
-	holder := MachineOf(claim)
-	isAnothers := holder != "" && holder != req.Machine.Name && IsMarked(claim, holder) && !IsKeptFor(claim, req.Owner)
-	return IsSetAside(claim) || isAnothers
+	holder := ipam.MachineOf(claim)
+	isAnothers := holder != "" && holder != req.Machine.Name && ipam.IsMarked(claim, holder) && !ipam.IsKeptFor(claim, req.Owner)
+	return ipam.IsSetAside(claim) || isAnothers
 }
 
 // reuseOrJudgeAgain is reuse, repeated while others change the claim.
-func (a *Allocator) reuseOrJudgeAgain(ctx context.Context, req Request, want Want, pool Pool) (claim Claim, err error) {
+func (a *Allocator) reuseOrJudgeAgain(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool) (claim ipam.Claim, err error) {
 	err = kube.RetryOnConflict(func() error {
 		var err error
 		claim, err = a.reuse(ctx, req, want, pool)
@@ -133,57 +134,57 @@ func (a *Allocator) reuseOrJudgeAgain(ctx context.Context, req Request, want Wan
 // create, kept from one of the same owner that ran out of time, or made by others
 // for this machine. The stamp is written against the resourceVersion just judged,
 // so a conflict means: judge again.
-func (a *Allocator) reuse(ctx context.Context, req Request, want Want, pool Pool) (Claim, error) {
+func (a *Allocator) reuse(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool) (ipam.Claim, error) {
 	key := req.claimKey(want)
 	provider := a.providers.For(want.Pool)
-	obj := EmptyClaim(provider)
+	obj := ipam.EmptyClaim(provider)
 	if err := a.live.Get(ctx, key, obj); err != nil {
 		if apierrors.IsNotFound(err) {
-			return Claim{}, terminating(want, key)
+			return ipam.Claim{}, terminating(want, key)
 		}
-		return Claim{}, fmt.Errorf("reading claim %s: %w", key, err)
+		return ipam.Claim{}, fmt.Errorf("reading claim %s: %w", key, err)
 	}
 	if err := a.judgeReuse(provider.Claim(obj), req, want); err != nil {
-		return Claim{}, err
+		return ipam.Claim{}, err
 	}
 	sign(obj, req, want, req.Stamp.Again())
 	annotations := obj.GetAnnotations()
-	delete(annotations, KeptAnnotation)
+	delete(annotations, ipam.KeptAnnotation)
 	// The machine may be another one than that which the claim was made for.
 	fresh := provider.NewClaim(req.claimSpec(want, pool))
 	maps.Copy(annotations, fresh.GetAnnotations())
 	obj.SetAnnotations(annotations)
 	if err := a.client.Update(ctx, obj); err != nil {
-		return Claim{}, notWritten(ctx, want, pool, obj, err)
+		return ipam.Claim{}, notWritten(ctx, want, pool, obj, err)
 	}
 	klog.FromContext(ctx).Info("Using a claim that exists", "claim", klog.KObj(obj))
 	return provider.Claim(obj), nil
 }
 
-func (a *Allocator) judgeReuse(claim Claim, req Request, want Want) error {
+func (a *Allocator) judgeReuse(claim ipam.Claim, req Request, want ipam.Want) error {
 	name, owned := claim.GetName(), len(claim.GetOwnerReferences()) > 0
-	ours := IsMarked(claim, req.Machine.Name) || IsKeptFor(claim, req.Owner)
+	ours := ipam.IsMarked(claim, req.Machine.Name) || ipam.IsKeptFor(claim, req.Owner)
 	switch {
 	case isNotToUse(claim, req):
 		return errNotToUse
 	case !claim.GetDeletionTimestamp().IsZero():
 		return terminating(want, client.ObjectKeyFromObject(claim))
 	case claim.Pool != want.Pool:
-		return Refuse(ClaimNotOurs, "claim %q in namespace %q exists and is for %s %q, not for %s %q: delete it, or name that pool in %s",
+		return ipam.Refuse(ipam.ClaimNotOurs, "claim %q in namespace %q exists and is for %s %q, not for %s %q: delete it, or name that pool in %s",
 			name, claim.GetNamespace(), claim.Pool.Kind, claim.Pool.Name, want.Pool.Kind, want.Pool.Name, want.AskedBy)
 	case ours && owned:
-		return Refuse(ClaimTerminating, "claim %q in namespace %q still belongs to an earlier machine of this name: retry when it is gone",
+		return ipam.Refuse(ipam.ClaimTerminating, "claim %q in namespace %q still belongs to an earlier machine of this name: retry when it is gone",
 			name, claim.GetNamespace())
 	case ours:
 		return nil
-	case owned || claim.GetAnnotations()[ForAnnotation] != req.Machine.Name:
-		return Refuse(ClaimNotOurs, "claim %q in namespace %q exists and belongs to something else: delete it, give the machine another name, "+
-			"or annotate the claim with %s: <name of the machine>", name, claim.GetNamespace(), ForAnnotation)
+	case owned || claim.GetAnnotations()[ipam.ForAnnotation] != req.Machine.Name:
+		return ipam.Refuse(ipam.ClaimNotOurs, "claim %q in namespace %q exists and belongs to something else: delete it, give the machine another name, "+
+			"or annotate the claim with %s: <name of the machine>", name, claim.GetNamespace(), ipam.ForAnnotation)
 	}
 	return nil
 }
 
-func terminating(want Want, claim types.NamespacedName) error {
-	return Refuse(ClaimTerminating, "claim %q of %s %q in namespace %q, or its address, is still being deleted: retry when it is gone",
+func terminating(want ipam.Want, claim types.NamespacedName) error {
+	return ipam.Refuse(ipam.ClaimTerminating, "claim %q of %s %q in namespace %q, or its address, is still being deleted: retry when it is gone",
 		claim.Name, want.Pool.Kind, want.Pool.Name, claim.Namespace)
 }

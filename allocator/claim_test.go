@@ -17,6 +17,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
 // slow is an Allocator over a pool and the claim of an earlier try, whose reads
@@ -34,7 +36,7 @@ func slow(t *testing.T) *Allocator {
 	}
 	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0"}}
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(pool, claim)
-	for name, index := range indexUnadopted(Metal3{}) {
+	for name, index := range indexUnadopted(metal3.Provider{}) {
 		builder.WithIndex(claim, name, index)
 	}
 	c := builder.Build()
@@ -46,14 +48,14 @@ func slow(t *testing.T) *Allocator {
 			return c.Get(ctx, key, obj, opts...)
 		},
 	})
-	return New(Providers{Metal3{}}, c, live)
+	return New(ipam.Providers{metal3.Provider{}}, c, live)
 }
 
 func requestOfAnEarlierTry() Request {
 	return Request{
-		Stamp:   Stamp{Time: time.Now(), Request: "request"},
-		Machine: Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}},
-		Wants:   []Want{{Pool: Metal3Pool("pool")}},
+		Stamp:   ipam.Stamp{Time: time.Now(), Request: "request"},
+		Machine: ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}},
+		Wants:   []ipam.Want{{Pool: metal3.PoolNamed("pool")}},
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -20,21 +21,21 @@ const requestLimit = time.Minute
 // addresses, from the cache: for when the machine's own annotation is gone. Which
 // device has an address, and what stands beside it, is for the machine to say: of
 // the address no more than the IP is told, with the longest prefix.
-func (a *Allocator) Held(ctx context.Context, machine Machine, uid types.UID) ([]Binding, error) {
-	var held []Binding
+func (a *Allocator) Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error) {
+	var held []ipam.Binding
 	for _, provider := range a.providers {
-		addresses, err := kube.List(ctx, a.client, EmptyAddress(provider), client.InNamespace(machine.Namespace), client.UnsafeDisableDeepCopy)
+		addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(machine.Namespace), client.UnsafeDisableDeepCopy)
 		if err != nil {
 			return nil, fmt.Errorf("listing the addresses of VSphereMachine %s: %w", machine.NamespacedName, err)
 		}
 		for _, obj := range addresses {
-			if MachineOf(obj) != machine.Name || !isForUID(obj, uid) {
+			if ipam.MachineOf(obj) != machine.Name || !isForUID(obj, uid) {
 				continue
 			}
 			address := provider.Address(obj)
 			if ip, err := netip.ParseAddr(address.IP); err == nil {
 				ip = ip.Unmap()
-				held = append(held, Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())})
+				held = append(held, ipam.Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())})
 			}
 		}
 	}
@@ -44,7 +45,7 @@ func (a *Allocator) Held(ctx context.Context, machine Machine, uid types.UID) ([
 // isForUID tells whether an address that names a machine means the one with this
 // UID. Until it is adopted it says nothing about that.
 func isForUID(address client.Object, uid types.UID) bool {
-	is := address.GetAnnotations()[MachineUIDAnnotation]
+	is := address.GetAnnotations()[ipam.MachineUIDAnnotation]
 	return is == "" || is == string(uid)
 }
 
@@ -53,7 +54,7 @@ func isForUID(address client.Object, uid types.UID) bool {
 // machine, the API server calls a second time, under another UID. Then each claim
 // bears the machine's mark and nobody's ownership, was stamped within the time of
 // one request, and is answered by just the address that the binding says.
-func (a *Allocator) IsUnderWay(ctx context.Context, machine Machine, bindings []Binding) (bool, error) {
+func (a *Allocator) IsUnderWay(ctx context.Context, machine ipam.Machine, bindings []ipam.Binding) (bool, error) {
 	for _, b := range bindings {
 		// The call before may have been another replica's.
 		underWay, err := a.isUnderWay(ctx, a.client, machine, b)
@@ -67,10 +68,10 @@ func (a *Allocator) IsUnderWay(ctx context.Context, machine Machine, bindings []
 	return len(bindings) > 0, nil
 }
 
-func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machine Machine, b Binding) (bool, error) {
+func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machine ipam.Machine, b ipam.Binding) (bool, error) {
 	provider := a.providers.For(b.Pool)
 	key := types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim}
-	obj := EmptyClaim(provider)
+	obj := ipam.EmptyClaim(provider)
 	if err := reader.Get(ctx, key, obj); kube.IsAbsent(err) {
 		return false, nil
 	} else if err != nil {
@@ -80,27 +81,27 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 	if !isOfRequest(claim, machine.Name) || claim.Pool != b.Pool {
 		return false, nil
 	}
-	if index, ok := DeviceOfClaim(obj, machine.Name); !ok || index != b.Device.Index {
+	if index, ok := ipam.DeviceOfClaim(obj, machine.Name); !ok || index != b.Device.Index {
 		return false, nil
 	}
 
 	key.Name = claim.Address
-	answer := EmptyAddress(provider)
+	answer := ipam.EmptyAddress(provider)
 	if err := reader.Get(ctx, key, answer); kube.IsAbsent(err) {
 		return false, nil
 	} else if err != nil {
 		return false, fmt.Errorf("reading address %s: %w", key, err)
 	}
 	ip, err := netip.ParseAddr(provider.Address(answer).IP)
-	return err == nil && ip.Unmap() == b.Address.Addr() && Answers(answer, obj.GetUID()) && MachineOf(answer) == machine.Name &&
-		answer.GetDeletionTimestamp().IsZero() && answer.GetAnnotations()[MachineUIDAnnotation] == "", nil
+	return err == nil && ip.Unmap() == b.Address.Addr() && ipam.Answers(answer, obj.GetUID()) && ipam.MachineOf(answer) == machine.Name &&
+		answer.GetDeletionTimestamp().IsZero() && answer.GetAnnotations()[ipam.MachineUIDAnnotation] == "", nil
 }
 
 // isOfRequest tells whether a claim was used for the machine of this name within
 // the time of one request, bound, and not adopted.
-func isOfRequest(claim Claim, machine string) bool {
-	stamp, err := StampOf(claim)
-	_, requested := claim.GetAnnotations()[RequestedByAnnotation]
+func isOfRequest(claim ipam.Claim, machine string) bool {
+	stamp, err := ipam.StampOf(claim)
+	_, requested := claim.GetAnnotations()[ipam.RequestedByAnnotation]
 	return err == nil && time.Since(stamp.Time) < requestLimit && requested && claim.Address != "" &&
-		IsMarked(claim, machine) && len(claim.GetOwnerReferences()) == 0 && claim.GetDeletionTimestamp().IsZero()
+		ipam.IsMarked(claim, machine) && len(claim.GetOwnerReferences()) == 0 && claim.GetDeletionTimestamp().IsZero()
 }

@@ -11,6 +11,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/informers"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -21,10 +23,10 @@ import (
 const byIP = "capv-static-ip.dev/ip"
 
 // userSources are the kinds that may have addresses, indexed by these.
-func userSources() []Source {
-	var sources []Source
+func userSources() []informers.Source {
+	var sources []informers.Source
 	for _, kind := range capi.Users() {
-		sources = append(sources, Source{Object: kind, Indexes: map[string]client.IndexerFunc{byIP: indexByIP}})
+		sources = append(sources, informers.Source{Object: kind, Indexes: map[string]client.IndexerFunc{byIP: indexByIP}})
 	}
 	return sources
 }
@@ -115,13 +117,13 @@ func has(u capi.User, place capi.Place) bool {
 
 // InUse finds what else has an address that is on a device of the machine, or
 // that it is about to be given.
-func (a *Allocator) InUse(ctx context.Context, machine Machine, network string, ip netip.Addr) ([]User, error) {
+func (a *Allocator) InUse(ctx context.Context, machine ipam.Machine, network string, ip netip.Addr) ([]User, error) {
 	return Users(ctx, a.client, a.live, machine.NamespacedName, capi.Place{IP: ip.Unmap(), Network: network})
 }
 
 // checkUnused refuses an address that something else has, although the provider
 // thinks that it is free.
-func (a *Allocator) checkUnused(ctx context.Context, machine Machine, pool Pool, b Binding) error {
+func (a *Allocator) checkUnused(ctx context.Context, machine ipam.Machine, pool ipam.Pool, b ipam.Binding) error {
 	users, err := a.InUse(ctx, machine, b.Device.NetworkName, b.Address.Addr())
 	if err != nil || len(users) == 0 {
 		return err
@@ -131,7 +133,7 @@ func (a *Allocator) checkUnused(ctx context.Context, machine Machine, pool Pool,
 
 // usedAddress is the refusal of an address, with those that use it.
 type usedAddress struct {
-	*Unfit
+	*ipam.Unfit
 	users []User
 }
 
@@ -140,8 +142,8 @@ func (u *usedAddress) Unwrap() error { return u.Unfit }
 
 // inUse is the refusal of an address that these users have, for readers of a
 // namespace.
-func inUse(pool Pool, b Binding, users []User, namespace string) error {
-	return &usedAddress{users: users, Unfit: &Unfit{Cause: UsedByOther, IP: b.Address.Addr(), Refusal: Refuse(AddressInUse,
+func inUse(pool ipam.Pool, b ipam.Binding, users []User, namespace string) error {
+	return &usedAddress{users: users, Unfit: &ipam.Unfit{Cause: ipam.UsedByOther, IP: b.Address.Addr(), Refusal: ipam.Refuse(ipam.AddressInUse,
 		"%s answered with %s, which %s uses: keep the pool from handing it out, or replace what uses it",
 		b.Pool.In(pool.GetNamespace()), b.Address.Addr(), users[0].In(namespace))}}
 }
@@ -152,7 +154,7 @@ func inUse(pool Pool, b Binding, users []User, namespace string) error {
 func IsDone(machine client.Object) bool {
 	return !machine.GetDeletionTimestamp().IsZero() && !slices.ContainsFunc(machine.GetFinalizers(), func(f string) bool {
 		switch f {
-		case ReleaseFinalizer, metav1.FinalizerDeleteDependents, metav1.FinalizerOrphanDependents:
+		case ipam.ReleaseFinalizer, metav1.FinalizerDeleteDependents, metav1.FinalizerOrphanDependents:
 			return false
 		}
 		return true

@@ -5,17 +5,19 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 func TestFinalizersOfTheGarbageCollectorAreNotWaitedFor(t *testing.T) {
 	for finalizer, want := range map[string]bool{
-		ReleaseFinalizer:                   true,
+		ipam.ReleaseFinalizer:              true,
 		metav1.FinalizerDeleteDependents:   true,
 		metav1.FinalizerOrphanDependents:   true,
 		"vspheremachine.infrastructure.io": false,
 	} {
 		machine := &metav1.PartialObjectMetadata{}
-		machine.Finalizers = []string{ReleaseFinalizer, finalizer}
+		machine.Finalizers = []string{ipam.ReleaseFinalizer, finalizer}
 		if IsDone(machine) {
 			t.Errorf("a living machine with finalizer %s is done", finalizer)
 		}

@@ -7,6 +7,9 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -20,14 +23,14 @@ const PoolsAnnotationPrefix = "pools.capv-static-ip.dev/"
 // provider to the other and keep its templates. If there is neither, it is the
 // IPPool that is missing; but where a pool of all namespaces has that name, which
 // a bare name never means, it returns a Refusal that says how to ask for it.
-func (a *Allocator) Named(ctx context.Context, namespace string, want Want) (PoolReference, error) {
-	metal3, inCluster := Metal3Pool(want.Pool.Name), InClusterPool(want.Pool.Name)
+func (a *Allocator) Named(ctx context.Context, namespace string, want ipam.Want) (ipam.PoolReference, error) {
+	metal3, inCluster := metal3.PoolNamed(want.Pool.Name), contract.InClusterPool(want.Pool.Name)
 	for _, reader := range []client.Reader{a.client, a.live} {
 		isMetal3, err := isUsable(ctx, reader, namespace, metal3, &ipamv1.IPPool{})
 		if err != nil {
 			return metal3, err
 		}
-		isInCluster, err := isUsable(ctx, reader, namespace, inCluster, UnstructuredPool(InClusterVersion.WithKind(InClusterKind)))
+		isInCluster, err := isUsable(ctx, reader, namespace, inCluster, contract.UnstructuredPool(contract.InClusterVersion.WithKind(contract.InClusterKind)))
 		switch {
 		case err != nil:
 			return metal3, err
@@ -43,20 +46,20 @@ func (a *Allocator) Named(ctx context.Context, namespace string, want Want) (Poo
 }
 
 // seeNoGlobal refuses a name that only a GlobalInClusterIPPool has.
-func (a *Allocator) seeNoGlobal(ctx context.Context, namespace string, want Want) error {
-	global := PoolReference{APIGroup: InClusterVersion.Group, Kind: GlobalInClusterKind, Name: want.Pool.Name}
-	usable, err := isUsable(ctx, a.live, "", global, UnstructuredPool(InClusterVersion.WithKind(GlobalInClusterKind)))
+func (a *Allocator) seeNoGlobal(ctx context.Context, namespace string, want ipam.Want) error {
+	global := ipam.PoolReference{APIGroup: contract.InClusterVersion.Group, Kind: contract.GlobalInClusterKind, Name: want.Pool.Name}
+	usable, err := isUsable(ctx, a.live, "", global, contract.UnstructuredPool(contract.InClusterVersion.WithKind(contract.GlobalInClusterKind)))
 	if err != nil || !usable {
 		return err
 	}
-	refusal := Refuse(PoolNotFound, "no IPPool and no InClusterIPPool %q can be used in namespace %q, asked for by %s, "+
+	refusal := ipam.Refuse(ipam.PoolNotFound, "no IPPool and no InClusterIPPool %q can be used in namespace %q, asked for by %s, "+
 		"but a %s has that name: to use it, write %s/%s into annotation %s%d", global.Name, namespace, want.AskedBy,
 		global.Kind, global.Kind, global.Name, PoolsAnnotationPrefix, want.Device.Index)
-	return WithShortage(refusal, Shortage{Pool: Metal3Pool(global.Name), Needed: 1})
+	return ipam.WithShortage(refusal, ipam.Shortage{Pool: metal3.PoolNamed(global.Name), Needed: 1})
 }
 
 // isUsable tells whether a pool exists and is not being deleted.
-func isUsable(ctx context.Context, reader client.Reader, namespace string, ref PoolReference, pool client.Object) (bool, error) {
+func isUsable(ctx context.Context, reader client.Reader, namespace string, ref ipam.PoolReference, pool client.Object) (bool, error) {
 	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ref.Name}, pool, client.UnsafeDisableDeepCopy)
 	switch {
 	case kube.IsAbsent(err):

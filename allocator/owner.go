@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -29,13 +30,13 @@ const (
 )
 
 // indexUnadopted indexes claims that no machine has adopted.
-func indexUnadopted(provider Provider) map[string]client.IndexerFunc {
+func indexUnadopted(provider ipam.Provider) map[string]client.IndexerFunc {
 	requester := func(claim client.Object) string {
 		// What names no machine was not made here, whatever is written on it.
-		if !claim.GetDeletionTimestamp().IsZero() || len(claim.GetOwnerReferences()) > 0 || MachineOf(claim) == "" {
+		if !claim.GetDeletionTimestamp().IsZero() || len(claim.GetOwnerReferences()) > 0 || ipam.MachineOf(claim) == "" {
 			return ""
 		}
-		return claim.GetAnnotations()[RequestedByAnnotation]
+		return claim.GetAnnotations()[ipam.RequestedByAnnotation]
 	}
 	return map[string]client.IndexerFunc{
 		byRequester: func(claim client.Object) []string {
@@ -63,17 +64,17 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
 		return nil
 	}
 	for _, provider := range a.providers {
-		objects, err := kube.List(ctx, a.client, EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
-			client.MatchingFields{byRequester: RequestedBy(req.Owner)})
+		objects, err := kube.List(ctx, a.client, ipam.EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
+			client.MatchingFields{byRequester: ipam.RequestedBy(req.Owner)})
 		if err != nil {
 			return fmt.Errorf("listing the claims for %s %s: %w", req.Owner.Kind, req.Owner.Name, err)
 		}
 		for _, obj := range objects {
 			claim := provider.Claim(obj)
-			if MachineOf(obj) == req.Machine.Name {
+			if ipam.MachineOf(obj) == req.Machine.Name {
 				continue
 			}
-			if IsKeptFor(obj, req.Owner) {
+			if ipam.IsKeptFor(obj, req.Owner) {
 				req.adopt(claim)
 				continue
 			}
@@ -88,7 +89,7 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
 // checkStored refuses a request whose owner has a claim that was answered, and
 // whose machine was not stored. A request that is under way here, and one that
 // was not answered yet, have no say.
-func (a *Allocator) checkStored(ctx context.Context, req Request, claim Claim) error {
+func (a *Allocator) checkStored(ctx context.Context, req Request, claim ipam.Claim) error {
 	key := client.ObjectKeyFromObject(claim)
 	if claim.Address == "" || claim.Failure != "" || a.underWay.has(key) {
 		return nil
@@ -98,23 +99,23 @@ func (a *Allocator) checkStored(ctx context.Context, req Request, claim Claim) e
 		return err
 	}
 	provider := a.providers.For(claim.Pool)
-	address := EmptyAddress(provider)
+	address := ipam.EmptyAddress(provider)
 	err = a.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: claim.Address}, address)
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("reading address %s/%s: %w", key.Namespace, claim.Address, err)
 	}
-	if !controllerutil.ContainsFinalizer(address, InUseFinalizer) {
+	if !controllerutil.ContainsFinalizer(address, ipam.InUseFinalizer) {
 		return nil
 	}
-	return Refuse(MachineNotStored, "an earlier machine of %s %q was given %s and then refused by something after this webhook "+
+	return ipam.Refuse(ipam.MachineNotStored, "an earlier machine of %s %q was given %s and then refused by something after this webhook "+
 		"(a policy, a quota, the schema): see what is said about it there, and correct that; the address comes back after the grace period",
 		req.Owner.Kind, req.Owner.Name, provider.Address(address).IP)
 }
 
 // isStored tells whether the machine of a claim exists. One that was answered a
 // moment ago is given the time to be stored.
-func (a *Allocator) isStored(ctx context.Context, claim Claim) (bool, error) {
-	key := types.NamespacedName{Namespace: claim.GetNamespace(), Name: MachineOf(claim)}
+func (a *Allocator) isStored(ctx context.Context, claim ipam.Claim) (bool, error) {
+	key := types.NamespacedName{Namespace: claim.GetNamespace(), Name: ipam.MachineOf(claim)}
 	stored, done := a.stored.subscribe(key)
 	defer done()
 	for _, reader := range []client.Reader{a.client, a.live} {
@@ -123,7 +124,7 @@ func (a *Allocator) isStored(ctx context.Context, claim Claim) (bool, error) {
 			return exists, err
 		}
 	}
-	if stamp, err := StampOf(claim); err == nil && time.Since(stamp.Time) < 4*storingTime {
+	if stamp, err := ipam.StampOf(claim); err == nil && time.Since(stamp.Time) < 4*storingTime {
 		timer := time.NewTimer(storingTime)
 		defer timer.Stop()
 		select {
@@ -138,8 +139,8 @@ func (a *Allocator) isStored(ctx context.Context, claim Claim) (bool, error) {
 
 // checkUnstored bounds the claims whose machines were not stored, whoever they
 // were made for.
-func (a *Allocator) checkUnstored(ctx context.Context, req Request, pool Pool) error {
-	claims, err := kube.List(ctx, a.client, EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(req.Machine.Namespace),
+func (a *Allocator) checkUnstored(ctx context.Context, req Request, pool ipam.Pool) error {
+	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(req.Machine.Namespace),
 		client.MatchingFields{unadopted: pool.Reference.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return fmt.Errorf("listing the claims on %s: %w", pool.Reference, err)
@@ -152,7 +153,7 @@ func (a *Allocator) checkUnstored(ctx context.Context, req Request, pool Pool) e
 		if a.underWay.has(client.ObjectKeyFromObject(claim)) {
 			continue
 		}
-		exists, err := machineExists(ctx, a.client, types.NamespacedName{Namespace: claim.GetNamespace(), Name: MachineOf(claim)})
+		exists, err := machineExists(ctx, a.client, types.NamespacedName{Namespace: claim.GetNamespace(), Name: ipam.MachineOf(claim)})
 		if err != nil {
 			return err
 		}
@@ -163,7 +164,7 @@ func (a *Allocator) checkUnstored(ctx context.Context, req Request, pool Pool) e
 	if unstored < maxUnstored {
 		return nil
 	}
-	return Refuse(MachineNotStored, "%d machines in namespace %q were given addresses of %s and then refused by something after this webhook "+
+	return ipam.Refuse(ipam.MachineNotStored, "%d machines in namespace %q were given addresses of %s and then refused by something after this webhook "+
 		"(a policy, a quota, the schema): correct that; the addresses come back after the grace period",
 		maxUnstored, req.Machine.Namespace, pool.Reference.In(pool.GetNamespace()))
 }

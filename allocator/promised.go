@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -23,7 +24,7 @@ const promiseTime = time.Minute
 // answers.
 type promise struct {
 	machine types.NamespacedName
-	pool    PoolReference
+	pool    ipam.PoolReference
 	claim   types.NamespacedName
 	network string
 	at      time.Time
@@ -93,15 +94,15 @@ func (p *promised) keep(ip netip.Addr, wanted func(promise) bool) {
 // promise notes that the machine is answered with the address, or refuses it
 // because another machine was a moment ago. A promise whose claim is gone was not
 // kept: its machine was refused.
-func (a *Allocator) promise(ctx context.Context, machine Machine, pool Pool, b Binding) error {
+func (a *Allocator) promise(ctx context.Context, machine ipam.Machine, pool ipam.Pool, b ipam.Binding) error {
 	next := promise{
 		machine: machine.NamespacedName, pool: b.Pool, network: b.Device.NetworkName, at: time.Now(),
 		claim: types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim},
 	}
 	for _, made := range a.promised.add(b.Address.Addr(), next) {
-		claim := EmptyClaim(a.providers.For(made.pool))
+		claim := ipam.EmptyClaim(a.providers.For(made.pool))
 		err := a.client.Get(ctx, made.claim, claim)
-		if kube.IsAbsent(err) || err == nil && (!claim.GetDeletionTimestamp().IsZero() || IsSetAside(claim)) {
+		if kube.IsAbsent(err) || err == nil && (!claim.GetDeletionTimestamp().IsZero() || ipam.IsSetAside(claim)) {
 			a.promised.drop(b.Address.Addr(), made.machine)
 			continue
 		}
@@ -118,16 +119,16 @@ func (a *Allocator) promise(ctx context.Context, machine Machine, pool Pool, b B
 // checkProtectedOnce refuses an address that another replica has protected for
 // another machine in the same moment, in another pool. Each looks when its own is
 // protected, so that one of them at least sees the other's.
-func (a *Allocator) checkProtectedOnce(ctx context.Context, machine Machine, pool Pool, b Binding) error {
+func (a *Allocator) checkProtectedOnce(ctx context.Context, machine ipam.Machine, pool ipam.Pool, b ipam.Binding) error {
 	ip := b.Address.Addr()
 	for _, provider := range a.providers {
-		addresses, err := kube.List(ctx, a.client, EmptyAddress(provider), client.MatchingFields{byIP: ip.String()}, client.UnsafeDisableDeepCopy)
+		addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.MatchingFields{byIP: ip.String()}, client.UnsafeDisableDeepCopy)
 		if err != nil {
 			return fmt.Errorf("listing the addresses that are %s: %w", ip, err)
 		}
 		for _, obj := range addresses {
-			holder := types.NamespacedName{Namespace: obj.GetNamespace(), Name: MachineOf(obj)}
-			network, known := obj.GetAnnotations()[NetworkAnnotation]
+			holder := types.NamespacedName{Namespace: obj.GetNamespace(), Name: ipam.MachineOf(obj)}
+			network, known := obj.GetAnnotations()[ipam.NetworkAnnotation]
 			if !known || holder == machine.NamespacedName || !obj.GetDeletionTimestamp().IsZero() || !capi.SameNetwork(network, b.Device.NetworkName) {
 				continue
 			}

@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -17,22 +18,22 @@ import (
 // at once: while claims come and go it may delete an address that it has bound
 // to another claim meanwhile, and hand it out again. Protected, the address may
 // be deleted, but stays taken.
-func (a *Allocator) protect(ctx context.Context, req Request, want Want, address Address) error {
+func (a *Allocator) protect(ctx context.Context, req Request, want ipam.Want, address ipam.Address) error {
 	obj := address.Object
 	before := obj.DeepCopyObject().(client.Object)
-	added := controllerutil.AddFinalizer(obj, InUseFinalizer)
+	added := controllerutil.AddFinalizer(obj, ipam.InUseFinalizer)
 	switch {
 	case added:
-	case MachineOf(obj) == req.Machine.Name && obj.GetAnnotations()[MachineUIDAnnotation] == "":
+	case ipam.MachineOf(obj) == req.Machine.Name && obj.GetAnnotations()[ipam.MachineUIDAnnotation] == "":
 		// With a UID it would be protected for an earlier machine of the name.
 		return nil
 	default:
 		// Another machine, or its VM, is still behind the address.
 		return terminating(want, req.claimKey(want))
 	}
-	kube.SetAnnotation(obj, MachineNameAnnotation, req.Machine.Name)
+	kube.SetAnnotation(obj, ipam.MachineNameAnnotation, req.Machine.Name)
 	if want.Device.NetworkName != "" {
-		kube.SetAnnotation(obj, NetworkAnnotation, want.Device.NetworkName)
+		kube.SetAnnotation(obj, ipam.NetworkAnnotation, want.Device.NetworkName)
 	}
 	err := kube.PatchAsRead(ctx, a.client, obj, before)
 	switch {
@@ -48,8 +49,8 @@ func (a *Allocator) protect(ctx context.Context, req Request, want Want, address
 
 // unprotect takes back what protect did for a claim that was taken back. A
 // machine that was adopted has its UID on the address, which then stays its own.
-func (a *Allocator) unprotect(ctx context.Context, provider Provider, claim client.Object) error {
-	addresses, err := kube.List(ctx, a.client, EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim client.Object) error {
+	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
 	if err != nil {
 		return fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
 	}
@@ -59,13 +60,13 @@ func (a *Allocator) unprotect(ctx context.Context, provider Provider, claim clie
 				return client.IgnoreNotFound(err)
 			}
 			annotations := obj.GetAnnotations()
-			if !Answers(obj, claim.GetUID()) || MachineOf(obj) != MachineOf(claim) || annotations[MachineUIDAnnotation] != "" {
+			if !ipam.Answers(obj, claim.GetUID()) || ipam.MachineOf(obj) != ipam.MachineOf(claim) || annotations[ipam.MachineUIDAnnotation] != "" {
 				return nil
 			}
 			before := obj.DeepCopyObject().(client.Object)
-			controllerutil.RemoveFinalizer(obj, InUseFinalizer)
-			delete(annotations, MachineNameAnnotation)
-			delete(annotations, NetworkAnnotation)
+			controllerutil.RemoveFinalizer(obj, ipam.InUseFinalizer)
+			delete(annotations, ipam.MachineNameAnnotation)
+			delete(annotations, ipam.NetworkAnnotation)
 			obj.SetAnnotations(annotations)
 			return client.IgnoreNotFound(kube.PatchAsRead(ctx, a.client, obj, before))
 		})

@@ -4,6 +4,8 @@ import (
 	"strconv"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // Request is what one admission request asks of the allocator.
@@ -11,24 +13,24 @@ type Request struct {
 	// Stamp is put on every claim that the request uses. Its time is that of
 	// this very try, so that a request delivered twice does not mistake the
 	// other's claim for its own.
-	Stamp   Stamp
-	Machine Machine
-	Owner   Owner
+	Stamp   ipam.Stamp
+	Machine ipam.Machine
+	Owner   ipam.Owner
 	// Wants are served in this order. Claim writes into each which claim it used.
-	Wants []Want
+	Wants []ipam.Want
 }
 
 // claimKey names the claim of a want.
-func (r Request) claimKey(w Want) types.NamespacedName {
+func (r Request) claimKey(w ipam.Want) types.NamespacedName {
 	name := w.Claim
 	if name == "" {
-		name = ClaimName(r.Machine.Name, w.Device.Index)
+		name = ipam.ClaimName(r.Machine.Name, w.Device.Index)
 	}
 	return types.NamespacedName{Namespace: r.Machine.Namespace, Name: name}
 }
 
 // countOf is the number of addresses wanted from one pool.
-func (r Request) countOf(pool PoolReference) uint64 {
+func (r Request) countOf(pool ipam.PoolReference) uint64 {
 	var count uint64
 	for _, want := range r.Wants {
 		if want.Pool == pool {
@@ -39,10 +41,10 @@ func (r Request) countOf(pool PoolReference) uint64 {
 }
 
 // adopt has the want that a kept claim fits use it.
-func (r Request) adopt(claim Claim) {
+func (r Request) adopt(claim ipam.Claim) {
 	for i := range r.Wants {
 		want := &r.Wants[i]
-		if want.Claim == "" && want.Pool == claim.Pool && claim.GetAnnotations()[DeviceAnnotation] == strconv.Itoa(want.Device.Index) {
+		if want.Claim == "" && want.Pool == claim.Pool && claim.GetAnnotations()[ipam.DeviceAnnotation] == strconv.Itoa(want.Device.Index) {
 			want.Claim = claim.GetName()
 			return
 		}
@@ -50,6 +52,6 @@ func (r Request) adopt(claim Claim) {
 }
 
 // claimSpec is what the claim of a want is to say.
-func (r Request) claimSpec(want Want, pool Pool) ClaimSpec {
-	return ClaimSpec{Name: r.claimKey(want).Name, Machine: r.Machine, Pool: want.Pool, Host: want.Host, PoolObject: pool.Object}
+func (r Request) claimSpec(want ipam.Want, pool ipam.Pool) ipam.ClaimSpec {
+	return ipam.ClaimSpec{Name: r.claimKey(want).Name, Machine: r.Machine, Pool: want.Pool, Host: want.Host, PoolObject: pool.Object}
 }

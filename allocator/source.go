@@ -8,13 +8,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/informers"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // Sources are the machines, and the kinds of the providers with handlers that
 // wake waiting requests.
-func (a *Allocator) Sources() []Source {
+func (a *Allocator) Sources() []informers.Source {
 	sources := userSources()
-	sources[0].Started = onChange(func(obj client.Object) {
+	sources[0].Started = informers.OnChange(func(obj client.Object) {
 		key := client.ObjectKeyFromObject(obj)
 		a.stored.notify(key)
 		for _, place := range obj.(capi.User).Addresses() {
@@ -24,14 +26,14 @@ func (a *Allocator) Sources() []Source {
 	for _, provider := range a.providers {
 		claim, address := provider.Kinds()
 		sources = append(sources,
-			Source{Object: claim, Indexes: indexUnadopted(provider), Started: onChange(func(claim client.Object) {
+			informers.Source{Object: claim, Indexes: indexUnadopted(provider), Started: informers.OnChange(func(claim client.Object) {
 				a.bound.notify(client.ObjectKeyFromObject(claim))
 			})},
-			Source{Object: address, Indexes: indexAddresses(provider), Started: onChange(func(address client.Object) {
+			informers.Source{Object: address, Indexes: indexAddresses(provider), Started: informers.OnChange(func(address client.Object) {
 				a.bound.notify(types.NamespacedName{Namespace: address.GetNamespace(), Name: provider.Address(address).Claim})
 			})})
 		for _, pool := range provider.Pools() {
-			sources = append(sources, Source{Object: pool, Started: onChange(func(pool client.Object) {
+			sources = append(sources, informers.Source{Object: pool, Started: informers.OnChange(func(pool client.Object) {
 				if provider.IsFull(pool) {
 					a.full.notify(client.ObjectKeyFromObject(pool))
 				}
@@ -46,14 +48,14 @@ const byClaim = "capv-static-ip.dev/claim"
 
 // indexAddresses indexes addresses by their claims, and those that are protected
 // by what they are.
-func indexAddresses(provider Provider) map[string]client.IndexerFunc {
+func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 	return map[string]client.IndexerFunc{
 		byClaim: func(address client.Object) []string {
 			return []string{provider.Address(address).Claim}
 		},
 		byIP: func(address client.Object) []string {
 			ip, err := netip.ParseAddr(provider.Address(address).IP)
-			if err != nil || !controllerutil.ContainsFinalizer(address, InUseFinalizer) {
+			if err != nil || !controllerutil.ContainsFinalizer(address, ipam.InUseFinalizer) {
 				return nil
 			}
 			return []string{ip.Unmap().String()}

@@ -8,6 +8,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -32,13 +33,13 @@ func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 	return errors.Join(errs...)
 }
 
-func (a *Allocator) takeBack(ctx context.Context, req Request, want Want) error {
+func (a *Allocator) takeBack(ctx context.Context, req Request, want ipam.Want) error {
 	provider := a.providers.For(want.Pool)
-	claim := EmptyClaim(provider)
+	claim := ipam.EmptyClaim(provider)
 	if err := a.live.Get(ctx, req.claimKey(want), claim); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	stamp := claim.GetAnnotations()[LastUsedAnnotation]
+	stamp := claim.GetAnnotations()[ipam.LastUsedAnnotation]
 	made, found := stamp == req.Stamp.String(), stamp == req.Stamp.Again().String()
 	keep := want.Late && req.Owner.UID != ""
 	if isOurs := made || found && keep; !isOurs || !claim.GetDeletionTimestamp().IsZero() {
@@ -65,7 +66,7 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, want Want) error 
 // keep leaves a claim to the next machine of its owner.
 func (a *Allocator) keep(ctx context.Context, claim client.Object) error {
 	before := claim.DeepCopyObject().(client.Object)
-	kube.SetAnnotation(claim, KeptAnnotation, "")
+	kube.SetAnnotation(claim, ipam.KeptAnnotation, "")
 	if err := kube.PatchAsRead(ctx, a.client, claim, before); err != nil {
 		return client.IgnoreNotFound(err)
 	}

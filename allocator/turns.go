@@ -7,6 +7,8 @@ import (
 	"golang.org/x/sync/semaphore"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // waitingClaims is the number of claims that one replica lets wait for one pool.
@@ -24,12 +26,12 @@ type turns struct {
 // poolKey tells pools apart, and whose claims on them: a namespace does not wait
 // for the claims of another one on a pool that all share.
 type poolKey struct {
-	reference PoolReference
+	reference ipam.PoolReference
 	key       types.NamespacedName
 	claimant  string
 }
 
-func turnOf(pool Pool, namespace string) poolKey {
+func turnOf(pool ipam.Pool, namespace string) poolKey {
 	return poolKey{reference: pool.Reference, key: client.ObjectKeyFromObject(pool), claimant: namespace}
 }
 

@@ -8,12 +8,15 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-
 	"k8s.io/apimachinery/pkg/types"
+
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
 func poolNamed(name string) poolKey {
-	return poolKey{reference: Metal3Pool(name), key: types.NamespacedName{Namespace: "ns", Name: name}}
+	return poolKey{reference: metal3.PoolNamed(name), key: types.NamespacedName{Namespace: "ns", Name: name}}
 }
 
 // takeAll takes all turns of a pool, and returns what ends each.
@@ -101,15 +104,15 @@ func TestRequestThatGivesUpLeavesItsTurnToTheNext(t *testing.T) {
 func TestClaimThatIsNotBoundKeepsItsTurnForTwoSecondsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &Allocator{}
-		pool := Pool{Object: &ipamv1.IPPool{}, Reference: Metal3Pool("pool")}
+		pool := ipam.Pool{Object: &ipamv1.IPPool{}, Reference: metal3.PoolNamed("pool")}
 		for range waitingClaims {
-			if _, _, err := a.takeTurn(t.Context(), Machine{}, pool); err != nil {
+			if _, _, err := a.takeTurn(t.Context(), ipam.Machine{}, pool); err != nil {
 				t.Fatal(err)
 			}
 		}
 		start := time.Now()
 
-		waited, end, err := a.takeTurn(t.Context(), Machine{}, pool)
+		waited, end, err := a.takeTurn(t.Context(), ipam.Machine{}, pool)
 
 		if err != nil || !waited || time.Since(start) != turnLimit {
 			t.Errorf("the next request waited for %s (%v, %v), want %s", time.Since(start), waited, err, turnLimit)
@@ -124,9 +127,9 @@ func TestClaimThatIsNotBoundKeepsItsTurnForTwoSecondsOnly(t *testing.T) {
 
 func TestNamespacesDoNotWaitForEachOtherOnAPoolThatTheyShare(t *testing.T) {
 	a := &Allocator{}
-	pool := Pool{Object: &ipamv1.IPPool{}, Reference: PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: GlobalInClusterKind, Name: "shared"}}
-	of := func(namespace string) Machine {
-		return Machine{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "m"}}
+	pool := ipam.Pool{Object: &ipamv1.IPPool{}, Reference: ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: contract.GlobalInClusterKind, Name: "shared"}}
+	of := func(namespace string) ipam.Machine {
+		return ipam.Machine{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "m"}}
 	}
 	for range waitingClaims {
 		_, end, err := a.takeTurn(t.Context(), of("busy"), pool)

@@ -6,20 +6,23 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // CheckUnshared sees that none of the bindings' claims belongs to another
 // machine that lives. It returns a Refusal if one does.
-func (a *Allocator) CheckUnshared(ctx context.Context, machine Machine, bindings Bindings) error {
+func (a *Allocator) CheckUnshared(ctx context.Context, machine ipam.Machine, bindings ipam.Bindings) error {
 	for _, b := range bindings.Bindings {
-		claim := EmptyClaim(a.providers.For(b.Pool))
+		claim := ipam.EmptyClaim(a.providers.For(b.Pool))
 		err := a.live.Get(ctx, types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim}, claim)
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("reading claim %s/%s: %w", machine.Namespace, b.Claim, err)
 		}
-		owner := OwnerMachine(claim)
+		owner := capi.OwnerMachine(claim)
 		if owner.Name == "" {
-			owner.Name = MachineOf(claim)
+			owner.Name = ipam.MachineOf(claim)
 		}
 		if err != nil || owner.Name == "" || owner.Name == machine.Name {
 			continue
@@ -29,9 +32,9 @@ func (a *Allocator) CheckUnshared(ctx context.Context, machine Machine, bindings
 			return err
 		}
 		if exists {
-			return Refuse(BindingsShared, "annotation %s names claim %q, which belongs to VSphereMachine %q: "+
+			return ipam.Refuse(ipam.BindingsShared, "annotation %s names claim %q, which belongs to VSphereMachine %q: "+
 				"remove the annotation and the copied ipAddrs, so that the machine gets addresses of its own",
-				BindingsAnnotation, b.Claim, owner.Name)
+				ipam.BindingsAnnotation, b.Claim, owner.Name)
 		}
 	}
 	return nil

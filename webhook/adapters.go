@@ -7,8 +7,8 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -21,7 +21,7 @@ const PoolNamespaceKey = "cluster.x-k8s.io/ip-pool-namespace"
 // namespace is not what was asked for: as a rule it is for another network.
 func (h *Handler) seePoolsHere(ctx context.Context, m *machine, by asker) error {
 	elsewhere := func(what, namespace string) error {
-		return allocator.Refuse(allocator.PoolElsewhere, "%s is %q, but addresses are claimed in the machine's own namespace only: "+
+		return ipam.Refuse(ipam.PoolElsewhere, "%s is %q, but addresses are claimed in the machine's own namespace only: "+
 			"put the pool into namespace %q and remove that", what, namespace, m.Namespace)
 	}
 	if namespace := by.GetLabels()[PoolNamespaceKey]; namespace != "" && namespace != m.Namespace {

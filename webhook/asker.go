@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 const (
@@ -31,7 +32,7 @@ type asker struct {
 
 // request is one way in which an asker names a pool.
 type request struct {
-	pool allocator.PoolReference
+	pool ipam.PoolReference
 	// by says where it is written, for a denial that can be acted upon.
 	by string
 	// from is whose label it is, nil if it is an annotation for just this device.
@@ -40,7 +41,7 @@ type request struct {
 
 // request is what the asker wants for the device: its annotation for just this
 // device, or else its label for all.
-func (a asker) request(device allocator.Device) (*request, error) {
+func (a asker) request(device ipam.Device) (*request, error) {
 	for _, key := range keysOf(device) {
 		text, ok := a.GetAnnotations()[allocator.PoolsAnnotationPrefix+key]
 		if !ok {
@@ -48,11 +49,11 @@ func (a asker) request(device allocator.Device) (*request, error) {
 		}
 		by := fmt.Sprintf("annotation %s%s of %s", allocator.PoolsAnnotationPrefix, key, a.name)
 		if strings.ContainsAny(text, ",|") {
-			return nil, allocator.Refuse(allocator.PoolNameInvalid, "%s names several pools (%q): name one", by, text)
+			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s names several pools (%q): name one", by, text)
 		}
 		pool, err := parseReference(strings.TrimSpace(text))
 		if err != nil {
-			return nil, allocator.Refuse(allocator.PoolNameInvalid, "%s is not a reference to a pool: %s; write NAME, KIND/NAME or KIND.GROUP/NAME", by, err)
+			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s is not a reference to a pool: %s; write NAME, KIND/NAME or KIND.GROUP/NAME", by, err)
 		}
 		return &request{pool: pool, by: by}, nil
 	}
@@ -61,9 +62,9 @@ func (a asker) request(device allocator.Device) (*request, error) {
 		return nil, nil
 	case PoolNameLabel:
 		name := a.GetLabels()[label]
-		return &request{pool: allocator.PoolReference{Name: name}, by: fmt.Sprintf("label %s of %s", label, a.name), from: &a}, nil
+		return &request{pool: ipam.PoolReference{Name: name}, by: fmt.Sprintf("label %s of %s", label, a.name), from: &a}, nil
 	default:
-		return nil, allocator.Refuse(allocator.PoolNotNamed, "label %s of %s selects a pool by the labels of the pool, which is not supported: "+
+		return nil, ipam.Refuse(ipam.PoolNotNamed, "label %s of %s selects a pool by the labels of the pool, which is not supported: "+
 			"name the pool there, in label %s or annotation %s%d", label, a.name, PoolNameLabel, allocator.PoolsAnnotationPrefix, device.Index)
 	}
 }
@@ -106,7 +107,7 @@ func (a asker) answersFor(m *machine) bool {
 }
 
 // firstRequest is the first answer for a device, nil if nobody asks for it.
-func firstRequest(asked []asker, device allocator.Device) (*request, error) {
+func firstRequest(asked []asker, device ipam.Device) (*request, error) {
 	for _, by := range asked {
 		found, err := by.request(device)
 		if err != nil || found != nil {
@@ -118,7 +119,7 @@ func firstRequest(asked []asker, device allocator.Device) (*request, error) {
 
 // keysOf are the names that a device goes by in an annotation. The index cannot
 // be mistaken, so it comes first.
-func keysOf(device allocator.Device) []string {
+func keysOf(device ipam.Device) []string {
 	keys := []string{strconv.Itoa(device.Index)}
 	if device.DeviceName != "" {
 		keys = append(keys, device.DeviceName)

@@ -16,7 +16,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // padded is a machine that wants an address, with the given metadata and spec
@@ -39,7 +39,7 @@ func TestReducedMachineGetsTheSamePatch(t *testing.T) {
 		"precise numbers":    padded("", `,"memoryMiB":12345678901234567890`),
 	} {
 		t.Run(name, func(t *testing.T) {
-			bindings := allocator.Bindings{Machine: "cp", Bindings: []allocator.Binding{{}}}
+			bindings := ipam.Bindings{Machine: "cp", Bindings: []ipam.Binding{{}}}
 			edit := func(doc document) error { return injectBindings(doc, bindings.Bindings, bindings) }
 			want, err := patchFor([]byte(raw), edit)
 			if err != nil {
@@ -69,7 +69,7 @@ func TestReducedMachineGetsTheSamePatch(t *testing.T) {
 
 func TestReducedMachineKeepsWhatIsRead(t *testing.T) {
 	long := strings.Repeat("x", 2*maxValue)
-	kept := []string{allocator.BindingsAnnotation, "pools.capv-static-ip.dev/0", "cluster.x-k8s.io/cloned-from-name", "clusterctl.cluster.x-k8s.io/delete-for-move"}
+	kept := []string{ipam.BindingsAnnotation, "pools.capv-static-ip.dev/0", "cluster.x-k8s.io/cloned-from-name", "clusterctl.cluster.x-k8s.io/delete-for-move"}
 	annotations := map[string]string{"kubectl.kubernetes.io/last-applied-configuration": long, "cluster.x-k8s.io.example.org/a": long}
 	for _, name := range kept {
 		annotations[name] = long
@@ -87,7 +87,7 @@ func TestReducedMachineKeepsWhatIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, value := range m.Annotations {
-		if read := allocator.ReadsAnnotation(name); read && value != annotations[name] || !read && value != "" {
+		if read := ipam.ReadsAnnotation(name); read && value != annotations[name] || !read && value != "" {
 			t.Errorf("annotation %s has %d bytes", name, len(value))
 		}
 	}
@@ -150,7 +150,7 @@ func TestRequestsAreServedUpToASize(t *testing.T) {
 				if got.UID != "uid" || got.Allowed != test.allowed || !test.allowed && got.Result.Code != test.code {
 					t.Errorf("got %+v", got)
 				}
-				if test.allowed && !strings.Contains(string(got.Patch), allocator.ReleaseFinalizer) {
+				if test.allowed && !strings.Contains(string(got.Patch), ipam.ReleaseFinalizer) {
 					t.Errorf("got the patch %s", got.Patch)
 				}
 			})

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // Path is where the API server sends VSphereMachines.
@@ -34,25 +35,25 @@ const takeBackTimeout = 15 * time.Second
 type Allocator interface {
 	// Named finds the pool that the bare name in a want means in a namespace, or
 	// fails with a Refusal.
-	Named(ctx context.Context, namespace string, want allocator.Want) (allocator.PoolReference, error)
+	Named(ctx context.Context, namespace string, want ipam.Want) (ipam.PoolReference, error)
 	// Check fails with a Refusal if the request cannot be served now.
 	Check(ctx context.Context, req allocator.Request) error
 	// Claim binds an address for every want, or fails with a Refusal or
 	// allocator.ErrMachineExists.
-	Claim(ctx context.Context, req allocator.Request) ([]allocator.Binding, error)
+	Claim(ctx context.Context, req allocator.Request) ([]ipam.Binding, error)
 	// TakeBack undoes what a failed Claim of the same request left.
 	TakeBack(ctx context.Context, req allocator.Request) error
 	// CheckUnshared fails with a Refusal if another living machine holds one of
 	// the bindings.
-	CheckUnshared(ctx context.Context, machine allocator.Machine, bindings allocator.Bindings) error
+	CheckUnshared(ctx context.Context, machine ipam.Machine, bindings ipam.Bindings) error
 	// IsUnderWay tells whether the bindings are those of a create of this machine
 	// that is not done yet.
-	IsUnderWay(ctx context.Context, machine allocator.Machine, bindings []allocator.Binding) (bool, error)
+	IsUnderWay(ctx context.Context, machine ipam.Machine, bindings []ipam.Binding) (bool, error)
 	// InUse finds what else has an address on a network.
-	InUse(ctx context.Context, machine allocator.Machine, network string, ip netip.Addr) ([]allocator.User, error)
+	InUse(ctx context.Context, machine ipam.Machine, network string, ip netip.Addr) ([]allocator.User, error)
 	// Held are the bindings of a living machine, read from other places than its
 	// annotation. Of their addresses only the IP is known.
-	Held(ctx context.Context, machine allocator.Machine, uid types.UID) ([]allocator.Binding, error)
+	Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error)
 }
 
 // Handler admits VSphereMachines.
@@ -174,7 +175,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) 
 	}
 
 	claim := allocator.Request{
-		Stamp:   allocator.Stamp{Time: time.Now(), Request: req.UID},
+		Stamp:   ipam.Stamp{Time: time.Now(), Request: req.UID},
 		Machine: m.identity(),
 		Owner:   m.owner(req.UserInfo.Username),
 		Wants:   wants,
@@ -193,7 +194,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) 
 // is, and what would deny it is a warning.
 func (h *Handler) preview(ctx context.Context, claim allocator.Request) verdict {
 	err := h.Allocator.Check(ctx, claim)
-	if refusal, ok := allocator.AsRefusal(err); ok {
+	if refusal, ok := ipam.AsRefusal(err); ok {
 		return allow(refusal.Message)
 	}
 	if err != nil {
@@ -207,7 +208,7 @@ type injection struct {
 	machine *machine
 	// dropped are bindings of the machine whose address something has taken off
 	// their device since an earlier call.
-	dropped []allocator.Binding
+	dropped []ipam.Binding
 }
 
 // inject claims the addresses and writes them into the machine. Whatever fails
@@ -215,7 +216,7 @@ type injection struct {
 func (h *Handler) inject(ctx context.Context, raw []byte, claim allocator.Request, into injection) verdict {
 	granted := grantOf(ctx)
 	if granted.timeout < minTimeout {
-		return deny(allocator.Refuse(allocator.TimeoutTooShort, "the API server grants this call less than %s, too little to bind an address: "+
+		return deny(ipam.Refuse(ipam.TimeoutTooShort, "the API server grants this call less than %s, too little to bind an address: "+
 			"raise timeoutSeconds in the webhook configuration, or the client's own timeout", minTimeout))
 	}
 	bounded, cancel := context.WithDeadline(ctx, granted.end().Add(-margin))
@@ -229,8 +230,8 @@ func (h *Handler) inject(ctx context.Context, raw []byte, claim allocator.Reques
 		// The API server answers with the conflict that the user expects.
 		return allow()
 	}
-	if _, refused := allocator.AsRefusal(err); !refused && bounded.Err() != nil {
-		err = allocator.Refuse(allocator.NotBoundInTime, "no address could be bound in time: "+
+	if _, refused := ipam.AsRefusal(err); !refused && bounded.Err() != nil {
+		err = ipam.Refuse(ipam.NotBoundInTime, "no address could be bound in time: "+
 			"the API server or the IPAM controller is slow or down; see its log")
 	}
 	h.takeBack(ctx, claim)
@@ -238,7 +239,7 @@ func (h *Handler) inject(ctx context.Context, raw []byte, claim allocator.Reques
 }
 
 func (h *Handler) claimAndPatch(ctx context.Context, raw []byte, claim allocator.Request, into injection) (verdict, error) {
-	var claimed []allocator.Binding
+	var claimed []ipam.Binding
 	if len(claim.Wants) > 0 {
 		var err error
 		if claimed, err = h.Allocator.Claim(ctx, claim); err != nil {
@@ -247,7 +248,7 @@ func (h *Handler) claimAndPatch(ctx context.Context, raw []byte, claim allocator
 	}
 	all := slices.Concat(into.machine.held, claimed)
 	patch, err := patchFor(raw, func(doc document) error {
-		return injectBindings(doc, slices.Concat(into.dropped, claimed), allocator.Bindings{Machine: claim.Machine.Name, Bindings: all})
+		return injectBindings(doc, slices.Concat(into.dropped, claimed), ipam.Bindings{Machine: claim.Machine.Name, Bindings: all})
 	})
 	return verdict{patch: patch, warnings: defaultRoutes(into.machine, all)}, err
 }

@@ -19,6 +19,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
 // brokenAllocator stands for faults that a real API server cannot be made to
@@ -30,20 +32,20 @@ type brokenAllocator struct {
 	underWay bool
 }
 
-func (a *brokenAllocator) Named(_ context.Context, _ string, want allocator.Want) (allocator.PoolReference, error) {
-	return allocator.Metal3Pool(want.Pool.Name), nil
+func (a *brokenAllocator) Named(_ context.Context, _ string, want ipam.Want) (ipam.PoolReference, error) {
+	return metal3.PoolNamed(want.Pool.Name), nil
 }
 
 func (a *brokenAllocator) Check(context.Context, allocator.Request) error { return a.err }
 
-func (a *brokenAllocator) Claim(_ context.Context, req allocator.Request) ([]allocator.Binding, error) {
+func (a *brokenAllocator) Claim(_ context.Context, req allocator.Request) ([]ipam.Binding, error) {
 	if a.err != nil {
 		return nil, a.err
 	}
-	var bindings []allocator.Binding
+	var bindings []ipam.Binding
 	for _, want := range req.Wants {
-		bindings = append(bindings, allocator.Binding{
-			Device: want.Device, Pool: want.Pool, Claim: allocator.ClaimName(req.Machine.Name, want.Device.Index),
+		bindings = append(bindings, ipam.Binding{
+			Device: want.Device, Pool: want.Pool, Claim: ipam.ClaimName(req.Machine.Name, want.Device.Index),
 			Address: netip.MustParsePrefix("10.0.0.1/24"), Gateway: netip.MustParseAddr("10.0.0.254"),
 			Nameservers: []string{"10.0.0.53"}, SearchDomains: []string{"example"},
 		})
@@ -56,19 +58,19 @@ func (a *brokenAllocator) TakeBack(context.Context, allocator.Request) error {
 	return a.err
 }
 
-func (a *brokenAllocator) CheckUnshared(context.Context, allocator.Machine, allocator.Bindings) error {
+func (a *brokenAllocator) CheckUnshared(context.Context, ipam.Machine, ipam.Bindings) error {
 	return a.err
 }
 
-func (a *brokenAllocator) IsUnderWay(context.Context, allocator.Machine, []allocator.Binding) (bool, error) {
+func (a *brokenAllocator) IsUnderWay(context.Context, ipam.Machine, []ipam.Binding) (bool, error) {
 	return false, a.err
 }
 
-func (a *brokenAllocator) Held(context.Context, allocator.Machine, types.UID) ([]allocator.Binding, error) {
+func (a *brokenAllocator) Held(context.Context, ipam.Machine, types.UID) ([]ipam.Binding, error) {
 	return nil, a.err
 }
 
-func (a *brokenAllocator) InUse(context.Context, allocator.Machine, string, netip.Addr) ([]allocator.User, error) {
+func (a *brokenAllocator) InUse(context.Context, ipam.Machine, string, netip.Addr) ([]allocator.User, error) {
 	return nil, a.err
 }
 
@@ -92,9 +94,9 @@ func updateOf(before, after string) admission.Request {
 // wanting is a machine that names a pool by its own label.
 const wanting = `{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"}},"spec":{"network":{"devices":[{"networkName":"a"}]}}}`
 
-func wantRefusal(t *testing.T, err error, reason allocator.Reason, text string) {
+func wantRefusal(t *testing.T, err error, reason ipam.Reason, text string) {
 	t.Helper()
-	refusal, ok := allocator.AsRefusal(err)
+	refusal, ok := ipam.AsRefusal(err)
 	if !ok || refusal.Reason != reason || !strings.Contains(refusal.Message, text) {
 		t.Errorf("got %v, want a refusal %s with %q", err, reason, text)
 	}
@@ -178,7 +180,7 @@ func TestMachineInANamespaceThatIsNotServedIsLeftToOthers(t *testing.T) {
 func TestUnreadableBindingsAreRefusedWithTheRemedy(t *testing.T) {
 	raw := `{"metadata":{"name":"cp","annotations":{"capv-static-ip.dev/bindings":"nonsense"}}}`
 	v := handler(&brokenAllocator{}).create(t.Context(), createOf(raw))
-	wantRefusal(t, v.err, allocator.BindingsInvalid, "remove it")
+	wantRefusal(t, v.err, ipam.BindingsInvalid, "remove it")
 }
 
 func TestNoTimeToBindIsRefusedWithoutClaiming(t *testing.T) {
@@ -188,7 +190,7 @@ func TestNoTimeToBindIsRefusedWithoutClaiming(t *testing.T) {
 	}
 	a := &brokenAllocator{err: errors.New("claimed")}
 	v := handler(a).create(withTimeout(t.Context(), r), createOf(wanting))
-	wantRefusal(t, v.err, allocator.TimeoutTooShort, "less than 3s")
+	wantRefusal(t, v.err, ipam.TimeoutTooShort, "less than 3s")
 }
 
 func TestFailedClaimIsTakenBackAndDeniedWithAStableText(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 
 	"gomodules.xyz/jsonpatch/v2"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // document is a VSphereMachine as the API server sent it, numbers unparsed.
@@ -48,7 +48,7 @@ func patchFor(raw []byte, edit func(document) error) ([]jsonpatch.Operation, err
 
 // injectBindings writes bindings into the devices that are to have them, and what
 // makes the release of all bindings of the machine sure into the metadata.
-func injectBindings(doc document, into []allocator.Binding, all allocator.Bindings) error {
+func injectBindings(doc document, into []ipam.Binding, all ipam.Bindings) error {
 	for _, b := range into {
 		device, err := doc.device(b.Device.Index)
 		if err != nil {
@@ -65,7 +65,7 @@ func injectBindings(doc document, into []allocator.Binding, all allocator.Bindin
 
 // injectBinding gives a device its address, and a gateway where it has none.
 // Name servers and search domains are the pool's where the pool has any.
-func injectBinding(device map[string]any, b allocator.Binding) {
+func injectBinding(device map[string]any, b ipam.Binding) {
 	device["ipAddrs"] = []any{b.Address.String()}
 	if b.Gateway.IsValid() {
 		gateway := "gateway6"
@@ -110,13 +110,13 @@ func (doc document) hold(bindings string) error {
 		if annotations == nil {
 			annotations = map[string]any{}
 		}
-		annotations[allocator.BindingsAnnotation] = bindings
+		annotations[ipam.BindingsAnnotation] = bindings
 		metadata["annotations"] = annotations
 	}
 
 	finalizers, _ := metadata["finalizers"].([]any)
-	if !slices.Contains(finalizers, any(allocator.ReleaseFinalizer)) {
-		metadata["finalizers"] = append(finalizers, allocator.ReleaseFinalizer)
+	if !slices.Contains(finalizers, any(ipam.ReleaseFinalizer)) {
+		metadata["finalizers"] = append(finalizers, ipam.ReleaseFinalizer)
 	}
 	return nil
 }

@@ -9,23 +9,24 @@ import (
 
 	"gomodules.xyz/jsonpatch/v2"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
-func boundDevice(index int, change func(*allocator.Binding)) allocator.Bindings {
-	b := allocator.Binding{
-		Device:  allocator.Device{Index: index},
-		Pool:    allocator.Metal3Pool("pool"),
-		Claim:   allocator.ClaimName("cp", index),
+func boundDevice(index int, change func(*ipam.Binding)) ipam.Bindings {
+	b := ipam.Binding{
+		Device:  ipam.Device{Index: index},
+		Pool:    metal3.PoolNamed("pool"),
+		Claim:   ipam.ClaimName("cp", index),
 		Address: netip.MustParsePrefix("10.0.0.1/24"),
 	}
 	if change != nil {
 		change(&b)
 	}
-	return allocator.Bindings{Machine: "cp", Bindings: []allocator.Binding{b}}
+	return ipam.Bindings{Machine: "cp", Bindings: []ipam.Binding{b}}
 }
 
-func patchOf(t *testing.T, raw string, bindings allocator.Bindings) []jsonpatch.Operation {
+func patchOf(t *testing.T, raw string, bindings ipam.Bindings) []jsonpatch.Operation {
 	t.Helper()
 	patch, err := patchFor([]byte(raw), func(doc document) error { return injectBindings(doc, bindings.Bindings, bindings) })
 	if err != nil {
@@ -67,10 +68,10 @@ func TestPatchAddsToMetadataThatIsThere(t *testing.T) {
 }
 
 func TestInjectionIntoADevice(t *testing.T) {
-	gateway4 := func(b *allocator.Binding) { b.Gateway = netip.MustParseAddr("10.0.0.254") }
+	gateway4 := func(b *ipam.Binding) { b.Gateway = netip.MustParseAddr("10.0.0.254") }
 	tests := map[string]struct {
 		device string
-		change func(*allocator.Binding)
+		change func(*ipam.Binding)
 		want   string
 	}{
 		"address alone": {`{}`, nil, `{"ipAddrs":["10.0.0.1/24"]}`},
@@ -78,14 +79,14 @@ func TestInjectionIntoADevice(t *testing.T) {
 			`{"gateway4":"10.0.0.254","ipAddrs":["10.0.0.1/24"]}`},
 		"gateway of the device stays": {`{"gateway4":"10.0.0.253"}`, gateway4,
 			`{"gateway4":"10.0.0.253","ipAddrs":["10.0.0.1/24"]}`},
-		"IPv6": {`{}`, func(b *allocator.Binding) {
+		"IPv6": {`{}`, func(b *ipam.Binding) {
 			b.Address, b.Gateway = netip.MustParsePrefix("fd00::1/64"), netip.MustParseAddr("fd00::fe")
 		}, `{"gateway6":"fd00::fe","ipAddrs":["fd00::1/64"]}`},
-		"name servers of the pool": {`{"nameservers":["10.0.0.52"]}`, func(b *allocator.Binding) { b.Nameservers = []string{"10.0.0.53"} },
+		"name servers of the pool": {`{"nameservers":["10.0.0.52"]}`, func(b *ipam.Binding) { b.Nameservers = []string{"10.0.0.53"} },
 			`{"ipAddrs":["10.0.0.1/24"],"nameservers":["10.0.0.53"]}`},
 		"name servers of the device, where the pool has none": {`{"nameservers":["10.0.0.52"],"searchDomains":["a"]}`, nil,
 			`{"ipAddrs":["10.0.0.1/24"],"nameservers":["10.0.0.52"],"searchDomains":["a"]}`},
-		"search domains of the pool": {`{"searchDomains":["a"]}`, func(b *allocator.Binding) { b.SearchDomains = []string{"b", "c"} },
+		"search domains of the pool": {`{"searchDomains":["a"]}`, func(b *ipam.Binding) { b.SearchDomains = []string{"b", "c"} },
 			`{"ipAddrs":["10.0.0.1/24"],"searchDomains":["b","c"]}`},
 	}
 	for name, test := range tests {

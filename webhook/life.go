@@ -8,7 +8,7 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // readmit decides about a create that brings bindings, or a life, along: that of
@@ -51,7 +51,7 @@ func (h *Handler) leave(ctx context.Context, req admission.Request, m *machine) 
 	warnings = append(warnings, told...)
 	if m.isOurs() && !m.hasVM() && slices.ContainsFunc(m.Spec.Network.Devices, eligible) {
 		warnings = append(warnings, fmt.Sprintf("nothing is claimed for a machine that brings annotation %s along: "+
-			"remove it, so that addresses are claimed for its devices", allocator.BindingsAnnotation))
+			"remove it, so that addresses are claimed for its devices", ipam.BindingsAnnotation))
 	}
 	return allow(warnings...)
 }
@@ -59,9 +59,9 @@ func (h *Handler) leave(ctx context.Context, req admission.Request, m *machine) 
 // newWants are the wants that no earlier call has answered, each with the host
 // name that is its own. Dropped are bindings of an earlier call whose address is
 // on no device any more, and whose device wants it back.
-func (m *machine) newWants(wants []allocator.Want) (fresh []allocator.Want, dropped []allocator.Binding, err error) {
+func (m *machine) newWants(wants []ipam.Want) (fresh []ipam.Want, dropped []ipam.Binding, err error) {
 	for _, want := range wants {
-		i := slices.IndexFunc(m.held, func(b allocator.Binding) bool { return b.Device.Index == want.Device.Index })
+		i := slices.IndexFunc(m.held, func(b ipam.Binding) bool { return b.Device.Index == want.Device.Index })
 		if i < 0 {
 			want.Host = m.Name
 			if len(m.held)+len(fresh) > 0 {
@@ -71,7 +71,7 @@ func (m *machine) newWants(wants []allocator.Want) (fresh []allocator.Want, drop
 			continue
 		}
 		if other := m.deviceWith(m.held[i].Address.Addr()); other >= 0 || m.held[i].Pool != want.Pool {
-			return nil, nil, allocator.Refuse(allocator.DevicePinned, "device %d was given an address from %s %q, and a webhook that runs after this one has changed it or its place: "+
+			return nil, nil, ipam.Refuse(ipam.DevicePinned, "device %d was given an address from %s %q, and a webhook that runs after this one has changed it or its place: "+
 				"have that webhook add devices behind the others, and leave those that have an address", want.Device.Index, m.held[i].Pool.Kind, m.held[i].Pool.Name)
 		}
 		dropped = append(dropped, m.held[i])

@@ -15,7 +15,7 @@ import (
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // machine is what admission reads of a VSphereMachine. These fields have the
@@ -30,7 +30,7 @@ type machine struct {
 	} `json:"spec"`
 
 	// held are the bindings that an earlier call for the same create has made.
-	held []allocator.Binding
+	held []ipam.Binding
 }
 
 func decodeMachine(raw []byte) (*machine, error) {
@@ -53,7 +53,7 @@ func eligible(d infrav1.NetworkDeviceSpec) bool {
 // isServed tells whether a device waits for an address of ours, or has got one by
 // an earlier call for the same create.
 func (m *machine) isServed(d infrav1.NetworkDeviceSpec) bool {
-	return eligible(d) || slices.ContainsFunc(m.held, func(b allocator.Binding) bool { return hasAddress(d, b.Address.Addr()) })
+	return eligible(d) || slices.ContainsFunc(m.held, func(b ipam.Binding) bool { return hasAddress(d, b.Address.Addr()) })
 }
 
 func hasDHCP(d infrav1.NetworkDeviceSpec) bool { return isTrue(d.DHCP4) || isTrue(d.DHCP6) }
@@ -78,8 +78,8 @@ func addressOf(text string) netip.Prefix {
 	return netip.PrefixFrom(ip, ip.BitLen())
 }
 
-func deviceOf(d infrav1.NetworkDeviceSpec, index int) allocator.Device {
-	return allocator.Device{Index: index, DeviceName: d.DeviceName, NetworkName: d.NetworkName}
+func deviceOf(d infrav1.NetworkDeviceSpec, index int) ipam.Device {
+	return ipam.Device{Index: index, DeviceName: d.DeviceName, NetworkName: d.NetworkName}
 }
 
 // deviceWith is the index of the device with an address, -1 if none has it.
@@ -130,7 +130,7 @@ func (m *machine) describe(index int) string {
 // hasLife tells whether the object had a life before this create: it was moved
 // by clusterctl or restored from a backup, and a VM may stand behind it.
 func (m *machine) hasLife() bool {
-	_, bound := m.Annotations[allocator.BindingsAnnotation]
+	_, bound := m.Annotations[ipam.BindingsAnnotation]
 	return bound || m.hasVM()
 }
 
@@ -145,21 +145,21 @@ func isMachineOwner(owner metav1.OwnerReference) bool {
 }
 
 // bindings are those of the machine's annotation, none if it has no annotation.
-func (m *machine) bindings() (allocator.Bindings, error) {
-	text, ok := m.Annotations[allocator.BindingsAnnotation]
+func (m *machine) bindings() (ipam.Bindings, error) {
+	text, ok := m.Annotations[ipam.BindingsAnnotation]
 	if !ok {
-		return allocator.Bindings{}, nil
+		return ipam.Bindings{}, nil
 	}
-	bindings, err := allocator.ParseBindings(text)
+	bindings, err := ipam.ParseBindings(text)
 	if err != nil {
-		return allocator.Bindings{}, allocator.Refuse(allocator.BindingsInvalid,
-			"annotation %s cannot be read as bindings: remove it, so that addresses are claimed anew", allocator.BindingsAnnotation)
+		return ipam.Bindings{}, ipam.Refuse(ipam.BindingsInvalid,
+			"annotation %s cannot be read as bindings: remove it, so that addresses are claimed anew", ipam.BindingsAnnotation)
 	}
 	return bindings, nil
 }
 
-func (m *machine) identity() allocator.Machine {
-	return allocator.Machine{
+func (m *machine) identity() ipam.Machine {
+	return ipam.Machine{
 		NamespacedName: types.NamespacedName{Namespace: m.Namespace, Name: m.Name},
 		Cluster:        m.Labels[clusterv1.ClusterNameLabel],
 		WatchFilter:    m.Labels[clusterv1.WatchLabel],
@@ -167,10 +167,10 @@ func (m *machine) identity() allocator.Machine {
 }
 
 // owner is for whom the machine is made, empty if nobody is named.
-func (m *machine) owner(user string) allocator.Owner {
+func (m *machine) owner(user string) ipam.Owner {
 	owners := m.owners()
 	if len(owners) == 0 {
-		return allocator.Owner{}
+		return ipam.Owner{}
 	}
-	return allocator.Owner{Kind: owners[0].Kind, Name: owners[0].Name, UID: owners[0].UID, User: user}
+	return ipam.Owner{Kind: owners[0].Kind, Name: owners[0].Name, UID: owners[0].UID, User: user}
 }

@@ -8,7 +8,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 var (
@@ -45,7 +45,7 @@ func observe(operation admissionv1.Operation, v verdict, took time.Duration) {
 
 func outcomeOf(v verdict) (outcome, reason string) {
 	var bad badRequest
-	refusal, refused := allocator.AsRefusal(v.err)
+	refusal, refused := ipam.AsRefusal(v.err)
 	switch {
 	case refused:
 		return "denied", string(refusal.Reason)

@@ -15,9 +15,10 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/allocator/retry"
 )
 
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machinesets,verbs=get;patch
@@ -63,7 +64,7 @@ type Owners struct {
 	queue  workqueue.TypedRateLimitingInterface[owner]
 
 	mu      sync.Mutex
-	pending map[owner]allocator.Lacks
+	pending map[owner]retry.Shortages
 	// in is the number of those pending, by namespace.
 	in map[string]int
 }
@@ -75,37 +76,37 @@ func NewOwners(c client.Client) *Owners {
 	return &Owners{
 		client:  c,
 		queue:   workqueue.NewTypedRateLimitingQueue(limiter),
-		pending: map[owner]allocator.Lacks{},
+		pending: map[owner]retry.Shortages{},
 		in:      map[string]int{},
 	}
 }
 
 // note has it written soon that a machine of the owner was refused. Owners of
 // kinds that nothing makes try again are left alone.
-func (o *Owners) note(namespace string, ref metav1.OwnerReference, refusal *allocator.Refusal) {
+func (o *Owners) note(namespace string, ref metav1.OwnerReference, refusal *ipam.Refusal) {
 	named := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
-	i := slices.IndexFunc(allocator.OwnerKinds(), func(kind schema.GroupKind) bool {
+	i := slices.IndexFunc(retry.OwnerKinds(), func(kind schema.GroupKind) bool {
 		return kind == named.GroupKind()
 	})
 	if i < 0 {
 		return
 	}
 	key := types.NamespacedName{Namespace: namespace, Name: ref.Name}
-	refused := owner{kind: allocator.OwnerKinds()[i], NamespacedName: key, uid: ref.UID}
-	obstacle, needed := allocator.ObstacleOf(refusal)
-	if o.add(refused, allocator.Lacks{obstacle: needed}) {
+	refused := owner{kind: retry.OwnerKinds()[i], NamespacedName: key, uid: ref.UID}
+	obstacle, needed := retry.ObstacleOf(refusal)
+	if o.add(refused, retry.Shortages{obstacle: needed}) {
 		o.queue.Add(refused)
 	}
 }
 
-func (o *Owners) add(refused owner, lacks allocator.Lacks) bool {
+func (o *Owners) add(refused owner, lacks retry.Shortages) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.pending[refused] == nil {
 		if len(o.pending) >= maxPending || o.in[refused.Namespace] >= maxPendingOfOne {
 			return false
 		}
-		o.pending[refused] = allocator.Lacks{}
+		o.pending[refused] = retry.Shortages{}
 		o.in[refused.Namespace]++
 	}
 	for obstacle, needed := range lacks {
@@ -114,7 +115,7 @@ func (o *Owners) add(refused owner, lacks allocator.Lacks) bool {
 	return true
 }
 
-func (o *Owners) take(refused owner) allocator.Lacks {
+func (o *Owners) take(refused owner) retry.Shortages {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	lacks, ok := o.pending[refused]
@@ -173,7 +174,7 @@ func (o *Owners) writeOrRetry(ctx context.Context, refused owner) {
 // that was just taken off. A refusal that is older than that is no news, since
 // CAPI has been made to try again after it; so the patch needs no lock, which
 // would only conflict with CAPI's own writes of the owner's status.
-func (o *Owners) write(ctx context.Context, refused owner, lacks allocator.Lacks) error {
+func (o *Owners) write(ctx context.Context, refused owner, lacks retry.Shortages) error {
 	obj := kube.MetadataOf(capi.InScheme(o.client.Scheme(), refused.kind))
 	err := o.client.Get(ctx, refused.NamespacedName, obj)
 	switch {
@@ -184,15 +185,15 @@ func (o *Owners) write(ctx context.Context, refused owner, lacks allocator.Lacks
 	case obj.UID != refused.uid, !obj.DeletionTimestamp.IsZero():
 		return nil
 	}
-	all := allocator.ParseLacks(obj.Annotations[allocator.RefusedByAnnotation])
+	all := retry.ParseShortages(obj.Annotations[ipam.RefusedByAnnotation])
 	for obstacle, needed := range lacks {
 		all.Add(obstacle, needed)
 	}
-	if obj.Annotations[allocator.RefusedByAnnotation] == all.String() {
+	if obj.Annotations[ipam.RefusedByAnnotation] == all.String() {
 		return nil
 	}
 	before := obj.DeepCopy()
-	metav1.SetMetaDataAnnotation(&obj.ObjectMeta, allocator.RefusedByAnnotation, all.String())
+	metav1.SetMetaDataAnnotation(&obj.ObjectMeta, ipam.RefusedByAnnotation, all.String())
 	if err := o.client.Patch(ctx, obj, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("annotating %s %s: %w", refused.kind.Kind, refused.NamespacedName, err)
 	}

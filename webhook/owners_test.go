@@ -15,7 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
 var (
@@ -24,8 +25,8 @@ var (
 )
 
 // refusalOf is a refusal for want of so many addresses of a pool.
-func refusalOf(pool string, needed uint64) *allocator.Refusal {
-	return &allocator.Refusal{Reason: allocator.PoolExhausted, Shortage: allocator.Shortage{Pool: allocator.Metal3Pool(pool), Needed: needed}}
+func refusalOf(pool string, needed uint64) *ipam.Refusal {
+	return &ipam.Refusal{Reason: ipam.PoolExhausted, Shortage: ipam.Shortage{Pool: metal3.PoolNamed(pool), Needed: needed}}
 }
 
 // notes runs an Owners on these objects, whose API server fails this many times.
@@ -59,13 +60,13 @@ func drain(t *testing.T, o *Owners, c client.Client) string {
 	if err := c.Get(t.Context(), types.NamespacedName{Namespace: "ns", Name: "md"}, set); err != nil {
 		t.Fatal(err)
 	}
-	return set.Annotations[allocator.RefusedByAnnotation]
+	return set.Annotations[ipam.RefusedByAnnotation]
 }
 
 func machineSet(uid types.UID, refusedBy string) *clusterv1.MachineSet {
 	set := &clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "md", UID: uid}}
 	if refusedBy != "" {
-		set.Annotations = map[string]string{allocator.RefusedByAnnotation: refusedBy}
+		set.Annotations = map[string]string{ipam.RefusedByAnnotation: refusedBy}
 	}
 	return set
 }
@@ -74,7 +75,7 @@ func TestRefusalsArePutBesideThoseOfOtherPools(t *testing.T) {
 	o, c := notes(t, 0, machineSet("uid", "IPPool.ipam.metal3.io/another"))
 	o.note("ns", ofMachineSet, lackOfOne)
 	o.note("ns", ofMachineSet, refusalOf("third", 2))
-	o.note("ns", ofMachineSet, &allocator.Refusal{Reason: allocator.AddressInUse})
+	o.note("ns", ofMachineSet, &ipam.Refusal{Reason: ipam.AddressInUse})
 	want := "AddressInUse,IPPool.ipam.metal3.io/another,IPPool.ipam.metal3.io/pool,IPPool.ipam.metal3.io/third:2"
 	if got := drain(t, o, c); got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -151,7 +152,7 @@ func TestOwnersThatAreToldAreBounded(t *testing.T) {
 	req := createOf(`{"metadata":{"name":"cp","ownerReferences":[` +
 		`{"apiVersion":"v1","kind":"A","name":"a","uid":"1"},{"apiVersion":"v1","kind":"B","name":"b","uid":"2"},` +
 		`{"apiVersion":"v1","kind":"C","name":"c","uid":"3"},{"apiVersion":"v1","kind":"D","name":"d","uid":"4"}]}}`)
-	h.tell(req, &allocator.Refusal{Reason: allocator.PoolNotFound, Message: "no"})
+	h.tell(req, &ipam.Refusal{Reason: ipam.PoolNotFound, Message: "no"})
 	if told := len(recorder.Events); told != 1+maxOwners {
 		t.Errorf("made %d events, want those of the machine and of %d owners", told, maxOwners)
 	}

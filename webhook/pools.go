@@ -12,6 +12,8 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/informers"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -20,7 +22,7 @@ import (
 // wants lists what the machine's eligible devices ask for, and warns of those
 // that ask for nothing and of requests that no device can use. A request for a
 // device that the machine does not have is refused.
-func (h *Handler) wants(ctx context.Context, m *machine) (wants []allocator.Want, warnings []string, err error) {
+func (h *Handler) wants(ctx context.Context, m *machine) (wants []ipam.Want, warnings []string, err error) {
 	asked, err := h.askers(ctx, m)
 	if err != nil {
 		return nil, nil, err
@@ -53,11 +55,11 @@ func (h *Handler) wants(ctx context.Context, m *machine) (wants []allocator.Want
 }
 
 // want makes of a request for a device the want of a given pool.
-func (h *Handler) want(ctx context.Context, m *machine, device allocator.Device, found *request) (allocator.Want, error) {
-	want := allocator.Want{Device: device, Pool: found.pool, AskedBy: found.by}
-	if device.Index >= allocator.MaxDevices {
-		return want, allocator.Refuse(allocator.DeviceNotFound, "%s asks for an address for device %d, but only the first %d devices of a machine are given one: "+
-			"remove the others, or give them addresses of their own", found.by, device.Index, allocator.MaxDevices)
+func (h *Handler) want(ctx context.Context, m *machine, device ipam.Device, found *request) (ipam.Want, error) {
+	want := ipam.Want{Device: device, Pool: found.pool, AskedBy: found.by}
+	if device.Index >= ipam.MaxDevices {
+		return want, ipam.Refuse(ipam.DeviceNotFound, "%s asks for an address for device %d, but only the first %d devices of a machine are given one: "+
+			"remove the others, or give them addresses of their own", found.by, device.Index, ipam.MaxDevices)
 	}
 	if found.from != nil {
 		if err := h.seePoolsHere(ctx, m, *found.from); err != nil {
@@ -137,12 +139,12 @@ func whilePaused(req admission.Request, m *machine) verdict {
 	if owner.UID == "" || isTrue(req.DryRun) {
 		return allow("the machine's Cluster is paused: no address is claimed for it")
 	}
-	return deny(allocator.Refuse(allocator.ClusterPaused, "Cluster %q is paused, so that %s %q gets no machine now: resume the Cluster",
+	return deny(ipam.Refuse(ipam.ClusterPaused, "Cluster %q is paused, so that %s %q gets no machine now: resume the Cluster",
 		m.Labels[clusterv1.ClusterNameLabel], owner.Kind, owner.Name))
 }
 
 // Sources are the kinds that admission reads from the cache.
-func Sources(scheme *runtime.Scheme) []allocator.Source {
+func Sources(scheme *runtime.Scheme) []informers.Source {
 	template := kube.MetadataOf(capi.InScheme(scheme, capi.VSphereMachineTemplateKind))
-	return []allocator.Source{{Object: template}, {Object: &capi.Cluster{}}}
+	return []informers.Source{{Object: template}, {Object: &capi.Cluster{}}}
 }

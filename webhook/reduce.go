@@ -4,7 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 const (
@@ -85,7 +85,7 @@ func reduceMetadata(metadata fields) error {
 	delete(metadata, "managedFields")
 	return metadata.change("annotations", func(annotations fields) error {
 		for name, value := range annotations {
-			if len(value) > maxValue && !allocator.ReadsAnnotation(name) {
+			if len(value) > maxValue && !ipam.ReadsAnnotation(name) {
 				annotations[name] = json.RawMessage(`""`)
 			}
 		}

@@ -4,21 +4,21 @@ import (
 	"strings"
 	"testing"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 func TestPoolReference(t *testing.T) {
 	tests := map[string]struct {
 		text string
-		want allocator.PoolReference
+		want ipam.PoolReference
 	}{
-		"name":                       {"dkp", allocator.PoolReference{Name: "dkp"}},
-		"metal3 kind":                {"IPPool/dkp", allocator.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "dkp"}},
-		"metal3 kind and group":      {"IPPool.ipam.metal3.io/dkp", allocator.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "dkp"}},
-		"in-cluster kind":            {"InClusterIPPool/dkp", allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "dkp"}},
-		"unknown kind":               {"InfobloxIPPool/a.b", allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InfobloxIPPool", Name: "a.b"}},
-		"unknown kind and group":     {"Range.ipam.example.com/dkp", allocator.PoolReference{APIGroup: "ipam.example.com", Kind: "Range", Name: "dkp"}},
-		"metal3's kind, others' API": {"IPPool.ipam.example.com/dkp", allocator.PoolReference{APIGroup: "ipam.example.com", Kind: "IPPool", Name: "dkp"}},
+		"name":                       {"dkp", ipam.PoolReference{Name: "dkp"}},
+		"metal3 kind":                {"IPPool/dkp", ipam.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "dkp"}},
+		"metal3 kind and group":      {"IPPool.ipam.metal3.io/dkp", ipam.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "dkp"}},
+		"in-cluster kind":            {"InClusterIPPool/dkp", ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "dkp"}},
+		"unknown kind":               {"InfobloxIPPool/a.b", ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InfobloxIPPool", Name: "a.b"}},
+		"unknown kind and group":     {"Range.ipam.example.com/dkp", ipam.PoolReference{APIGroup: "ipam.example.com", Kind: "Range", Name: "dkp"}},
+		"metal3's kind, others' API": {"IPPool.ipam.example.com/dkp", ipam.PoolReference{APIGroup: "ipam.example.com", Kind: "IPPool", Name: "dkp"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -14,13 +14,13 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 func (h *Handler) respond(ctx context.Context, req admission.Request, v verdict) admission.Response {
 	log := klog.FromContext(ctx)
 	var bad badRequest
-	refusal, refused := allocator.AsRefusal(v.err)
+	refusal, refused := ipam.AsRefusal(v.err)
 	switch {
 	case refused:
 		log.Info("Denied a machine", "operation", req.Operation, "reason", refusal.Reason, "message", refusal.Message)
@@ -31,7 +31,7 @@ func (h *Handler) respond(ctx context.Context, req admission.Request, v verdict)
 	case v.err != nil:
 		log.Error(v.err, "Cannot decide about a machine", "operation", req.Operation)
 		message := fmt.Sprintf("addresses could not be allocated (%s): see the log of capv-static-ip", stableCause(v.err))
-		h.tell(req, &allocator.Refusal{Reason: allocator.AllocationFailed, Message: message})
+		h.tell(req, &ipam.Refusal{Reason: ipam.AllocationFailed, Message: message})
 		return admission.Errored(http.StatusInternalServerError, errors.New(message))
 	case len(v.patch) > 0:
 		log.Info("Admitted a machine with addresses", "operation", req.Operation)
@@ -54,7 +54,7 @@ func stableCause(err error) string {
 // tell puts a refusal where users look: into an event on each owner, which is
 // what outlives the refusal, and into one on the machine's name. It is also noted
 // on the owners, so that they are made to try again. A dry run leaves no trace.
-func (h *Handler) tell(req admission.Request, refusal *allocator.Refusal) {
+func (h *Handler) tell(req admission.Request, refusal *ipam.Refusal) {
 	if isTrue(req.DryRun) {
 		return
 	}
@@ -82,7 +82,7 @@ func ownerIn(req admission.Request, owner metav1.OwnerReference) *corev1.ObjectR
 	}
 }
 
-func (h *Handler) tellOwners(req admission.Request, owners []metav1.OwnerReference, refusal *allocator.Refusal) {
+func (h *Handler) tellOwners(req admission.Request, owners []metav1.OwnerReference, refusal *ipam.Refusal) {
 	for _, owner := range owners {
 		h.warn(ownerIn(req, owner), refusal)
 		// Who made a machine that exists is not who changes it.
@@ -93,6 +93,6 @@ func (h *Handler) tellOwners(req admission.Request, owners []metav1.OwnerReferen
 }
 
 // warn makes an event. It does not wait for it to be stored.
-func (h *Handler) warn(regarding *corev1.ObjectReference, refusal *allocator.Refusal) {
+func (h *Handler) warn(regarding *corev1.ObjectReference, refusal *ipam.Refusal) {
 	h.Events.Eventf(regarding, nil, corev1.EventTypeWarning, string(refusal.Reason), "Admit", "%s", refusal.Message)
 }

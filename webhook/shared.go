@@ -12,11 +12,12 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // maxLookedUp bounds the addresses of one machine that are looked up. It is what
 // allocator.MaxDevices devices have with two addresses of each family.
-const maxLookedUp = 4 * allocator.MaxDevices
+const maxLookedUp = 4 * ipam.MaxDevices
 
 // sharing is an address on a device of the machine that something else has.
 type sharing struct {
@@ -38,8 +39,8 @@ func (h *Handler) judgeShared(ctx context.Context, req admission.Request, m *mac
 	}
 	for _, s := range all {
 		if m.isOurs() && !s.isOfAnotherVM(m) {
-			return nil, allocator.Refuse(allocator.AddressInUse, "device %d has %s, which %s uses: remove annotation %s, finalizer %s and the ipAddrs, "+
-				"so that the machine gets an address of its own", s.device, s.ip, s.user.In(m.Namespace), allocator.BindingsAnnotation, allocator.ReleaseFinalizer)
+			return nil, ipam.Refuse(ipam.AddressInUse, "device %d has %s, which %s uses: remove annotation %s, finalizer %s and the ipAddrs, "+
+				"so that the machine gets an address of its own", s.device, s.ip, s.user.In(m.Namespace), ipam.BindingsAnnotation, ipam.ReleaseFinalizer)
 		}
 		warning := fmt.Sprintf("device %d has %s, which %s uses, too: "+
 			"find out whose VM answers there, and replace the other", s.device, s.ip, s.user.In(m.Namespace))
@@ -77,8 +78,8 @@ func (h *Handler) shared(ctx context.Context, m *machine) ([]sharing, error) {
 
 // isOurs tells whether a machine bears the marks of one that we have served.
 func (m *machine) isOurs() bool {
-	_, bound := m.Annotations[allocator.BindingsAnnotation]
-	return bound || slices.Contains(m.Finalizers, allocator.ReleaseFinalizer)
+	_, bound := m.Annotations[ipam.BindingsAnnotation]
+	return bound || slices.Contains(m.Finalizers, ipam.ReleaseFinalizer)
 }
 
 // owns tells whether what has an address has it for this machine: its VM, also one
@@ -92,7 +93,7 @@ func (m *machine) owns(user allocator.User) bool {
 	case capi.ClusterKind.Kind:
 		return user.Name == m.identity().Cluster
 	case capi.VSphereVMKind.Kind:
-		owner := allocator.OwnerMachine(user.Object).Name
+		owner := capi.OwnerMachine(user.Object).Name
 		return owner == m.Name || owner == "" && (user.Name == m.Name || m.Spec.ProviderID != "")
 	}
 	return false
@@ -112,12 +113,12 @@ func (s sharing) isOfAnotherVM(m *machine) bool {
 // was admitted with an address that something else has.
 func (h *Handler) tellShared(req admission.Request, m *machine, s sharing, warning string) {
 	sharedAddresses.Inc()
-	h.warn(machineIn(req), &allocator.Refusal{Reason: allocator.AddressInUse, Message: warning})
+	h.warn(machineIn(req), &ipam.Refusal{Reason: ipam.AddressInUse, Message: warning})
 	this := allocator.User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: m.identity().NamespacedName}
 	h.warn(&corev1.ObjectReference{
 		APIVersion: h.versionOf(s.user.Kind), Kind: s.user.Kind,
 		Namespace: s.user.Namespace, Name: s.user.Name, UID: s.user.Object.GetUID(),
-	}, &allocator.Refusal{Reason: allocator.AddressInUse, Message: fmt.Sprintf("%s came with %s, which this object uses, too: "+
+	}, &ipam.Refusal{Reason: ipam.AddressInUse, Message: fmt.Sprintf("%s came with %s, which this object uses, too: "+
 		"find out whose VM answers there, and replace the other", this.In(s.user.Namespace), s.ip)})
 }
 

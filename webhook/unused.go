@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // unused warns of requests that no device can use, because it has another source
@@ -38,7 +39,7 @@ func unusedAnnotations(by asker, m *machine) (warnings []string, err error) {
 		}
 		switch i := m.deviceNamed(key); {
 		case i < 0:
-			return nil, allocator.Refuse(allocator.DeviceNotFound, "annotation %s of %s is for a device that the machine does not have: "+
+			return nil, ipam.Refuse(ipam.DeviceNotFound, "annotation %s of %s is for a device that the machine does not have: "+
 				"name a device by its index or its deviceName; %s", name, by.name, m.devices())
 		case !m.isServed(m.Spec.Network.Devices[i]):
 			warnings = append(warnings, fmt.Sprintf("annotation %s of %s is not used: device %d has DHCP, addresses or pools of its own, or skipIPAllocation",
@@ -105,7 +106,7 @@ func (h *Handler) tellUnserved(req admission.Request, unserved []string) {
 	if len(unserved) == 0 || isTrue(req.DryRun) {
 		return
 	}
-	told := &allocator.Refusal{Reason: allocator.AskedInVain, Message: strings.Join(unserved, "; ")}
+	told := &ipam.Refusal{Reason: ipam.AskedInVain, Message: strings.Join(unserved, "; ")}
 	if req.Name != "" {
 		h.warn(machineIn(req), told)
 	}
@@ -118,7 +119,7 @@ func (h *Handler) tellUnserved(req admission.Request, unserved []string) {
 
 // defaultRoutes warns of devices that are each given a default route of the same
 // family: the VM answers by one of them, whichever the packets came in by.
-func defaultRoutes(m *machine, injected []allocator.Binding) (warnings []string) {
+func defaultRoutes(m *machine, injected []ipam.Binding) (warnings []string) {
 	for _, family := range []string{"IPv4", "IPv6"} {
 		var routes []string
 		ours := false
@@ -127,7 +128,7 @@ func defaultRoutes(m *machine, injected []allocator.Binding) (warnings []string)
 			if family == "IPv4" {
 				own = d.Gateway4
 			}
-			given := own == "" && slices.ContainsFunc(injected, func(b allocator.Binding) bool {
+			given := own == "" && slices.ContainsFunc(injected, func(b ipam.Binding) bool {
 				return b.Device.Index == i && b.Gateway.IsValid() && b.Gateway.Is4() == (family == "IPv4")
 			})
 			if given || own != "" {

@@ -8,7 +8,7 @@ import (
 
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 func deviceFrom(t *testing.T, text string) infrav1.NetworkDeviceSpec {
@@ -42,23 +42,23 @@ func TestDeviceThatHasIPv6AloneFromElsewhere(t *testing.T) {
 }
 
 func TestDefaultRoutesOfOneFamily(t *testing.T) {
-	route := func(index int, gateway string) allocator.Binding {
-		return allocator.Binding{Device: allocator.Device{Index: index}, Gateway: netip.MustParseAddr(gateway)}
+	route := func(index int, gateway string) ipam.Binding {
+		return ipam.Binding{Device: ipam.Device{Index: index}, Gateway: netip.MustParseAddr(gateway)}
 	}
-	none := func(index int) allocator.Binding { return allocator.Binding{Device: allocator.Device{Index: index}} }
+	none := func(index int) ipam.Binding { return ipam.Binding{Device: ipam.Device{Index: index}} }
 	const both = `devices 0 (networkName "a") and 1 (networkName "b", deviceName "eth1") each get a default route for `
 	const remedy = `: name pools without a gateway for all but one of them`
 	for name, test := range map[string]struct {
 		first, second string
-		injected      []allocator.Binding
+		injected      []ipam.Binding
 		want          []string
 	}{
-		"of one device":              {injected: []allocator.Binding{route(0, "10.0.0.254"), none(1)}},
-		"of both":                    {injected: []allocator.Binding{route(0, "10.0.0.254"), route(1, "10.0.1.254")}, want: []string{both + "IPv4" + remedy}},
-		"of both, IPv6":              {injected: []allocator.Binding{route(0, "fd00::1"), route(1, "fd00::1")}, want: []string{both + "IPv6" + remedy}},
-		"of different families":      {injected: []allocator.Binding{route(0, "10.0.0.254"), route(1, "fd00::1")}},
-		"of which one is the user's": {first: `"gateway4":"10.0.0.1",`, injected: []allocator.Binding{route(1, "10.0.1.254")}, want: []string{both + "IPv4" + remedy}},
-		"that are the user's own":    {first: `"gateway4":"10.0.0.1",`, second: `"gateway4":"10.0.1.1",`, injected: []allocator.Binding{route(0, "10.0.0.254"), route(1, "10.0.1.254")}},
+		"of one device":              {injected: []ipam.Binding{route(0, "10.0.0.254"), none(1)}},
+		"of both":                    {injected: []ipam.Binding{route(0, "10.0.0.254"), route(1, "10.0.1.254")}, want: []string{both + "IPv4" + remedy}},
+		"of both, IPv6":              {injected: []ipam.Binding{route(0, "fd00::1"), route(1, "fd00::1")}, want: []string{both + "IPv6" + remedy}},
+		"of different families":      {injected: []ipam.Binding{route(0, "10.0.0.254"), route(1, "fd00::1")}},
+		"of which one is the user's": {first: `"gateway4":"10.0.0.1",`, injected: []ipam.Binding{route(1, "10.0.1.254")}, want: []string{both + "IPv4" + remedy}},
+		"that are the user's own":    {first: `"gateway4":"10.0.0.1",`, second: `"gateway4":"10.0.1.1",`, injected: []ipam.Binding{route(0, "10.0.0.254"), route(1, "10.0.1.254")}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, m := machineWith(t, "", `{`+test.first+`"networkName":"a"},{`+test.second+`"networkName":"b","deviceName":"eth1"}`)

@@ -10,7 +10,7 @@ import (
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // update keeps bound devices bound. Its reads are the cache's.
@@ -43,8 +43,8 @@ func (h *Handler) update(ctx context.Context, req admission.Request) verdict {
 // that only its addresses tell of. The annotation is a record that whoever may
 // write machines may take away, and that goes by itself when a server-side apply
 // drops the last annotation of its manager.
-func (h *Handler) held(ctx context.Context, namespace string, m *machine) ([]allocator.Binding, error) {
-	var held []allocator.Binding
+func (h *Handler) held(ctx context.Context, namespace string, m *machine) ([]ipam.Binding, error) {
+	var held []ipam.Binding
 	if annotated, err := m.bindings(); err == nil && annotated.Machine == m.Name {
 		held = annotated.Bindings
 	}
@@ -55,7 +55,7 @@ func (h *Handler) held(ctx context.Context, namespace string, m *machine) ([]all
 		return nil, err
 	}
 	for _, b := range told {
-		known := slices.ContainsFunc(held, func(other allocator.Binding) bool { return other.Address.Addr() == b.Address.Addr() })
+		known := slices.ContainsFunc(held, func(other ipam.Binding) bool { return other.Address.Addr() == b.Address.Addr() })
 		if i := m.deviceWith(b.Address.Addr()); i >= 0 && !known {
 			held = append(held, m.asStored(b, i))
 		}
@@ -65,7 +65,7 @@ func (h *Handler) held(ctx context.Context, namespace string, m *machine) ([]all
 
 // asStored completes a binding of which no more than the address is known by what
 // stands on the device that has it.
-func (m *machine) asStored(b allocator.Binding, index int) allocator.Binding {
+func (m *machine) asStored(b ipam.Binding, index int) ipam.Binding {
 	d := m.Spec.Network.Devices[index]
 	for _, text := range d.IPAddrs {
 		if stored := addressOf(text); stored.Addr() == b.Address.Addr() {
@@ -87,7 +87,7 @@ func (m *machine) asStored(b allocator.Binding, index int) allocator.Binding {
 // itself is not what it was: an address never moves to another NIC. A device is
 // found by its address: others may have been put before it since it was bound.
 // Both objects are of one API version.
-func pinBindings(before, after *machine, held []allocator.Binding, doc document) (pinned []int, err error) {
+func pinBindings(before, after *machine, held []ipam.Binding, doc document) (pinned []int, err error) {
 	for _, b := range held {
 		i := before.boundTo(b)
 		if i < 0 {
@@ -103,13 +103,13 @@ func pinBindings(before, after *machine, held []allocator.Binding, doc document)
 	}
 	text := ""
 	if annotated, err := before.bindings(); err == nil && annotated.Machine == before.Name {
-		text = before.Annotations[allocator.BindingsAnnotation]
+		text = before.Annotations[ipam.BindingsAnnotation]
 	}
 	return pinned, doc.hold(text)
 }
 
 // pinBinding is pinBindings for one binding and the index of its device.
-func pinBinding(before, after *machine, b allocator.Binding, i int, doc document) error {
+func pinBinding(before, after *machine, b ipam.Binding, i int, doc document) error {
 	if i >= len(after.Spec.Network.Devices) {
 		return moved(b, i, "is gone")
 	}
@@ -134,7 +134,7 @@ func pinBinding(before, after *machine, b allocator.Binding, i int, doc document
 
 // boundTo is the index of the device that has a binding's address: the one that
 // the binding names, or any other. It is -1 if none has it.
-func (m *machine) boundTo(b allocator.Binding) int {
+func (m *machine) boundTo(b ipam.Binding) int {
 	if i := b.Device.Index; i >= 0 && i < len(m.Spec.Network.Devices) && hasAddress(m.Spec.Network.Devices[i], b.Address.Addr()) {
 		return i
 	}
@@ -172,8 +172,8 @@ func changed(before, after infrav1.NetworkDeviceSpec) string {
 	return ""
 }
 
-func moved(b allocator.Binding, index int, change string) error {
-	return allocator.Refuse(allocator.DevicePinned, "device %d %s, but holds %s from %s %q: "+
+func moved(b ipam.Binding, index int, change string) error {
+	return ipam.Refuse(ipam.DevicePinned, "device %d %s, but holds %s from %s %q: "+
 		"keep the device as it is, or replace the machine",
 		index, change, b.Address, b.Pool.Kind, b.Pool.Name)
 }

@@ -6,17 +6,17 @@ import (
 	"net/netip"
 	"testing"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // bindings of a machine with two devices, both bound, with everything injected.
-func twoBound() allocator.Bindings {
-	both := boundDevice(0, func(b *allocator.Binding) {
+func twoBound() ipam.Bindings {
+	both := boundDevice(0, func(b *ipam.Binding) {
 		b.Gateway = netip.MustParseAddr("10.0.0.254")
 		b.Nameservers = []string{"10.0.0.53"}
 		b.SearchDomains = []string{"example"}
 	})
-	second := boundDevice(1, func(b *allocator.Binding) { b.Address = netip.MustParsePrefix("10.0.1.1/24") })
+	second := boundDevice(1, func(b *ipam.Binding) { b.Address = netip.MustParsePrefix("10.0.1.1/24") })
 	both.Bindings = append(both.Bindings, second.Bindings...)
 	return both
 }
@@ -47,7 +47,7 @@ func marks(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf(`,"annotations":{%q:%s},"finalizers":[%q]`, allocator.BindingsAnnotation, quoted, allocator.ReleaseFinalizer)
+	return fmt.Sprintf(`,"annotations":{%q:%s},"finalizers":[%q]`, ipam.BindingsAnnotation, quoted, ipam.ReleaseFinalizer)
 }
 
 func TestUpdateOfABoundMachine(t *testing.T) {
@@ -92,7 +92,7 @@ func TestUpdateOfABoundMachine(t *testing.T) {
 			}
 			_, err = pinBindings(before, after, twoBound().Bindings, doc)
 			if test.denied != "" {
-				wantRefusal(t, err, allocator.DevicePinned, test.denied)
+				wantRefusal(t, err, ipam.DevicePinned, test.denied)
 				return
 			}
 			if err != nil {
@@ -128,7 +128,7 @@ func TestDeviceIsFoundByItsAddress(t *testing.T) {
 			}
 			_, err = pinBindings(before, after, twoBound().Bindings, doc)
 			if test.denied != "" {
-				wantRefusal(t, err, allocator.DevicePinned, test.denied)
+				wantRefusal(t, err, ipam.DevicePinned, test.denied)
 				return
 			}
 			wantRaw, _ := machineWith(t, marks(t), test.want)

@@ -16,6 +16,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -27,25 +28,25 @@ const reviewInterval = 30 * time.Second
 type engine interface {
 	// IsStillUnfit tells whether the cause lasts for which an address was set
 	// aside. The pool is nil if it cannot be read.
-	IsStillUnfit(ctx context.Context, claim allocator.Claim, content allocator.SetAside) (pool client.Object, unfit bool, err error)
+	IsStillUnfit(ctx context.Context, claim ipam.Claim, content ipam.SetAside) (pool client.Object, unfit bool, err error)
 }
 
 // reconciler reviews the claims of one provider.
 type reconciler struct {
 	engine   engine
-	provider allocator.Provider
+	provider ipam.Provider
 	client   client.Client
 	live     client.Reader
 	events   events.EventRecorder
 
 	mu sync.Mutex
 	// known are the claims that are set aside now, and for what.
-	known map[types.NamespacedName]allocator.SetAside
+	known map[types.NamespacedName]ipam.SetAside
 }
 
 // Reconcile implements reconcile.Reconciler.
 func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
-	obj := allocator.EmptyClaim(r.provider)
+	obj := ipam.EmptyClaim(r.provider)
 	if err := r.client.Get(ctx, req.NamespacedName, obj); err != nil {
 		r.forget(req.NamespacedName)
 		if kube.IsAbsent(err) {
@@ -53,7 +54,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		}
 		return reconcile.Result{}, fmt.Errorf("reading claim %s: %w", req.NamespacedName, err)
 	}
-	content, is := allocator.SetAsideOf(obj)
+	content, is := ipam.SetAsideOf(obj)
 	if !is {
 		r.forget(req.NamespacedName)
 		return reconcile.Result{}, nil
@@ -80,7 +81,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 }
 
 // giveBack lets the provider have the address again.
-func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content allocator.SetAside) error {
+func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content ipam.SetAside) error {
 	if err := kube.DeleteAsRead(ctx, r.client, claim); err != nil {
 		return fmt.Errorf("giving back claim %s: %w", klog.KObj(claim), err)
 	}
@@ -89,16 +90,16 @@ func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content 
 }
 
 // abandon lets a claim that is being deleted go if its provider does not.
-func (r *reconciler) abandon(ctx context.Context, claim allocator.Claim) error {
+func (r *reconciler) abandon(ctx context.Context, claim ipam.Claim) error {
 	abandoned, err := r.provider.Abandons(ctx, r.live, claim)
 	if err != nil || !abandoned {
 		return err
 	}
-	return allocator.Abandon(ctx, r.client, r.provider, claim.Object)
+	return ipam.Abandon(ctx, r.client, r.provider, claim.Object)
 }
 
 // note remembers a claim, and tells whether it is new.
-func (r *reconciler) note(claim types.NamespacedName, content allocator.SetAside) bool {
+func (r *reconciler) note(claim types.NamespacedName, content ipam.SetAside) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, known := r.known[claim]

@@ -21,22 +21,24 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/informers"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // Setup adds a controller for each provider to the manager. They run on the
 // elected replica only. The sources that it returns must be started, on every
 // replica.
-func Setup(mgr manager.Manager, engine *allocator.Allocator, providers allocator.Providers, recorder events.EventRecorder) ([]allocator.Source, error) {
-	var sources []allocator.Source
+func Setup(mgr manager.Manager, engine *allocator.Allocator, providers ipam.Providers, recorder events.EventRecorder) ([]informers.Source, error) {
+	var sources []informers.Source
 	for _, provider := range providers {
-		claim := allocator.EmptyClaim(provider)
+		claim := ipam.EmptyClaim(provider)
 		gvk, err := apiutil.GVKForObject(claim, mgr.GetScheme())
 		if err != nil {
 			return nil, fmt.Errorf("finding the kind of claims: %w", err)
 		}
 		r := &reconciler{
 			engine: engine, provider: provider, client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder,
-			known: map[types.NamespacedName]allocator.SetAside{},
+			known: map[types.NamespacedName]ipam.SetAside{},
 		}
 		c, err := controller.New("set-aside-"+strings.ToLower(gvk.Kind), mgr, controller.Options{
 			Reconciler: r,
@@ -50,11 +52,11 @@ func Setup(mgr manager.Manager, engine *allocator.Allocator, providers allocator
 		if err != nil {
 			return nil, fmt.Errorf("adding the controller of addresses that are set aside: %w", err)
 		}
-		sources = append(sources, allocator.Source{Object: claim, Started: func(context.Context, cache.Informer) error {
+		sources = append(sources, informers.Source{Object: claim, Started: func(context.Context, cache.Informer) error {
 			return c.Watch(source.Kind(mgr.GetCache(), claim, &handler.EnqueueRequestForObject{}, marked()))
 		}})
 		for _, user := range capi.Users() {
-			sources = append(sources, allocator.Source{Object: user, Started: func(context.Context, cache.Informer) error {
+			sources = append(sources, informers.Source{Object: user, Started: func(context.Context, cache.Informer) error {
 				return c.Watch(source.Kind[client.Object](mgr.GetCache(), user, handler.EnqueueRequestsFromMapFunc(r.claimsAside)))
 			}})
 		}
@@ -65,7 +67,7 @@ func Setup(mgr manager.Manager, engine *allocator.Allocator, providers allocator
 // marked passes events about claims that are, or may have been, set aside.
 func marked() predicate.Predicate {
 	return predicate.NewPredicateFuncs(func(obj client.Object) bool {
-		_, is := obj.GetLabels()[allocator.SetAsideLabel]
+		_, is := obj.GetLabels()[ipam.SetAsideLabel]
 		return is
 	})
 }

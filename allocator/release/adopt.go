@@ -17,8 +17,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -47,16 +47,16 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 // own writes into a claim that it is the machine's: the mark, the owner, what
 // makes clusterctl move it, a request for the address that it has, and what
 // keeps the provider from freeing that. It is not a request's any more.
-func (r *Reconciler) own(claim client.Object, s *state, b *allocator.Binding) {
-	allocator.Mark(claim, identityOf(s.object))
+func (r *Reconciler) own(claim client.Object, s *state, b *ipam.Binding) {
+	ipam.Mark(claim, identityOf(s.object))
 	annotations := claim.GetAnnotations()
-	delete(annotations, allocator.RequestedByAnnotation)
+	delete(annotations, ipam.RequestedByAnnotation)
 	claim.SetAnnotations(annotations)
 	claim.SetOwnerReferences(owned(claim.GetOwnerReferences(), r.ownerOf(s.object)))
 	provider := r.providers.For(b.Pool)
 	provider.Request(claim, b.Address.Addr())
 	if provider.HonoursFinalizers() {
-		controllerutil.AddFinalizer(claim, allocator.InUseFinalizer)
+		controllerutil.AddFinalizer(claim, ipam.InUseFinalizer)
 	}
 }
 
@@ -74,9 +74,9 @@ func owned(owners []metav1.OwnerReference, machine metav1.OwnerReference) []meta
 	return append(others, machine)
 }
 
-func identityOf(machine client.Object) allocator.Machine {
+func identityOf(machine client.Object) ipam.Machine {
 	labels := machine.GetLabels()
-	return allocator.Machine{
+	return ipam.Machine{
 		NamespacedName: client.ObjectKeyFromObject(machine),
 		Cluster:        labels[clusterv1.ClusterNameLabel], WatchFilter: labels[clusterv1.WatchLabel],
 	}
@@ -89,13 +89,13 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
 	if address.GetDeletionTimestamp().IsZero() {
-		controllerutil.AddFinalizer(address, allocator.InUseFinalizer)
+		controllerutil.AddFinalizer(address, ipam.InUseFinalizer)
 	}
 	annotations := address.GetAnnotations()
-	delete(annotations, allocator.MovedAnnotation)
+	delete(annotations, ipam.MovedAnnotation)
 	address.SetAnnotations(annotations)
-	kube.SetAnnotation(address, allocator.MachineNameAnnotation, s.name)
-	kube.SetAnnotation(address, allocator.MachineUIDAnnotation, string(s.uid))
+	kube.SetAnnotation(address, ipam.MachineNameAnnotation, s.name)
+	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
 	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.Name == h.address.Claim && (h.claim == nil || owner.UID != h.claim.GetUID())
 	}))
@@ -136,7 +136,7 @@ func (r *Reconciler) patch(ctx context.Context, obj, before client.Object) error
 // confirmUse is confirm for a step that claims an address anew: it also sees that
 // one of the machine's devices has it. What an annotation says alone, anybody may
 // have written.
-func (r *Reconciler) confirmUse(ctx context.Context, s *state, b *allocator.Binding) (bool, error) {
+func (r *Reconciler) confirmUse(ctx context.Context, s *state, b *ipam.Binding) (bool, error) {
 	machine := &capi.VSphereMachine{}
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
 		return false, fmt.Errorf("confirming the machine: %w", err)

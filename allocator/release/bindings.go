@@ -7,21 +7,21 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // annotatedBindings are those that the machine's annotation says it holds. An
 // annotation written for another machine, or unreadable, says nothing.
-func (r *Reconciler) annotatedBindings(ctx context.Context, s *state) []allocator.Binding {
+func (r *Reconciler) annotatedBindings(ctx context.Context, s *state) []ipam.Binding {
 	if !s.exists {
 		return nil
 	}
-	text, ok := s.object.Annotations[allocator.BindingsAnnotation]
+	text, ok := s.object.Annotations[ipam.BindingsAnnotation]
 	if !ok {
 		return nil
 	}
-	bindings, err := allocator.ParseBindings(text)
+	bindings, err := ipam.ParseBindings(text)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "Ignoring an annotation")
 		return nil
@@ -35,7 +35,7 @@ func (r *Reconciler) annotatedBindings(ctx context.Context, s *state) []allocato
 // renamedBinding is a binding as the annotation has it, and the name of the claim
 // that it has instead.
 type renamedBinding struct {
-	allocator.Binding
+	ipam.Binding
 	claim string
 }
 
@@ -43,14 +43,14 @@ type renamedBinding struct {
 // own marks, or by those of its address. What the annotation says, anybody may have
 // written. A claim of another name that left no trace (it was kept for the machine
 // by one before it) is made again under the machine's own.
-func (r *Reconciler) confirmedBindings(ctx context.Context, s *state, isKnown func(allocator.Binding) bool, addresses []allocator.Address) []allocator.Binding {
-	var confirmed []allocator.Binding
+func (r *Reconciler) confirmedBindings(ctx context.Context, s *state, isKnown func(ipam.Binding) bool, addresses []ipam.Address) []ipam.Binding {
+	var confirmed []ipam.Binding
 	for _, b := range r.annotatedBindings(ctx, s) {
-		own := allocator.ClaimName(s.name, b.Device.Index)
+		own := ipam.ClaimName(s.name, b.Device.Index)
 		switch {
 		case isKnown(b), isNamedFor(s.name, b.Claim), isMarkedFor(s.name, b, addresses):
 			confirmed = append(confirmed, b)
-		case deviceOf(s.object, b.Address.Addr()) < 0, slices.ContainsFunc(confirmed, func(other allocator.Binding) bool { return other.Claim == own }):
+		case deviceOf(s.object, b.Address.Addr()) < 0, slices.ContainsFunc(confirmed, func(other ipam.Binding) bool { return other.Claim == own }):
 			klog.FromContext(ctx).Info("Ignoring a binding whose claim is not the machine's", "claim", b.Claim)
 		default:
 			s.renamed = append(s.renamed, renamedBinding{Binding: b, claim: own})
@@ -63,14 +63,14 @@ func (r *Reconciler) confirmedBindings(ctx context.Context, s *state, isKnown fu
 
 // isNamedFor tells whether a claim has a name that claims of this machine have.
 func isNamedFor(machine, claim string) bool {
-	_, ok := allocator.DeviceOfClaim(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: claim}}, machine)
+	_, ok := ipam.DeviceOfClaim(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: claim}}, machine)
 	return ok
 }
 
 // isMarkedFor tells whether the address of a binding says that it is the machine's.
-func isMarkedFor(machine string, b allocator.Binding, addresses []allocator.Address) bool {
-	return slices.ContainsFunc(addresses, func(address allocator.Address) bool {
-		return allocator.MachineOf(address) == machine && address.Claim == b.Claim && address.Pool == b.Pool &&
+func isMarkedFor(machine string, b ipam.Binding, addresses []ipam.Address) bool {
+	return slices.ContainsFunc(addresses, func(address ipam.Address) bool {
+		return ipam.MachineOf(address) == machine && address.Claim == b.Claim && address.Pool == b.Pool &&
 			capi.ParseAddress(address.IP) == b.Address.Addr()
 	})
 }

@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -28,13 +28,13 @@ func TestOrphanIsReapedByTheLeadersOwnClock(t *testing.T) {
 		mark  func(*ipamv1.IPClaim)
 		grace time.Duration
 	}{
-		"never adopted": {func(c *ipamv1.IPClaim) { kube.SetAnnotation(c, allocator.RequestedByAnnotation, "none") }, time.Minute},
+		"never adopted": {func(c *ipamv1.IPClaim) { kube.SetAnnotation(c, ipam.RequestedByAnnotation, "none") }, time.Minute},
 		"adopted once":  {func(*ipamv1.IPClaim) {}, restorePatience},
 	} {
 		t.Run(name, func(t *testing.T) {
 			claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0", UID: "claim", CreationTimestamp: metav1.NewTime(now.Add(-24 * time.Hour))}}
-			allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}})
-			allocator.Use(claim, allocator.Stamp{Time: now.Add(-24 * time.Hour), Request: "request"})
+			ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}})
+			ipam.Use(claim, ipam.Stamp{Time: now.Add(-24 * time.Hour), Request: "request"})
 			test.mark(claim)
 			r := reconciler(t, claim)
 			told := events.NewFakeRecorder(10)
@@ -48,7 +48,7 @@ func TestOrphanIsReapedByTheLeadersOwnClock(t *testing.T) {
 			if !exists(now) || !exists(now.Add(test.grace-time.Second)) {
 				t.Fatal("it was reaped before this leader had seen it for the grace period")
 			}
-			allocator.Use(claim, allocator.Stamp{Time: now.Add(-48 * time.Hour), Request: "again"})
+			ipam.Use(claim, ipam.Stamp{Time: now.Add(-48 * time.Hour), Request: "again"})
 			if err := r.client.Update(t.Context(), claim); err != nil {
 				t.Fatal(err)
 			}
@@ -70,10 +70,10 @@ func TestOrphanIsReapedByTheLeadersOwnClock(t *testing.T) {
 func TestMachineIsLetGoWhenItsProviderFailsForLong(t *testing.T) {
 	deleted := metav1.NewTime(now)
 	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{
-		Namespace: "ns", Name: "cp-0", UID: "uid", DeletionTimestamp: &deleted, Finalizers: []string{allocator.ReleaseFinalizer},
+		Namespace: "ns", Name: "cp-0", UID: "uid", DeletionTimestamp: &deleted, Finalizers: []string{ipam.ReleaseFinalizer},
 	}}
 	address := left(now)
-	address.Annotations[allocator.MachineUIDAnnotation] = "uid"
+	address.Annotations[ipam.MachineUIDAnnotation] = "uid"
 	r := reconciler(t, machine, address)
 	r.events = events.NewFakeRecorder(10)
 	inner := r.client.(client.WithWatch)

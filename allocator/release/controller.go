@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines,verbs=get;list;watch;patch
@@ -25,7 +25,7 @@ import (
 // Reconciler takes each machine's bindings one step further. It is keyed by the
 // machine's name, because claims and addresses outlive the machine.
 type Reconciler struct {
-	providers allocator.Providers
+	providers ipam.Providers
 	client    client.Client
 	live      client.Reader
 	events    events.EventRecorder
@@ -141,7 +141,7 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 	case discard:
 		return r.discard(ctx, s, h)
 	case abandon:
-		return allocator.Abandon(ctx, r.client, r.providers.For(h.claim.Pool), h.claim.Object)
+		return ipam.Abandon(ctx, r.client, r.providers.For(h.claim.Pool), h.claim.Object)
 	case leave:
 	}
 	return nil

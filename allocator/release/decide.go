@@ -10,7 +10,8 @@ import (
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // machineState is what matters about the machine of one name.
@@ -32,9 +33,9 @@ type machineState struct {
 
 // holding is what is known of one binding: any part of it may be missing.
 type holding struct {
-	claim     *allocator.Claim
-	address   *allocator.Address
-	annotated *allocator.Binding
+	claim     *ipam.Claim
+	address   *ipam.Address
+	annotated *ipam.Binding
 	// sharedWith names another machine whose annotation holds the address too.
 	sharedWith string
 	// vmExists says that there is a VSphereVM of the machine that held it, or one
@@ -129,7 +130,7 @@ const (
 // that is to wait, it says for how long; zero waits for a change.
 func decide(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	switch {
-	case h.abandoned && allocator.IsMarked(h.claim, m.name):
+	case h.abandoned && ipam.IsMarked(h.claim, m.name):
 		return abandon, 0
 	case h.isLeftByAMove(m):
 		return depart, 0
@@ -242,9 +243,9 @@ func (h holding) belongsTo(m machineState) bool {
 		return h.address != nil && h.addressBelongsTo(m)
 	}
 	if len(h.claim.GetOwnerReferences()) > 0 {
-		return allocator.OwnerMachine(h.claim).UID == m.uid
+		return capi.OwnerMachine(h.claim).UID == m.uid
 	}
-	return allocator.IsMarked(h.claim, m.name) && h.sharedWith == ""
+	return ipam.IsMarked(h.claim, m.name) && h.sharedWith == ""
 }
 
 // isOffered tells whether the claim is one that its maker wants the machine to
@@ -257,18 +258,18 @@ func (h holding) isOffered(m machineState) bool {
 // isOffered tells whether a claim is somebody's own, and says that the machine
 // may take it over. Nothing else does: a name may be alike by chance.
 func isOffered(claim client.Object, machine string) bool {
-	return claim.GetAnnotations()[allocator.ForAnnotation] == machine &&
-		allocator.MachineOf(claim) == "" && len(claim.GetOwnerReferences()) == 0
+	return claim.GetAnnotations()[ipam.ForAnnotation] == machine &&
+		ipam.MachineOf(claim) == "" && len(claim.GetOwnerReferences()) == 0
 }
 
 // addressBelongsTo judges an address whose claim is gone: by the machine's UID
 // on it, or, where that was lost or is from before a move, by its name together
 // with the machine's own word.
 func (h holding) addressBelongsTo(m machineState) bool {
-	if h.address.GetAnnotations()[allocator.MachineUIDAnnotation] == string(m.uid) {
+	if h.address.GetAnnotations()[ipam.MachineUIDAnnotation] == string(m.uid) {
 		return true
 	}
-	named := allocator.MachineOf(h.address)
+	named := ipam.MachineOf(h.address)
 	return h.annotated != nil && h.sharedWith == "" && (named == "" || named == m.name)
 }
 
@@ -277,14 +278,14 @@ func (h holding) addressBelongsTo(m machineState) bool {
 // a copied annotation may lead to it.
 func (h holding) isOfEarlierMachine(m machineState) bool {
 	if h.claim != nil {
-		owner := allocator.OwnerMachine(h.claim)
+		owner := capi.OwnerMachine(h.claim)
 		return owner.Name == m.name && owner.UID != m.uid
 	}
 	if h.address == nil || h.annotated != nil {
 		return false
 	}
-	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
-	return allocator.MachineOf(h.address) == m.name && uid != "" && uid != string(m.uid)
+	uid := h.address.GetAnnotations()[ipam.MachineUIDAnnotation]
+	return ipam.MachineOf(h.address) == m.name && uid != "" && uid != string(m.uid)
 }
 
 // blocks tells whether a deletion of the machine in the foreground waits for
@@ -324,13 +325,13 @@ func isMoving(obj client.Object) bool {
 // isProtectedFor tells whether our finalizer is on the address for a machine of
 // this name, or for one that it does not name any more.
 func (h holding) isProtectedFor(machine string) bool {
-	named := allocator.MachineOf(h.address)
+	named := ipam.MachineOf(h.address)
 	return isProtected(h.address) && (named == "" || named == machine)
 }
 
 // isProtected tells whether our finalizer is on an address, or on a claim.
 func isProtected(obj client.Object) bool {
-	return slices.Contains(obj.GetFinalizers(), allocator.InUseFinalizer)
+	return slices.Contains(obj.GetFinalizers(), ipam.InUseFinalizer)
 }
 
 // isUnprotected tells whether the address needs our finalizer, and can still get it.
@@ -341,7 +342,7 @@ func (h holding) isUnprotected() bool {
 // hasMoved tells whether the machine of an address lives in another management
 // cluster.
 func hasMoved(address client.Object) bool {
-	_, moved := address.GetAnnotations()[allocator.MovedAnnotation]
+	_, moved := address.GetAnnotations()[ipam.MovedAnnotation]
 	return moved
 }
 
@@ -357,5 +358,5 @@ func (h holding) isLeftByAMove(m machineState) bool {
 // live in another management cluster.
 func (h holding) isUnexplained() bool {
 	return h.claim == nil && !h.departed && !hasMoved(h.address) &&
-		h.address.GetDeletionTimestamp().IsZero() && h.address.GetAnnotations()[allocator.MachineUIDAnnotation] != ""
+		h.address.GetDeletionTimestamp().IsZero() && h.address.GetAnnotations()[ipam.MachineUIDAnnotation] != ""
 }

@@ -10,7 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -44,32 +45,32 @@ type option func(*holding, *ipamv1.IPClaim, *ipamv1.IPAddress)
 // bound is a complete, adopted binding, changed by the options.
 func bound(options ...option) holding {
 	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0-0", UID: "claim", CreationTimestamp: metav1.NewTime(now)}}
-	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-0"}})
-	allocator.Use(claim, allocator.Stamp{Time: now, Request: "request"})
+	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Name: "cp-0"}})
+	ipam.Use(claim, ipam.Stamp{Time: now, Request: "request"})
 	ownedBy("uid")(nil, claim, nil)
 	claim.Status.Address = nil
 	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
-		Finalizers: []string{allocator.InUseFinalizer},
+		Finalizers: []string{ipam.InUseFinalizer},
 		Annotations: map[string]string{
-			allocator.MachineNameAnnotation: "cp-0",
-			allocator.MachineUIDAnnotation:  "uid",
+			ipam.MachineNameAnnotation: "cp-0",
+			ipam.MachineUIDAnnotation:  "uid",
 		},
 	}}
-	address.Labels = map[string]string{allocator.MachineLabel: allocator.MachineLabelValue("cp-0")}
+	address.Labels = map[string]string{ipam.MachineLabel: ipam.MachineLabelValue("cp-0")}
 	address.Spec.Address = "10.0.0.1"
 	address.Spec.Claim.Name = "cp-0-0"
-	h := holding{requestable: true, annotated: &allocator.Binding{
-		Pool: allocator.Metal3Pool(""), Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24"),
+	h := holding{requestable: true, annotated: &ipam.Binding{
+		Pool: metal3.PoolNamed(""), Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24"),
 	}}
 	for _, change := range options {
 		change(&h, claim, address)
 	}
 	if claim.UID != "" {
-		view := allocator.Metal3{}.Claim(claim)
+		view := metal3.Provider{}.Claim(claim)
 		h.claim = &view
 	}
 	if address.Spec.Address != "" {
-		view := allocator.Metal3{}.Address(address)
+		view := metal3.Provider{}.Address(address)
 		h.address = &view
 	}
 	return h
@@ -89,16 +90,16 @@ func blocking(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 // and that it was then not given.
 func spare(age time.Duration) holding {
 	return bound(withoutClaim, withoutAnnotation, made(age), func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-		delete(a.Annotations, allocator.MachineUIDAnnotation)
+		delete(a.Annotations, ipam.MachineUIDAnnotation)
 	})
 }
 
 // anothers makes the whole binding that of the machine cp-1.
 func anothers(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-	allocator.Mark(c, allocator.Machine{NamespacedName: types.NamespacedName{Name: "cp-1"}})
+	ipam.Mark(c, ipam.Machine{NamespacedName: types.NamespacedName{Name: "cp-1"}})
 	c.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp-1", UID: "uid-1"}}
-	a.Annotations[allocator.MachineNameAnnotation] = "cp-1"
-	a.Annotations[allocator.MachineUIDAnnotation] = "uid-1"
+	a.Annotations[ipam.MachineNameAnnotation] = "cp-1"
+	a.Annotations[ipam.MachineUIDAnnotation] = "uid-1"
 }
 
 // unrequestable makes the provider one that cannot be asked for a given address.
@@ -114,7 +115,7 @@ func anybodys(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.OwnerReferences, c.Labels, c.Annotations = nil, nil, nil
 }
 func withoutStamp(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	delete(c.Annotations, allocator.LastUsedAnnotation)
+	delete(c.Annotations, ipam.LastUsedAnnotation)
 	c.CreationTimestamp = metav1.NewTime(now.Add(-grace))
 }
 func withoutAnnotation(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.annotated = nil }
@@ -125,20 +126,20 @@ func unprotected(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 // bare takes the finalizers off, as a backup does.
 func bare(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Finalizers = nil }
 func nameLeft(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-	kube.SetAnnotation(a, allocator.MachineNameAnnotation, "cp-0")
+	kube.SetAnnotation(a, ipam.MachineNameAnnotation, "cp-0")
 }
 func terminatingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.DeletionTimestamp = &deleted
 }
 func held(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	c.Finalizers = []string{ipamv1.IPClaimFinalizer, allocator.InUseFinalizer}
+	c.Finalizers = []string{ipamv1.IPClaimFinalizer, ipam.InUseFinalizer}
 }
 func terminatingAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 	a.DeletionTimestamp = &deleted
 }
 func otherAddress(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address = "10.0.0.9" }
 func earlierUID(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-	a.Annotations[allocator.MachineUIDAnnotation] = "earlier"
+	a.Annotations[ipam.MachineUIDAnnotation] = "earlier"
 }
 func refused(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.Status.ErrorMessage = new("Requested IP not available")
@@ -165,36 +166,36 @@ func movingClaim(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 func usedBefore(age time.Duration) option {
 	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 		c.CreationTimestamp = metav1.NewTime(now.Add(-age))
-		allocator.Use(c, allocator.Stamp{Time: now.Add(-age), Request: "request"})
+		ipam.Use(c, ipam.Stamp{Time: now.Add(-age), Request: "request"})
 	}
 }
 
 // requested makes the claim that of a request: no machine has adopted it.
 func requested(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	kube.SetAnnotation(c, allocator.RequestedByAnnotation, "none")
+	kube.SetAnnotation(c, ipam.RequestedByAnnotation, "none")
 }
 func seenBefore(age time.Duration) option {
 	return func(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.seen = now.Add(-age) }
 }
 func stamped(at time.Duration) option {
 	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-		allocator.Use(c, allocator.Stamp{Time: now.Add(at), Request: "request"})
+		ipam.Use(c, ipam.Stamp{Time: now.Add(at), Request: "request"})
 	}
 }
 func departed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.departed = true }
 func offDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.offDevice = true }
 func placed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { h.placed = true }
 func rebuilt(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	kube.SetAnnotation(c, allocator.RebuiltAnnotation, "10.0.0.1")
+	kube.SetAnnotation(c, ipam.RebuiltAnnotation, "10.0.0.1")
 }
 func named(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.Status.Address = &corev1.ObjectReference{Name: "address"}
 }
 func offered(machine string) option {
 	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-		c.OwnerReferences, c.Labels, c.Annotations = nil, nil, map[string]string{allocator.ForAnnotation: machine}
+		c.OwnerReferences, c.Labels, c.Annotations = nil, nil, map[string]string{ipam.ForAnnotation: machine}
 	}
 }
 func movedAway(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
-	a.Annotations[allocator.MovedAnnotation] = ""
+	a.Annotations[ipam.MovedAnnotation] = ""
 }

@@ -11,8 +11,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -64,17 +64,17 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error
 	}
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
-	controllerutil.RemoveFinalizer(address, allocator.InUseFinalizer)
+	controllerutil.RemoveFinalizer(address, ipam.InUseFinalizer)
 	annotations := address.GetAnnotations()
-	delete(annotations, allocator.MachineUIDAnnotation)
-	delete(annotations, allocator.NetworkAnnotation)
-	delete(annotations, allocator.MovedAnnotation)
+	delete(annotations, ipam.MachineUIDAnnotation)
+	delete(annotations, ipam.NetworkAnnotation)
+	delete(annotations, ipam.MovedAnnotation)
 	if then != lost {
-		delete(annotations, allocator.MachineNameAnnotation)
+		delete(annotations, ipam.MachineNameAnnotation)
 	}
 	if then == moved {
-		annotations[allocator.MovedAnnotation] = ""
-		delete(address.GetLabels(), allocator.MachineLabel)
+		annotations[ipam.MovedAnnotation] = ""
+		delete(address.GetLabels(), ipam.MachineLabel)
 	}
 	address.SetAnnotations(annotations)
 	if err := r.patch(ctx, address, before); client.IgnoreNotFound(err) != nil {
@@ -88,7 +88,7 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error
 // provider frees the address. It tells whether there was anything to be done.
 func (r *Reconciler) giveUp(ctx context.Context, s *state, claim client.Object) (bool, error) {
 	before := claim.DeepCopyObject().(client.Object)
-	controllerutil.RemoveFinalizer(claim, allocator.InUseFinalizer)
+	controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer)
 	if s.foreground {
 		// The provider may keep the claim for long: the machine need not wait for that.
 		unblockOwner(claim, s.uid)
@@ -108,7 +108,7 @@ func (r *Reconciler) giveUp(ctx context.Context, s *state, claim client.Object) 
 // yield takes our finalizer off a claim.
 func (r *Reconciler) yield(ctx context.Context, claim client.Object) error {
 	before := claim.DeepCopyObject().(client.Object)
-	if !controllerutil.RemoveFinalizer(claim, allocator.InUseFinalizer) {
+	if !controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer) {
 		return nil
 	}
 	return client.IgnoreNotFound(r.patch(ctx, claim, before))
@@ -118,7 +118,7 @@ func (r *Reconciler) yield(ctx context.Context, claim client.Object) error {
 // tells it from one whose claim and machine were taken away by force.
 func (r *Reconciler) depart(ctx context.Context, h *holding) error {
 	before := h.address.DeepCopyObject().(client.Object)
-	kube.SetAnnotation(h.address, allocator.MovedAnnotation, "")
+	kube.SetAnnotation(h.address, ipam.MovedAnnotation, "")
 	if err := r.patch(ctx, h.address.Object, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("noting the move on address %s: %w", klog.KObj(h.address), err)
 	}
@@ -153,7 +153,7 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 	if err != nil {
 		return fmt.Errorf("looking for the machine: %w", err)
 	}
-	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
+	uid := h.address.GetAnnotations()[ipam.MachineUIDAnnotation]
 	switch {
 	case exists && uid == string(machine.UID):
 		return nil
@@ -163,12 +163,12 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 		}
 		return r.unprotect(ctx, h, lost)
 	}
-	claim := allocator.EmptyClaim(r.providers.For(h.address.Pool))
+	claim := ipam.EmptyClaim(r.providers.For(h.address.Pool))
 	exists, err = r.exists(ctx, keyOf(h.address, h.address.Claim), claim)
 	if err != nil {
 		return fmt.Errorf("looking for the claim: %w", err)
 	}
-	answers := exists && allocator.Answers(h.address.Object, claim.GetUID())
+	answers := exists && ipam.Answers(h.address.Object, claim.GetUID())
 	if answers && claim.GetDeletionTimestamp().IsZero() {
 		// It is protected for a machine that is being admitted.
 		return nil
@@ -189,10 +189,10 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 // letGo takes our finalizer off a machine that is otherwise done. What its VMs
 // still use stays protected without it.
 func (r *Reconciler) letGo(ctx context.Context, s *state) error {
-	if !s.done || s.moving || !controllerutil.ContainsFinalizer(s.object, allocator.ReleaseFinalizer) {
+	if !s.done || s.moving || !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer) {
 		return nil
 	}
 	before := s.object.DeepCopy()
-	controllerutil.RemoveFinalizer(s.object, allocator.ReleaseFinalizer)
+	controllerutil.RemoveFinalizer(s.object, ipam.ReleaseFinalizer)
 	return client.IgnoreNotFound(r.patch(ctx, s.object, before))
 }

@@ -18,6 +18,8 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
 // reconciler is one over these objects, with metal3 as the only provider.
@@ -30,17 +32,17 @@ func reconciler(t *testing.T, objects ...client.Object) *Reconciler {
 		}
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
-	providers := allocator.Providers{allocator.Metal3{}}
+	providers := ipam.Providers{metal3.Provider{}}
 	for _, source := range allocator.New(providers, nil, nil).Sources() {
 		for name, index := range source.Indexes {
 			builder.WithIndex(source.Object, name, index)
 		}
 	}
-	claim, address := allocator.Metal3{}.Kinds()
-	for name, index := range indexClaims(allocator.Metal3{}) {
+	claim, address := metal3.Provider{}.Kinds()
+	for name, index := range indexClaims(metal3.Provider{}) {
 		builder.WithIndex(claim, name, index)
 	}
-	for name, index := range indexAddresses(allocator.Metal3{}) {
+	for name, index := range indexAddresses(metal3.Provider{}) {
 		builder.WithIndex(address, name, index)
 	}
 	c := builder.Build()
@@ -52,9 +54,9 @@ func reconciler(t *testing.T, objects ...client.Object) *Reconciler {
 func left(created time.Time) *ipamv1.IPAddress {
 	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "ns", Name: "pool-10-0-0-1", CreationTimestamp: metav1.NewTime(created),
-		Labels:      map[string]string{allocator.MachineLabel: allocator.MachineLabelValue("cp-0")},
-		Finalizers:  []string{ipamv1.IPAddressFinalizer, allocator.InUseFinalizer},
-		Annotations: map[string]string{allocator.MachineNameAnnotation: "cp-0"},
+		Labels:      map[string]string{ipam.MachineLabel: ipam.MachineLabelValue("cp-0")},
+		Finalizers:  []string{ipamv1.IPAddressFinalizer, ipam.InUseFinalizer},
+		Annotations: map[string]string{ipam.MachineNameAnnotation: "cp-0"},
 	}}
 	address.Spec.Address, address.Spec.Claim.Name, address.Spec.Pool.Name = "10.0.0.1", "cp-0-0", "pool"
 	return address
@@ -88,9 +90,9 @@ func TestAddressThatWasLeftBehindStaysOnlyIfItsMachineWasMoved(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := left(time.Now().Add(-time.Hour))
-			address.Annotations[allocator.MachineUIDAnnotation] = "uid"
+			address.Annotations[ipam.MachineUIDAnnotation] = "uid"
 			if test.note {
-				address.Annotations[allocator.MovedAnnotation] = ""
+				address.Annotations[ipam.MovedAnnotation] = ""
 			}
 			r := reconciler(t, address)
 			for _, last := range test.gone {
@@ -106,7 +108,7 @@ func TestAddressThatWasLeftBehindStaysOnlyIfItsMachineWasMoved(t *testing.T) {
 				t.Fatal(err)
 			case (err == nil) != test.want:
 				t.Errorf("it exists: %t, want %t", err == nil, test.want)
-			case err == nil && (slices.Contains(got.Finalizers, allocator.InUseFinalizer) || allocator.MachineOf(got) != ""):
+			case err == nil && (slices.Contains(got.Finalizers, ipam.InUseFinalizer) || ipam.MachineOf(got) != ""):
 				t.Errorf("it has the finalizers %v and the annotations %v, want none of ours", got.Finalizers, got.Annotations)
 			}
 		})
@@ -127,7 +129,7 @@ func TestAddressOfAMachineThatNeverCameIsDiscarded(t *testing.T) {
 
 func TestAddressIsProtectedForAVMThatOutlivesItsMachine(t *testing.T) {
 	address := left(time.Now().Add(-time.Hour))
-	address.Annotations[allocator.MachineUIDAnnotation] = "uid"
+	address.Annotations[ipam.MachineUIDAnnotation] = "uid"
 	vm := &capi.VSphereVM{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", OwnerReferences: []metav1.OwnerReference{{
 		APIVersion: "infrastructure.cluster.x-k8s.io/v1beta2", Kind: capi.VSphereMachineKind.Kind, Name: "cp-0", UID: "uid",
 	}}}}
@@ -139,7 +141,7 @@ func TestAddressIsProtectedForAVMThatOutlivesItsMachine(t *testing.T) {
 	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), got); err != nil {
 		t.Fatal(err)
 	}
-	if !slices.Contains(got.Finalizers, allocator.InUseFinalizer) {
+	if !slices.Contains(got.Finalizers, ipam.InUseFinalizer) {
 		t.Errorf("it has the finalizers %v, want ours", got.Finalizers)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -26,28 +26,28 @@ const (
 // machineOfClaim is the machine that a claim names: in its mark, by its owner, in
 // its maker's offer, or, as the static IP adapter did, by its own name.
 func machineOfClaim(claim client.Object) string {
-	if name := allocator.MachineOf(claim); name != "" {
+	if name := ipam.MachineOf(claim); name != "" {
 		return name
 	}
-	if owner := allocator.OwnerMachine(claim); owner.Name != "" {
+	if owner := capi.OwnerMachine(claim); owner.Name != "" {
 		return owner.Name
 	}
-	if name := claim.GetAnnotations()[allocator.ForAnnotation]; name != "" {
+	if name := claim.GetAnnotations()[ipam.ForAnnotation]; name != "" {
 		return name
 	}
-	return allocator.AdapterMachine(claim.GetName())
+	return ipam.AdapterMachine(claim.GetName())
 }
 
 // machineOfAddress is the machine that an address names, in our annotation or by
 // the name of its claim. Addresses of claims that are not ours name none; nor
 // do, while unprotected, those of claims whose names had to be cut.
-func machineOfAddress(provider allocator.Provider) func(client.Object) string {
+func machineOfAddress(provider ipam.Provider) func(client.Object) string {
 	return func(address client.Object) string {
-		if name := allocator.MachineOf(address); name != "" {
+		if name := ipam.MachineOf(address); name != "" {
 			return name
 		}
-		name := allocator.AdapterMachine(provider.Address(address).Claim)
-		if isProtected(address) || address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(name) {
+		name := ipam.AdapterMachine(provider.Address(address).Claim)
+		if isProtected(address) || address.GetLabels()[ipam.MachineLabel] == ipam.MachineLabelValue(name) {
 			return name
 		}
 		return ""
@@ -64,7 +64,7 @@ func indexByMachine(machineOf func(client.Object) string) map[string]client.Inde
 }
 
 // indexAddresses indexes addresses by the machine they name, and by what they are.
-func indexAddresses(provider allocator.Provider) map[string]client.IndexerFunc {
+func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 	indexes := indexByMachine(machineOfAddress(provider))
 	indexes[byIP] = func(obj client.Object) []string {
 		return []string{capi.ParseAddress(provider.Address(obj).IP).String()}
@@ -78,7 +78,7 @@ func (r *Reconciler) machinesOn(ctx context.Context, vm *capi.VSphereVM) []types
 	for _, provider := range r.providers {
 		machineOf := machineOfAddress(provider)
 		for _, place := range vm.Addresses() {
-			objects, err := kube.List(ctx, r.client, allocator.EmptyAddress(provider),
+			objects, err := kube.List(ctx, r.client, ipam.EmptyAddress(provider),
 				client.InNamespace(vm.Namespace), client.MatchingFields{byIP: place.IP.String()})
 			if err != nil {
 				// The address is looked at again all the same, only later.
@@ -95,7 +95,7 @@ func (r *Reconciler) machinesOn(ctx context.Context, vm *capi.VSphereVM) []types
 }
 
 // indexClaims indexes claims by the machine they name, and those that wait.
-func indexClaims(provider allocator.Provider) map[string]client.IndexerFunc {
+func indexClaims(provider ipam.Provider) map[string]client.IndexerFunc {
 	indexes := indexByMachine(machineOfClaim)
 	indexes[waiting] = func(obj client.Object) []string {
 		claim := provider.Claim(obj)
@@ -107,10 +107,10 @@ func indexClaims(provider allocator.Provider) map[string]client.IndexerFunc {
 	return indexes
 }
 
-func (r *Reconciler) claimsNaming(ctx context.Context, machine types.NamespacedName) ([]allocator.Claim, error) {
-	var claims []allocator.Claim
+func (r *Reconciler) claimsNaming(ctx context.Context, machine types.NamespacedName) ([]ipam.Claim, error) {
+	var claims []ipam.Claim
 	for _, provider := range r.providers {
-		list, err := r.listNaming(ctx, machine, allocator.EmptyClaim(provider))
+		list, err := r.listNaming(ctx, machine, ipam.EmptyClaim(provider))
 		if err != nil {
 			return nil, fmt.Errorf("listing claims: %w", err)
 		}
@@ -121,10 +121,10 @@ func (r *Reconciler) claimsNaming(ctx context.Context, machine types.NamespacedN
 	return claims, nil
 }
 
-func (r *Reconciler) addressesNaming(ctx context.Context, machine types.NamespacedName) ([]allocator.Address, error) {
-	var addresses []allocator.Address
+func (r *Reconciler) addressesNaming(ctx context.Context, machine types.NamespacedName) ([]ipam.Address, error) {
+	var addresses []ipam.Address
 	for _, provider := range r.providers {
-		list, err := r.listNaming(ctx, machine, allocator.EmptyAddress(provider))
+		list, err := r.listNaming(ctx, machine, ipam.EmptyAddress(provider))
 		if err != nil {
 			return nil, fmt.Errorf("listing addresses: %w", err)
 		}
@@ -142,9 +142,9 @@ func (r *Reconciler) listNaming(ctx context.Context, machine types.NamespacedNam
 
 // claim reads a claim on a pool from the first of these that has it: from the
 // cache or, where that has none, from the API server. It returns nil if none has.
-func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName, pool allocator.PoolReference, readers ...client.Reader) (*allocator.Claim, error) {
+func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName, pool ipam.PoolReference, readers ...client.Reader) (*ipam.Claim, error) {
 	provider := r.providers.For(pool)
-	obj := allocator.EmptyClaim(provider)
+	obj := ipam.EmptyClaim(provider)
 	if found, err := getAny(ctx, key, obj, readers...); err != nil || !found {
 		return nil, err
 	}
@@ -153,9 +153,9 @@ func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName, pool a
 }
 
 // address is to addresses what claim is to claims.
-func (r *Reconciler) address(ctx context.Context, key types.NamespacedName, pool allocator.PoolReference) (*allocator.Address, error) {
+func (r *Reconciler) address(ctx context.Context, key types.NamespacedName, pool ipam.PoolReference) (*ipam.Address, error) {
 	provider := r.providers.For(pool)
-	obj := allocator.EmptyAddress(provider)
+	obj := ipam.EmptyAddress(provider)
 	if found, err := getAny(ctx, key, obj, r.client, r.live); err != nil || !found {
 		return nil, err
 	}

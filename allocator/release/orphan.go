@@ -10,8 +10,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // decideOrphan leaves a claim to the request that may still store its machine, or
@@ -35,7 +35,7 @@ func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration)
 // isOrphan tells whether the claim waits for a machine of this name that never
 // came. A claim with an owner is the garbage collector's.
 func isOrphan(claim client.Object, machine string) bool {
-	return allocator.IsMarked(claim, machine) &&
+	return ipam.IsMarked(claim, machine) &&
 		len(claim.GetOwnerReferences()) == 0 &&
 		claim.GetDeletionTimestamp().IsZero()
 }
@@ -44,7 +44,7 @@ func isOrphan(claim client.Object, machine string) bool {
 // one because a backup was restored, as a rule: that strips owners, and brings
 // claims before machines.
 func wasAdopted(claim client.Object) bool {
-	_, requested := claim.GetAnnotations()[allocator.RequestedByAnnotation]
+	_, requested := claim.GetAnnotations()[ipam.RequestedByAnnotation]
 	return !requested
 }
 
@@ -63,7 +63,7 @@ func graceOf(claim client.Object, grace time.Duration) time.Duration {
 func (h holding) lastUsed(now time.Time) time.Time {
 	latest := h.seen
 	times := []time.Time{h.claim.GetCreationTimestamp().Time}
-	if stamp, err := allocator.StampOf(h.claim); err == nil {
+	if stamp, err := ipam.StampOf(h.claim); err == nil {
 		times = append(times, stamp.Time)
 	}
 	for _, t := range times {
@@ -91,7 +91,7 @@ func (r *Reconciler) tellKept(s *state, h *holding) {
 // that comes in between has changed the claim's stamp, and the write conflicts.
 func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	provider := r.providers.For(h.claim.Pool)
-	claim := allocator.EmptyClaim(provider)
+	claim := ipam.EmptyClaim(provider)
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(h.claim), claim); err != nil {
 		return client.IgnoreNotFound(err)
 	}
@@ -102,7 +102,7 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	if exists, err := r.exists(ctx, keyOf(claim, s.name), &capi.VSphereMachine{}); err != nil || exists {
 		return err
 	}
-	if _, offered := claim.GetAnnotations()[allocator.ForAnnotation]; offered {
+	if _, offered := claim.GetAnnotations()[ipam.ForAnnotation]; offered {
 		return r.handBack(ctx, h, claim)
 	}
 	if _, err := r.giveUp(ctx, s, claim); err != nil {
@@ -120,10 +120,10 @@ func (r *Reconciler) handBack(ctx context.Context, h *holding, claim client.Obje
 		return err
 	}
 	before := claim.DeepCopyObject().(client.Object)
-	controllerutil.RemoveFinalizer(claim, allocator.InUseFinalizer)
-	delete(claim.GetLabels(), allocator.MachineLabel)
+	controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer)
+	delete(claim.GetLabels(), ipam.MachineLabel)
 	annotations := claim.GetAnnotations()
-	for _, key := range []string{allocator.MachineNameAnnotation, allocator.LastUsedAnnotation, allocator.RequestedByAnnotation} {
+	for _, key := range []string{ipam.MachineNameAnnotation, ipam.LastUsedAnnotation, ipam.RequestedByAnnotation} {
 		delete(annotations, key)
 	}
 	claim.SetAnnotations(annotations)

@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -58,7 +58,7 @@ func decideWithoutClaim(m machineState, h holding) (step, time.Duration) {
 // isRebuilt tells whether a claim was made again, and it has not been seen yet
 // that nobody else has its address.
 func isRebuilt(claim client.Object) bool {
-	_, ok := claim.GetAnnotations()[allocator.RebuiltAnnotation]
+	_, ok := claim.GetAnnotations()[ipam.RebuiltAnnotation]
 	return ok
 }
 
@@ -77,14 +77,14 @@ func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
 	}
 	b := h.annotated
 	provider := r.providers.For(b.Pool)
-	claim := provider.NewClaim(allocator.ClaimSpec{Name: b.Claim, Machine: identityOf(s.object), Pool: b.Pool})
+	claim := provider.NewClaim(ipam.ClaimSpec{Name: b.Claim, Machine: identityOf(s.object), Pool: b.Pool})
 	r.own(claim, s, b)
-	allocator.Use(claim, allocator.Stamp{Time: r.now()})
+	ipam.Use(claim, ipam.Stamp{Time: r.now()})
 	if h.placed {
 		if placed, err := r.place(ctx, s, h); err != nil || !placed {
 			return err
 		}
-		kube.SetAnnotation(claim, allocator.RebuiltAnnotation, b.Address.Addr().String())
+		kube.SetAnnotation(claim, ipam.RebuiltAnnotation, b.Address.Addr().String())
 	}
 	if err := r.client.Create(ctx, claim); err != nil {
 		if apierrors.IsAlreadyExists(err) {
@@ -98,7 +98,7 @@ func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
 	return nil
 }
 
-func (r *Reconciler) tellRebuilt(ctx context.Context, s *state, claim client.Object, b *allocator.Binding) {
+func (r *Reconciler) tellRebuilt(ctx context.Context, s *state, claim client.Object, b *ipam.Binding) {
 	claimsRebuilt.Inc()
 	klog.FromContext(ctx).Info("Made a claim again that was missing", "claim", klog.KObj(claim), "address", b.Address)
 	r.event(s, corev1.EventTypeNormal, "ClaimRebuilt", "Claim %s was missing; made it again for %s", claim.GetName(), b.Address)
@@ -118,9 +118,9 @@ func (r *Reconciler) place(ctx context.Context, s *state, h *holding) (bool, err
 		return true, nil
 	}
 	address := r.providers.For(h.annotated.Pool).Requested(s.namespace, *h.annotated)
-	controllerutil.AddFinalizer(address, allocator.InUseFinalizer)
-	kube.SetAnnotation(address, allocator.MachineNameAnnotation, s.name)
-	kube.SetAnnotation(address, allocator.MachineUIDAnnotation, string(s.uid))
+	controllerutil.AddFinalizer(address, ipam.InUseFinalizer)
+	kube.SetAnnotation(address, ipam.MachineNameAnnotation, s.name)
+	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
 	if cluster := identityOf(s.object).Cluster; cluster != "" {
 		address.SetLabels(map[string]string{clusterv1.ClusterNameLabel: cluster})
 	}
@@ -147,22 +147,22 @@ func (r *Reconciler) isPlaced(ctx context.Context, s *state, h *holding, address
 		r.report(ctx, s, h)
 		return false, nil
 	}
-	return found.GetDeletionTimestamp().IsZero() && allocator.MachineOf(found) == s.name, nil
+	return found.GetDeletionTimestamp().IsZero() && ipam.MachineOf(found) == s.name, nil
 }
 
 // others are the address objects that answer other claims with the address of a
 // binding: in the machine's namespace, or, if the pool has none, in all.
-func (r *Reconciler) others(ctx context.Context, s *state, b *allocator.Binding, reader client.Reader) ([]allocator.Address, error) {
+func (r *Reconciler) others(ctx context.Context, s *state, b *ipam.Binding, reader client.Reader) ([]ipam.Address, error) {
 	provider := r.providers.For(b.Pool)
 	namespace, err := r.namespaceOf(s.namespace, b.Pool)
 	if err != nil {
 		return nil, err
 	}
-	objects, err := kube.ListFrom(ctx, r.client, reader, allocator.EmptyAddress(provider), client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
+	objects, err := kube.ListFrom(ctx, r.client, reader, ipam.EmptyAddress(provider), client.InNamespace(namespace), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("searching %s for other claims on %s: %w", b.Pool, b.Address.Addr(), err)
 	}
-	var others []allocator.Address
+	var others []ipam.Address
 	for _, obj := range objects {
 		address := provider.Address(obj)
 		own := address.GetNamespace() == s.namespace && address.Claim == b.Claim
@@ -175,7 +175,7 @@ func (r *Reconciler) others(ctx context.Context, s *state, b *allocator.Binding,
 
 // namespaceOf is the namespace in which the addresses of a pool are: all, if pools
 // of its kind have no namespace.
-func (r *Reconciler) namespaceOf(machine string, pool allocator.PoolReference) (string, error) {
+func (r *Reconciler) namespaceOf(machine string, pool ipam.PoolReference) (string, error) {
 	mapping, err := r.client.RESTMapper().RESTMapping(schema.GroupKind{Group: pool.APIGroup, Kind: pool.Kind})
 	switch {
 	case meta.IsNoMatchError(err):
@@ -213,7 +213,7 @@ func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
 	}
 	before := h.claim.DeepCopyObject().(client.Object)
 	annotations := h.claim.GetAnnotations()
-	delete(annotations, allocator.RebuiltAnnotation)
+	delete(annotations, ipam.RebuiltAnnotation)
 	h.claim.SetAnnotations(annotations)
 	if err := r.patch(ctx, h.claim.Object, before); err != nil {
 		return fmt.Errorf("confirming claim %s: %w", klog.KObj(h.claim), err)
@@ -225,8 +225,8 @@ func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
 // losesTo tells whether a claim that was made again has to give way to the one
 // that another address answers. Of two that were made again at once, for copies of
 // one machine, one has to stay.
-func (r *Reconciler) losesTo(ctx context.Context, h *holding, other allocator.Address) (bool, error) {
-	claim := allocator.EmptyClaim(r.providers.For(other.Pool))
+func (r *Reconciler) losesTo(ctx context.Context, h *holding, other ipam.Address) (bool, error) {
+	claim := ipam.EmptyClaim(r.providers.For(other.Pool))
 	exists, err := r.exists(ctx, keyOf(other, other.Claim), claim)
 	if err != nil {
 		return false, fmt.Errorf("reading claim %s: %w", other.Claim, err)
@@ -265,5 +265,5 @@ func (r *Reconciler) report(ctx context.Context, s *state, h *holding) {
 	r.event(s, corev1.EventTypeWarning, "AddressLost",
 		"%s %s no longer binds %s to this machine, which uses it: replace the machine, or claim %s for it by hand as %s, with the annotation %s: %s",
 		h.annotated.Pool.Kind, h.annotated.Pool.Name, h.annotated.Address, h.annotated.Address.Addr(), h.annotated.Claim,
-		allocator.ForAnnotation, s.name)
+		ipam.ForAnnotation, s.name)
 }

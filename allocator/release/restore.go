@@ -12,8 +12,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // restore gives a living machine its annotation and finalizer back, if they
@@ -36,7 +36,7 @@ func (r *Reconciler) restore(ctx context.Context, s *state) error {
 	if machine.UID != s.uid || !machine.DeletionTimestamp.IsZero() {
 		return nil
 	}
-	bindings := allocator.Bindings{Machine: s.name}
+	bindings := ipam.Bindings{Machine: s.name}
 	for _, h := range s.holdings {
 		if h.annotated == nil {
 			h.annotated = restored(machine, s.machineState, h)
@@ -53,8 +53,8 @@ func (r *Reconciler) restore(ctx context.Context, s *state) error {
 		return err
 	}
 	before := s.object.DeepCopy()
-	controllerutil.AddFinalizer(s.object, allocator.ReleaseFinalizer)
-	metav1.SetMetaDataAnnotation(&s.object.ObjectMeta, allocator.BindingsAnnotation, text)
+	controllerutil.AddFinalizer(s.object, ipam.ReleaseFinalizer)
+	metav1.SetMetaDataAnnotation(&s.object.ObjectMeta, ipam.BindingsAnnotation, text)
 	if equality.Semantic.DeepEqual(before, s.object) {
 		return nil
 	}
@@ -84,7 +84,7 @@ func (s *state) lacksMarks() bool {
 			return false
 		}
 		return h.annotated == nil && h.claim != nil && h.address != nil && (h.belongsTo(s.machineState) || isOffered(h.claim, s.name)) ||
-			h.annotated != nil && !controllerutil.ContainsFinalizer(s.object, allocator.ReleaseFinalizer)
+			h.annotated != nil && !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer)
 	})
 }
 
@@ -135,8 +135,8 @@ func (s *state) foundFor(lost *holding) *holding {
 }
 
 // rename writes the name of another claim of a binding into the machine's annotation.
-func (r *Reconciler) rename(ctx context.Context, s *state, binding allocator.Binding, claim string) error {
-	bindings, err := allocator.ParseBindings(s.object.Annotations[allocator.BindingsAnnotation])
+func (r *Reconciler) rename(ctx context.Context, s *state, binding ipam.Binding, claim string) error {
+	bindings, err := ipam.ParseBindings(s.object.Annotations[ipam.BindingsAnnotation])
 	if err != nil {
 		return err
 	}
@@ -150,14 +150,14 @@ func (r *Reconciler) rename(ctx context.Context, s *state, binding allocator.Bin
 		return err
 	}
 	before := s.object.DeepCopy()
-	metav1.SetMetaDataAnnotation(&s.object.ObjectMeta, allocator.BindingsAnnotation, text)
+	metav1.SetMetaDataAnnotation(&s.object.ObjectMeta, ipam.BindingsAnnotation, text)
 	return r.patch(ctx, s.object, before)
 }
 
 // restored is the binding that a claim and a device agree upon, nil if none. The
 // device is found by the address: others may have been put before it.
 // What else stands on the device now counts as injected with the address.
-func restored(machine *capi.VSphereMachine, m machineState, h *holding) *allocator.Binding {
+func restored(machine *capi.VSphereMachine, m machineState, h *holding) *ipam.Binding {
 	if h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}
@@ -175,8 +175,8 @@ func restored(machine *capi.VSphereMachine, m machineState, h *holding) *allocat
 	if err != nil {
 		return nil
 	}
-	return &allocator.Binding{
-		Device:        allocator.Device{Index: i, DeviceName: device.DeviceName, NetworkName: device.NetworkName},
+	return &ipam.Binding{
+		Device:        ipam.Device{Index: i, DeviceName: device.DeviceName, NetworkName: device.NetworkName},
 		Pool:          h.claim.Pool,
 		Claim:         h.claim.GetName(),
 		Address:       prefix,

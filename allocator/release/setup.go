@@ -21,8 +21,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/informers"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -33,7 +34,7 @@ const workers = 10
 // Setup adds the controller to the manager. It runs on the elected replica only. The sources that it returns must be started, on every replica: an
 // elected one continues with caches that are warm. What happens is told through
 // the recorder.
-func Setup(mgr manager.Manager, providers allocator.Providers, recorder events.EventRecorder, grace time.Duration) ([]allocator.Source, error) {
+func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventRecorder, grace time.Duration) ([]informers.Source, error) {
 	r := &Reconciler{
 		providers: providers,
 		client:    mgr.GetClient(),
@@ -61,9 +62,9 @@ func logger(mgr manager.Manager) func(*reconcile.Request) logr.Logger {
 	}
 }
 
-func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []allocator.Source {
+func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []informers.Source {
 	machine, vm := &capi.VSphereMachine{}, &capi.VSphereVM{}
-	sources := []allocator.Source{
+	sources := []informers.Source{
 		{Object: machine, Started: watch(c, from, machine, client.Object.GetName, r.goes)},
 		{Object: vm, Started: r.watchVMs(c, from, vm)},
 		{Object: &capi.Cluster{}, Started: func(context.Context, cache.Informer) error {
@@ -75,8 +76,8 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []alloca
 		claim, address := provider.Kinds()
 		ofAddress := machineOfAddress(provider)
 		sources = append(sources,
-			allocator.Source{Object: claim, Indexes: indexClaims(provider), Started: watch(c, from, claim, machineOfClaim, r.goes)},
-			allocator.Source{Object: address, Indexes: indexAddresses(provider), Started: watch(c, from, address, ofAddress, r.forgets)})
+			informers.Source{Object: claim, Indexes: indexClaims(provider), Started: watch(c, from, claim, machineOfClaim, r.goes)},
+			informers.Source{Object: address, Indexes: indexAddresses(provider), Started: watch(c, from, address, ofAddress, r.forgets)})
 	}
 	return sources
 }
@@ -90,7 +91,7 @@ const settling = time.Second
 // watchVMs enqueues the machine that owns a VM, and, when the VM is gone, those
 // whose addresses it had: an owner it need not have.
 func (r *Reconciler) watchVMs(c controller.Controller, from cache.Cache, vm client.Object) func(context.Context, cache.Informer) error {
-	owners := watch(c, from, vm, func(vm client.Object) string { return allocator.OwnerMachine(vm).Name }, unnoted)
+	owners := watch(c, from, vm, func(vm client.Object) string { return capi.OwnerMachine(vm).Name }, unnoted)
 	gone := handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		for _, machine := range r.machinesOn(ctx, e.Object.(*capi.VSphereVM)) {
 			q.Add(reconcile.Request{NamespacedName: machine})

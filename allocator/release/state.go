@@ -14,6 +14,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -118,7 +119,7 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 
 // claimID tells claims apart: those of different providers may share a name.
 type claimID struct {
-	provider allocator.Provider
+	provider ipam.Provider
 	name     string
 }
 
@@ -126,7 +127,7 @@ type claimID struct {
 // those that the machine names.
 func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedName, s *state) error {
 	byClaim := map[claimID]*holding{}
-	holdingOf := func(pool allocator.PoolReference, claim string) *holding {
+	holdingOf := func(pool ipam.PoolReference, claim string) *holding {
 		id := claimID{provider: r.providers.For(pool), name: claim}
 		if byClaim[id] == nil {
 			byClaim[id] = &holding{}
@@ -145,7 +146,7 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 	if err != nil {
 		return err
 	}
-	isKnown := func(b allocator.Binding) bool {
+	isKnown := func(b ipam.Binding) bool {
 		return byClaim[claimID{provider: r.providers.For(b.Pool), name: b.Claim}] != nil
 	}
 	for _, b := range r.confirmedBindings(ctx, s, isKnown, addresses) {
@@ -175,7 +176,7 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 // addressOf is the address of a claim: the one that the machine was given, or
 // else the one that the claim names. metal3 has been seen to make two for one
 // claim, and to name the second in it when the first had been used.
-func (r *Reconciler) addressOf(ctx context.Context, namespace string, h *holding, addresses []allocator.Address) (*allocator.Address, error) {
+func (r *Reconciler) addressOf(ctx context.Context, namespace string, h *holding, addresses []ipam.Address) (*ipam.Address, error) {
 	for _, address := range addresses {
 		candidate := holding{annotated: h.annotated, address: &address}
 		if h.annotated != nil && address.Claim == h.annotated.Claim && address.Pool == h.annotated.Pool && candidate.isAnnotatedAddress() {
@@ -190,7 +191,7 @@ func (r *Reconciler) addressOf(ctx context.Context, namespace string, h *holding
 
 // addRemaining adds the addresses that no holding has. One that answers a claim
 // which has no address yet is left out: the provider may be about to bind it.
-func (s *state) addRemaining(addresses []allocator.Address, holdingOf func(allocator.PoolReference, string) *holding) {
+func (s *state) addRemaining(addresses []ipam.Address, holdingOf func(ipam.PoolReference, string) *holding) {
 	for _, address := range addresses {
 		known := slices.ContainsFunc(s.holdings, func(h *holding) bool {
 			return h.address != nil && h.address.GetUID() == address.GetUID()
@@ -201,7 +202,7 @@ func (s *state) addRemaining(addresses []allocator.Address, holdingOf func(alloc
 		switch h := holdingOf(address.Pool, address.Claim); {
 		case h.address == nil && h.claim == nil && h.annotated == nil:
 			h.address = &address
-		case h.address == nil && h.claim != nil && isProtected(address) && allocator.Answers(address, h.claim.GetUID()):
+		case h.address == nil && h.claim != nil && isProtected(address) && ipam.Answers(address, h.claim.GetUID()):
 			// The claim is about to name it.
 			h.address = &address
 		case h.address != nil || isProtected(address):
@@ -277,7 +278,7 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, s
 }
 
 // mayShare tells whether machines in two namespaces may have addresses of one pool.
-func (r *Reconciler) mayShare(pool allocator.PoolReference, a, b string) (bool, error) {
+func (r *Reconciler) mayShare(pool ipam.PoolReference, a, b string) (bool, error) {
 	if a == b {
 		return true, nil
 	}
@@ -305,7 +306,7 @@ func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
 	if h.claim == nil || len(h.claim.GetOwnerReferences()) > 0 {
 		return false, nil
 	}
-	claim := allocator.EmptyClaim(r.providers.For(h.claim.Pool))
+	claim := ipam.EmptyClaim(r.providers.For(h.claim.Pool))
 	claims, err := kube.List(ctx, r.client, claim, client.InNamespace(h.claim.GetNamespace()),
 		client.MatchingFields{waiting: h.claim.Pool.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {

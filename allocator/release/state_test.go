@@ -6,7 +6,7 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // metal3's two controllers may each make an address for one claim.
@@ -17,7 +17,7 @@ func TestAddressThatTheMachineWasGivenComesBeforeTheOneThatTheClaimNames(t *test
 	})
 	given := bound(func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Name = "first" })
 
-	got, err := (&Reconciler{}).addressOf(t.Context(), "ns", &named, []allocator.Address{*named.address, *given.address})
+	got, err := (&Reconciler{}).addressOf(t.Context(), "ns", &named, []ipam.Address{*named.address, *given.address})
 	if err != nil || got.GetName() != "first" {
 		t.Errorf("got %v and error %v, want the address named first", got, err)
 	}

@@ -9,8 +9,8 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -21,14 +21,14 @@ import (
 // API, bind a claim at once. It would be missing from its pool for ever.
 func (h holding) isStray(machine string) bool {
 	return h.claim == nil && h.annotated == nil && h.address != nil && !isProtected(h.address) && !hasMoved(h.address) &&
-		(allocator.MachineOf(h.address) == machine || h.address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(machine))
+		(ipam.MachineOf(h.address) == machine || h.address.GetLabels()[ipam.MachineLabel] == ipam.MachineLabelValue(machine))
 }
 
 // isSpare tells whether the address was protected for the machine while it was
 // admitted, but another one was given to it.
 func (h holding) isSpare(m machineState) bool {
 	return h.claim == nil && h.annotated == nil && h.address != nil && isProtected(h.address) &&
-		allocator.MachineOf(h.address) == m.name && h.address.GetAnnotations()[allocator.MachineUIDAnnotation] == ""
+		ipam.MachineOf(h.address) == m.name && h.address.GetAnnotations()[ipam.MachineUIDAnnotation] == ""
 }
 
 // decideSpare unprotects a spare address, which makes it a stray one.
@@ -48,7 +48,7 @@ func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Dura
 	if h.paused || h.isMoving() {
 		return leave, 0
 	}
-	if h.address.GetAnnotations()[allocator.MachineUIDAnnotation] != "" {
+	if h.address.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
 		grace = max(grace, restorePatience)
 	}
 	switch wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); {
@@ -85,7 +85,7 @@ func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 // yet give it to one.
 func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, error) {
 	provider := r.providers.For(h.address.Pool)
-	obj := allocator.EmptyClaim(provider)
+	obj := ipam.EmptyClaim(provider)
 	claimExists, err := r.exists(ctx, keyOf(h.address, h.address.Claim), obj)
 	if err != nil {
 		return false, fmt.Errorf("looking for claim %s: %w", h.address.Claim, err)
@@ -119,8 +119,8 @@ func (r *Reconciler) exists(ctx context.Context, key client.ObjectKey, obj clien
 }
 
 // bindingsOf are those in the annotation, none if it cannot be read.
-func bindingsOf(machine client.Object) []allocator.Binding {
-	bindings, err := allocator.ParseBindings(machine.GetAnnotations()[allocator.BindingsAnnotation])
+func bindingsOf(machine client.Object) []ipam.Binding {
+	bindings, err := ipam.ParseBindings(machine.GetAnnotations()[ipam.BindingsAnnotation])
 	if err != nil {
 		return nil
 	}

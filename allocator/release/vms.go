@@ -7,8 +7,8 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -37,9 +37,9 @@ func (r *Reconciler) observeVMs(ctx context.Context, s *state) error {
 // address; or whether it has the address, and no other machine than one of that
 // name owns it.
 func (h *holding) isOfVM(vm *capi.VSphereVM, m machineState) bool {
-	owner, uid := allocator.OwnerMachine(vm), ""
+	owner, uid := capi.OwnerMachine(vm), ""
 	if h.address != nil {
-		uid = h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
+		uid = h.address.GetAnnotations()[ipam.MachineUIDAnnotation]
 	}
 	switch {
 	case uid != "" && string(owner.UID) == uid, m.exists && owner.UID == m.uid && uid == "", !m.exists && owner.Name == m.name && uid == "":

@@ -17,8 +17,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/allocator/limit"
 )
@@ -53,14 +53,14 @@ const (
 type pools interface {
 	// Pool reads a pool as this machine sees it. It returns a Refusal if the
 	// pool cannot serve.
-	Pool(ctx context.Context, reader client.Reader, machine allocator.Machine, want allocator.Want) (allocator.Pool, error)
+	Pool(ctx context.Context, reader client.Reader, machine ipam.Machine, want ipam.Want) (ipam.Pool, error)
 }
 
 // poolKey is a pool, with the namespace of the pool or of those who wait for it.
 // A cluster-scoped pool serves all namespaces, and has none. Without a pool it is
 // for all refused owners of the namespace.
 type poolKey struct {
-	allocator.PoolReference
+	ipam.PoolReference
 	Namespace string
 }
 
@@ -94,7 +94,7 @@ func newReconciler(p pools, c client.Client) *reconciler {
 
 // Reconcile implements reconcile.TypedReconciler.
 func (r *reconciler) Reconcile(ctx context.Context, key poolKey) (reconcile.Result, error) {
-	if key.PoolReference == (allocator.PoolReference{}) {
+	if key.PoolReference == (ipam.PoolReference{}) {
 		return r.patrol(ctx, key.Namespace)
 	}
 	owners, err := r.waiting(ctx, key)
@@ -112,7 +112,7 @@ func (r *reconciler) Reconcile(ctx context.Context, key poolKey) (reconcile.Resu
 		again = resyncUnwatched
 	}
 	pool, err := r.pool(ctx, key, owners)
-	if _, refused := allocator.AsRefusal(err); refused {
+	if _, refused := ipam.AsRefusal(err); refused {
 		return r.rest(key, owners, again), nil
 	}
 	if err != nil {
@@ -152,19 +152,19 @@ func (r *reconciler) rest(key poolKey, owners []metav1.PartialObjectMetadata, ag
 }
 
 // pool reads the pool as one of its waiting owners sees it.
-func (r *reconciler) pool(ctx context.Context, key poolKey, owners []metav1.PartialObjectMetadata) (allocator.Pool, error) {
+func (r *reconciler) pool(ctx context.Context, key poolKey, owners []metav1.PartialObjectMetadata) (ipam.Pool, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
-	var machine allocator.Machine
+	var machine ipam.Machine
 	machine.Namespace = key.Namespace
 	if len(owners) > 0 {
 		machine.Namespace, machine.Cluster = owners[0].Namespace, owners[0].Labels[clusterv1.ClusterNameLabel]
 	}
-	return r.pools.Pool(ctx, r.client, machine, allocator.Want{Pool: key.PoolReference})
+	return r.pools.Pool(ctx, r.client, machine, ipam.Want{Pool: key.PoolReference})
 }
 
 // serve touches the owners whose turn it is. It returns when to look again.
-func (r *reconciler) serve(ctx context.Context, rec *record, pool allocator.Pool, owners []metav1.PartialObjectMetadata) (time.Duration, error) {
+func (r *reconciler) serve(ctx context.Context, rec *record, pool ipam.Pool, owners []metav1.PartialObjectMetadata) (time.Duration, error) {
 	waiters := make([]waiter, 0, len(owners))
 	byUID := make(map[types.UID]*metav1.PartialObjectMetadata, len(owners))
 	names := []string{""}
@@ -178,7 +178,7 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool allocator.Pool
 		}
 		w := waiter{
 			NamespacedName: client.ObjectKeyFromObject(&owners[i]), uid: owners[i].UID,
-			needed: lacksOf(&owners[i])[allocator.Obstacle{Pool: pool.Reference}],
+			needed: lacksOf(&owners[i])[Obstacle{Pool: pool.Reference}],
 		}
 		waiters = append(waiters, w)
 		byUID[w.uid] = &owners[i]
@@ -212,7 +212,7 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool allocator.Pool
 // another cause has just been added, that is older than this touch, too.
 func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetadata, why string) error {
 	after := owner.DeepCopy() // the cache's own stays as it is
-	delete(after.Annotations, allocator.RefusedByAnnotation)
+	delete(after.Annotations, ipam.RefusedByAnnotation)
 	if err := r.client.Patch(ctx, after, client.MergeFrom(owner)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("touching %s %s: %w", owner.Kind, klog.KObj(owner), err)
 	}
@@ -226,11 +226,11 @@ func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetad
 // or, if that is empty, in all.
 func (r *reconciler) waiting(ctx context.Context, key poolKey) ([]metav1.PartialObjectMetadata, error) {
 	value := key.String()
-	if key.PoolReference == (allocator.PoolReference{}) {
+	if key.PoolReference == (ipam.PoolReference{}) {
 		value = anyObstacle
 	}
 	var owners []metav1.PartialObjectMetadata
-	for _, kind := range allocator.OwnerKinds() {
+	for _, kind := range OwnerKinds() {
 		list := kube.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
 		err := r.client.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{byPool: value},
 			client.UnsafeDisableDeepCopy)
@@ -282,8 +282,8 @@ func (r *reconciler) recordOf(key poolKey) *record {
 	return r.records[key]
 }
 
-func lacksOf(owner client.Object) allocator.Lacks {
-	return allocator.ParseLacks(owner.GetAnnotations()[allocator.RefusedByAnnotation])
+func lacksOf(owner client.Object) Shortages {
+	return ParseShortages(owner.GetAnnotations()[ipam.RefusedByAnnotation])
 }
 
 func isPaused(cluster client.Object) bool {

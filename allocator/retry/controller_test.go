@@ -18,28 +18,28 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
-var ref = allocator.PoolReference{APIGroup: "ipam.example.org", Kind: "Pool", Name: "pool"}
+var ref = ipam.PoolReference{APIGroup: "ipam.example.org", Kind: "Pool", Name: "pool"}
 
 // fakePools have so many free addresses, by namespace;
 // one without a namespace serves all. Those that are not there are refused.
 type fakePools map[string]uint64
 
-func (p fakePools) Pool(_ context.Context, _ client.Reader, machine allocator.Machine, want allocator.Want) (allocator.Pool, error) {
+func (p fakePools) Pool(_ context.Context, _ client.Reader, machine ipam.Machine, want ipam.Want) (ipam.Pool, error) {
 	namespace := machine.Namespace
 	if _, global := p[""]; global {
 		namespace = ""
 	}
 	free, ok := p[namespace]
 	if !ok {
-		return allocator.Pool{}, allocator.Refuse(allocator.PoolNotFound, "not found")
+		return ipam.Pool{}, ipam.Refuse(ipam.PoolNotFound, "not found")
 	}
 	object := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: want.Pool.Name}}
-	return allocator.Pool{Object: object, Reference: want.Pool, Free: func(claims []string) (uint64, uint64) {
+	return ipam.Pool{Object: object, Reference: want.Pool, Free: func(claims []string) (uint64, uint64) {
 		return free, uint64(len(claims))
 	}}, nil
 }
@@ -53,13 +53,13 @@ func controllerOn(t *testing.T, p fakePools, funcs interceptor.Funcs, namespaces
 		t.Fatal(err)
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithInterceptorFuncs(funcs)
-	for _, kind := range allocator.OwnerKinds() {
+	for _, kind := range OwnerKinds() {
 		builder.WithIndex(kube.MetadataOf(capi.InScheme(scheme, kind)), byPool, indexByPool)
 	}
 	for _, namespace := range namespaces {
 		builder.WithObjects(&clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: "md", UID: types.UID(namespace),
-			Annotations: map[string]string{allocator.RefusedByAnnotation: allocator.Lacks{{Pool: ref}: 1}.String()},
+			Annotations: map[string]string{ipam.RefusedByAnnotation: Shortages{{Pool: ref}: 1}.String()},
 		}})
 	}
 	r := newReconciler(p, builder.Build())
@@ -158,9 +158,9 @@ func TestPoolIsLookedAtAgainWhileSomebodyWaits(t *testing.T) {
 // countingPools are not there, and count how often they are looked for.
 type countingPools struct{ reads *int }
 
-func (p countingPools) Pool(context.Context, client.Reader, allocator.Machine, allocator.Want) (allocator.Pool, error) {
+func (p countingPools) Pool(context.Context, client.Reader, ipam.Machine, ipam.Want) (ipam.Pool, error) {
 	*p.reads++
-	return allocator.Pool{}, allocator.Refuse(allocator.PoolNotFound, "not found")
+	return ipam.Pool{}, ipam.Refuse(ipam.PoolNotFound, "not found")
 }
 
 func TestReadsOfPoolsThatAreNotWatchedAreBounded(t *testing.T) {
@@ -198,7 +198,7 @@ func TestOwnerOfAPausedClusterIsNotTouchedInVain(t *testing.T) {
 		if err := r.client.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: "md"}, set); err != nil {
 			t.Fatal(err)
 		}
-		set.Annotations[allocator.RefusedByAnnotation] = string(allocator.AddressInUse)
+		set.Annotations[ipam.RefusedByAnnotation] = string(ipam.AddressInUse)
 		if namespace == "a" {
 			set.Annotations[clusterv1.PausedAnnotation] = ""
 		}
@@ -218,7 +218,7 @@ func TestManyOwnersAreTouchedByAndBy(t *testing.T) {
 	r := controllerOn(t, nil, interceptor.Funcs{}, "a")
 	for i := range 3 * atOnce {
 		set := &clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: fmt.Sprint(i), UID: types.UID(fmt.Sprint(i)),
-			Annotations: map[string]string{allocator.RefusedByAnnotation: "AddressInUse"}}}
+			Annotations: map[string]string{ipam.RefusedByAnnotation: "AddressInUse"}}}
 		if err := r.client.Create(t.Context(), set); err != nil {
 			t.Fatal(err)
 		}

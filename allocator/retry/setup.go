@@ -17,8 +17,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/informers"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
 
@@ -33,7 +34,7 @@ const (
 
 // Setup adds the controller to the manager. It runs on the elected replica
 // only. The sources that it returns must be started, on every replica.
-func Setup(mgr manager.Manager, providers allocator.Providers) ([]allocator.Source, error) {
+func Setup(mgr manager.Manager, providers ipam.Providers) ([]informers.Source, error) {
 	r := newReconciler(providers, mgr.GetClient())
 	c, err := controller.NewTyped("retry", mgr, controller.TypedOptions[poolKey]{
 		Reconciler:              r,
@@ -57,14 +58,14 @@ func Setup(mgr manager.Manager, providers allocator.Providers) ([]allocator.Sour
 
 // poolSources are what tells of addresses that become free. Where a provider
 // counts address objects, one may go from the cache after its pool has changed.
-func (r *reconciler) poolSources(c controller.TypedController[poolKey], mgr manager.Manager, providers allocator.Providers) ([]allocator.Source, error) {
-	var sources []allocator.Source
+func (r *reconciler) poolSources(c controller.TypedController[poolKey], mgr manager.Manager, providers ipam.Providers) ([]informers.Source, error) {
+	var sources []informers.Source
 	for _, provider := range providers {
 		ofAddress := func(_ context.Context, obj client.Object) []poolKey {
 			return []poolKey{{PoolReference: provider.Address(obj).Pool, Namespace: obj.GetNamespace()}}
 		}
-		address := allocator.EmptyAddress(provider)
-		sources = append(sources, allocator.Source{Object: address, Started: watch(c, mgr.GetCache(), address, ofAddress, deleted())})
+		address := ipam.EmptyAddress(provider)
+		sources = append(sources, informers.Source{Object: address, Started: watch(c, mgr.GetCache(), address, ofAddress, deleted())})
 		for _, pool := range provider.Pools() {
 			gvk, err := apiutil.GVKForObject(pool, mgr.GetScheme())
 			if err != nil {
@@ -72,25 +73,25 @@ func (r *reconciler) poolSources(c controller.TypedController[poolKey], mgr mana
 			}
 			r.watched[gvk.GroupKind()] = true
 			ofPool := func(_ context.Context, obj client.Object) []poolKey {
-				ref := allocator.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}
+				ref := ipam.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}
 				return []poolKey{{PoolReference: ref, Namespace: obj.GetNamespace()}}
 			}
-			sources = append(sources, allocator.Source{Object: pool, Started: watch(c, mgr.GetCache(), pool, ofPool)})
+			sources = append(sources, informers.Source{Object: pool, Started: watch(c, mgr.GetCache(), pool, ofPool)})
 		}
 	}
 	return sources, nil
 }
 
 // ownerSources are those who wait, and what may keep them from trying.
-func (r *reconciler) ownerSources(c controller.TypedController[poolKey], from cache.Cache) []allocator.Source {
+func (r *reconciler) ownerSources(c controller.TypedController[poolKey], from cache.Cache) []informers.Source {
 	template := kube.MetadataOf(capi.InScheme(r.client.Scheme(), capi.VSphereMachineTemplateKind))
-	sources := []allocator.Source{
+	sources := []informers.Source{
 		{Object: &capi.Cluster{}, Started: watch[client.Object](c, from, &capi.Cluster{}, r.poolsOfCluster, resumed())},
 		{Object: template, Started: watch[client.Object](c, from, template, r.ownersOfTemplate, asksAnew(r.now))},
 	}
-	for _, kind := range allocator.OwnerKinds() {
+	for _, kind := range OwnerKinds() {
 		owner := kube.MetadataOf(capi.InScheme(r.client.Scheme(), kind))
-		sources = append(sources, allocator.Source{
+		sources = append(sources, informers.Source{
 			Object:  owner,
 			Indexes: map[string]client.IndexerFunc{byPool: indexByPool},
 			Started: watch[client.Object](c, from, owner, poolsOfOwner),
@@ -178,7 +179,7 @@ func (r *reconciler) ownersOfTemplate(_ context.Context, template client.Object)
 // Cluster that appears or is resumed may have them served, or let owners try.
 func (r *reconciler) poolsOfCluster(ctx context.Context, cluster client.Object) []poolKey {
 	var keys []poolKey
-	for _, kind := range allocator.OwnerKinds() {
+	for _, kind := range OwnerKinds() {
 		list := kube.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
 		if err := r.client.List(ctx, list, client.InNamespace(cluster.GetNamespace())); err != nil {
 			continue // the resync brings what is missed here

@@ -26,7 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/mapper"
 )
 
@@ -53,7 +53,7 @@ type kinds struct {
 
 // kind is a kind of object that some part of the program reads or watches.
 type kind struct {
-	sources []allocator.Source
+	sources []informers.Source
 	version string
 	// needed says that admission cannot do without it.
 	needed bool
@@ -69,7 +69,7 @@ type kind struct {
 
 // watchKinds adds to the manager what starts the informers: of what admission
 // needs to be ready, and of what only controllers need.
-func watchKinds(mgr manager.Manager, live client.Reader, needed, others []allocator.Source) (*kinds, error) {
+func watchKinds(mgr manager.Manager, live client.Reader, needed, others []informers.Source) (*kinds, error) {
 	k := &kinds{
 		mgr:      mgr,
 		live:     live,

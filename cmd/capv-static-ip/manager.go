@@ -24,6 +24,9 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/mapper"
 	"capv-static-ip.dev/allocator/recorder"
 	"capv-static-ip.dev/allocator/release"
@@ -58,7 +61,7 @@ func newScheme(config *rest.Config) (*runtime.Scheme, error) {
 	if err := capi.AddToScheme(s, mapper); err != nil {
 		return nil, err
 	}
-	return s, allocator.AddContractToScheme(s, mapper)
+	return s, contract.AddToScheme(s, mapper)
 }
 
 // newMapper makes the mapper of all clients, which tenants cannot keep busy with
@@ -206,7 +209,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	providers := allocator.Providers{allocator.Metal3{}, allocator.Contract{Mapper: mgr.GetRESTMapper(), Live: live}}
+	providers := ipam.Providers{metal3.Provider{}, contract.Provider{Mapper: mgr.GetRESTMapper(), Live: live}}
 	alloc := allocator.New(providers, cached, live)
 	events, err := addRecorder(mgr)
 	if err != nil {
@@ -216,7 +219,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	poolSources, err := release.SetupPools(mgr)
+	poolSources, err := metal3.Setup(mgr)
 	if err != nil {
 		return nil, err
 	}

@@ -8,8 +8,9 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
 // maxAnnotations is the size of the annotations that are kept of an object in a
@@ -36,8 +37,8 @@ func slimAnnotations(object metav1.Object) map[string]string {
 	all := object.GetAnnotations()
 	kept, left, dropped := map[string]string{}, maxAnnotations, ""
 	if _, isMachine := object.(*capi.VSphereMachine); isMachine {
-		if text, bound := all[allocator.BindingsAnnotation]; bound && len(text) <= allocator.MaxBindingsSize {
-			kept[allocator.BindingsAnnotation] = text
+		if text, bound := all[ipam.BindingsAnnotation]; bound && len(text) <= ipam.MaxBindingsSize {
+			kept[ipam.BindingsAnnotation] = text
 		}
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(all), oursFirst) {
@@ -60,7 +61,7 @@ func slimAnnotations(object metav1.Object) map[string]string {
 
 // isRead tells whether some part of the program reads an annotation of this name.
 func isRead(name string) bool {
-	return allocator.ReadsAnnotation(name) || name == allocator.RequestAnnotation
+	return ipam.ReadsAnnotation(name) || name == metal3.RequestAnnotation
 }
 
 // oursFirst orders the names of annotations by how much is lost without them.

@@ -10,8 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
@@ -26,33 +26,33 @@ func TestSlimObjectsKeepWhatIsRead(t *testing.T) {
 		"nothing": {object: &ipamv1.IPClaim{}},
 		"only what is read": {
 			object: &ipamv1.IPClaim{},
-			given:  map[string]string{allocator.MachineNameAnnotation: "m", "ipAddress": "10.0.0.1", "cluster.x-k8s.io/paused": ""},
-			want:   map[string]string{allocator.MachineNameAnnotation: "m", "ipAddress": "10.0.0.1", "cluster.x-k8s.io/paused": ""},
+			given:  map[string]string{ipam.MachineNameAnnotation: "m", "ipAddress": "10.0.0.1", "cluster.x-k8s.io/paused": ""},
+			want:   map[string]string{ipam.MachineNameAnnotation: "m", "ipAddress": "10.0.0.1", "cluster.x-k8s.io/paused": ""},
 		},
 		"others, of which a name is left": {
 			object: &ipamv1.IPAddress{},
-			given:  map[string]string{allocator.MachineNameAnnotation: "m", lastApplied: long, "example.org/a": "a"},
-			want:   map[string]string{allocator.MachineNameAnnotation: "m", lastApplied: ""},
+			given:  map[string]string{ipam.MachineNameAnnotation: "m", lastApplied: long, "example.org/a": "a"},
+			want:   map[string]string{ipam.MachineNameAnnotation: "m", lastApplied: ""},
 		},
 		"too much, of which ours is kept": {
 			object: &ipamv1.IPAddress{},
-			given:  map[string]string{allocator.MachineNameAnnotation: "m", "a.cluster.x-k8s.io/a": long},
-			want:   map[string]string{allocator.MachineNameAnnotation: "m", "a.cluster.x-k8s.io/a": ""},
+			given:  map[string]string{ipam.MachineNameAnnotation: "m", "a.cluster.x-k8s.io/a": long},
+			want:   map[string]string{ipam.MachineNameAnnotation: "m", "a.cluster.x-k8s.io/a": ""},
 		},
 		"bindings of a machine": {
 			object: &capi.VSphereMachine{},
-			given:  map[string]string{allocator.BindingsAnnotation: long, lastApplied: long},
-			want:   map[string]string{allocator.BindingsAnnotation: long, lastApplied: ""},
+			given:  map[string]string{ipam.BindingsAnnotation: long, lastApplied: long},
+			want:   map[string]string{ipam.BindingsAnnotation: long, lastApplied: ""},
 		},
 		"bindings that no machine can have": {
 			object: &capi.VSphereMachine{},
-			given:  map[string]string{allocator.BindingsAnnotation: strings.Repeat("x", allocator.MaxBindingsSize+1)},
-			want:   map[string]string{allocator.BindingsAnnotation: ""},
+			given:  map[string]string{ipam.BindingsAnnotation: strings.Repeat("x", ipam.MaxBindingsSize+1)},
+			want:   map[string]string{ipam.BindingsAnnotation: ""},
 		},
 		"bindings of something else": {
 			object: &ipamv1.IPClaim{},
-			given:  map[string]string{allocator.BindingsAnnotation: long},
-			want:   map[string]string{allocator.BindingsAnnotation: ""},
+			given:  map[string]string{ipam.BindingsAnnotation: long},
+			want:   map[string]string{ipam.BindingsAnnotation: ""},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -74,12 +74,12 @@ func TestSlimObjectsKeepWhatIsRead(t *testing.T) {
 // A patch is computed from what the cache holds, and applied to what is stored.
 func TestPatchOfASlimObjectLeavesOthersAnnotations(t *testing.T) {
 	cached := &ipamv1.IPAddress{}
-	cached.Annotations = map[string]string{lastApplied: "{}", "example.org/a": "a", allocator.MachineNameAnnotation: "m"}
+	cached.Annotations = map[string]string{lastApplied: "{}", "example.org/a": "a", ipam.MachineNameAnnotation: "m"}
 	if _, err := slim(cached); err != nil {
 		t.Fatal(err)
 	}
 	before := cached.DeepCopy()
-	delete(cached.Annotations, allocator.MachineNameAnnotation)
+	delete(cached.Annotations, ipam.MachineNameAnnotation)
 	patch, err := client.MergeFrom(before).Data(cached)
 	if err != nil {
 		t.Fatal(err)

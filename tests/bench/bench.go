@@ -10,11 +10,10 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -96,7 +95,7 @@ func (b *bench) injected() sample {
 			return nil
 		},
 		remove: func(ctx context.Context, name string) error {
-			gone := b.gone(allocator.ClaimName(name, 0))
+			gone := b.gone(ipam.ClaimName(name, 0))
 			if err := b.client.Delete(ctx, harness.Machine(b.namespace, name)); err != nil {
 				return fmt.Errorf("deleting a machine: %w", err)
 			}

@@ -9,12 +9,11 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -95,7 +94,7 @@ func makeControlPlane(ctx context.Context, s *stage) error {
 		}
 	}
 	s.out.check("each was stored with an address of its own from the pool, the pool's gateway and name servers,")
-	s.out.check("and with the finalizer %s", allocator.ReleaseFinalizer)
+	s.out.check("and with the finalizer %s", ipam.ReleaseFinalizer)
 	return nil
 }
 
@@ -115,7 +114,7 @@ func makeDHCPWorker(ctx context.Context, s *stage) error {
 	if err != nil {
 		return err
 	}
-	_, annotated := stored.Annotations[allocator.BindingsAnnotation]
+	_, annotated := stored.Annotations[ipam.BindingsAnnotation]
 	if err := errors.Join(
 		expect("addresses of the machine", harness.Addresses(stored), []string(nil)),
 		expect("finalizers of the machine", stored.Finalizers, []string(nil)),
@@ -217,7 +216,7 @@ func deleteMachine(ctx context.Context, s *stage) error {
 		}
 		held, err := s.isHeld(ctx, s.freed)
 		return errors.Join(err,
-			expect("finalizers of the machine", machine.Finalizers, []string{allocator.ReleaseFinalizer, harness.MachineFinalizer}),
+			expect("finalizers of the machine", machine.Finalizers, []string{ipam.ReleaseFinalizer, harness.MachineFinalizer}),
 			expect(fmt.Sprintf("%s has an address object and a claim that are not being deleted", s.freed), held, true))
 	})
 	if err != nil {

@@ -14,11 +14,10 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/watch"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -98,14 +97,14 @@ func (s *stage) checkInjected(machine *capvv1.VSphereMachine) (netip.Addr, error
 	address := prefix.Addr()
 	first, last := netip.MustParseAddr("10.16.56.88"), netip.MustParseAddr("10.16.56.93")
 	inPool := !address.Less(first) && !last.Less(address)
-	_, annotated := machine.Annotations[allocator.BindingsAnnotation]
+	_, annotated := machine.Annotations[ipam.BindingsAnnotation]
 	err = errors.Join(
 		expect(address.String()+" is of the pool", inPool, true),
 		expect("prefix length of "+machine.Name, prefix.Bits(), 24),
 		expect("holder of "+address.String()+" before "+machine.Name, s.holders[address], ""),
 		expect("gateway of "+machine.Name, device.Gateway4, "10.16.56.1"),
 		expect("name servers of "+machine.Name, device.Nameservers, []string{"10.16.56.10", "10.16.56.11"}),
-		expect("finalizers of "+machine.Name, machine.Finalizers, []string{allocator.ReleaseFinalizer}),
+		expect("finalizers of "+machine.Name, machine.Finalizers, []string{ipam.ReleaseFinalizer}),
 		expect(machine.Name+" says what it holds", annotated, true),
 	)
 	s.holders[address] = machine.Name

@@ -23,7 +23,7 @@ const controlPlaneName = "dkp-control-plane"
 
 func TestControlPlaneMachineIsBornWithItsAddressAndGivesItBack(t *testing.T) {
 	t.Parallel()
-	for _, by := range []ipam{metal3, inCluster} {
+	for _, by := range []fixture{metal3Pools, inCluster} {
 		t.Run(by.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, shared, withControlPlane)
@@ -62,7 +62,7 @@ func withControlPlane(object client.Object) {
 
 func TestControlPlaneOfThreeRollsOutOnFourAddresses(t *testing.T) {
 	t.Parallel()
-	for _, by := range []ipam{metal3, inCluster} {
+	for _, by := range []fixture{metal3Pools, inCluster} {
 		t.Run(by.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newBootstrappedScene(t)

@@ -57,7 +57,7 @@ func TestDeletedNamespaceGoesWithEverythingInIt(t *testing.T) {
 
 func TestForegroundDeletionReturnsEveryAddress(t *testing.T) {
 	t.Parallel()
-	for _, provider := range []ipam{metal3, inCluster} {
+	for _, provider := range []fixture{metal3Pools, inCluster} {
 		t.Run(provider.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, shared)
@@ -92,8 +92,8 @@ func TestForegroundDeletionReturnsEveryAddress(t *testing.T) {
 // those of the other, and returns the pools.
 func (s *scene) populateBoth(replicas int32) []client.Object {
 	s.Helper()
-	ofMetal3, ofInCluster := metal3.pool(s, "metal3", 88, 93), inCluster.pool(s, "in-cluster", 98, 103)
-	first := s.template("first", metal3.ask("metal3"))
+	ofMetal3, ofInCluster := metal3Pools.pool(s, "metal3", 88, 93), inCluster.pool(s, "in-cluster", 98, 103)
+	first := s.template("first", metal3Pools.ask("metal3"))
 	second := s.template("second", inCluster.ask("in-cluster"))
 	workers, others := s.workers(first, "md-0", replicas), s.workers(second, "md-1", replicas)
 	s.create(ofMetal3, ofInCluster, first, second, workers, others)

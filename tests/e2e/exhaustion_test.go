@@ -8,16 +8,15 @@ import (
 	"testing"
 	"time"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -36,7 +35,7 @@ const (
 
 func TestMachineRefusedForWantOfAnAddressComesWhenThePoolGrows(t *testing.T) {
 	t.Parallel()
-	for _, provider := range []ipam{metal3, inCluster} {
+	for _, provider := range []fixture{metal3Pools, inCluster} {
 		t.Run(provider.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, shared)
@@ -61,7 +60,7 @@ func TestMachineRefusedForWantOfAnAddressComesWhenThePoolGrows(t *testing.T) {
 
 func TestMachineRefusedForWantOfAnAddressComesWhenAnotherMachineGoes(t *testing.T) {
 	t.Parallel()
-	for _, provider := range []ipam{metal3, inCluster} {
+	for _, provider := range []fixture{metal3Pools, inCluster} {
 		t.Run(provider.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, shared)
@@ -93,7 +92,7 @@ func TestMachineRefusedForWantOfAnAddressComesWhenAnotherMachineGoes(t *testing.
 }
 
 // expectTold checks that who looks at the MachineSet finds out what is missing.
-func (s *scene) expectTold(workers *clusterv1.MachineDeployment, provider ipam, cause string) {
+func (s *scene) expectTold(workers *clusterv1.MachineDeployment, provider fixture, cause string) {
 	s.Helper()
 	want := fmt.Sprintf("%s %q in namespace %q is exhausted: %s; add addresses to the pool or delete a machine that holds one",
 		provider.reference.Kind, provider.reference.Name, s.ns, cause)
@@ -102,10 +101,10 @@ func (s *scene) expectTold(workers *clusterv1.MachineDeployment, provider ipam, 
 		if err != nil {
 			return err
 		}
-		if got := set.Annotations[allocator.RefusedByAnnotation]; got != provider.reference.String() {
-			return fmt.Errorf("its annotation %s is %q", allocator.RefusedByAnnotation, got)
+		if got := set.Annotations[ipam.RefusedByAnnotation]; got != provider.reference.String() {
+			return fmt.Errorf("its annotation %s is %q", ipam.RefusedByAnnotation, got)
 		}
-		events, err := s.eventsAbout(ctx, "MachineSet", allocator.PoolExhausted)
+		events, err := s.eventsAbout(ctx, "MachineSet", ipam.PoolExhausted)
 		if err != nil {
 			return err
 		}
@@ -126,7 +125,7 @@ func (s *scene) awaitBackOff() {
 	s.Helper()
 	tries := 0
 	s.eventually(backOff, "CAPI to be slow to try again", func(ctx context.Context) error {
-		events, err := s.eventsAbout(ctx, "VSphereMachine", allocator.PoolExhausted)
+		events, err := s.eventsAbout(ctx, "VSphereMachine", ipam.PoolExhausted)
 		if err != nil {
 			return err
 		}
@@ -146,7 +145,7 @@ func (s *scene) awaitBackOff() {
 }
 
 // eventsAbout lists events by what they are about and their reason.
-func (s *scene) eventsAbout(ctx context.Context, kind string, reason allocator.Reason) ([]eventsv1.Event, error) {
+func (s *scene) eventsAbout(ctx context.Context, kind string, reason ipam.Reason) ([]eventsv1.Event, error) {
 	list := &eventsv1.EventList{}
 	err := s.stack.Plane.Client.List(ctx, list, client.InNamespace(s.ns))
 	return slices.DeleteFunc(list.Items, func(event eventsv1.Event) bool {
@@ -208,8 +207,8 @@ func (s *scene) expectNotWaiting(workers *clusterv1.MachineDeployment) {
 		if err != nil {
 			return err
 		}
-		if got, ok := set.Annotations[allocator.RefusedByAnnotation]; ok {
-			return fmt.Errorf("its annotation %s is %q", allocator.RefusedByAnnotation, got)
+		if got, ok := set.Annotations[ipam.RefusedByAnnotation]; ok {
+			return fmt.Errorf("its annotation %s is %q", ipam.RefusedByAnnotation, got)
 		}
 		return nil
 	})

@@ -9,18 +9,20 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/stack"
 )
 
 // providers reads the claims and addresses of both claim APIs.
-var providers = allocator.Providers{allocator.Metal3{}, allocator.Contract{}}
+var providers = ipam.Providers{metal3.Provider{}, contract.Provider{}}
 
 // allHeld sees that each machine holds the addresses that it had before, see held.
 func (s *scene) allHeld(ctx context.Context, nodes []stack.Node) error {
@@ -40,7 +42,7 @@ func (s *scene) held(ctx context.Context, was *capvv1.VSphereMachine) error {
 	if err := s.stack.Plane.Client.Get(ctx, client.ObjectKeyFromObject(was), machine); err != nil {
 		return err
 	}
-	bindings, err := allocator.ParseBindings(machine.Annotations[allocator.BindingsAnnotation])
+	bindings, err := ipam.ParseBindings(machine.Annotations[ipam.BindingsAnnotation])
 	if err != nil {
 		return err
 	}
@@ -57,14 +59,14 @@ func (s *scene) held(ctx context.Context, was *capvv1.VSphereMachine) error {
 	return nil
 }
 
-func (s *scene) bound(ctx context.Context, machine *capvv1.VSphereMachine, b allocator.Binding) error {
+func (s *scene) bound(ctx context.Context, machine *capvv1.VSphereMachine, b ipam.Binding) error {
 	provider := providers.For(b.Pool)
-	object, addressObject := allocator.EmptyClaim(provider), allocator.EmptyAddress(provider)
+	object, addressObject := ipam.EmptyClaim(provider), ipam.EmptyAddress(provider)
 	if err := s.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: b.Claim}, object); err != nil {
 		return err
 	}
 	claim := provider.Claim(object)
-	if owner := allocator.OwnerMachine(object); owner.UID != machine.UID {
+	if owner := capi.OwnerMachine(object); owner.UID != machine.UID {
 		return fmt.Errorf("claim %s is owned by %s with UID %q, want %q", b.Claim, owner.Name, owner.UID, machine.UID)
 	}
 	if claim.Address == "" {
@@ -74,12 +76,12 @@ func (s *scene) bound(ctx context.Context, machine *capvv1.VSphereMachine, b all
 		return err
 	}
 	address := provider.Address(addressObject)
-	switch uid := addressObject.GetAnnotations()[allocator.MachineUIDAnnotation]; {
+	switch uid := addressObject.GetAnnotations()[ipam.MachineUIDAnnotation]; {
 	case address.IP != b.Address.Addr().String():
 		return fmt.Errorf("claim %s is bound to %s, want %s", b.Claim, address.IP, b.Address.Addr())
-	case !allocator.Answers(addressObject, object.GetUID()):
+	case !ipam.Answers(addressObject, object.GetUID()):
 		return fmt.Errorf("address %s is owned by %v, not by claim %s with UID %s", claim.Address, addressObject.GetOwnerReferences(), b.Claim, object.GetUID())
-	case !slices.Contains(addressObject.GetFinalizers(), allocator.InUseFinalizer):
+	case !slices.Contains(addressObject.GetFinalizers(), ipam.InUseFinalizer):
 		return fmt.Errorf("address %s is not protected", claim.Address)
 	case uid != string(machine.UID):
 		return fmt.Errorf("address %s is protected for a machine with UID %q, want %q", claim.Address, uid, machine.UID)
@@ -99,19 +101,19 @@ func (s *scene) left(ctx context.Context) (int, error) {
 	}
 	count := 0
 	for _, provider := range providers {
-		claims, err := s.objects(ctx, allocator.EmptyClaim(provider))
+		claims, err := s.objects(ctx, ipam.EmptyClaim(provider))
 		if err != nil {
 			return 0, err
 		}
 		if len(claims) > 0 {
 			return 0, fmt.Errorf("%d claims are left, one is %s with finalizers %v", len(claims), claims[0].GetName(), claims[0].GetFinalizers())
 		}
-		addresses, err := s.objects(ctx, allocator.EmptyAddress(provider))
+		addresses, err := s.objects(ctx, ipam.EmptyAddress(provider))
 		if err != nil {
 			return 0, err
 		}
 		for _, address := range addresses {
-			if slices.Contains(address.GetFinalizers(), allocator.InUseFinalizer) {
+			if slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) {
 				return 0, fmt.Errorf("address %s is protected", address.GetName())
 			}
 		}

@@ -13,7 +13,7 @@ import (
 // a machine that lives.
 func TestDevicesOfTheTemplateAppliedInPlaceTakeNoAddressAway(t *testing.T) {
 	t.Parallel()
-	for _, provider := range []ipam{metal3, inCluster} {
+	for _, provider := range []fixture{metal3Pools, inCluster} {
 		t.Run(provider.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, shared)

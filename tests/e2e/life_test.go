@@ -22,7 +22,7 @@ import (
 
 func TestScaledWorkersGetAddressesThatCameBack(t *testing.T) {
 	t.Parallel()
-	for _, provider := range []ipam{metal3, inCluster} {
+	for _, provider := range []fixture{metal3Pools, inCluster} {
 		t.Run(provider.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, shared)
@@ -42,7 +42,7 @@ func TestScaledWorkersGetAddressesThatCameBack(t *testing.T) {
 
 func TestRollOutNeedsNoMoreThanOneMoreAddress(t *testing.T) {
 	t.Parallel()
-	for _, provider := range []ipam{metal3, inCluster} {
+	for _, provider := range []fixture{metal3Pools, inCluster} {
 		t.Run(provider.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, shared)
@@ -66,7 +66,7 @@ func TestRollOutNeedsNoMoreThanOneMoreAddress(t *testing.T) {
 
 func TestMachineDeletedByHandIsReplacedOnItsAddress(t *testing.T) {
 	t.Parallel()
-	for _, provider := range []ipam{metal3, inCluster} {
+	for _, provider := range []fixture{metal3Pools, inCluster} {
 		t.Run(provider.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, shared)
@@ -84,7 +84,7 @@ func TestMachineDeletedByHandIsReplacedOnItsAddress(t *testing.T) {
 func TestUnhealthyMachineIsReplacedOnItsAddress(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
-	workers, nodes := s.populate(metal3, 2, 2)
+	workers, nodes := s.populate(metal3Pools, 2, 2)
 	check := &clusterv1.MachineHealthCheck{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "md-0"}}
 	check.Spec.ClusterName = harness.DefaultCluster
 	check.Spec.Selector.MatchLabels = map[string]string{clusterv1.MachineDeploymentNameLabel: workers.Name}
@@ -100,7 +100,7 @@ func TestUnhealthyMachineIsReplacedOnItsAddress(t *testing.T) {
 }
 
 // populate makes a pool of this size, and workers that have virtual machines.
-func (s *scene) populate(provider ipam, replicas int32, size byte) (*clusterv1.MachineDeployment, []stack.Node) {
+func (s *scene) populate(provider fixture, replicas int32, size byte) (*clusterv1.MachineDeployment, []stack.Node) {
 	s.Helper()
 	template := s.template("workers", provider.ask("pool"))
 	workers := s.workers(template, "md-0", replicas)

@@ -8,19 +8,18 @@ import (
 	"strings"
 	"testing"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
 // movable is a provider, with a pool that clusterctl moves.
 type movable struct {
-	ipam
+	fixture
 	pool poolMaker
 }
 
@@ -28,7 +27,7 @@ type movable struct {
 type poolMaker = func(s *scene, name string, first, last byte) client.Object
 
 var movables = []movable{
-	{metal3, metal3PoolWith(func(pool *ipamv1.IPPool) {
+	{metal3Pools, metal3PoolWith(func(pool *ipamv1.IPPool) {
 		cluster := harness.DefaultCluster
 		pool.Spec.ClusterName = &cluster
 	})},
@@ -47,8 +46,8 @@ func TestMoveBesideAMachineThatIsRefusedAfterItsAddressWasGiven(t *testing.T) {
 	for _, by := range movables {
 		t.Run(by.String(), func(t *testing.T) {
 			t.Parallel()
-			r := newRelocation(t, by.ipam, by.pool)
-			r.refuseAfterItsAddress(by.ipam)
+			r := newRelocation(t, by.fixture, by.pool)
+			r.refuseAfterItsAddress(by.fixture)
 			along := r.watchTarget(by.reference, "refused-0")
 
 			r.move()
@@ -66,7 +65,7 @@ func TestMoveBesideAMachineThatIsRefusedAfterItsAddressWasGiven(t *testing.T) {
 
 // refuseAfterItsAddress creates a machine that the schema refuses when it has its
 // address.
-func (r *relocation) refuseAfterItsAddress(by ipam) {
+func (r *relocation) refuseAfterItsAddress(by fixture) {
 	r.Helper()
 	machine := harness.Machine(r.ns, "refused", by.ask("workers"))
 	machine.Spec.PowerOffMode = "never"
@@ -82,13 +81,13 @@ func (r *relocation) refuseAfterItsAddress(by ipam) {
 
 // watchTarget looks for a claim in the target from now on. The function that it
 // returns tells whether it was there.
-func (r *relocation) watchTarget(pool allocator.PoolReference, name string) func() error {
+func (r *relocation) watchTarget(pool ipam.PoolReference, name string) func() error {
 	ctx, cancel := context.WithCancel(r.Context())
 	r.Cleanup(cancel)
 	done := make(chan error, 1)
 	go func() {
 		done <- harness.Eventually(ctx, provisioned, "claim "+name+" to come along", func(ctx context.Context) error {
-			return r.target.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: r.ns, Name: name}, allocator.EmptyClaim(providers.For(pool)))
+			return r.target.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: r.ns, Name: name}, ipam.EmptyClaim(providers.For(pool)))
 		})
 	}()
 	return func() error {
@@ -105,7 +104,7 @@ func TestMoveBesideCreatesThatAreUnderWay(t *testing.T) {
 	for _, by := range movables {
 		t.Run(by.String(), func(t *testing.T) {
 			t.Parallel()
-			r := newRelocation(t, by.ipam, by.withMore())
+			r := newRelocation(t, by.fixture, by.withMore())
 			r.scale(r.workers, relocated+added)
 			r.seeClaimsOfMore()
 
@@ -128,7 +127,7 @@ func TestMoveBesideAScaleUp(t *testing.T) {
 	for _, by := range movables {
 		t.Run(by.String(), func(t *testing.T) {
 			t.Parallel()
-			r := newRelocation(t, by.ipam, by.withMore())
+			r := newRelocation(t, by.fixture, by.withMore())
 
 			r.moveAndScaleUp("Pausing the source cluster")
 
@@ -182,7 +181,7 @@ func (r *relocation) seeClaimsOfMore() {
 	r.eventually(harness.Soon, "a claim for a new machine", func(ctx context.Context) error {
 		claims := 0
 		for _, provider := range providers {
-			list, err := r.objects(ctx, allocator.EmptyClaim(provider))
+			list, err := r.objects(ctx, ipam.EmptyClaim(provider))
 			if err != nil {
 				return err
 			}

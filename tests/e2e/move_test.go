@@ -33,7 +33,7 @@ func TestMovedMachinesKeepTheAddressesOfAnInClusterPool(t *testing.T) {
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolOfTheirCluster(t *testing.T) {
 	t.Parallel()
-	r := newRelocation(t, metal3, metal3PoolWith(func(pool *ipamv1.IPPool) {
+	r := newRelocation(t, metal3Pools, metal3PoolWith(func(pool *ipamv1.IPPool) {
 		cluster := harness.DefaultCluster
 		pool.Spec.ClusterName = &cluster
 	}))
@@ -48,7 +48,7 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolOfTheirCluster(t *testing.T) 
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolThatIsToldToMove(t *testing.T) {
 	t.Parallel()
-	r := newRelocation(t, metal3, metal3PoolWith(func(pool *ipamv1.IPPool) {
+	r := newRelocation(t, metal3Pools, metal3PoolWith(func(pool *ipamv1.IPPool) {
 		harness.WithLabel(clusterctlv1.ClusterctlMoveHierarchyLabel, "")(pool)
 	}))
 
@@ -62,7 +62,7 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolThatIsToldToMove(t *testing.T
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandBeforeTheMove(t *testing.T) {
 	t.Parallel()
-	r := newRelocation(t, metal3, metal3.pool)
+	r := newRelocation(t, metal3Pools, metal3Pools.pool)
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.ns}}
 	r.target.create(namespace, r.pool(r.target))
 
@@ -76,7 +76,7 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandBeforeTheMove(t *te
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandAfterTheMove(t *testing.T) {
 	t.Parallel()
-	r := newRelocation(t, metal3, metal3.pool)
+	r := newRelocation(t, metal3Pools, metal3Pools.pool)
 
 	r.move()
 	// A machine that is wanted before the pool is there waits for it, and then
@@ -94,7 +94,7 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandAfterTheMove(t *tes
 // metal3PoolWith makes pools of metal3 that differ from the usual one.
 func metal3PoolWith(change func(*ipamv1.IPPool)) func(s *scene, name string, first, last byte) client.Object {
 	return func(s *scene, name string, first, last byte) client.Object {
-		pool := metal3.pool(s, name, first, last).(*ipamv1.IPPool)
+		pool := metal3Pools.pool(s, name, first, last).(*ipamv1.IPPool)
 		change(pool)
 		return pool
 	}
@@ -120,7 +120,7 @@ type relocation struct {
 
 // newRelocation makes a Cluster with workers that can be moved, and hold their
 // addresses.
-func newRelocation(t *testing.T, by ipam, pool func(s *scene, name string, first, last byte) client.Object) *relocation {
+func newRelocation(t *testing.T, by fixture, pool func(s *scene, name string, first, last byte) client.Object) *relocation {
 	t.Helper()
 	s := newScene(t, secondStack(t))
 	r := &relocation{

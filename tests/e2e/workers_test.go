@@ -7,20 +7,19 @@ import (
 	"slices"
 	"testing"
 
-	"sigs.k8s.io/yaml"
-
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+	"sigs.k8s.io/yaml"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/stack"
 )
 
 func TestVirtualMachinesGetWhatTheirPoolSays(t *testing.T) {
 	t.Parallel()
-	for _, provider := range []ipam{metal3, inCluster} {
+	for _, provider := range []fixture{metal3Pools, inCluster} {
 		t.Run(provider.String(), func(t *testing.T) {
 			t.Parallel()
 			s := newScene(t, shared)
@@ -119,8 +118,8 @@ func (s *scene) expectNetwork(node stack.Node) {
 }
 
 // expectBound checks that the machine, its claim and its address object agree.
-func (s *scene) expectBound(machine *capvv1.VSphereMachine, provider ipam) error {
-	bindings, err := allocator.ParseBindings(machine.Annotations[allocator.BindingsAnnotation])
+func (s *scene) expectBound(machine *capvv1.VSphereMachine, provider fixture) error {
+	bindings, err := ipam.ParseBindings(machine.Annotations[ipam.BindingsAnnotation])
 	if err != nil {
 		return fmt.Errorf("machine %s: %w", machine.Name, err)
 	}

@@ -11,8 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // The names under which violations are reported.
@@ -142,7 +142,7 @@ func (i *inventory) machinesWithoutAddress() []error {
 func (i *inventory) virtualMachinesWithoutAddress() []error {
 	var violations []error
 	for _, vm := range i.vms {
-		owner := allocator.OwnerMachine(&vm)
+		owner := capi.OwnerMachine(&vm)
 		if i.machineByUID[owner.UID] != nil || vm.Annotations[ByHandAnnotation] != "" {
 			continue
 		}
@@ -166,22 +166,22 @@ func (i *inventory) virtualMachinesWithoutAddress() []error {
 }
 
 // notKept says why an address is not kept for a machine, empty if it is.
-func (i *inventory) notKept(namespace, machine string, pool allocator.PoolReference, address netip.Addr) string {
+func (i *inventory) notKept(namespace, machine string, pool ipam.PoolReference, address netip.Addr) string {
 	object := i.addressByPlace[place{namespace, pool, address}]
 	if object == nil {
 		return "which has no address object"
 	}
 	if claim := i.claimOf(object); claim != nil {
-		if _, aside := allocator.SetAsideOf(claim); aside {
+		if _, aside := ipam.SetAsideOf(claim); aside {
 			return "" // it was found in use, and is kept out of the pool
 		}
-		if holder := allocator.MachineOf(claim); holder != machine {
+		if holder := ipam.MachineOf(claim); holder != machine {
 			return fmt.Sprintf("which answers claim %s of machine %q", claim.GetName(), holder)
 		}
 		return ""
 	}
 	// Somebody deleted the claim. Then our finalizer is all that keeps the address.
-	if !slices.Contains(object.GetFinalizers(), allocator.InUseFinalizer) || allocator.MachineOf(object) != machine {
+	if !slices.Contains(object.GetFinalizers(), ipam.InUseFinalizer) || ipam.MachineOf(object) != machine {
 		return "which has neither its claim nor our protection"
 	}
 	return ""
@@ -191,14 +191,14 @@ func (i *inventory) notKept(namespace, machine string, pool allocator.PoolRefere
 func (i *inventory) orphanClaims(grace time.Duration) []error {
 	var violations []error
 	for _, claim := range i.claims {
-		if _, ours := claim.GetLabels()[allocator.MachineLabel]; !ours || claim.GetDeletionTimestamp() != nil {
+		if _, ours := claim.GetLabels()[ipam.MachineLabel]; !ours || claim.GetDeletionTimestamp() != nil {
 			continue
 		}
-		machine := allocator.MachineOf(&claim)
+		machine := ipam.MachineOf(&claim)
 		if i.machineByName[types.NamespacedName{Namespace: claim.GetNamespace(), Name: machine}] != nil {
 			continue
 		}
-		stamp, err := allocator.StampOf(&claim)
+		stamp, err := ipam.StampOf(&claim)
 		if err != nil {
 			violations = append(violations, violation(invariantNoOrphans, "claim %s: %v", client.ObjectKeyFromObject(&claim), err))
 		} else if age := time.Since(stamp.Time); age >= grace {
@@ -213,10 +213,10 @@ func (i *inventory) orphanClaims(grace time.Duration) []error {
 func (i *inventory) heldClaims() []error {
 	var violations []error
 	for _, claim := range i.claims {
-		if claim.GetDeletionTimestamp() == nil || !slices.Contains(claim.GetFinalizers(), allocator.InUseFinalizer) {
+		if claim.GetDeletionTimestamp() == nil || !slices.Contains(claim.GetFinalizers(), ipam.InUseFinalizer) {
 			continue
 		}
-		owner := allocator.OwnerMachine(&claim).UID
+		owner := capi.OwnerMachine(&claim).UID
 		if i.machineByUID[owner] == nil && i.vmByOwner[owner] == nil && !i.isOnVM(&claim) {
 			violations = append(violations, violation(invariantNoOrphans, "claim %s is being deleted, and held for a machine with UID %q, which has neither machine nor VM",
 				client.ObjectKeyFromObject(&claim), owner))
@@ -229,14 +229,14 @@ func (i *inventory) heldClaims() []error {
 func (i *inventory) orphanAddresses() []error {
 	var violations []error
 	for _, address := range i.addresses {
-		if !slices.Contains(address.GetFinalizers(), allocator.InUseFinalizer) {
+		if !slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) {
 			continue
 		}
-		uid := types.UID(address.GetAnnotations()[allocator.MachineUIDAnnotation])
+		uid := types.UID(address.GetAnnotations()[ipam.MachineUIDAnnotation])
 		if uid != "" && (i.machineByUID[uid] != nil || i.vmByOwner[uid] != nil) {
 			continue
 		}
-		name := types.NamespacedName{Namespace: address.GetNamespace(), Name: allocator.MachineOf(&address)}
+		name := types.NamespacedName{Namespace: address.GetNamespace(), Name: ipam.MachineOf(&address)}
 		if uid == "" && i.machineByName[name] != nil {
 			continue // it is protected, and not adopted yet
 		}
@@ -244,7 +244,7 @@ func (i *inventory) orphanAddresses() []error {
 			continue
 		}
 		violations = append(violations, violation(invariantNoOrphans, "address %s (%s) is protected for machine %q with UID %q, which has neither machine nor VM",
-			client.ObjectKeyFromObject(&address), address.IP, allocator.MachineOf(&address), uid))
+			client.ObjectKeyFromObject(&address), address.IP, ipam.MachineOf(&address), uid))
 	}
 	return violations
 }

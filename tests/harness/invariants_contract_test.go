@@ -7,38 +7,38 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/tests/harness"
 )
 
 // boundInCluster is a machine with one address of the default in-cluster pool.
 func boundInCluster(name, address string) *capvv1.VSphereMachine {
 	machine := bound(name, address)
-	bindings, err := allocator.ParseBindings(machine.Annotations[allocator.BindingsAnnotation])
+	bindings, err := ipam.ParseBindings(machine.Annotations[ipam.BindingsAnnotation])
 	if err != nil {
 		panic(err)
 	}
-	bindings.Bindings[0].Pool = allocator.InClusterPool(harness.DefaultInClusterPool)
+	bindings.Bindings[0].Pool = contract.InClusterPool(harness.DefaultInClusterPool)
 	text, err := bindings.Encode()
 	if err != nil {
 		panic(err)
 	}
-	harness.WithAnnotation(allocator.BindingsAnnotation, text)(machine)
+	harness.WithAnnotation(ipam.BindingsAnnotation, text)(machine)
 	return machine
 }
 
 // claimedInCluster is the claim of a machine, last used so long ago.
 func claimedInCluster(machine string, ago time.Duration) *capiipamv1.IPAddressClaim {
-	claim := harness.AddressClaim(ns, allocator.ClaimName(machine, 0), harness.InClusterPoolKind, harness.DefaultInClusterPool)
+	claim := harness.AddressClaim(ns, ipam.ClaimName(machine, 0), harness.InClusterPoolKind, harness.DefaultInClusterPool)
 	claim.UID = types.UID("claim-" + machine)
-	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Namespace: ns, Name: machine}})
-	allocator.Use(claim, allocator.Stamp{Time: time.Now().Add(-ago), Request: "request"})
+	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: ns, Name: machine}})
+	ipam.Use(claim, ipam.Stamp{Time: time.Now().Add(-ago), Request: "request"})
 	return claim
 }
 

@@ -6,15 +6,14 @@ import (
 	"testing"
 	"time"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -22,9 +21,9 @@ const ns = "default"
 
 // bound is a machine with one address of the default pool.
 func bound(name, address string) *capvv1.VSphereMachine {
-	bindings := allocator.Bindings{Machine: name, Bindings: []allocator.Binding{{
-		Pool:    allocator.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: harness.DefaultPool},
-		Claim:   allocator.ClaimName(name, 0),
+	bindings := ipam.Bindings{Machine: name, Bindings: []ipam.Binding{{
+		Pool:    ipam.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: harness.DefaultPool},
+		Claim:   ipam.ClaimName(name, 0),
 		Address: netip.MustParsePrefix(address + "/24"),
 	}}}
 	text, err := bindings.Encode()
@@ -32,17 +31,17 @@ func bound(name, address string) *capvv1.VSphereMachine {
 		panic(err)
 	}
 	machine := harness.Machine(ns, name, harness.WithDevices(harness.FixedDevice(address+"/24")),
-		harness.WithAnnotation(allocator.BindingsAnnotation, text))
+		harness.WithAnnotation(ipam.BindingsAnnotation, text))
 	machine.UID = types.UID("machine-" + name)
 	return machine
 }
 
 // claimed is the claim of a machine, last used so long ago.
 func claimed(machine string, ago time.Duration) *ipamv1.IPClaim {
-	claim := harness.Claim(ns, allocator.ClaimName(machine, 0), harness.DefaultPool)
+	claim := harness.Claim(ns, ipam.ClaimName(machine, 0), harness.DefaultPool)
 	claim.UID = types.UID("claim-" + machine)
-	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Namespace: ns, Name: machine}})
-	allocator.Use(claim, allocator.Stamp{Time: time.Now().Add(-ago), Request: "request"})
+	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: ns, Name: machine}})
+	ipam.Use(claim, ipam.Stamp{Time: time.Now().Add(-ago), Request: "request"})
 	return claim
 }
 
@@ -62,9 +61,9 @@ func answer(claim *ipamv1.IPClaim, value string, options ...harness.Option) *ipa
 // protected is what our finalizer and marks make of an address.
 func protected(machine string) harness.Option {
 	return func(object client.Object) {
-		harness.WithFinalizer(allocator.InUseFinalizer)(object)
-		harness.WithAnnotation(allocator.MachineNameAnnotation, machine)(object)
-		harness.WithAnnotation(allocator.MachineUIDAnnotation, "machine-"+machine)(object)
+		harness.WithFinalizer(ipam.InUseFinalizer)(object)
+		harness.WithAnnotation(ipam.MachineNameAnnotation, machine)(object)
+		harness.WithAnnotation(ipam.MachineUIDAnnotation, "machine-"+machine)(object)
 	}
 }
 
@@ -75,7 +74,7 @@ func held(machine string) *ipamv1.IPClaim {
 	claim.OwnerReferences = []metav1.OwnerReference{{
 		APIVersion: capvv1.GroupVersion.String(), Kind: "VSphereMachine", Name: machine, UID: types.UID("machine-" + machine),
 	}}
-	harness.WithFinalizer(allocator.InUseFinalizer)(claim)
+	harness.WithFinalizer(ipam.InUseFinalizer)(claim)
 	return claim
 }
 

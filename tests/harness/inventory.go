@@ -5,32 +5,34 @@ import (
 	"net/netip"
 	"slices"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
 // claimAPI is a claim API, and how its objects are read.
 type claimAPI struct {
-	allocator.Provider
+	ipam.Provider
 	claims, addresses func() client.ObjectList
 }
 
 var claimAPIs = []claimAPI{
 	{
-		allocator.Metal3{},
+		metal3.Provider{},
 		func() client.ObjectList { return &ipamv1.IPClaimList{} },
 		func() client.ObjectList { return &ipamv1.IPAddressList{} },
 	},
 	{
-		allocator.Contract{},
+		contract.Provider{},
 		func() client.ObjectList { return &capiipamv1.IPAddressClaimList{} },
 		func() client.ObjectList { return &capiipamv1.IPAddressList{} },
 	},
@@ -40,22 +42,22 @@ var claimAPIs = []claimAPI{
 type inventory struct {
 	machines  []*holder
 	vms       []capvv1.VSphereVM
-	claims    []allocator.Claim
-	addresses []allocator.Address
+	claims    []ipam.Claim
+	addresses []ipam.Address
 	pools     []poolRanges
 
 	machineByName  map[types.NamespacedName]*holder
 	machineByUID   map[types.UID]*holder
 	vmByOwner      map[types.UID]*capvv1.VSphereVM
 	vmByAddress    map[spot]bool
-	claimByUID     map[types.UID]*allocator.Claim
-	addressByPlace map[place]*allocator.Address
+	claimByUID     map[types.UID]*ipam.Claim
+	addressByPlace map[place]*ipam.Address
 }
 
 // place is where an address is at home.
 type place struct {
 	namespace string
-	pool      allocator.PoolReference
+	pool      ipam.PoolReference
 	address   netip.Addr
 }
 
@@ -73,10 +75,10 @@ type holder struct {
 	// networks are those that the addresses are on, where the machine says.
 	networks map[netip.Addr]string
 	// bindings are what its annotation says, and unreadable why it says nothing.
-	bindings   allocator.Bindings
+	bindings   ipam.Bindings
 	unreadable error
 	// pools has the pool of each address that is bound by us.
-	pools map[netip.Addr]allocator.PoolReference
+	pools map[netip.Addr]ipam.PoolReference
 }
 
 // readInventory reads machines first: what they hold is then looked for in
@@ -144,16 +146,16 @@ func (i *inventory) index() {
 	}
 	i.vmByOwner, i.vmByAddress = map[types.UID]*capvv1.VSphereVM{}, map[spot]bool{}
 	for n := range i.vms {
-		i.vmByOwner[allocator.OwnerMachine(&i.vms[n]).UID] = &i.vms[n]
+		i.vmByOwner[capi.OwnerMachine(&i.vms[n]).UID] = &i.vms[n]
 		for address := range vmAddresses(&i.vms[n]) {
 			i.vmByAddress[spot{i.vms[n].Namespace, address}] = true
 		}
 	}
-	i.claimByUID = map[types.UID]*allocator.Claim{}
+	i.claimByUID = map[types.UID]*ipam.Claim{}
 	for n := range i.claims {
 		i.claimByUID[i.claims[n].GetUID()] = &i.claims[n]
 	}
-	i.addressByPlace = map[place]*allocator.Address{}
+	i.addressByPlace = map[place]*ipam.Address{}
 	for n := range i.addresses {
 		object := &i.addresses[n]
 		// An object that is going is not what keeps an address, if there is another.
@@ -167,7 +169,7 @@ func (i *inventory) index() {
 }
 
 // claimOf is the claim that an address answers, nil if it is gone.
-func (i *inventory) claimOf(address *allocator.Address) *allocator.Claim {
+func (i *inventory) claimOf(address *ipam.Address) *ipam.Claim {
 	for _, owner := range address.GetOwnerReferences() {
 		if claim := i.claimByUID[owner.UID]; claim != nil {
 			return claim
@@ -177,7 +179,7 @@ func (i *inventory) claimOf(address *allocator.Address) *allocator.Claim {
 }
 
 // isOnVM tells whether a VM uses the address that a claim holds.
-func (i *inventory) isOnVM(claim *allocator.Claim) bool {
+func (i *inventory) isOnVM(claim *ipam.Claim) bool {
 	for n := range i.addresses {
 		address := &i.addresses[n]
 		if owner := i.claimOf(address); owner == nil || owner.GetUID() != claim.GetUID() {
@@ -211,7 +213,7 @@ func vmAddresses(vm *capvv1.VSphereVM) map[netip.Addr]bool {
 }
 
 func newHolder(machine *capvv1.VSphereMachine) *holder {
-	h := &holder{VSphereMachine: machine, addresses: map[netip.Addr]bool{}, networks: map[netip.Addr]string{}, pools: map[netip.Addr]allocator.PoolReference{}}
+	h := &holder{VSphereMachine: machine, addresses: map[netip.Addr]bool{}, networks: map[netip.Addr]string{}, pools: map[netip.Addr]ipam.PoolReference{}}
 	for _, device := range machine.Spec.Network.Devices {
 		for _, address := range deviceAddresses([]capvv1.NetworkDeviceSpec{device}) {
 			h.networks[address] = device.NetworkName
@@ -220,11 +222,11 @@ func newHolder(machine *capvv1.VSphereMachine) *holder {
 	for _, address := range deviceAddresses(machine.Spec.Network.Devices) {
 		h.addresses[address] = true
 	}
-	annotation, ok := machine.Annotations[allocator.BindingsAnnotation]
+	annotation, ok := machine.Annotations[ipam.BindingsAnnotation]
 	if !ok {
 		return h
 	}
-	h.bindings, h.unreadable = allocator.ParseBindings(annotation)
+	h.bindings, h.unreadable = ipam.ParseBindings(annotation)
 	for _, binding := range h.bindings.Bindings {
 		h.pools[binding.Address.Addr()] = binding.Pool
 	}

@@ -5,32 +5,32 @@ import (
 	"net/netip"
 	"strings"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"go4.org/netipx"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
 // poolRanges is a pool with the test of what belongs to it.
 type poolRanges struct {
-	allocator.PoolReference
+	ipam.PoolReference
 	namespace string
 	contains  func(netip.Addr) bool
 }
 
 func readPools(ctx context.Context, c client.Reader, namespace string) ([]poolRanges, error) {
 	var pools []poolRanges
-	metal3 := &ipamv1.IPPoolList{}
-	if err := listIfServed(ctx, c, metal3, client.InNamespace(namespace)); err != nil {
+	ipPools := &ipamv1.IPPoolList{}
+	if err := listIfServed(ctx, c, ipPools, client.InNamespace(namespace)); err != nil {
 		return nil, err
 	}
-	for _, pool := range metal3.Items {
-		pools = append(pools, poolRanges{allocator.Metal3Pool(pool.Name), pool.Namespace, func(address netip.Addr) bool {
+	for _, pool := range ipPools.Items {
+		pools = append(pools, poolRanges{metal3.PoolNamed(pool.Name), pool.Namespace, func(address netip.Addr) bool {
 			for _, part := range pool.Spec.Pools {
 				if within(part, address) {
 					return true
@@ -47,7 +47,7 @@ func readPools(ctx context.Context, c client.Reader, namespace string) ([]poolRa
 		}
 		for _, pool := range list.Items {
 			texts, _, _ := unstructured.NestedStringSlice(pool.Object, "spec", "addresses")
-			ref := allocator.PoolReference{APIGroup: capiipamv1.GroupVersion.Group, Kind: kind, Name: pool.GetName()}
+			ref := ipam.PoolReference{APIGroup: capiipamv1.GroupVersion.Group, Kind: kind, Name: pool.GetName()}
 			pools = append(pools, poolRanges{ref, pool.GetNamespace(), setOf(texts).Contains})
 		}
 	}
@@ -55,13 +55,13 @@ func readPools(ctx context.Context, c client.Reader, namespace string) ([]poolRa
 }
 
 // poolOf returns the pool that an address is from, none if there is none.
-func (i *inventory) poolOf(namespace string, address netip.Addr) allocator.PoolReference {
+func (i *inventory) poolOf(namespace string, address netip.Addr) ipam.PoolReference {
 	for _, pool := range i.pools {
 		if (pool.namespace == namespace || pool.namespace == "") && pool.contains(address) {
 			return pool.PoolReference
 		}
 	}
-	return allocator.PoolReference{}
+	return ipam.PoolReference{}
 }
 
 func within(part ipamv1.Pool, address netip.Addr) bool {

@@ -13,7 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -91,7 +91,7 @@ func managersAreKilledBetweenClaimAndStore(s *scene) {
 	if claim, err := s.claim("again"); err != nil || claim.UID != first.UID {
 		s.Errorf("the machine holds claim %s (error %v), want that of the first try, %s", claim.UID, err, first.UID)
 	}
-	var last allocator.Stamp
+	var last ipam.Stamp
 	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(context.Context) error {
 		claim, err := s.claim("lost")
 		if apierrors.IsNotFound(err) {
@@ -100,7 +100,7 @@ func managersAreKilledBetweenClaimAndStore(s *scene) {
 		if err != nil {
 			return err
 		}
-		last, err = allocator.StampOf(claim)
+		last, err = ipam.StampOf(claim)
 		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.DeletionTimestamp))
 	})
 	if age := time.Since(last.Time); age < gracePeriod {

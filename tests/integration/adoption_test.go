@@ -8,13 +8,12 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -23,7 +22,7 @@ import (
 // API that is not served any more.
 func (s *scene) fromAdapter(name string, options ...harness.Option) *capvv1.VSphereMachine {
 	s.Helper()
-	claim := harness.Claim(s.ns, allocator.ClaimName(name, 0), harness.DefaultPool)
+	claim := harness.Claim(s.ns, ipam.ClaimName(name, 0), harness.DefaultPool)
 	s.create(claim)
 	address, err := harness.WaitBound(s.Context(), s.env.Client, claim, harness.Soon)
 	if err != nil {
@@ -44,10 +43,10 @@ func (s *scene) fromAdapter(name string, options ...harness.Option) *capvv1.VSph
 // that it holds the address.
 func (s *scene) isMarked(name, ip string) error {
 	machine := s.machine(name)
-	if !slices.Contains(machine.Finalizers, allocator.ReleaseFinalizer) {
+	if !slices.Contains(machine.Finalizers, ipam.ReleaseFinalizer) {
 		return fmt.Errorf("machine %s has finalizers %v, want ours", name, machine.Finalizers)
 	}
-	bindings, err := allocator.ParseBindings(machine.Annotations[allocator.BindingsAnnotation])
+	bindings, err := ipam.ParseBindings(machine.Annotations[ipam.BindingsAnnotation])
 	if err != nil {
 		return err
 	}
@@ -107,7 +106,7 @@ func TestClaimOfferedToAMachineIsAdopted(t *testing.T) {
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
 	claim := harness.Claim(s.ns, "by-hand", harness.DefaultPool)
-	harness.WithAnnotation(allocator.ForAnnotation, "cp-0")(claim)
+	harness.WithAnnotation(ipam.ForAnnotation, "cp-0")(claim)
 	s.create(claim)
 	s.bind(claim)
 	machine := harness.Machine(s.ns, "cp-0", harness.WithDevices(harness.FixedDevice(firstIP+"/24")))
@@ -148,7 +147,7 @@ func TestClaimOfAnybodyIsNotAdopted(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if len(claim.OwnerReferences) > 0 || allocator.MachineOf(claim) != "" || len(s.machine("cp-0").Finalizers) > 0 {
+		if len(claim.OwnerReferences) > 0 || ipam.MachineOf(claim) != "" || len(s.machine("cp-0").Finalizers) > 0 {
 			return fmt.Errorf("claim with owners %v and annotations %v, machine with finalizers %v",
 				claim.OwnerReferences, claim.Annotations, s.machine("cp-0").Finalizers)
 		}
@@ -167,10 +166,10 @@ func TestLostMarksComeBack(t *testing.T) {
 	t.Parallel()
 	for name, lose := range map[string]func(*capvv1.VSphereMachine){
 		"finalizer":  func(m *capvv1.VSphereMachine) { m.Finalizers = nil },
-		"annotation": func(m *capvv1.VSphereMachine) { delete(m.Annotations, allocator.BindingsAnnotation) },
+		"annotation": func(m *capvv1.VSphereMachine) { delete(m.Annotations, ipam.BindingsAnnotation) },
 		"both": func(m *capvv1.VSphereMachine) {
 			m.Finalizers = nil
-			delete(m.Annotations, allocator.BindingsAnnotation)
+			delete(m.Annotations, ipam.BindingsAnnotation)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -180,11 +179,11 @@ func TestLostMarksComeBack(t *testing.T) {
 			machine := s.pooled("cp-0")
 			s.create(machine)
 			ip := s.settled("cp-0")
-			text := machine.Annotations[allocator.BindingsAnnotation]
+			text := machine.Annotations[ipam.BindingsAnnotation]
 
 			s.change(machine, func() { lose(machine) })
 			s.eventually("the marks to come back", func(context.Context) error { return s.isFullyAdopted("cp-0", ip) })
-			if got := s.machine("cp-0").Annotations[allocator.BindingsAnnotation]; got != text {
+			if got := s.machine("cp-0").Annotations[ipam.BindingsAnnotation]; got != text {
 				t.Errorf("the annotation came back as\n%s\nwant\n%s", got, text)
 			}
 
@@ -212,7 +211,7 @@ func TestNothingIsAdoptedWhileTheClusterIsPaused(t *testing.T) {
 			return err
 		}
 		machine := s.machine("cp-0")
-		if controllerOf(claim) != "" || len(machine.Finalizers) > 0 || machine.Annotations[allocator.BindingsAnnotation] != "" {
+		if controllerOf(claim) != "" || len(machine.Finalizers) > 0 || machine.Annotations[ipam.BindingsAnnotation] != "" {
 			return fmt.Errorf("claim with owners %v, machine with finalizers %v", claim.OwnerReferences, machine.Finalizers)
 		}
 		return nil
@@ -265,7 +264,7 @@ func TestDeletionForAMoveIsNotARelease(t *testing.T) {
 	s.delete(witness)
 	s.gone(witness)
 	s.consistently("the moved machine keeps finalizer, claim and address", func(context.Context) error {
-		if got := s.machine("cp-0").Finalizers; !slices.Contains(got, allocator.ReleaseFinalizer) {
+		if got := s.machine("cp-0").Finalizers; !slices.Contains(got, ipam.ReleaseFinalizer) {
 			return fmt.Errorf("the machine's finalizers are %v", got)
 		}
 		return s.isHeld("cp-0", ip)

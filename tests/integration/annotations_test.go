@@ -10,7 +10,8 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -74,7 +75,7 @@ func TestAnnotationsOfOthersSurvive(t *testing.T) {
 
 			s.eventually("the claim to be adopted", func(ctx context.Context) error {
 				err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(claim), claim)
-				if err == nil && allocator.OwnerMachine(claim).UID != machine.GetUID() {
+				if err == nil && capi.OwnerMachine(claim).UID != machine.GetUID() {
 					err = errors.New("it has no owner")
 				}
 				return err
@@ -83,12 +84,12 @@ func TestAnnotationsOfOthersSurvive(t *testing.T) {
 			s.change(machine, func() {
 				machine.SetFinalizers([]string{harness.MachineFinalizer, kept})
 				annotations := machine.GetAnnotations()
-				delete(annotations, allocator.BindingsAnnotation)
+				delete(annotations, ipam.BindingsAnnotation)
 				machine.SetAnnotations(annotations)
 			})
 			s.eventually("the machine's marks to come back", func(ctx context.Context) error {
 				err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(machine), machine)
-				if err == nil && machine.GetAnnotations()[allocator.BindingsAnnotation] == "" {
+				if err == nil && machine.GetAnnotations()[ipam.BindingsAnnotation] == "" {
 					err = errors.New("there are none")
 				}
 				return err
@@ -97,12 +98,12 @@ func TestAnnotationsOfOthersSurvive(t *testing.T) {
 
 			// What is on the address is all that we take off it, so the last of ours goes.
 			s.delete(machine)
-			s.change(machine, func() { machine.SetFinalizers([]string{allocator.ReleaseFinalizer}) })
+			s.change(machine, func() { machine.SetFinalizers([]string{ipam.ReleaseFinalizer}) })
 			s.gone(machine)
 			all = []client.Object{claim, address}
 			s.eventually("the address to be unprotected", func(ctx context.Context) error {
 				err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address)
-				if err == nil && slices.Contains(address.GetFinalizers(), allocator.InUseFinalizer) {
+				if err == nil && slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) {
 					err = fmt.Errorf("it has the finalizers %v", address.GetFinalizers())
 				}
 				return err

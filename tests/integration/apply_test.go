@@ -12,11 +12,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/util/retry"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -55,7 +54,7 @@ func TestAnnotationWipedByAnApplyIsRestored(t *testing.T) {
 	machine, owner := s.cloneLikeCAPI(harness.MachineSetManager)
 	s.disownMetadata("cp-0", harness.MachineSetManager)
 	s.settled("cp-0")
-	before := s.machine("cp-0").Annotations[allocator.BindingsAnnotation]
+	before := s.machine("cp-0").Annotations[ipam.BindingsAnnotation]
 	update := metadataOf(machine, owner)
 	annotated := update.DeepCopy()
 	harness.WithAnnotation("example.org/annotation", "last")(annotated)
@@ -68,7 +67,7 @@ func TestAnnotationWipedByAnApplyIsRestored(t *testing.T) {
 		if _, kept := annotations["cluster.x-k8s.io/cloned-from-name"]; kept {
 			return errors.New("the apply did not wipe the annotations")
 		}
-		if got := annotations[allocator.BindingsAnnotation]; got != before {
+		if got := annotations[ipam.BindingsAnnotation]; got != before {
 			return fmt.Errorf("it is %q, was %q", got, before)
 		}
 		return nil

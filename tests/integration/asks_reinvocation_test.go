@@ -10,10 +10,9 @@ import (
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
 	admissionv1 "k8s.io/api/admission/v1"
-
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -63,7 +62,7 @@ func TestDeviceThatALaterWebhookAddsIsServedAndTheFirstKeepsItsClaim(t *testing.
 			s.Error(err)
 			return ""
 		}
-		stamp := string(claim.UID) + " " + claim.Annotations[allocator.LastUsedAnnotation]
+		stamp := string(claim.UID) + " " + claim.Annotations[ipam.LastUsedAnnotation]
 		before.Store(&stamp)
 		return `[{"op": "add", "path": "/spec/network/devices/-", "value": {"networkName": "Storage", "dhcp4": false}}]`
 	})
@@ -79,7 +78,7 @@ func TestDeviceThatALaterWebhookAddsIsServedAndTheFirstKeepsItsClaim(t *testing.
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := string(claim.UID) + " " + claim.Annotations[allocator.LastUsedAnnotation]; before.Load() == nil || got != *before.Load() {
+	if got := string(claim.UID) + " " + claim.Annotations[ipam.LastUsedAnnotation]; before.Load() == nil || got != *before.Load() {
 		t.Errorf("the claim of the first device is %s, want it as it was before the second call", got)
 	}
 	if got := claimNames(s.claims()); len(got) != 2 {

@@ -9,11 +9,10 @@ import (
 	"testing"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -52,10 +51,10 @@ func TestDeviceAddedToABoundMachineIsWarnedOf(t *testing.T) {
 func TestUpdateIsJudgedWithoutTheAnnotation(t *testing.T) {
 	t.Parallel()
 	for name, take := range map[string]func(s *scene){
-		"which is gone":       func(s *scene) { s.annotate(s.machine("cp-0"), allocator.BindingsAnnotation, nil) },
-		"which is empty":      func(s *scene) { s.annotate(s.machine("cp-0"), allocator.BindingsAnnotation, new("{}")) },
-		"which is no JSON":    func(s *scene) { s.annotate(s.machine("cp-0"), allocator.BindingsAnnotation, new("{")) },
-		"which is of another": func(s *scene) { s.annotate(s.machine("cp-0"), allocator.BindingsAnnotation, new(`{"machine":"x"}`)) },
+		"which is gone":       func(s *scene) { s.annotate(s.machine("cp-0"), ipam.BindingsAnnotation, nil) },
+		"which is empty":      func(s *scene) { s.annotate(s.machine("cp-0"), ipam.BindingsAnnotation, new("{}")) },
+		"which is no JSON":    func(s *scene) { s.annotate(s.machine("cp-0"), ipam.BindingsAnnotation, new("{")) },
+		"which is of another": func(s *scene) { s.annotate(s.machine("cp-0"), ipam.BindingsAnnotation, new(`{"machine":"x"}`)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -88,7 +87,7 @@ func TestBindingsThatAreNoneOfOursAreDenied(t *testing.T) {
 	of := func(bindings ...string) string {
 		return `{"machine":"cp-0","bindings":[` + strings.Join(bindings, ",") + `]}`
 	}
-	many := make([]string, allocator.MaxDevices+1)
+	many := make([]string, ipam.MaxDevices+1)
 	for i := range many {
 		many[i] = binding(fmt.Sprintf("c-%d", i))
 	}
@@ -105,11 +104,11 @@ func TestBindingsThatAreNoneOfOursAreDenied(t *testing.T) {
 			s := newScene(t, shared)
 
 			s.denyMachines(`annotation capv-static-ip.dev/bindings cannot be read as bindings: remove it, so that addresses are claimed anew`,
-				harness.WithAnnotation(allocator.BindingsAnnotation, text), harness.WithDevices(harness.DHCPDevice()))
+				harness.WithAnnotation(ipam.BindingsAnnotation, text), harness.WithDevices(harness.DHCPDevice()))
 
 			// A machine with a VM is not kept out for what is written on it.
 			restored := harness.Machine(s.ns, "restored", harness.WithProviderID("vsphere://"+s.ns), harness.WithDevices(harness.DHCPDevice()),
-				harness.WithAnnotation(allocator.BindingsAnnotation, text))
+				harness.WithAnnotation(ipam.BindingsAnnotation, text))
 			s.create(restored)
 			s.delete(restored)
 			s.gone(restored)

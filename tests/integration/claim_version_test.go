@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -50,7 +50,7 @@ func TestClaimAPIOfAnOlderClusterAPIIsServed(t *testing.T) {
 		s.consistently("the address is kept", func(ctx context.Context) error {
 			return s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address)
 		})
-		if got := address.GetFinalizers(); len(got) != 1 || got[0] != allocator.InUseFinalizer {
+		if got := address.GetFinalizers(); len(got) != 1 || got[0] != ipam.InUseFinalizer {
 			t.Errorf("the address has the finalizers %v, want ours", got)
 		}
 		s.delete(machine)

@@ -10,13 +10,12 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -303,8 +302,8 @@ func TestClaimSaysWhoseItIs(t *testing.T) {
 		"spec.clusterName":    {claim.Spec.ClusterName, harness.DefaultCluster},
 		"the Cluster's label": {claim.Labels[clusterv1.ClusterNameLabel], harness.DefaultCluster},
 		"the host name":       {claim.Annotations["ipam.cluster.x-k8s.io/hostname"], "cp-0"},
-		"the machine's name":  {claim.Annotations[allocator.MachineNameAnnotation], "cp-0"},
-		"the machine's label": {claim.Labels[allocator.MachineLabel], allocator.MachineLabelValue("cp-0")},
+		"the machine's name":  {claim.Annotations[ipam.MachineNameAnnotation], "cp-0"},
+		"the machine's label": {claim.Labels[ipam.MachineLabel], ipam.MachineLabelValue("cp-0")},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s of the claim is %q, want %q", what, pair[0], pair[1])

@@ -10,12 +10,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -207,7 +206,7 @@ func TestInClusterClaimOfAMachineThatWasRejectedLaterIsReaped(t *testing.T) {
 
 	s.refused(s.inClusterMachine("lost", harness.WithLabel(rejectedLabel, "")), "rejected by the test")
 
-	var last allocator.Stamp
+	var last ipam.Stamp
 	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(context.Context) error {
 		claim, err := s.addressClaim("lost", 0)
 		if apierrors.IsNotFound(err) {
@@ -216,7 +215,7 @@ func TestInClusterClaimOfAMachineThatWasRejectedLaterIsReaped(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		last, err = allocator.StampOf(claim)
+		last, err = ipam.StampOf(claim)
 		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.DeletionTimestamp))
 	})
 	if age := time.Since(last.Time); age < gracePeriod {
@@ -300,15 +299,15 @@ func TestLostMarksOfAnInClusterMachineComeBack(t *testing.T) {
 	machine := s.inClusterMachine("cp-0")
 	s.create(machine)
 	ip := s.inClusterSettled("cp-0")
-	text := machine.Annotations[allocator.BindingsAnnotation]
+	text := machine.Annotations[ipam.BindingsAnnotation]
 
 	s.change(machine, func() {
 		machine.Finalizers = nil
-		delete(machine.Annotations, allocator.BindingsAnnotation)
+		delete(machine.Annotations, ipam.BindingsAnnotation)
 	})
 
 	s.eventually("the marks to come back", func(context.Context) error { return s.isMarked("cp-0", ip) })
-	if got := s.machine("cp-0").Annotations[allocator.BindingsAnnotation]; got != text {
+	if got := s.machine("cp-0").Annotations[ipam.BindingsAnnotation]; got != text {
 		t.Errorf("the annotation came back as\n%s\nwant\n%s", got, text)
 	}
 }

@@ -6,13 +6,13 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -84,7 +84,7 @@ func (s *scene) addressClaims() []capiipamv1.IPAddressClaim {
 // addressClaim reads the claim of a machine's device.
 func (s *scene) addressClaim(machine string, device int) (*capiipamv1.IPAddressClaim, error) {
 	claim := &capiipamv1.IPAddressClaim{}
-	return claim, s.env.Client.Get(s.Context(), s.key(allocator.ClaimName(machine, device)), claim)
+	return claim, s.env.Client.Get(s.Context(), s.key(ipam.ClaimName(machine, device)), claim)
 }
 
 // ipAddress finds the object of an address of the contract; there must be no
@@ -125,7 +125,7 @@ func (s *scene) isInClusterAdopted(name, ip string) error {
 	if err != nil {
 		return err
 	}
-	owner := allocator.OwnerMachine(claim)
+	owner := capi.OwnerMachine(claim)
 	if machine := s.machine(name); owner.UID != machine.UID || owner.Controller == nil || !*owner.Controller {
 		return fmt.Errorf("claim %s has owners %v, want machine %s", claim.Name, claim.OwnerReferences, machine.UID)
 	}
@@ -141,7 +141,7 @@ func (s *scene) isInClusterProtected(ip string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(address.Finalizers, allocator.InUseFinalizer) {
+	if !slices.Contains(address.Finalizers, ipam.InUseFinalizer) {
 		return fmt.Errorf("address %s has finalizers %v, want ours", address.Name, address.Finalizers)
 	}
 	return nil

@@ -16,7 +16,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -254,7 +254,7 @@ func TestOwnersThatNameThousandsOfPoolsHoldUpNobody(t *testing.T) {
 		for i := range 250 {
 			pools = append(pools, fmt.Sprintf("Kind%d.group%d.example.org/pool", i, n))
 		}
-		other.machineSet(fmt.Sprintf("greedy-%d", n), harness.WithAnnotation(allocator.RefusedByAnnotation, strings.Join(pools, ",")))
+		other.machineSet(fmt.Sprintf("greedy-%d", n), harness.WithAnnotation(ipam.RefusedByAnnotation, strings.Join(pools, ",")))
 	}
 	s.eventually("the controller to look for the pools", func(context.Context) error {
 		if n := looks() - before; n < 10 {

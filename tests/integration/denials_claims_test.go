@@ -8,7 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -77,7 +77,7 @@ func TestForeignClaimThatIsOfferedToTheMachineIsTakenOver(t *testing.T) {
 	s.create(harness.Pool(s.ns))
 	s.bind(s.claimOf("somebody"))
 	claim := harness.Claim(s.ns, "cp-0-0", harness.DefaultPool)
-	harness.WithAnnotation(allocator.ForAnnotation, "cp-0")(claim)
+	harness.WithAnnotation(ipam.ForAnnotation, "cp-0")(claim)
 	s.create(claim)
 	address := s.bind(claim)
 

@@ -14,7 +14,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -57,7 +57,7 @@ func TestFloods(t *testing.T) {
 			machine := harness.Machine(s.ns, fmt.Sprintf("m-%d", i), harness.WithDevices(harness.DHCPDevice()))
 			text := bindingsOf(machine.Name, 13000)
 			s.create(machine)
-			s.annotate(machine, allocator.BindingsAnnotation, &text)
+			s.annotate(machine, ipam.BindingsAnnotation, &text)
 		}
 
 		machine := other.pooled("cp-0")

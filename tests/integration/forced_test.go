@@ -11,7 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -115,12 +116,12 @@ func TestForgedBindingsClaimNothingAndHoldUpNothing(t *testing.T) {
 			harness.DefaultPool, claim, ip)
 	}
 	forge := func(bindings ...string) {
-		s.annotate(machine, allocator.BindingsAnnotation, new(`{"machine":"cp-0","bindings":[`+strings.Join(bindings, ",")+`]}`))
+		s.annotate(machine, ipam.BindingsAnnotation, new(`{"machine":"cp-0","bindings":[`+strings.Join(bindings, ",")+`]}`))
 	}
 
 	forge(binding("cp-0-0", "10.16.56.88"), binding("anything-0", "10.16.56.89"), binding("anything-1", "10.16.56.90"))
 	// Something that is rebuilt shows that the controller has come to them.
-	s.restored("witness", allocator.Metal3Pool(harness.DefaultPool), "10.16.56.93")
+	s.restored("witness", metal3.PoolNamed(harness.DefaultPool), "10.16.56.93")
 	s.eventually("the witness to be rebuilt", func(context.Context) error { return s.isFullyAdopted("witness", "10.16.56.93") })
 	s.consistently("nothing else is claimed", func(context.Context) error {
 		if claims := s.claims(); len(claims) != 1 {
@@ -132,7 +133,7 @@ func TestForgedBindingsClaimNothingAndHoldUpNothing(t *testing.T) {
 	for _, bindings := range []string{`{}`, binding("no/name", "10.16.56.88"), binding("", "10.16.56.88")} {
 		forge(bindings)
 	}
-	s.change(machine, func() { harness.WithFinalizer(allocator.ReleaseFinalizer)(machine) })
+	s.change(machine, func() { harness.WithFinalizer(ipam.ReleaseFinalizer)(machine) })
 	s.delete(machine)
 	s.gone(machine)
 }
@@ -213,8 +214,8 @@ func TestClaimsThatWaitElsewhereDoNotDelayAdoption(t *testing.T) {
 	hog.create(pool)
 	for i := range 8 {
 		claim := harness.Claim(hog.ns, fmt.Sprintf("hog-%d-0", i), harness.DefaultPool)
-		harness.WithAnnotation(allocator.MachineNameAnnotation, fmt.Sprintf("hog-%d", i))(claim)
-		harness.WithAnnotation(allocator.RequestedByAnnotation, "none")(claim)
+		harness.WithAnnotation(ipam.MachineNameAnnotation, fmt.Sprintf("hog-%d", i))(claim)
+		harness.WithAnnotation(ipam.RequestedByAnnotation, "none")(claim)
 		hog.create(claim)
 	}
 	s.create(harness.Pool(s.ns), s.pooled("cp-0"))
@@ -229,9 +230,9 @@ func TestAddressThatATryLeftIsThatOfTheNextTry(t *testing.T) {
 	s.create(harness.Pool(s.ns))
 	left := addressFor(harness.Claim(s.ns, "cp-0-0", harness.DefaultPool), "10.16.56.90")
 	left.GenerateName, left.Name, left.OwnerReferences = "", "dkp-cluster-10-16-56-90", nil
-	left.Labels = map[string]string{allocator.MachineLabel: allocator.MachineLabelValue("cp-0")}
-	left.Annotations = map[string]string{allocator.MachineNameAnnotation: "cp-0"}
-	left.Finalizers = []string{allocator.InUseFinalizer}
+	left.Labels = map[string]string{ipam.MachineLabel: ipam.MachineLabelValue("cp-0")}
+	left.Annotations = map[string]string{ipam.MachineNameAnnotation: "cp-0"}
+	left.Finalizers = []string{ipam.InUseFinalizer}
 	s.create(left)
 
 	s.create(s.pooled("cp-0"))

@@ -10,7 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -30,8 +30,8 @@ func TestSameNameTwiceIsAConflictAndLeavesTheClaimAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stamp := atOnce.Annotations[allocator.LastUsedAnnotation]
-	if got := claim.Annotations[allocator.LastUsedAnnotation]; stamp == "" || got != stamp || claim.UID != atOnce.UID {
+	stamp := atOnce.Annotations[ipam.LastUsedAnnotation]
+	if got := claim.Annotations[ipam.LastUsedAnnotation]; stamp == "" || got != stamp || claim.UID != atOnce.UID {
 		t.Errorf("claim %s (%s) has the stamp %q, it was %q on %s", claim.Name, claim.UID, got, stamp, atOnce.UID)
 	}
 

@@ -10,7 +10,10 @@ import (
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -20,7 +23,7 @@ func TestRestoredInClusterMachineGetsItsClaimBackForTheVeryAddress(t *testing.T)
 	s := newScene(t, shared)
 	s.inClusterPool()
 
-	machine := s.restored("cp-0", allocator.InClusterPool(harness.DefaultInClusterPool), "10.16.57.91")
+	machine := s.restored("cp-0", contract.InClusterPool(harness.DefaultInClusterPool), "10.16.57.91")
 
 	s.eventually("the claim to come back with its address", func(context.Context) error {
 		return errors.Join(s.isMarked("cp-0", "10.16.57.91"), s.isInClusterAdopted("cp-0", "10.16.57.91"))
@@ -32,7 +35,7 @@ func TestRestoredInClusterMachineGetsItsClaimBackForTheVeryAddress(t *testing.T)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if claim.Status.AddressRef.Name != claim.Name || claim.Annotations[allocator.RebuiltAnnotation] != "" {
+	if claim.Status.AddressRef.Name != claim.Name || claim.Annotations[ipam.RebuiltAnnotation] != "" {
 		t.Errorf("it names address %q, and has the annotations %v", claim.Status.AddressRef.Name, claim.Annotations)
 	}
 	s.delete(machine)
@@ -50,7 +53,7 @@ func TestRestoredInClusterMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *
 	lost := s.metric("capv_static_ip_addresses_lost_total", nil)
 
 	s.toleratesLostAddresses()
-	s.restored("cp-0", allocator.InClusterPool(harness.DefaultInClusterPool), inClusterFirst)
+	s.restored("cp-0", contract.InClusterPool(harness.DefaultInClusterPool), inClusterFirst)
 
 	if note := s.told("cp-0", "AddressLost"); !strings.Contains(note, inClusterFirst) {
 		t.Errorf("event AddressLost says %q, want it to name the address", note)
@@ -80,7 +83,7 @@ func TestAddressesRebuiltWhileOthersAreClaimedAreNobodyElses(t *testing.T) {
 	// They have the very addresses that the provider hands out next.
 	for i := range machines {
 		s.waitingClaim(fmt.Sprintf("other-%d", i))
-		s.restored(fmt.Sprintf("m-%d", i), allocator.InClusterPool(harness.DefaultInClusterPool), fmt.Sprintf("10.16.57.%d", 100+2*i))
+		s.restored(fmt.Sprintf("m-%d", i), contract.InClusterPool(harness.DefaultInClusterPool), fmt.Sprintf("10.16.57.%d", 100+2*i))
 	}
 
 	s.within(renewal, "each machine to have its address, or be told that it is lost", func(context.Context) error {
@@ -137,23 +140,23 @@ func TestLostAddressThatCameBackOnAnotherClaimIsTheMachinesAgain(t *testing.T) {
 	harness.WithAnnotation("ipAddress", "10.16.56.91")(other)
 	s.create(other)
 	s.bind(other)
-	machine := s.restored("cp-0", allocator.Metal3Pool(harness.DefaultPool), "10.16.56.91")
+	machine := s.restored("cp-0", metal3.PoolNamed(harness.DefaultPool), "10.16.56.91")
 	s.told("cp-0", "AddressLost")
 
 	s.change(other, func() {
-		allocator.Mark(other, allocator.Machine{NamespacedName: s.key("cp-0")})
-		kube.SetAnnotation(other, allocator.RequestedByAnnotation, "none")
-		allocator.Use(other, allocator.Stamp{Request: "test"})
+		ipam.Mark(other, ipam.Machine{NamespacedName: s.key("cp-0")})
+		kube.SetAnnotation(other, ipam.RequestedByAnnotation, "none")
+		ipam.Use(other, ipam.Stamp{Request: "test"})
 	})
 
 	s.eventually("the machine to adopt that claim", func(ctx context.Context) error {
 		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(other), other); err != nil {
 			return err
 		}
-		if owner := allocator.OwnerMachine(other); owner.UID != machine.UID {
+		if owner := capi.OwnerMachine(other); owner.UID != machine.UID {
 			return fmt.Errorf("its owner is %v", other.OwnerReferences)
 		}
-		bindings, err := allocator.ParseBindings(s.machine("cp-0").Annotations[allocator.BindingsAnnotation])
+		bindings, err := ipam.ParseBindings(s.machine("cp-0").Annotations[ipam.BindingsAnnotation])
 		if err != nil || len(bindings.Bindings) != 1 || bindings.Bindings[0].Claim != "other-0" {
 			return fmt.Errorf("the machine says that it holds %v (%w)", bindings, err)
 		}

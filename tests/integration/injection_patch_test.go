@@ -10,7 +10,7 @@ import (
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -103,11 +103,11 @@ func (s *scene) expectOnlyInjected(before, after []byte) {
 	was, is := decode(s, before), decode(s, after)
 	metadata := is["metadata"].(map[string]any)
 	finalizers := metadata["finalizers"].([]any)
-	if !slices.Equal(finalizers, []any{"example.org/first", allocator.ReleaseFinalizer}) {
+	if !slices.Equal(finalizers, []any{"example.org/first", ipam.ReleaseFinalizer}) {
 		s.Errorf("got the finalizers %v", finalizers)
 	}
 	metadata["finalizers"] = finalizers[:1]
-	delete(metadata["annotations"].(map[string]any), allocator.BindingsAnnotation)
+	delete(metadata["annotations"].(map[string]any), ipam.BindingsAnnotation)
 	for _, document := range []map[string]any{was, is} {
 		for i, device := range document["spec"].(map[string]any)["network"].(map[string]any)["devices"].([]any) {
 			if i == 0 {

@@ -5,10 +5,9 @@ import (
 	"testing"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -232,16 +231,16 @@ func (s *scene) expectDevices(name string, want ...capvv1.NetworkDeviceSpec) {
 func (s *scene) expectHeld(name string) {
 	s.Helper()
 	machine := s.machine(name)
-	if !slices.Contains(machine.Finalizers, allocator.ReleaseFinalizer) {
+	if !slices.Contains(machine.Finalizers, ipam.ReleaseFinalizer) {
 		s.Errorf("machine %s has the finalizers %v, ours is missing", name, machine.Finalizers)
 	}
-	bindings, err := allocator.ParseBindings(machine.Annotations[allocator.BindingsAnnotation])
+	bindings, err := ipam.ParseBindings(machine.Annotations[ipam.BindingsAnnotation])
 	if err != nil || bindings.Machine != name {
 		s.Fatalf("machine %s has the bindings %+v of %q (%v)", name, bindings.Bindings, bindings.Machine, err)
 	}
 	for _, b := range bindings.Bindings {
 		device := machine.Spec.Network.Devices[b.Device.Index]
-		if !slices.Contains(device.IPAddrs, b.Address.String()) || b.Claim != allocator.ClaimName(name, b.Device.Index) {
+		if !slices.Contains(device.IPAddrs, b.Address.String()) || b.Claim != ipam.ClaimName(name, b.Device.Index) {
 			s.Errorf("machine %s has the binding %+v and the device %+v", name, b, device)
 		}
 	}

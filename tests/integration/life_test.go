@@ -15,7 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -53,7 +54,7 @@ func (s *scene) ip(name string) string {
 // claim reads the claim of a machine's first device.
 func (s *scene) claim(machine string) (*ipamv1.IPClaim, error) {
 	claim := &ipamv1.IPClaim{}
-	return claim, s.env.Client.Get(s.Context(), s.key(allocator.ClaimName(machine, 0)), claim)
+	return claim, s.env.Client.Get(s.Context(), s.key(ipam.ClaimName(machine, 0)), claim)
 }
 
 // address finds the object of an address; there must be no second one.
@@ -94,7 +95,7 @@ func (s *scene) isAdopted(name, ip string) error {
 	if err != nil {
 		return err
 	}
-	owner := allocator.OwnerMachine(claim)
+	owner := capi.OwnerMachine(claim)
 	if machine := s.machine(name); owner.UID != machine.UID || owner.Controller == nil || !*owner.Controller {
 		return fmt.Errorf("claim %s has owners %v, want machine %s", claim.Name, claim.OwnerReferences, machine.UID)
 	}
@@ -110,7 +111,7 @@ func (s *scene) isProtected(ip string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(address.Finalizers, allocator.InUseFinalizer) {
+	if !slices.Contains(address.Finalizers, ipam.InUseFinalizer) {
 		return fmt.Errorf("address %s has finalizers %v, want ours", address.Name, address.Finalizers)
 	}
 	return nil

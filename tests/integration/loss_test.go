@@ -12,11 +12,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -42,7 +41,7 @@ func TestClaimOfAMachineThatWasRejectedLaterIsReaped(t *testing.T) {
 	}
 
 	// CAPI's retries keep the one claim in use; nobody asks for the other again.
-	var last allocator.Stamp
+	var last ipam.Stamp
 	var retried time.Time
 	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(context.Context) error {
 		if time.Since(retried) > gracePeriod/6 {
@@ -56,7 +55,7 @@ func TestClaimOfAMachineThatWasRejectedLaterIsReaped(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		last, err = allocator.StampOf(claim)
+		last, err = ipam.StampOf(claim)
 		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.DeletionTimestamp))
 	})
 

@@ -27,7 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -159,7 +159,7 @@ func TestManifestsCanBeAppliedAgain(t *testing.T) {
 func (c target) aggregate() {
 	c.Helper()
 	role := &rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: "ranges", Labels: map[string]string{allocator.AggregationLabel: "true"}},
+		ObjectMeta: metav1.ObjectMeta{Name: "ranges", Labels: map[string]string{contract.AggregationLabel: "true"}},
 		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{"ipam.example.com"}, Resources: []string{"ranges"}, Verbs: []string{"get"}}},
 	}
 	if err := c.plane.Client.Create(c.Context(), role); err != nil {

@@ -11,7 +11,7 @@ import (
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -48,7 +48,7 @@ func TestAddressOfAMachineThatMovedAwayStaysTakenAndUnprotected(t *testing.T) {
 
 	s.eventually("the address to be unprotected", func(ctx context.Context) error {
 		err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address)
-		if err == nil && slices.Contains(address.Finalizers, allocator.InUseFinalizer) {
+		if err == nil && slices.Contains(address.Finalizers, ipam.InUseFinalizer) {
 			err = fmt.Errorf("its finalizers are %v", address.Finalizers)
 		}
 		return err

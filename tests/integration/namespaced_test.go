@@ -7,7 +7,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -55,7 +55,7 @@ func TestManagerOfOneNamespaceNeedsNoOther(t *testing.T) {
 	s.waiting(owner)
 	s.change(machine, func() {
 		machine.Finalizers = nil
-		delete(machine.Annotations, allocator.BindingsAnnotation)
+		delete(machine.Annotations, ipam.BindingsAnnotation)
 	})
 	s.eventually("the marks to come back", func(context.Context) error { return s.isFullyAdopted("cp-0", ip) })
 	s.delete(machine)

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -122,8 +122,8 @@ func servedAfterTheAdapter(s *scene) {
 func deniedUntilThePoolIsThere(s *scene) {
 	owner := s.machineSet("owner")
 	s.refused(s.older(s.pooled("cp-0", harness.WithOwner(owner))), "not found")
-	s.toldInServedVersion(string(allocator.PoolNotFound))
-	s.toldAbout("MachineSet", "owner", string(allocator.PoolNotFound))
+	s.toldInServedVersion(string(ipam.PoolNotFound))
+	s.toldAbout("MachineSet", "owner", string(ipam.PoolNotFound))
 	s.waiting(owner)
 	s.create(harness.Pool(s.ns))
 	s.touched(owner)

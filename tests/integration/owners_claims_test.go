@@ -16,7 +16,7 @@ import (
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -106,10 +106,10 @@ func TestClaimOfAReplicaThatWasKilledDoesNotKeepItsOwnerWaiting(t *testing.T) {
 	set := harness.MachineSet(s.ns, "md", "template")
 	s.create(set)
 	claim := harness.Claim(s.ns, "md-0-0", harness.DefaultPool)
-	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Namespace: s.ns, Name: "md-0"}})
-	allocator.Use(claim, allocator.Stamp{Time: time.Now(), Request: "killed"})
-	kube.SetAnnotation(claim, allocator.DeviceAnnotation, "0")
-	kube.SetAnnotation(claim, allocator.RequestedByAnnotation, string(set.UID))
+	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: s.ns, Name: "md-0"}})
+	ipam.Use(claim, ipam.Stamp{Time: time.Now(), Request: "killed"})
+	kube.SetAnnotation(claim, ipam.DeviceAnnotation, "0")
+	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, string(set.UID))
 	s.create(claim)
 	s.bind(claim)
 
@@ -267,8 +267,8 @@ func TestProtectionForAnEarlierMachineOfTheNameIsNotTheNewOnes(t *testing.T) {
 	s.inClusterPool(harness.InClusterAddresses(inClusterFirst))
 	left := &capiipamv1.IPAddress{}
 	left.Namespace, left.Name = s.ns, "cp-0-0"
-	left.Finalizers = []string{allocator.InUseFinalizer}
-	left.Annotations = map[string]string{allocator.MachineNameAnnotation: "cp-0", allocator.MachineUIDAnnotation: "of-an-earlier-one"}
+	left.Finalizers = []string{ipam.InUseFinalizer}
+	left.Annotations = map[string]string{ipam.MachineNameAnnotation: "cp-0", ipam.MachineUIDAnnotation: "of-an-earlier-one"}
 	left.Spec.ClaimRef.Name = "cp-0-0"
 	left.Spec.PoolRef = capiipamv1.IPPoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: harness.DefaultInClusterPool}
 	left.Spec.Address, left.Spec.Prefix = inClusterFirst, new(int32(24))

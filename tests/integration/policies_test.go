@@ -8,17 +8,16 @@ import (
 	"strings"
 	"testing"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -118,7 +117,7 @@ var thefts = map[string]write{
 	"VM template of a machine":            {object: ofMachine, patch: `{"spec":{"template":"mine"}}`},
 	"network of a machine":                {object: ofMachine, patch: `{"spec":{"network":{"routes":[{"to":"192.0.2.0/24","via":"10.16.56.66","metric":1}]}}}`},
 	"address of a machine":                {object: ofFixed, patch: `{"spec":{"network":{"devices":[{"networkName":"VM Network","dhcp4":false,"ipAddrs":["10.16.56.93/24"]}]}}}`},
-	"CAPV's finalizer off a machine":      {object: ofMachine, patch: `{"metadata":{"finalizers":["` + allocator.ReleaseFinalizer + `"]}}`},
+	"CAPV's finalizer off a machine":      {object: ofMachine, patch: `{"metadata":{"finalizers":["` + ipam.ReleaseFinalizer + `"]}}`},
 	"pool of a machine":                   {object: ofMachine, patch: `{"metadata":{"annotations":{"pools.capv-static-ip.dev/0":"other"}}}`},
 	"owner of a machine":                  {object: ofMachine, patch: `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]}}`},
 	"another network for a machine":       {object: ofWaiting, patch: device(`,"ipAddrs":["10.16.56.93/24"],"macAddr":"00:50:56:00:00:01"`)},
@@ -128,13 +127,13 @@ var thefts = map[string]write{
 	"gateway of a pool":                   {object: ofPool, patch: `{"spec":{"gateway":"10.16.56.66"}}`},
 	"name servers of a pool":              {object: ofPool, patch: `{"metadata":{"annotations":{"capv-static-ip.dev/nameservers":"192.0.2.66"}}}`},
 	"pool of a claim":                     {object: ofClaim, patch: `{"spec":{"pool":{"name":"other"}}}`},
-	"provider's finalizer off a claim":    {object: ofClaim, patch: `{"metadata":{"finalizers":["` + allocator.InUseFinalizer + `"]}}`},
+	"provider's finalizer off a claim":    {object: ofClaim, patch: `{"metadata":{"finalizers":["` + ipam.InUseFinalizer + `"]}}`},
 	"other owner of a claim":              {object: ofClaim, patch: `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]}}`},
-	"mark on another's claim":             {object: ofForeign, patch: `{"metadata":{"labels":{"` + allocator.MachineLabel + `":"x"}}}`},
+	"mark on another's claim":             {object: ofForeign, patch: `{"metadata":{"labels":{"` + ipam.MachineLabel + `":"x"}}}`},
 	"another's claim":                     {object: ofForeign, remove: true},
 	"address object":                      {object: ofAddress, patch: `{"spec":{"gateway":"10.16.56.66"}}`},
 	"label of an address":                 {object: ofAddress, patch: `{"metadata":{"labels":{"example.org/mine":""}}}`},
-	"provider's finalizer off an address": {object: ofAddress, patch: `{"metadata":{"finalizers":["` + allocator.InUseFinalizer + `"]}}`},
+	"provider's finalizer off an address": {object: ofAddress, patch: `{"metadata":{"finalizers":["` + ipam.InUseFinalizer + `"]}}`},
 	"owner of an address":                 {object: ofAddress, patch: `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]}}`},
 	"address in use":                      {object: ofAddress, remove: true},
 	"address in use, of the contract":     {object: ofContractAddress, remove: true},
@@ -148,7 +147,7 @@ var duties = map[string]write{
 	"address for a machine that waits": {object: ofWaiting, patch: device(
 		`,"ipAddrs":["10.16.56.93/24"],"gateway4":"10.16.56.1","nameservers":["10.16.56.2"],"searchDomains":["example.org"]`)},
 	"cluster of a claim":    {object: ofClaim, patch: `{"metadata":{"labels":{"cluster.x-k8s.io/watch-filter":"x"}}}`},
-	"mark on an address":    {object: ofAddress, patch: `{"metadata":{"labels":{"` + allocator.MachineLabel + `":"x"}}}`},
+	"mark on an address":    {object: ofAddress, patch: `{"metadata":{"labels":{"` + ipam.MachineLabel + `":"x"}}}`},
 	"claim":                 {object: ofClaim, remove: true},
 	"dead owner of address": {object: ofAddress, patch: `{"metadata":{"ownerReferences":[]}}`},
 }

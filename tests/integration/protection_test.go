@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -90,15 +90,15 @@ var accidents = map[string]write{
 	"finalizers of a claim":             {object: ofClaim, patch: `{"metadata":{"finalizers":null}}`},
 	"finalizers of an address":          {object: ofAddress, patch: `{"metadata":{"finalizers":null}}`},
 	"finalizers of a contract's":        {object: ofContractAddress, patch: `{"metadata":{"finalizers":null}}`},
-	"mark of a claim":                   {object: ofClaim, patch: `{"metadata":{"labels":{"` + allocator.MachineLabel + `":null}}}`},
-	"other mark on a claim":             {object: ofContractClaim, patch: `{"metadata":{"annotations":{"` + allocator.MachineNameAnnotation + `":"other"}}}`},
+	"mark of a claim":                   {object: ofClaim, patch: `{"metadata":{"labels":{"` + ipam.MachineLabel + `":null}}}`},
+	"other mark on a claim":             {object: ofContractClaim, patch: `{"metadata":{"annotations":{"` + ipam.MachineNameAnnotation + `":"other"}}}`},
 	"owner of a claim":                  {object: ofClaim, patch: `{"metadata":{"ownerReferences":null}}`},
 	"address that a claim asks for":     {object: ofClaim, patch: `{"metadata":{"annotations":{"ipAddress":"10.16.56.93"}}}`},
-	"machine of an address":             {object: ofAddress, patch: `{"metadata":{"annotations":{"` + allocator.MachineUIDAnnotation + `":"other"}}}`},
+	"machine of an address":             {object: ofAddress, patch: `{"metadata":{"annotations":{"` + ipam.MachineUIDAnnotation + `":"other"}}}`},
 	"spec of an address":                {object: ofContractAddress, patch: `{"spec":{"address":"10.16.57.93"}}`},
-	"bindings of a machine":             {object: ofMachine, patch: `{"metadata":{"annotations":{"` + allocator.BindingsAnnotation + `":null}}}`},
-	"other bindings of a machine":       {object: ofMachine, patch: `{"metadata":{"annotations":{"` + allocator.BindingsAnnotation + `":"{}"}}}`},
-	"bindings of a machine without any": {object: ofFixed, patch: `{"metadata":{"annotations":{"` + allocator.BindingsAnnotation + `":"{}"}}}`},
+	"bindings of a machine":             {object: ofMachine, patch: `{"metadata":{"annotations":{"` + ipam.BindingsAnnotation + `":null}}}`},
+	"other bindings of a machine":       {object: ofMachine, patch: `{"metadata":{"annotations":{"` + ipam.BindingsAnnotation + `":"{}"}}}`},
+	"bindings of a machine without any": {object: ofFixed, patch: `{"metadata":{"annotations":{"` + ipam.BindingsAnnotation + `":"{}"}}}`},
 }
 
 func (p protection) refusesPeople() {
@@ -149,7 +149,7 @@ func (p protection) letsPeopleWork() {
 func (p protection) refusesForgedBindings() {
 	forged := func(name string) client.Object {
 		return harness.Machine(p.ns, name, harness.WithDevices(harness.DHCPDevice()),
-			harness.WithAnnotation(allocator.BindingsAnnotation, `{"machine":"`+name+`","bindings":[]}`))
+			harness.WithAnnotation(ipam.BindingsAnnotation, `{"machine":"`+name+`","bindings":[]}`))
 	}
 	velero, err := p.env.ServiceAccount("velero", "velero")
 	if err != nil {
@@ -249,7 +249,7 @@ func (p protection) letsControllersPass() {
 
 	// Marks that get lost, by one who is exempt, come back.
 	for _, name := range []string{"cp-0", "md-0"} {
-		bindings := p.machine(name).Annotations[allocator.BindingsAnnotation]
+		bindings := p.machine(name).Annotations[ipam.BindingsAnnotation]
 		capi, err := p.env.ServiceAccount("capi-system", "capi-manager")
 		if err != nil {
 			p.Fatal(err)
@@ -260,7 +260,7 @@ func (p protection) letsControllersPass() {
 			p.Errorf("Cluster API drops all annotations: %v", err)
 		}
 		p.eventually("the bindings of "+name+" to come back", func(context.Context) error {
-			if got := p.machine(name).Annotations[allocator.BindingsAnnotation]; got != bindings {
+			if got := p.machine(name).Annotations[ipam.BindingsAnnotation]; got != bindings {
 				return fmt.Errorf("they are %s", got)
 			}
 			return nil

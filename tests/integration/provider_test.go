@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -187,12 +187,12 @@ func (s *scene) stamped(machine, not string) (*ipamv1.IPClaim, string) {
 		if claim, err = s.claim(machine); err != nil {
 			return err
 		}
-		if stamp := claim.Annotations[allocator.LastUsedAnnotation]; stamp == not {
+		if stamp := claim.Annotations[ipam.LastUsedAnnotation]; stamp == not {
 			return fmt.Errorf("its stamp is %q", stamp)
 		}
 		return nil
 	})
-	return claim, claim.Annotations[allocator.LastUsedAnnotation]
+	return claim, claim.Annotations[ipam.LastUsedAnnotation]
 }
 
 // takenBack counts the claims that a replica has taken back.

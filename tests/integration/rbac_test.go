@@ -9,7 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -127,13 +127,13 @@ func nothingIsForbidden(s *scene) {
 	s.eventually("the claim to come back", func(context.Context) error { return s.isRebuilt("cp-0", ip, claim) })
 	s.change(machine, func() {
 		machine.Finalizers = []string{harness.MachineFinalizer}
-		delete(machine.Annotations, allocator.BindingsAnnotation)
+		delete(machine.Annotations, ipam.BindingsAnnotation)
 	})
 	s.eventually("the marks to come back", func(context.Context) error { return s.isFullyAdopted("cp-0", ip) })
 	s.fromAdapter("old")
 	s.eventually("the old adapter's machine to be adopted", func(context.Context) error { return s.isAdopted("old", s.ip("old")) })
 	s.refused(s.pooled("lost", harness.WithPool("missing")), "not found")
-	s.told("lost", string(allocator.PoolNotFound))
+	s.told("lost", string(ipam.PoolNotFound))
 	s.ownersTryAgain()
 
 	// A VM that outlives its machine, and a pool that goes with the last address.

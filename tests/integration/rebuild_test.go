@@ -8,11 +8,12 @@ import (
 	"testing"
 	"time"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -21,18 +22,18 @@ const renewal = 30*time.Second + harness.Soon
 
 // restored is a machine as a backup or a move brings it: with its VM, its
 // address and its bindings, and without the claim and the address object.
-func (s *scene) restored(name string, pool allocator.PoolReference, ip string) *capvv1.VSphereMachine {
+func (s *scene) restored(name string, pool ipam.PoolReference, ip string) *capvv1.VSphereMachine {
 	s.Helper()
-	bindings := allocator.Bindings{Machine: name, Bindings: []allocator.Binding{{
-		Device: allocator.Device{NetworkName: "VM Network"}, Pool: pool,
-		Claim: allocator.ClaimName(name, 0), Address: netip.MustParsePrefix(ip + "/24"),
+	bindings := ipam.Bindings{Machine: name, Bindings: []ipam.Binding{{
+		Device: ipam.Device{NetworkName: "VM Network"}, Pool: pool,
+		Claim: ipam.ClaimName(name, 0), Address: netip.MustParsePrefix(ip + "/24"),
 	}}}
 	text, err := bindings.Encode()
 	if err != nil {
 		s.Fatal(err)
 	}
 	machine := harness.Machine(s.ns, name, harness.WithProviderID("vsphere://"+s.ns+"-"+name),
-		harness.WithDevices(harness.FixedDevice(ip+"/24")), harness.WithAnnotation(allocator.BindingsAnnotation, text))
+		harness.WithDevices(harness.FixedDevice(ip+"/24")), harness.WithAnnotation(ipam.BindingsAnnotation, text))
 	s.create(machine)
 	return machine
 }
@@ -42,7 +43,7 @@ func TestRestoredMachineGetsItsClaimBackForTheVeryAddress(t *testing.T) {
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
 
-	machine := s.restored("cp-0", allocator.Metal3Pool(harness.DefaultPool), "10.16.56.91")
+	machine := s.restored("cp-0", metal3.PoolNamed(harness.DefaultPool), "10.16.56.91")
 
 	s.eventually("the claim to come back with its address", func(context.Context) error { return s.isFullyAdopted("cp-0", "10.16.56.91") })
 	if note := s.told("cp-0", "ClaimRebuilt"); !strings.Contains(note, "10.16.56.91") {
@@ -60,8 +61,8 @@ func TestClaimOfAnotherNameComesBackUnderTheMachinesOwn(t *testing.T) {
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
 	text := func(claim string) string {
-		bindings := allocator.Bindings{Machine: "cp-0", Bindings: []allocator.Binding{{
-			Device: allocator.Device{NetworkName: "VM Network"}, Pool: allocator.Metal3Pool(harness.DefaultPool),
+		bindings := ipam.Bindings{Machine: "cp-0", Bindings: []ipam.Binding{{
+			Device: ipam.Device{NetworkName: "VM Network"}, Pool: metal3.PoolNamed(harness.DefaultPool),
 			Claim: claim, Address: netip.MustParsePrefix("10.16.56.91/24"),
 		}}}
 		text, err := bindings.Encode()
@@ -72,10 +73,10 @@ func TestClaimOfAnotherNameComesBackUnderTheMachinesOwn(t *testing.T) {
 	}
 
 	s.create(harness.Machine(s.ns, "cp-0", harness.WithProviderID("vsphere://"+s.ns),
-		harness.WithDevices(harness.FixedDevice("10.16.56.91/24")), harness.WithAnnotation(allocator.BindingsAnnotation, text("earlier-0"))))
+		harness.WithDevices(harness.FixedDevice("10.16.56.91/24")), harness.WithAnnotation(ipam.BindingsAnnotation, text("earlier-0"))))
 
 	s.eventually("the claim to come back with its address", func(context.Context) error { return s.isFullyAdopted("cp-0", "10.16.56.91") })
-	if got, want := s.machine("cp-0").Annotations[allocator.BindingsAnnotation], text("cp-0-0"); got != want {
+	if got, want := s.machine("cp-0").Annotations[ipam.BindingsAnnotation], text("cp-0-0"); got != want {
 		t.Errorf("the annotation is\n%s\nwant\n%s", got, want)
 	}
 }
@@ -93,7 +94,7 @@ func TestRestoredMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *testing.T
 	lost := s.metric("capv_static_ip_addresses_lost_total", nil)
 
 	s.toleratesLostAddresses()
-	s.restored("cp-0", allocator.Metal3Pool(harness.DefaultPool), "10.16.56.91")
+	s.restored("cp-0", metal3.PoolNamed(harness.DefaultPool), "10.16.56.91")
 
 	if note := s.told("cp-0", "AddressLost"); !strings.Contains(note, "10.16.56.91") {
 		t.Errorf("event AddressLost says %q, want it to name the address", note)
@@ -112,25 +113,25 @@ func TestRestoredMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *testing.T
 func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		pool func(*scene) allocator.PoolReference
+		pool func(*scene) ipam.PoolReference
 		// holder is a scene in whose namespace the living machine is.
 		holder func(*scene) *scene
 		denial string
 	}{
 		"of a pool of the namespace": {
-			pool: func(s *scene) allocator.PoolReference {
+			pool: func(s *scene) ipam.PoolReference {
 				s.inClusterPool(harness.InClusterAddresses(inClusterFirst))
-				return allocator.InClusterPool(harness.DefaultInClusterPool)
+				return contract.InClusterPool(harness.DefaultInClusterPool)
 			},
 			holder: func(s *scene) *scene { return s },
 			denial: inClusterName + ` is exhausted: 1 of 1 addresses in use; add addresses to the pool or delete a machine that holds one`,
 		},
 		"of a global pool, in another namespace": {
-			pool: func(s *scene) allocator.PoolReference {
+			pool: func(s *scene) ipam.PoolReference {
 				pool := harness.GlobalInClusterPool(s.ns, harness.InClusterAddresses(inClusterFirst))
 				s.create(harness.Cluster(s.ns, harness.DefaultCluster))
 				s.createGlobal(pool)
-				return allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: s.ns}
+				return ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: s.ns}
 			},
 			holder: func(s *scene) *scene {
 				holder := s.neighbour()
@@ -171,7 +172,7 @@ func TestGlobalAddressThatAMachineOfAnotherNamespaceUsesIsNotFreed(t *testing.T)
 	pool := harness.GlobalInClusterPool(s.ns, harness.InClusterAddresses(inClusterFirst))
 	s.create(harness.Cluster(s.ns, harness.DefaultCluster))
 	s.createGlobal(pool)
-	ref := allocator.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: pool.GetName()}
+	ref := ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: harness.GlobalInClusterPoolKind, Name: pool.GetName()}
 	holder := s.neighbour()
 	holder.create(harness.Cluster(holder.ns, harness.DefaultCluster))
 	holder.restored("cp-0", ref, inClusterFirst)

@@ -10,12 +10,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -327,7 +326,7 @@ func TestEventsTellWhatHappenedToTheAddress(t *testing.T) {
 	for _, want := range []struct{ machine, reason, text string }{
 		{"cp-0", "AddressBound", firstIP},
 		{"cp-0", "AddressReleased", firstIP},
-		{"cp-1", string(allocator.PoolExhausted), harness.DefaultPool},
+		{"cp-1", string(ipam.PoolExhausted), harness.DefaultPool},
 	} {
 		if note := s.told(want.machine, want.reason); !strings.Contains(note, want.text) {
 			t.Errorf("event %s says %q, want it to name %s", want.reason, note, want.text)

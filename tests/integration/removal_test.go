@@ -13,11 +13,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -183,7 +182,7 @@ func (r *removal) keepsMachines() {
 	r.uninstall()
 
 	everything := r.run("kubectl get vspheremachines,ipclaims,ipaddresses.ipam.metal3.io,ipaddressclaims,ipaddresses.ipam.cluster.x-k8s.io -A -o yaml")
-	for _, finalizer := range []string{allocator.ReleaseFinalizer, allocator.InUseFinalizer} {
+	for _, finalizer := range []string{ipam.ReleaseFinalizer, ipam.InUseFinalizer} {
 		if strings.Contains(everything, finalizer) {
 			r.Errorf("%s is left:\n%s", finalizer, everything)
 		}

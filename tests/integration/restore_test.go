@@ -14,7 +14,7 @@ import (
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -34,8 +34,8 @@ func (s *scene) backup(object client.Object, name string) *unstructured.Unstruct
 	}
 	saved.SetFinalizers(nil)
 	saved.SetOwnerReferences(nil)
-	if saved.GetAnnotations()[allocator.LastUsedAnnotation] != "" {
-		allocator.Use(saved, allocator.Stamp{Time: time.Now().Add(-time.Hour), Request: "backup"})
+	if saved.GetAnnotations()[ipam.LastUsedAnnotation] != "" {
+		ipam.Use(saved, ipam.Stamp{Time: time.Now().Add(-time.Hour), Request: "backup"})
 	}
 	return saved
 }
@@ -53,10 +53,10 @@ func (s *scene) restore(saved ...*unstructured.Unstructured) {
 // stamp of this age.
 func (s *scene) orphan(name string, age time.Duration) *ipamv1.IPClaim {
 	s.Helper()
-	claim := harness.Claim(s.ns, allocator.ClaimName(name, 0), harness.DefaultPool)
-	allocator.Mark(claim, allocator.Machine{NamespacedName: types.NamespacedName{Namespace: s.ns, Name: name}})
-	kube.SetAnnotation(claim, allocator.RequestedByAnnotation, "none")
-	allocator.Use(claim, allocator.Stamp{Time: time.Now().Add(-age), Request: "test"})
+	claim := harness.Claim(s.ns, ipam.ClaimName(name, 0), harness.DefaultPool)
+	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: s.ns, Name: name}})
+	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, "none")
+	ipam.Use(claim, ipam.Stamp{Time: time.Now().Add(-age), Request: "test"})
 	s.create(claim)
 	return claim
 }
@@ -152,21 +152,21 @@ func TestClaimOfferedToAMachineThatNeverCameIsHandedBack(t *testing.T) {
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
 	claim := harness.Claim(s.ns, "cp-0-0", harness.DefaultPool)
-	harness.WithAnnotation(allocator.ForAnnotation, "cp-0")(claim)
+	harness.WithAnnotation(ipam.ForAnnotation, "cp-0")(claim)
 	s.create(claim)
 	address := s.bind(claim)
 	// As a request does that takes it over, and then fails.
 	s.change(claim, func() {
-		allocator.Mark(claim, allocator.Machine{NamespacedName: s.key("cp-0")})
-		kube.SetAnnotation(claim, allocator.RequestedByAnnotation, "none")
-		allocator.Use(claim, allocator.Stamp{Time: time.Now(), Request: "test"})
+		ipam.Mark(claim, ipam.Machine{NamespacedName: s.key("cp-0")})
+		kube.SetAnnotation(claim, ipam.RequestedByAnnotation, "none")
+		ipam.Use(claim, ipam.Stamp{Time: time.Now(), Request: "test"})
 	})
 
 	s.within(gracePeriod+harness.Soon, "our marks to be taken off", func(ctx context.Context) error {
 		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(claim), claim); err != nil {
 			return err
 		}
-		if allocator.IsMarked(claim, "cp-0") || claim.Annotations[allocator.LastUsedAnnotation] != "" {
+		if ipam.IsMarked(claim, "cp-0") || claim.Annotations[ipam.LastUsedAnnotation] != "" {
 			return fmt.Errorf("it has the labels %v and the annotations %v", claim.Labels, claim.Annotations)
 		}
 		return nil

@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -55,7 +55,7 @@ func (s *scene) refusedBy(owner client.Object) (string, bool) {
 	if note := owner.GetAnnotations()[usersAnnotation]; note != "keep" {
 		s.Errorf("the user's own annotation of %s is %q", owner.GetName(), note)
 	}
-	value, ok := owner.GetAnnotations()[allocator.RefusedByAnnotation]
+	value, ok := owner.GetAnnotations()[ipam.RefusedByAnnotation]
 	return value, ok
 }
 

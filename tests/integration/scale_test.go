@@ -13,11 +13,10 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/validation"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -41,8 +40,8 @@ func TestLongestMachineNamesHaveClaimsOfTheirOwn(t *testing.T) {
 		}
 	}
 	for _, claim := range s.claims() {
-		if !slices.Contains(names, allocator.MachineOf(&claim)) {
-			t.Errorf("claim %s says that it is of machine %q", claim.Name, allocator.MachineOf(&claim))
+		if !slices.Contains(names, ipam.MachineOf(&claim)) {
+			t.Errorf("claim %s says that it is of machine %q", claim.Name, ipam.MachineOf(&claim))
 		}
 	}
 	for _, name := range names {

@@ -11,7 +11,8 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -58,15 +59,15 @@ func TestMachineThatFindsALostAddressGetsTheNext(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
-	text, err := allocator.Bindings{Machine: "lost", Bindings: []allocator.Binding{{
-		Device: allocator.Device{NetworkName: sharedNetwork}, Pool: allocator.Metal3Pool(harness.DefaultPool),
+	text, err := ipam.Bindings{Machine: "lost", Bindings: []ipam.Binding{{
+		Device: ipam.Device{NetworkName: sharedNetwork}, Pool: metal3.PoolNamed(harness.DefaultPool),
 		Claim: "lost-0", Address: netip.MustParsePrefix("10.16.56.88/24"),
 	}}}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
 	lost := harness.Machine(s.ns, "lost", harness.WithProviderID("vsphere://lost"), harness.WithDevices(harness.FixedDevice("10.16.56.88/24")),
-		harness.WithAnnotation(allocator.BindingsAnnotation, text), harness.WithAnnotation("cluster.x-k8s.io/paused", ""))
+		harness.WithAnnotation(ipam.BindingsAnnotation, text), harness.WithAnnotation("cluster.x-k8s.io/paused", ""))
 	s.create(lost)
 	s.known("10.16.56.88")
 
@@ -100,7 +101,7 @@ func TestClaimByHandWithAnOwnersMarkRefusesNobody(t *testing.T) {
 	set := harness.MachineSet(s.ns, "md", "template")
 	s.create(harness.Pool(s.ns), set)
 	byHand := harness.Claim(s.ns, "by-hand", harness.DefaultPool)
-	harness.WithAnnotation(allocator.RequestedByAnnotation, string(set.UID))(byHand)
+	harness.WithAnnotation(ipam.RequestedByAnnotation, string(set.UID))(byHand)
 	s.create(byHand)
 	s.bind(byHand)
 
@@ -113,11 +114,11 @@ func TestKeptClaimIsTakenOnceAndTheOthersGetTheirOwn(t *testing.T) {
 	set := harness.MachineSet(s.ns, "md", "template")
 	s.create(harness.Pool(s.ns), set)
 	kept := harness.Claim(s.ns, "md-0-0", harness.DefaultPool)
-	allocator.Mark(kept, allocator.Machine{NamespacedName: s.key("md-0"), Cluster: harness.DefaultCluster})
-	allocator.Use(kept, allocator.Stamp{Time: time.Now(), Request: "earlier"})
-	kube.SetAnnotation(kept, allocator.RequestedByAnnotation, string(set.UID))
-	kube.SetAnnotation(kept, allocator.KeptAnnotation, "")
-	kube.SetAnnotation(kept, allocator.DeviceAnnotation, "0")
+	ipam.Mark(kept, ipam.Machine{NamespacedName: s.key("md-0"), Cluster: harness.DefaultCluster})
+	ipam.Use(kept, ipam.Stamp{Time: time.Now(), Request: "earlier"})
+	kube.SetAnnotation(kept, ipam.RequestedByAnnotation, string(set.UID))
+	kube.SetAnnotation(kept, ipam.KeptAnnotation, "")
+	kube.SetAnnotation(kept, ipam.DeviceAnnotation, "0")
 	s.create(kept)
 	s.bind(kept)
 

@@ -7,11 +7,10 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -36,7 +35,7 @@ func TestTwoLeadersDoEachOtherNoHarm(t *testing.T) {
 		metal3, inCluster := s.pooled(fmt.Sprintf("m-%d", i)), s.inClusterMachine(fmt.Sprintf("c-%d", i))
 		s.create(metal3, inCluster)
 		all = append(all, metal3, inCluster,
-			s.restored(fmt.Sprintf("r-%d", i), allocator.InClusterPool(harness.DefaultInClusterPool), fmt.Sprintf("10.16.57.%d", 110+i)))
+			s.restored(fmt.Sprintf("r-%d", i), contract.InClusterPool(harness.DefaultInClusterPool), fmt.Sprintf("10.16.57.%d", 110+i)))
 	}
 	held := func(context.Context) error {
 		var errs []error

@@ -10,12 +10,11 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -221,7 +220,7 @@ func (s *scene) known(address string) {
 		s.eventually("a manager to know who uses "+address, func(context.Context) error {
 			raw := fmt.Sprintf(`{"apiVersion":"infrastructure.cluster.x-k8s.io/v1beta2","kind":"VSphereMachine","metadata":{"name":%q,"namespace":%q,`+
 				`"annotations":{%q:%q}},"spec":{"network":{"devices":[{"networkName":%q,"dhcp4":false,"ipAddrs":[%q]}]}}}`,
-				probe, s.ns, allocator.BindingsAnnotation, `{"machine":"`+probe+`","bindings":[]}`, sharedNetwork+" of "+networkOwner(s.ns), address+"/24")
+				probe, s.ns, ipam.BindingsAnnotation, `{"machine":"`+probe+`","bindings":[]}`, sharedNetwork+" of "+networkOwner(s.ns), address+"/24")
 			if s.ask(manager, s.creation(probe, []byte(raw))).Allowed {
 				return fmt.Errorf("it would let another machine have it")
 			}
@@ -234,7 +233,7 @@ func (s *scene) known(address string) {
 func (s *scene) setAside() []client.Object {
 	s.Helper()
 	list := &ipamv1.IPClaimList{}
-	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns), client.HasLabels{allocator.SetAsideLabel}); err != nil {
+	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns), client.HasLabels{ipam.SetAsideLabel}); err != nil {
 		s.Fatal(err)
 	}
 	var claims []client.Object

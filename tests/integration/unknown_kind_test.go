@@ -13,11 +13,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
-
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -111,7 +111,7 @@ func lostRangeAddressIsTold(s *scene) {
 	s.rangePool()
 	lost := s.metric("capv_static_ip_addresses_lost_total", nil)
 	s.toleratesLostAddresses()
-	machine := s.restored("cp-0", allocator.PoolReference{APIGroup: rangeGroup, Kind: "Range", Name: "lab"}, "10.16.59.88")
+	machine := s.restored("cp-0", ipam.PoolReference{APIGroup: rangeGroup, Kind: "Range", Name: "lab"}, "10.16.59.88")
 
 	if note := s.told("cp-0", "AddressLost"); !strings.Contains(note, "10.16.59.88") {
 		s.Errorf("event AddressLost says %q, want it to name the address", note)
@@ -125,15 +125,15 @@ func lostRangeAddressIsTold(s *scene) {
 		}
 		now := s.machine("cp-0")
 		if got := harness.Addresses(now); len(got) != 1 || got[0] != "10.16.59.88/24" ||
-			now.Annotations[allocator.BindingsAnnotation] != machine.Annotations[allocator.BindingsAnnotation] {
-			return fmt.Errorf("it has %v, and the bindings %s", got, now.Annotations[allocator.BindingsAnnotation])
+			now.Annotations[ipam.BindingsAnnotation] != machine.Annotations[ipam.BindingsAnnotation] {
+			return fmt.Errorf("it has %v, and the bindings %s", got, now.Annotations[ipam.BindingsAnnotation])
 		}
 		return nil
 	})
 	// What the message advises helps.
 	stop := s.playContract(s.answersWith("10.16.59.88"))
 	defer stop()
-	claim := harness.AddressClaim(s.ns, "cp-0-0", "Range", "lab", harness.WithAnnotation(allocator.ForAnnotation, "cp-0"))
+	claim := harness.AddressClaim(s.ns, "cp-0-0", "Range", "lab", harness.WithAnnotation(ipam.ForAnnotation, "cp-0"))
 	claim.Spec.PoolRef.APIGroup = rangeGroup
 	s.create(claim)
 	s.eventually("the claim made by hand to be adopted", func(context.Context) error { return s.isInClusterAdopted("cp-0", "10.16.59.88") })
@@ -323,7 +323,7 @@ func (s *scene) rangeMachine(name string) client.Object {
 func (s *scene) grantRanges(group string) {
 	s.Helper()
 	s.createGlobal(&rbacv1.ClusterRole{
-		ObjectMeta: metav1.ObjectMeta{Name: "capv-static-ip-ranges." + group, Labels: map[string]string{allocator.AggregationLabel: "true"}},
+		ObjectMeta: metav1.ObjectMeta{Name: "capv-static-ip-ranges." + group, Labels: map[string]string{contract.AggregationLabel: "true"}},
 		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{group}, Resources: []string{"ranges"}, Verbs: []string{"get"}}},
 	})
 }

@@ -5,12 +5,11 @@ import (
 	"errors"
 	"testing"
 
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -42,7 +41,7 @@ func TestVirtualMachineKeepsItsAddressWhateverOwnsIt(t *testing.T) {
 			if err != nil {
 				s.Fatal(err)
 			}
-			s.annotate(address, allocator.MachineUIDAnnotation, new("11111111-before-the-move"))
+			s.annotate(address, ipam.MachineUIDAnnotation, new("11111111-before-the-move"))
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

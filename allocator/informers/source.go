@@ -1,0 +1,42 @@
+package informers
+
+import (
+	"context"
+
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Source is a kind that some part of the program reads or watches. Its informer
+// is started when the kind is first served, be that at start or long after it.
+type Source struct {
+	// Object is an empty object of the kind; metadata-only where that is enough.
+	Object client.Object
+	// Indexes are set before the first read, by name.
+	Indexes map[string]client.IndexerFunc
+	// Started is called once, when the informer has synced. It may be nil.
+	Started func(ctx context.Context, informer cache.Informer) error
+}
+
+// onChange adds a handler to an informer that is called with every object that
+// is added, changed or deleted.
+func OnChange(handle func(client.Object)) func(context.Context, cache.Informer) error {
+	call := func(event any) {
+		if gone, ok := event.(toolscache.DeletedFinalStateUnknown); ok {
+			event = gone.Obj
+		}
+		if obj, ok := event.(client.Object); ok {
+			handle(obj)
+		}
+	}
+	handler := toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    call,
+		UpdateFunc: func(_, obj any) { call(obj) },
+		DeleteFunc: call,
+	}
+	return func(_ context.Context, informer cache.Informer) error {
+		_, err := informer.AddEventHandler(handler)
+		return err
+	}
+}

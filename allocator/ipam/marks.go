@@ -1,0 +1,224 @@
+package ipam
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/kube"
+)
+
+const (
+	// ReleaseFinalizer keeps a machine until its addresses are given back.
+	ReleaseFinalizer = "capv-static-ip.dev/release"
+	// InUseFinalizer keeps an address object, and so the address, while its
+	// machine or that machine's VM exists, whatever happens to the claim. It is
+	// on the claim, too, where the provider honours it: clusterctl deletes a
+	// claim before it takes the finalizers off, and in between the provider must
+	// not free an address that a machine elsewhere goes on using.
+	InUseFinalizer = "capv-static-ip.dev/in-use"
+
+	// BindingsAnnotation holds a machine's bindings as JSON, see Bindings.
+	BindingsAnnotation = "capv-static-ip.dev/bindings"
+	// MachineLabel marks a claim as ours. Its value is a hash of the machine's
+	// name, because label values end at 63 characters.
+	MachineLabel = "capv-static-ip.dev/machine"
+	// MachineNameAnnotation holds, on a claim and on an address, the full name
+	// of the machine.
+	MachineNameAnnotation = "capv-static-ip.dev/machine-name"
+	// MachineUIDAnnotation holds, on a protected address, the UID of the
+	// machine, so that its VM can be found when the machine is gone.
+	MachineUIDAnnotation = "capv-static-ip.dev/machine-uid"
+	// NetworkAnnotation holds, on a protected address, the name of the network that
+	// its device is on, where the device says.
+	NetworkAnnotation = "capv-static-ip.dev/network"
+	// LastUsedAnnotation is the stamp on a claim: the time of its last use
+	// (RFC 3339, to the nanosecond) and the UID of the admission request,
+	// separated by a space.
+	LastUsedAnnotation = "capv-static-ip.dev/last-used"
+	// RequestedByAnnotation holds, on a claim, the UID of the owner of the machine
+	// that it was made for and a hash of the user's name, or "none". It is there from the claim's first moment
+	// until the machine adopts it: without it, a claim had a machine once.
+	RequestedByAnnotation = "capv-static-ip.dev/requested-by"
+	// ForAnnotation on somebody's own claim names the machine that may take it over.
+	ForAnnotation = "capv-static-ip.dev/for"
+	// DeviceAnnotation holds, on a claim, the index of the device that it is for.
+	DeviceAnnotation = "capv-static-ip.dev/device"
+	// KeptAnnotation is on a claim that was not bound while its request had time.
+	// It is left for the next machine of the same owner, see RequestedByAnnotation.
+	KeptAnnotation = "capv-static-ip.dev/kept"
+	// SetAsideLabel is on a claim that keeps an address from being handed out which
+	// no machine can be given.
+	SetAsideLabel = "capv-static-ip.dev/set-aside"
+	// SetAsideAnnotation holds, on such a claim, what is known of that, see SetAside.
+	SetAsideAnnotation = "capv-static-ip.dev/set-aside"
+	// MovedAnnotation is on an address whose machine was moved to another
+	// management cluster without it: there the address is in use.
+	MovedAnnotation = "capv-static-ip.dev/moved"
+	// RebuiltAnnotation is on a claim that was made again together with its
+	// address, until the pool has been searched for another claim on it.
+	RebuiltAnnotation = "capv-static-ip.dev/rebuilt"
+
+	// SearchDomainsAnnotation on a pool holds DNS search domains, separated by
+	// commas; it is the static IP adapter's name for them.
+	SearchDomainsAnnotation = "cluster.x-k8s.io/dns-search-domains"
+	// NameserversAnnotation on a pool of the CAPI IPAM contract holds the
+	// addresses of DNS servers, separated by commas; the contract has no place
+	// for them.
+	NameserversAnnotation = "capv-static-ip.dev/nameservers"
+	// RefusedByAnnotation says, on an owner of machines that were refused, which
+	// pools did not have what they asked for, or why else, see Lacks. Taking it off
+	// makes CAPI try again at once.
+	RefusedByAnnotation = "capv-static-ip.dev/refused-by"
+)
+
+// ClaimName is the name of a machine's claim for the first pool of the device
+// with this index: <machine>-<index>, which is the name that the static IP
+// adapter for CAPV used, so that its claims are recognised. A name over the
+// limit for object names (253) is cut and ends in a hash of the whole.
+func ClaimName(machine string, index int) string {
+	return ClaimNameOfTry(machine, index, 1)
+}
+
+// claimName is ClaimName for the claim of the n-th try. Those after the first
+// end in .r<n>: the names before are those of claims that were set aside.
+func ClaimNameOfTry(machine string, index, try int) string {
+	suffix := "-" + strconv.Itoa(index)
+	if try > 1 {
+		suffix += ".r" + strconv.Itoa(try)
+	}
+	if len(machine)+len(suffix) <= validation.DNS1123SubdomainMaxLength {
+		return machine + suffix
+	}
+	suffix = "-" + shortHash(machine) + suffix
+	head := machine[:validation.DNS1123SubdomainMaxLength-len(suffix)]
+	return strings.TrimRight(head, ".-") + suffix
+}
+
+// DeviceOfClaim is the index of the device that a claim of the machine is for:
+// by the claim's name, or, where the claim was made for another machine first, by
+// its own marks.
+func DeviceOfClaim(claim client.Object, machine string) (index int, ok bool) {
+	if index, ok := deviceOfName(claim.GetName(), machine); ok {
+		return index, true
+	}
+	if !IsMarked(claim, machine) {
+		return 0, false
+	}
+	index, err := strconv.Atoi(claim.GetAnnotations()[DeviceAnnotation])
+	return index, err == nil && index >= 0
+}
+
+// deviceOfName is the reverse of claimName for a machine that is known.
+func deviceOfName(claim, machine string) (index int, ok bool) {
+	number, try, retried := strings.Cut(claim[strings.LastIndexByte(claim, '-')+1:], ".r")
+	index, err := strconv.Atoi(number)
+	if err != nil || index < 0 {
+		return 0, false
+	}
+	n := 1
+	if retried {
+		if n, err = strconv.Atoi(try); err != nil || n < 2 {
+			return 0, false
+		}
+	}
+	return index, claim == ClaimNameOfTry(machine, index, n)
+}
+
+// AdapterMachine is the reverse of ClaimName for names that were not cut: the
+// machine to which a claim without a mark would belong. It is empty when the
+// name does not end in a device index.
+func AdapterMachine(claim string) string {
+	dash := strings.LastIndexByte(claim, '-')
+	if dash <= 0 {
+		return ""
+	}
+	// The claim of a later try is named for the machine, too.
+	number, _, _ := strings.Cut(claim[dash+1:], ".r")
+	if _, err := strconv.ParseUint(number, 10, 16); err != nil {
+		return ""
+	}
+	return claim[:dash]
+}
+
+// MachineLabelValue is the value of MachineLabel for a machine of this name.
+func MachineLabelValue(machine string) string {
+	return shortHash(machine)
+}
+
+func shortHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:8])
+}
+
+// MachineOf is the name of the machine that a claim or address says it belongs
+// to, empty if it says nothing.
+func MachineOf(obj client.Object) string {
+	return obj.GetAnnotations()[MachineNameAnnotation]
+}
+
+// Mark makes a claim the machine's by name. The cluster's label is what pausing
+// and moving a cluster goes by; a claim that clusterctl did not move from its
+// first moment would stop a move half way. The watch filter is the machine's, so
+// that the provider of its Cluster looks at the claim.
+func Mark(claim client.Object, machine Machine) {
+	kube.SetLabel(claim, MachineLabel, MachineLabelValue(machine.Name))
+	kube.SetLabel(claim, clusterctlv1.ClusterctlMoveLabel, "")
+	if machine.WatchFilter != "" {
+		kube.SetLabel(claim, clusterv1.WatchLabel, machine.WatchFilter)
+	}
+	if machine.Cluster != "" {
+		kube.SetLabel(claim, clusterv1.ClusterNameLabel, machine.Cluster)
+	}
+	kube.SetAnnotation(claim, MachineNameAnnotation, machine.Name)
+}
+
+// Use stamps a claim.
+func Use(claim client.Object, stamp Stamp) {
+	kube.SetAnnotation(claim, LastUsedAnnotation, stamp.String())
+}
+
+// IsMarked tells whether a claim carries our mark for the machine of this name.
+func IsMarked(claim client.Object, machine string) bool {
+	return MachineOf(claim) == machine && claim.GetLabels()[MachineLabel] == MachineLabelValue(machine)
+}
+
+// Stamp says when a claim was last used for an admission, and by which request.
+type Stamp struct {
+	Time    time.Time
+	Request types.UID
+}
+
+// again is the stamp on a claim that the request found: it is not the request's
+// to take back. Another request may have been answered with it already, whose
+// machine is not stored yet.
+func (s Stamp) Again() Stamp {
+	s.Request += " again"
+	return s
+}
+
+// String is the form in which LastUsedAnnotation holds the stamp.
+func (s Stamp) String() string {
+	return s.Time.UTC().Format(time.RFC3339Nano) + " " + string(s.Request)
+}
+
+// StampOf reads the stamp of a claim. It fails on a claim that has none, or
+// one that does not parse.
+func StampOf(claim client.Object) (Stamp, error) {
+	value := claim.GetAnnotations()[LastUsedAnnotation]
+	at, request, _ := strings.Cut(value, " ")
+	t, err := time.Parse(time.RFC3339, at)
+	if err != nil {
+		return Stamp{}, fmt.Errorf("reading annotation %s: %w", LastUsedAnnotation, err)
+	}
+	return Stamp{Time: t, Request: types.UID(request)}, nil
+}

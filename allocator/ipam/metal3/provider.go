@@ -1,0 +1,300 @@
+package metal3
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
+	"capv-static-ip.dev/allocator/kube"
+)
+
+// +kubebuilder:rbac:groups=ipam.metal3.io,resources=ippools,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=ipam.metal3.io,resources=ipclaims,verbs=get;list;watch;create;update;patch;delete
+// Dropping an owner reference needs the right to delete, where the admission
+// plugin OwnerReferencesPermissionEnforcement runs.
+// +kubebuilder:rbac:groups=ipam.metal3.io,resources=ipaddresses,verbs=get;list;watch;patch;delete
+// +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
+
+const (
+	// RequestAnnotation makes metal3 bind a claim to this very address or
+	// not at all (ipam/utils.go, IPAddressAnnotation).
+	RequestAnnotation = "ipAddress"
+
+	// metal3Exhausted is what metal3 writes into a claim's status.errorMessage
+	// (ipam/ippool_manager.go, allocateAddress).
+	exhausted = "Exhausted IP Pools"
+)
+
+// Metal3 is the provider behind metal3 IPPools: IPClaim and IPAddress.
+type Provider struct{}
+
+var _ ipam.Provider = Provider{}
+
+// Metal3Pool refers to the metal3 IPPool of this name.
+func PoolNamed(name string) ipam.PoolReference {
+	return ipam.PoolReference{APIGroup: ipamv1.GroupVersion.Group, Kind: "IPPool", Name: name}
+}
+
+// Serves implements Provider.
+func (Provider) Serves(pool ipam.PoolReference) bool {
+	return pool == PoolNamed(pool.Name)
+}
+
+// Pools implements Provider.
+func (Provider) Pools() []client.Object {
+	return []client.Object{&ipamv1.IPPool{}}
+}
+
+// IsFull implements Provider. metal3 says on a claim that its pool is exhausted.
+func (Provider) IsFull(client.Object) bool { return false }
+
+// Kinds implements Provider.
+func (Provider) Kinds() (claim, address client.Object) {
+	return &ipamv1.IPClaim{}, &ipamv1.IPAddress{}
+}
+
+// NewClaim implements Provider.
+func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
+	namespace := spec.Machine.Namespace
+	return &ipamv1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: spec.Name},
+		Spec:       ipamv1.IPClaimSpec{Pool: corev1.ObjectReference{Name: spec.Pool.Name, Namespace: namespace}},
+	}
+}
+
+// CanRequest implements Provider.
+func (Provider) CanRequest(ipam.PoolReference) bool { return true }
+
+// Request implements Provider.
+func (Provider) Request(claim client.Object, ip netip.Addr) {
+	kube.SetAnnotation(claim, RequestAnnotation, ip.String())
+}
+
+// Requested implements Provider: the claim itself asks.
+func (Provider) Requested(string, ipam.Binding) client.Object { return nil }
+
+// GoesByName implements Provider (ipam/ippool_manager.go, createAddress).
+func (Provider) GoesByName() bool { return true }
+
+// HonoursFinalizers implements Provider (ipam/ippool_manager.go, updateAddress).
+func (Provider) HonoursFinalizers() bool { return true }
+
+// IsFree implements Provider.
+func (Provider) IsFree(obj client.Object) bool {
+	return !slices.ContainsFunc(obj.GetFinalizers(), func(f string) bool {
+		return f != ipamv1.IPClaimFinalizer && f != ipamv1.IPAddressFinalizer
+	})
+}
+
+// Gives implements Provider. What is outside the ranges is not handed out.
+func (Provider) Gives(pool ipam.Pool, ip netip.Addr) bool {
+	object := pool.Object.(*ipamv1.IPPool)
+	return usableOf(object).Contains(ip) || !rangesOf(object).Contains(ip)
+}
+
+// WhyNotBound implements Provider. metal3 says nothing while it cannot make an
+// address object because there is one of that name.
+func (m Provider) WhyNotBound(ctx context.Context, reader client.Reader, pool ipam.Pool, claim ipam.Claim) string {
+	object := pool.Object.(*ipamv1.IPPool)
+	if ip := m.reservedAndUsed(ctx, reader, object, claim); ip.IsValid() {
+		return fmt.Sprintf("its spec.preAllocations reserve %s for this claim, which another claim has: correct the pool, or release that claim", ip)
+	}
+	pools := &ipamv1.IPPoolList{}
+	if err := reader.List(ctx, pools, client.InNamespace(object.Namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return ""
+	}
+	for i := range pools.Items {
+		other := &pools.Items[i]
+		if other.Name != object.Name && other.Spec.NamePrefix == object.Spec.NamePrefix && rangesOf(other).Overlaps(rangesOf(object)) {
+			return fmt.Sprintf("IPPool %q has some of its addresses and the same namePrefix %q, so that their address objects have the same names: "+
+				"give one of the pools another namePrefix", other.Name, other.Spec.NamePrefix)
+		}
+	}
+	return ""
+}
+
+// reservedAndUsed is the address that the pool reserves for a claim, if another
+// claim has it.
+func (m Provider) reservedAndUsed(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool, claim ipam.Claim) netip.Addr {
+	ip, err := netip.ParseAddr(string(pool.Spec.PreAllocations[claim.GetName()]))
+	if err != nil {
+		return netip.Addr{}
+	}
+	used, err := m.used(ctx, reader, pool)
+	if err != nil || !slices.Contains(used, ip) {
+		return netip.Addr{}
+	}
+	return ip
+}
+
+// Twin implements Provider: metal3 serves IPAddressClaims on its pools, too.
+func (Provider) Twin() ipam.Provider { return contract.Provider{} }
+
+// Abandons implements Provider. metal3 looks at claims pool by pool, so it never
+// comes to those of a pool that does not exist.
+func (Provider) Abandons(ctx context.Context, reader client.Reader, claim ipam.Claim) (bool, error) {
+	err := reader.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}, &ipamv1.IPPool{})
+	switch {
+	case kube.IsAbsent(err):
+		return true, nil
+	case err != nil:
+		return false, fmt.Errorf("reading IPPool %s/%s: %w", claim.GetNamespace(), claim.Pool.Name, err)
+	}
+	return false, nil
+}
+
+// Claim implements Provider.
+func (Provider) Claim(obj client.Object) ipam.Claim {
+	claim := obj.(*ipamv1.IPClaim)
+	view := ipam.Claim{Object: claim, Pool: PoolNamed(claim.Spec.Pool.Name)}
+	if claim.Status.Address != nil {
+		view.Address = claim.Status.Address.Name
+	}
+	if claim.Status.ErrorMessage != nil {
+		view.Failure = *claim.Status.ErrorMessage
+		view.Exhausted = view.Failure == exhausted
+	}
+	return view
+}
+
+// Address implements Provider.
+func (Provider) Address(obj client.Object) ipam.Address {
+	address := obj.(*ipamv1.IPAddress)
+	return ipam.Address{
+		Object: address,
+		Pool:   PoolNamed(address.Spec.Pool.Name),
+		Claim:  address.Spec.Claim.Name,
+		IP:     string(address.Spec.Address),
+	}
+}
+
+// Pool implements Provider. metal3 says nothing about a pool that it does not
+// serve, so what it would ignore is looked for here.
+func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.Machine, want ipam.Want) (ipam.Pool, error) {
+	namespace := machine.Namespace
+	pool := &ipamv1.IPPool{}
+	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: want.Pool.Name}, pool)
+	switch {
+	case meta.IsNoMatchError(err):
+		return ipam.Pool{}, ipam.Refuse(ipam.PoolNotFound, "IPPool %q in namespace %q, asked for by %s, cannot exist: "+
+			"the metal3 IP Address Manager is not installed; install it", want.Pool.Name, namespace, want.AskedBy)
+	case apierrors.IsNotFound(err):
+		return ipam.Pool{}, ipam.Refuse(ipam.PoolNotFound, "IPPool %q not found in namespace %q, asked for by %s: "+
+			"create the pool or correct its name there", want.Pool.Name, namespace, want.AskedBy)
+	case err != nil:
+		return ipam.Pool{}, fmt.Errorf("reading IPPool %s/%s: %w", namespace, want.Pool.Name, err)
+	case !pool.DeletionTimestamp.IsZero():
+		return ipam.Pool{}, ipam.Refuse(ipam.PoolTerminating, "IPPool %q in namespace %q is being deleted: "+
+			"name another pool in %s", pool.Name, namespace, want.AskedBy)
+	}
+	if err := m.served(ctx, reader, pool); err != nil {
+		return ipam.Pool{}, err
+	}
+	used, err := m.used(ctx, reader, pool)
+	if err != nil {
+		return ipam.Pool{}, err
+	}
+	return ipam.Pool{
+		Object:    pool,
+		Reference: want.Pool,
+		Total:     size(usableOf(pool)),
+		Free:      func(claims []string) (uint64, uint64) { return freeOf(pool, used, claims) },
+	}, nil
+}
+
+// served refuses a pool that metal3 ignores: one whose Cluster does not exist
+// or is paused (controllers/ippool_controller.go, Reconcile).
+func (Provider) served(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool) error {
+	if pool.Spec.ClusterName == nil {
+		return nil
+	}
+	cluster := &capi.Cluster{}
+	err := reader.Get(ctx, client.ObjectKey{Namespace: pool.Namespace, Name: *pool.Spec.ClusterName}, cluster)
+	switch {
+	case kube.IsAbsent(err):
+		return ipam.Refuse(ipam.PoolNotServed, "IPPool %q in namespace %q is not served: its spec.clusterName is %q, and that Cluster does not exist; "+
+			"create the Cluster or correct the pool", pool.Name, pool.Namespace, *pool.Spec.ClusterName)
+	case err != nil:
+		return fmt.Errorf("reading Cluster %s/%s of IPPool %s: %w", pool.Namespace, *pool.Spec.ClusterName, pool.Name, err)
+	case cluster.IsPaused() || annotations.HasPaused(pool):
+		return ipam.Refuse(ipam.PoolNotServed, "IPPool %q in namespace %q is not served: it or its Cluster %q is paused; "+
+			"resume it", pool.Name, pool.Namespace, cluster.Name)
+	}
+	return nil
+}
+
+// used lists the addresses that metal3 counts as taken: those of the pool's
+// address objects of both claim APIs, terminating ones included. metal3 goes by
+// the name of the pool alone.
+func (m Provider) used(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool) ([]netip.Addr, error) {
+	addresses := &ipamv1.IPAddressList{}
+	err := reader.List(ctx, addresses, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("listing the addresses of IPPool %s/%s: %w", pool.Namespace, pool.Name, err)
+	}
+	used := make([]netip.Addr, 0, len(addresses.Items))
+	for i := range addresses.Items {
+		address := &addresses.Items[i]
+		if address.Spec.Pool.Name != pool.Name {
+			continue
+		}
+		if a, err := netip.ParseAddr(string(address.Spec.Address)); err == nil {
+			used = append(used, a)
+		}
+	}
+	return m.usedByTwin(ctx, reader, pool, used)
+}
+
+// usedByTwin adds the addresses that metal3 handed to IPAddressClaims.
+func (Provider) usedByTwin(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool, used []netip.Addr) ([]netip.Addr, error) {
+	addresses := &capiipamv1.IPAddressList{}
+	err := reader.List(ctx, addresses, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy)
+	if err != nil && !kube.IsAbsent(err) {
+		return nil, fmt.Errorf("listing the addresses of IPPool %s/%s for IPAddressClaims: %w", pool.Namespace, pool.Name, err)
+	}
+	ranges := rangesOf(pool)
+	for i := range addresses.Items {
+		spec := &addresses.Items[i].Spec
+		if spec.PoolRef.Name != pool.Name {
+			continue
+		}
+		if a, err := netip.ParseAddr(spec.Address); err == nil && ranges.Contains(a) {
+			used = append(used, a)
+		}
+	}
+	return used, nil
+}
+
+// Bind implements Provider.
+func (Provider) Bind(pool ipam.Pool, address ipam.Address, want ipam.Want) (ipam.Binding, error) {
+	metal3Address := address.Object.(*ipamv1.IPAddress)
+	answer := ipam.Answer{IP: address.IP, Prefix: metal3Address.Spec.Prefix}
+	if gateway := metal3Address.Spec.Gateway; gateway != nil {
+		answer.Gateway = string(*gateway)
+	}
+	binding, err := answer.Bind(pool, address.Claim, want)
+	if err != nil {
+		return ipam.Binding{}, err
+	}
+	ranges := rangesOf(pool.Object.(*ipamv1.IPPool))
+	if !ranges.Contains(binding.Address.Addr()) {
+		return ipam.Binding{}, ipam.Unusable(pool, "it is outside the pool's ranges")
+	}
+	for _, server := range metal3Address.Spec.DNSServers {
+		binding.Nameservers = append(binding.Nameservers, string(server))
+	}
+	return binding, ipam.CheckFit(pool, binding, familyOf(pool.Object.(*ipamv1.IPPool)))
+}

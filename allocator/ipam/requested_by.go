@@ -1,0 +1,17 @@
+package ipam
+
+import "sigs.k8s.io/controller-runtime/pkg/client"
+
+// requestedBy is the value of RequestedByAnnotation.
+func RequestedBy(owner Owner) string {
+	if owner.UID == "" {
+		return "none"
+	}
+	return string(owner.UID) + "." + shortHash(owner.User)
+}
+
+func IsKeptFor(claim client.Object, owner Owner) bool {
+	annotations := claim.GetAnnotations()
+	_, kept := annotations[KeptAnnotation]
+	return kept && owner.UID != "" && annotations[RequestedByAnnotation] == RequestedBy(owner)
+}

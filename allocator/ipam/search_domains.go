@@ -1,0 +1,16 @@
+package ipam
+
+import "sigs.k8s.io/controller-runtime/pkg/client"
+
+// elfSearchDomainAnnotation is what the static IP adapter for ELF calls
+// SearchDomainsAnnotation.
+const elfSearchDomainAnnotation = "cluster.x-k8s.io/ip-search-domain"
+
+// searchDomains are the DNS search domains that a pool's annotation lists.
+func searchDomains(pool client.Object) []string {
+	annotations := pool.GetAnnotations()
+	if domains := SplitList(annotations[SearchDomainsAnnotation]); len(domains) > 0 {
+		return domains
+	}
+	return SplitList(annotations[elfSearchDomainAnnotation])
+}

@@ -1,0 +1,114 @@
+package retry
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+
+	"capv-static-ip.dev/allocator/ipam"
+)
+
+func reference(name string) ipam.PoolReference {
+	return ipam.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: name}
+}
+
+func lackOf(name string) Obstacle { return Obstacle{Pool: reference(name)} }
+
+func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
+	for name, test := range map[string]struct {
+		annotation string
+		want       Shortages
+		again      string
+	}{
+		"nothing":    {"", Shortages{}, ""},
+		"one pool":   {"IPPool.ipam.metal3.io/a", Shortages{lackOf("a"): 1}, "IPPool.ipam.metal3.io/a"},
+		"two needed": {"IPPool.ipam.metal3.io/a:2", Shortages{lackOf("a"): 2}, "IPPool.ipam.metal3.io/a:2"},
+		"two pools": {"IPPool.ipam.metal3.io/b.c:3,IPPool.ipam.metal3.io/a", Shortages{lackOf("a"): 1, lackOf("b.c"): 3},
+			"IPPool.ipam.metal3.io/a,IPPool.ipam.metal3.io/b.c:3"},
+		"written by hand": {" IPPool.ipam.metal3.io/a:1 ,", Shortages{lackOf("a"): 1}, "IPPool.ipam.metal3.io/a"},
+		"a reason":        {"AddressInUse", Shortages{Obstacle{Reason: ipam.AddressInUse}: 1}, "AddressInUse"},
+		"a reason beside a pool": {"IPPool.ipam.metal3.io/a:2,NotBoundInTime", Shortages{lackOf("a"): 2, Obstacle{Reason: ipam.NotBoundInTime}: 1},
+			"IPPool.ipam.metal3.io/a:2,NotBoundInTime"},
+		"names that are none":     {"IPPool.ipam.metal3.io/A,IPPool.ipam..io/a,IPPool.ipam.metal3.io/..,IPPool.ipam.metal3.io/a/b", Shortages{}, ""},
+		"names that are too long": {"IPPool.ipam.metal3.io/" + strings.Repeat("a", 254) + "," + strings.Repeat("A", 64), Shortages{}, ""},
+		"garbage":                 {"a,IPPool/a,.b/c,IPPool.ipam.metal3.io/,IPPool.ipam.metal3.io/a:x,IPPool.ipam.metal3.io/a:0,:", Shortages{}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := ParseShortages(test.annotation)
+			if !maps.Equal(got, test.want) {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+			if again := got.String(); again != test.again {
+				t.Errorf("written as %q, want %q", again, test.again)
+			}
+		})
+	}
+}
+
+// However refusals come in turn, what is written comes to an end.
+func TestLacksOfOneOwnerConverge(t *testing.T) {
+	lacks := Shortages{}
+	turns := []ipam.Shortage{{Pool: reference("a"), Needed: 2}, {Pool: reference("b"), Needed: 1}, {Pool: reference("a"), Needed: 1}}
+	for _, lack := range turns {
+		lacks.Add(Obstacle{Pool: lack.Pool}, lack.Needed)
+	}
+	want := lacks.String()
+	if want != "IPPool.ipam.metal3.io/a,IPPool.ipam.metal3.io/b" {
+		t.Errorf("got %q", want)
+	}
+	for range 3 {
+		for _, lack := range turns {
+			lacks.Add(Obstacle{Pool: lack.Pool}, lack.Needed)
+			if got := lacks.String(); got != want {
+				t.Fatalf("it changed to %q", got)
+			}
+		}
+	}
+}
+
+// Whoever may write an owner can write anything there.
+func TestLacksThatAreReadAreBounded(t *testing.T) {
+	var entries []string
+	for i := range 5000 {
+		entries = append(entries, fmt.Sprintf("Kind%d.example.org/a", i))
+	}
+	if got := ParseShortages(strings.Join(entries, ",")); len(got) != maxShortages {
+		t.Errorf("got %d, want %d", len(got), maxShortages)
+	}
+}
+
+func TestLackThatFindsNoRoomIsWaitedFor(t *testing.T) {
+	lacks := Shortages{}
+	for i := range maxShortages {
+		lacks.Add(lackOf(fmt.Sprint(i)), 1)
+	}
+	lacks.Add(lackOf("last"), 1)
+	if got := lacks.String(); got != "IPPool.ipam.metal3.io/last" {
+		t.Errorf("got %q, want the last", got)
+	}
+}
+
+func TestRefusalThatNamesNoPoolIsCausedByItsReason(t *testing.T) {
+	refusal, _ := ipam.AsRefusal(ipam.Refuse(ipam.AddressInUse, "no"))
+	if obstacle, needed := ObstacleOf(refusal); obstacle != (Obstacle{Reason: ipam.AddressInUse}) || needed != 1 {
+		t.Errorf("got %v, %d", obstacle, needed)
+	}
+	refusal.Shortage = ipam.Shortage{Pool: reference("a"), Needed: 2}
+	if obstacle, needed := ObstacleOf(refusal); obstacle != lackOf("a") || needed != 2 {
+		t.Errorf("got %v, %d", obstacle, needed)
+	}
+}
+
+func TestOnlyARefusalLacksSomething(t *testing.T) {
+	lack := ipam.Shortage{Pool: reference("a"), Needed: 1}
+	refusal, ok := ipam.AsRefusal(ipam.WithShortage(fmt.Errorf("wrapped: %w", ipam.Refuse(ipam.PoolNotFound, "no")), lack))
+	if !ok || refusal.Shortage != lack {
+		t.Errorf("got %+v", refusal)
+	}
+	failure := errors.New("broken")
+	if err := ipam.WithShortage(failure, lack); !errors.Is(err, failure) {
+		t.Errorf("got %v, want it as it was", err)
+	}
+}
