@@ -13,6 +13,7 @@ import (
 	"github.com/go-logr/logr"
 	"gomodules.xyz/jsonpatch/v2"
 	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -56,14 +57,21 @@ type Allocator interface {
 	Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error)
 }
 
+// Refusals writes on the owners of refused machines what they wait for. It does
+// not keep the answer waiting.
+type Refusals interface {
+	Record(namespace string, owner metav1.OwnerReference, refusal *ipam.Refusal)
+}
+
 // Handler admits VSphereMachines.
 type Handler struct {
 	Allocator Allocator
 	// Cache reads templates and clusters from informers, Live from the API server.
 	Cache, Live client.Reader
-	// Events tells the users what was refused, Owners what to wait for.
-	Events events.EventRecorder
-	Owners *Owners
+	// Events tells the users what was refused, Refusals the owners of machines
+	// what to wait for.
+	Events   events.EventRecorder
+	Refusals Refusals
 	// Scheme knows the versions in which kinds are read.
 	Scheme *runtime.Scheme
 	// Namespace is the only one served; all are if it is empty.

@@ -11,6 +11,7 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -31,6 +32,11 @@ type brokenAllocator struct {
 	// underWay has it confirm all bindings that a create brings along.
 	underWay bool
 }
+
+// noRefusals writes nothing.
+type noRefusals struct{}
+
+func (noRefusals) Record(string, metav1.OwnerReference, *ipam.Refusal) {}
 
 func (a *brokenAllocator) Named(_ context.Context, _ string, want ipam.Want) (ipam.PoolReference, error) {
 	return metal3.PoolNamed(want.Pool.Name), nil
@@ -75,7 +81,7 @@ func (a *brokenAllocator) InUse(context.Context, ipam.Machine, string, netip.Add
 }
 
 func handler(a Allocator) *Handler {
-	return &Handler{Allocator: a, Events: events.NewFakeRecorder(10), Owners: NewOwners(nil), Scheme: runtime.NewScheme()}
+	return &Handler{Allocator: a, Events: events.NewFakeRecorder(10), Refusals: noRefusals{}, Scheme: runtime.NewScheme()}
 }
 
 func createOf(raw string) admission.Request {
@@ -260,4 +266,18 @@ func isInjected(path string) bool {
 		return true
 	}
 	return false
+}
+
+// Whoever may create machines could have events made for any number of names.
+func TestOwnersThatAreToldAreBounded(t *testing.T) {
+	recorder := events.NewFakeRecorder(100)
+	h := handler(&brokenAllocator{})
+	h.Events = recorder
+	req := createOf(`{"metadata":{"name":"cp","ownerReferences":[` +
+		`{"apiVersion":"v1","kind":"A","name":"a","uid":"1"},{"apiVersion":"v1","kind":"B","name":"b","uid":"2"},` +
+		`{"apiVersion":"v1","kind":"C","name":"c","uid":"3"},{"apiVersion":"v1","kind":"D","name":"d","uid":"4"}]}}`)
+	h.tell(req, &ipam.Refusal{Reason: ipam.PoolNotFound, Message: "no"})
+	if told := len(recorder.Events); told != 1+maxOwners {
+		t.Errorf("made %d events, want those of the machine and of %d owners", told, maxOwners)
+	}
 }

@@ -44,6 +44,10 @@ func decodeMachine(raw []byte) (*machine, error) {
 	return m, nil
 }
 
+// maxOwners is the number of owners of one machine that are told of its refusal.
+// CAPI's machines have one.
+const maxOwners = 3
+
 // eligible tells whether a device waits for a static address: whatever gives it
 // another source of addresses, or none on purpose, is the user's own decision.
 func eligible(d infrav1.NetworkDeviceSpec) bool {
@@ -173,4 +177,13 @@ func (m *machine) owner(user string) ipam.Owner {
 		return ipam.Owner{}
 	}
 	return ipam.Owner{Kind: owners[0].Kind, Name: owners[0].Name, UID: owners[0].UID, User: user}
+}
+
+// owners are those that CAPI writes on a machine at its creation. None of them
+// is marked as the controller: that is to be the Machine later.
+func (m *machine) owners() []metav1.OwnerReference {
+	refs := slices.DeleteFunc(slices.Clone(m.OwnerReferences), func(ref metav1.OwnerReference) bool {
+		return ref.UID == "" || ref.Name == "" || ref.Kind == ""
+	})
+	return refs[:min(len(refs), maxOwners)]
 }

@@ -87,7 +87,7 @@ func (h *Handler) tellOwners(req admission.Request, owners []metav1.OwnerReferen
 		h.warn(ownerIn(req, owner), refusal)
 		// Who made a machine that exists is not who changes it.
 		if req.Operation == admissionv1.Create {
-			h.Owners.note(req.Namespace, owner, refusal)
+			h.Refusals.Record(req.Namespace, owner, refusal)
 		}
 	}
 }

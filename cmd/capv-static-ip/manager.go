@@ -191,13 +191,13 @@ func addRecorder(mgr manager.Manager) (*recorder.Recorder, error) {
 	return events, nil
 }
 
-// addOwners adds to the manager what writes refusals on owners.
-func addOwners(mgr manager.Manager) (*webhook.Owners, error) {
+// addRefusals adds to the manager what writes refusals on owners.
+func addRefusals(mgr manager.Manager) (*retry.Recorder, error) {
 	c, err := limitedClient(mgr, ownersQPS, ownersBurst)
 	if err != nil {
 		return nil, fmt.Errorf("making the client for owners: %w", err)
 	}
-	owners := webhook.NewOwners(c)
+	owners := retry.NewRecorder(c)
 	if err := mgr.Add(owners); err != nil {
 		return nil, fmt.Errorf("adding the writer of owners: %w", err)
 	}
@@ -238,7 +238,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 		return nil, err
 	}
 
-	owners, err := addOwners(mgr)
+	refusals, err := addRefusals(mgr)
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +249,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 		Scheme:    mgr.GetScheme(),
 		Namespace: opts.namespace,
 		Events:    events,
-		Owners:    owners,
+		Refusals:  refusals,
 	}
 	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(handler))
 

@@ -1,4 +1,4 @@
-package webhook
+package retry
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/tools/events"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -30,7 +29,7 @@ func refusalOf(pool string, needed uint64) *ipam.Refusal {
 }
 
 // notes runs an Owners on these objects, whose API server fails this many times.
-func notes(t *testing.T, failures int, objects ...client.Object) (*Owners, client.Client) {
+func notes(t *testing.T, failures int, objects ...client.Object) (*Recorder, client.Client) {
 	t.Helper()
 	scheme := runtime.NewScheme()
 	if err := clusterv1.AddToScheme(scheme); err != nil {
@@ -44,12 +43,12 @@ func notes(t *testing.T, failures int, objects ...client.Object) (*Owners, clien
 			return c.Patch(ctx, obj, patch, opts...)
 		},
 	}).Build()
-	return NewOwners(c), c
+	return NewRecorder(c), c
 }
 
 // drain writes what is noted, retries included, and returns what the MachineSet
 // is annotated with.
-func drain(t *testing.T, o *Owners, c client.Client) string {
+func drain(t *testing.T, o *Recorder, c client.Client) string {
 	t.Helper()
 	for len(o.pending) > 0 {
 		next, _ := o.queue.Get()
@@ -73,9 +72,9 @@ func machineSet(uid types.UID, refusedBy string) *clusterv1.MachineSet {
 
 func TestRefusalsArePutBesideThoseOfOtherPools(t *testing.T) {
 	o, c := notes(t, 0, machineSet("uid", "IPPool.ipam.metal3.io/another"))
-	o.note("ns", ofMachineSet, lackOfOne)
-	o.note("ns", ofMachineSet, refusalOf("third", 2))
-	o.note("ns", ofMachineSet, &ipam.Refusal{Reason: ipam.AddressInUse})
+	o.Record("ns", ofMachineSet, lackOfOne)
+	o.Record("ns", ofMachineSet, refusalOf("third", 2))
+	o.Record("ns", ofMachineSet, &ipam.Refusal{Reason: ipam.AddressInUse})
 	want := "AddressInUse,IPPool.ipam.metal3.io/another,IPPool.ipam.metal3.io/pool,IPPool.ipam.metal3.io/third:2"
 	if got := drain(t, o, c); got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -84,7 +83,7 @@ func TestRefusalsArePutBesideThoseOfOtherPools(t *testing.T) {
 
 func TestRefusalIsWrittenInTheEndIfTheAPIServerFails(t *testing.T) {
 	o, c := notes(t, 2, machineSet("uid", ""))
-	o.note("ns", ofMachineSet, lackOfOne)
+	o.Record("ns", ofMachineSet, lackOfOne)
 	if got := drain(t, o, c); got != "IPPool.ipam.metal3.io/pool" {
 		t.Errorf("got %q", got)
 	}
@@ -92,7 +91,7 @@ func TestRefusalIsWrittenInTheEndIfTheAPIServerFails(t *testing.T) {
 
 func TestRefusalThatCannotBeWrittenIsGivenUp(t *testing.T) {
 	o, c := notes(t, maxRetries+1, machineSet("uid", ""))
-	o.note("ns", ofMachineSet, lackOfOne)
+	o.Record("ns", ofMachineSet, lackOfOne)
 	if got := drain(t, o, c); got != "" {
 		t.Errorf("got %q, want nothing", got)
 	}
@@ -111,7 +110,7 @@ func TestRefusalIsNotedOfNobodyElse(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			o, c := notes(t, 0, machineSet("uid", ""))
-			o.note("ns", test.ref, lackOfOne)
+			o.Record("ns", test.ref, lackOfOne)
 			if got := drain(t, o, c); got != "" {
 				t.Errorf("got %q, want nothing", got)
 			}
@@ -120,12 +119,12 @@ func TestRefusalIsNotedOfNobodyElse(t *testing.T) {
 }
 
 func TestOwnersThatWaitToBeWrittenAreBounded(t *testing.T) {
-	o := NewOwners(nil)
+	o := NewRecorder(nil)
 	for namespace := range 2 * maxPending / maxPendingOfOne {
 		for i := range 2 * maxPendingOfOne {
 			ref := ofMachineSet
 			ref.Name = fmt.Sprintf("md-%d", i)
-			o.note(fmt.Sprintf("ns-%d", namespace), ref, lackOfOne)
+			o.Record(fmt.Sprintf("ns-%d", namespace), ref, lackOfOne)
 		}
 		if got := o.in[fmt.Sprintf("ns-%d", namespace)]; got > maxPendingOfOne {
 			t.Errorf("%d of one namespace are pending, want %d at the most", got, maxPendingOfOne)
@@ -141,19 +140,5 @@ func TestOwnersThatWaitToBeWrittenAreBounded(t *testing.T) {
 	}
 	if len(o.in) > 0 {
 		t.Errorf("%v are counted as pending, and none is", o.in)
-	}
-}
-
-// Whoever may create machines could have events made for any number of names.
-func TestOwnersThatAreToldAreBounded(t *testing.T) {
-	recorder := events.NewFakeRecorder(100)
-	h := handler(&brokenAllocator{})
-	h.Events = recorder
-	req := createOf(`{"metadata":{"name":"cp","ownerReferences":[` +
-		`{"apiVersion":"v1","kind":"A","name":"a","uid":"1"},{"apiVersion":"v1","kind":"B","name":"b","uid":"2"},` +
-		`{"apiVersion":"v1","kind":"C","name":"c","uid":"3"},{"apiVersion":"v1","kind":"D","name":"d","uid":"4"}]}}`)
-	h.tell(req, &ipam.Refusal{Reason: ipam.PoolNotFound, Message: "no"})
-	if told := len(recorder.Events); told != 1+maxOwners {
-		t.Errorf("made %d events, want those of the machine and of %d owners", told, maxOwners)
 	}
 }

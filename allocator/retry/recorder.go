@@ -1,4 +1,4 @@
-package webhook
+package retry
 
 import (
 	"context"
@@ -18,16 +18,12 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
-	"capv-static-ip.dev/allocator/retry"
 )
 
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machinesets,verbs=get;patch
 // +kubebuilder:rbac:groups=controlplane.cluster.x-k8s.io,resources=kubeadmcontrolplanes,verbs=get;patch
 
 const (
-	// maxOwners is the number of owners of one machine that are told of its
-	// refusal. CAPI's machines have one.
-	maxOwners = 3
 	// maxPending bounds the owners that wait to be written, and maxPendingOfOne
 	// those of one namespace, which are written within seconds: whoever may create
 	// machines can name any owners. One that does not fit is written when CAPI
@@ -37,76 +33,67 @@ const (
 	// maxRetries bounds the tries to write one owner, likewise.
 	maxRetries = 5
 	// ownerTimeout bounds each try.
-	ownerTimeout = 10 * time.Second
+	writeTimeout = 10 * time.Second
 )
 
 // owner is the object for which a machine was to be made.
-type owner struct {
+type refusedOwner struct {
 	kind schema.GroupKind
 	types.NamespacedName
 	uid types.UID
 }
 
-// owners are those that CAPI writes on a machine at its creation. None of them
-// is marked as the controller: that is to be the Machine later.
-func (m *machine) owners() []metav1.OwnerReference {
-	refs := slices.DeleteFunc(slices.Clone(m.OwnerReferences), func(ref metav1.OwnerReference) bool {
-		return ref.UID == "" || ref.Name == "" || ref.Kind == ""
-	})
-	return refs[:min(len(refs), maxOwners)]
-}
-
 // Owners writes on the owners of refused machines why they were, for the
 // controller that makes CAPI try again. It works beside the requests: an answer
 // never waits for it.
-type Owners struct {
+type Recorder struct {
 	client client.Client
-	queue  workqueue.TypedRateLimitingInterface[owner]
+	queue  workqueue.TypedRateLimitingInterface[refusedOwner]
 
 	mu      sync.Mutex
-	pending map[owner]retry.Shortages
+	pending map[refusedOwner]Shortages
 	// in is the number of those pending, by namespace.
 	in map[string]int
 }
 
 // NewOwners makes an Owners, to be started. The client reads and writes past
 // the caches, and should have a rate limit of its own.
-func NewOwners(c client.Client) *Owners {
-	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[owner](100*time.Millisecond, ownerTimeout)
-	return &Owners{
+func NewRecorder(c client.Client) *Recorder {
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[refusedOwner](100*time.Millisecond, writeTimeout)
+	return &Recorder{
 		client:  c,
 		queue:   workqueue.NewTypedRateLimitingQueue(limiter),
-		pending: map[owner]retry.Shortages{},
+		pending: map[refusedOwner]Shortages{},
 		in:      map[string]int{},
 	}
 }
 
-// note has it written soon that a machine of the owner was refused. Owners of
+// Record has it written soon that a machine of the owner was refused. Owners of
 // kinds that nothing makes try again are left alone.
-func (o *Owners) note(namespace string, ref metav1.OwnerReference, refusal *ipam.Refusal) {
+func (o *Recorder) Record(namespace string, ref metav1.OwnerReference, refusal *ipam.Refusal) {
 	named := schema.FromAPIVersionAndKind(ref.APIVersion, ref.Kind)
-	i := slices.IndexFunc(retry.OwnerKinds(), func(kind schema.GroupKind) bool {
+	i := slices.IndexFunc(OwnerKinds(), func(kind schema.GroupKind) bool {
 		return kind == named.GroupKind()
 	})
 	if i < 0 {
 		return
 	}
 	key := types.NamespacedName{Namespace: namespace, Name: ref.Name}
-	refused := owner{kind: retry.OwnerKinds()[i], NamespacedName: key, uid: ref.UID}
-	obstacle, needed := retry.ObstacleOf(refusal)
-	if o.add(refused, retry.Shortages{obstacle: needed}) {
+	refused := refusedOwner{kind: OwnerKinds()[i], NamespacedName: key, uid: ref.UID}
+	obstacle, needed := ObstacleOf(refusal)
+	if o.add(refused, Shortages{obstacle: needed}) {
 		o.queue.Add(refused)
 	}
 }
 
-func (o *Owners) add(refused owner, lacks retry.Shortages) bool {
+func (o *Recorder) add(refused refusedOwner, lacks Shortages) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.pending[refused] == nil {
 		if len(o.pending) >= maxPending || o.in[refused.Namespace] >= maxPendingOfOne {
 			return false
 		}
-		o.pending[refused] = retry.Shortages{}
+		o.pending[refused] = Shortages{}
 		o.in[refused.Namespace]++
 	}
 	for obstacle, needed := range lacks {
@@ -115,7 +102,7 @@ func (o *Owners) add(refused owner, lacks retry.Shortages) bool {
 	return true
 }
 
-func (o *Owners) take(refused owner) retry.Shortages {
+func (o *Recorder) take(refused refusedOwner) Shortages {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	lacks, ok := o.pending[refused]
@@ -131,11 +118,11 @@ func (o *Owners) take(refused owner) retry.Shortages {
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every replica
 // refuses machines.
-func (o *Owners) NeedLeaderElection() bool { return false }
+func (o *Recorder) NeedLeaderElection() bool { return false }
 
 // Start implements manager.Runnable. What is not written when the context ends
 // is left to the next refusal.
-func (o *Owners) Start(ctx context.Context) error {
+func (o *Recorder) Start(ctx context.Context) error {
 	defer context.AfterFunc(ctx, o.queue.ShutDown)()
 	for {
 		next, shutdown := o.queue.Get()
@@ -147,9 +134,9 @@ func (o *Owners) Start(ctx context.Context) error {
 	}
 }
 
-func (o *Owners) writeOrRetry(ctx context.Context, refused owner) {
+func (o *Recorder) writeOrRetry(ctx context.Context, refused refusedOwner) {
 	log := klog.FromContext(ctx).WithValues("owner", refused.NamespacedName, "kind", refused.kind.Kind)
-	ctx, cancel := context.WithTimeout(ctx, ownerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
 	lacks := o.take(refused)
 	if len(lacks) == 0 {
@@ -174,7 +161,7 @@ func (o *Owners) writeOrRetry(ctx context.Context, refused owner) {
 // that was just taken off. A refusal that is older than that is no news, since
 // CAPI has been made to try again after it; so the patch needs no lock, which
 // would only conflict with CAPI's own writes of the owner's status.
-func (o *Owners) write(ctx context.Context, refused owner, lacks retry.Shortages) error {
+func (o *Recorder) write(ctx context.Context, refused refusedOwner, lacks Shortages) error {
 	obj := kube.MetadataOf(capi.InScheme(o.client.Scheme(), refused.kind))
 	err := o.client.Get(ctx, refused.NamespacedName, obj)
 	switch {
@@ -185,7 +172,7 @@ func (o *Owners) write(ctx context.Context, refused owner, lacks retry.Shortages
 	case obj.UID != refused.uid, !obj.DeletionTimestamp.IsZero():
 		return nil
 	}
-	all := retry.ParseShortages(obj.Annotations[ipam.RefusedByAnnotation])
+	all := ParseShortages(obj.Annotations[ipam.RefusedByAnnotation])
 	for obstacle, needed := range lacks {
 		all.Add(obstacle, needed)
 	}
