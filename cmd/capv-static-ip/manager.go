@@ -24,12 +24,13 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/lifecycle"
 	"capv-static-ip.dev/allocator/mapper"
 	"capv-static-ip.dev/allocator/recorder"
-	"capv-static-ip.dev/allocator/release"
 	"capv-static-ip.dev/allocator/retry"
 	"capv-static-ip.dev/webhook"
 )
@@ -215,7 +216,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	releaseSources, err := release.Setup(mgr, providers, events, opts.orphanGracePeriod)
+	releaseSources, err := lifecycle.Setup(mgr, providers, events, opts.orphanGracePeriod)
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +232,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	kinds, err := watchKinds(mgr, live,
+	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
 		slices.Concat(alloc.Sources(), webhook.Sources(mgr.GetScheme())),
 		slices.Concat(releaseSources, poolSources, retrySources, asideSources))
 	if err != nil {
@@ -258,7 +259,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 
 // addChecks adds what the kubelet asks. Ready is who can admit machines: whoever
 // serves, has what is read there in its caches, and reaches the API server.
-func addChecks(mgr manager.Manager, kinds *kinds) error {
+func addChecks(mgr manager.Manager, kinds *informers.Starter) error {
 	reach, err := newReach(mgr)
 	if err != nil {
 		return err
@@ -271,7 +272,7 @@ func addChecks(mgr manager.Manager, kinds *kinds) error {
 	}
 	for name, check := range map[string]healthz.Checker{
 		"webhook": mgr.GetWebhookServer().StartedChecker(),
-		"caches":  func(*http.Request) error { return kinds.synced() },
+		"caches":  func(*http.Request) error { return kinds.Synced() },
 		"reach":   func(*http.Request) error { return reach.check() },
 	} {
 		if err := mgr.AddReadyzCheck(name, check); err != nil {

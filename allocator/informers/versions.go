@@ -1,4 +1,4 @@
-package main
+package informers
 
 import (
 	"context"
@@ -41,7 +41,7 @@ func (d definition) serves(version string) bool {
 
 // define reads a CRD. Only its metadata is cached: there may be hundreds of them,
 // some of a megabyte, and which versions are served changes once in a year.
-func (k *kinds) define(ctx context.Context, name string) (definition, error) {
+func (k *Starter) define(ctx context.Context, name string) (definition, error) {
 	obj := &unstructured.Unstructured{}
 	obj.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
 	if err := k.live.Get(ctx, client.ObjectKey{Name: name}, obj); err != nil {
@@ -74,7 +74,7 @@ func (k *kinds) define(ctx context.Context, name string) (definition, error) {
 // does not, and another version would be chosen now, the program has to be started
 // again: its Deployment does that. Else that is said once, and nobody waits for
 // the kind: what needs it is refused until the CRD changes.
-func (k *kinds) review(ctx context.Context, gk schema.GroupKind, crd *metav1.PartialObjectMetadata) (reconcile.Result, error) {
+func (k *Starter) review(ctx context.Context, gk schema.GroupKind, crd *metav1.PartialObjectMetadata) (reconcile.Result, error) {
 	known := k.kinds[gk]
 	if known.started && known.served == stateOf(crd) {
 		return reconcile.Result{}, nil
@@ -119,7 +119,7 @@ func stateOf(crd *metav1.PartialObjectMetadata) string {
 }
 
 // say logs, once, that a kind cannot be used in the version that is used here.
-func (k *kinds) say(ctx context.Context, gk schema.GroupKind, d definition) {
+func (k *Starter) say(ctx context.Context, gk schema.GroupKind, d definition) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	known := k.kinds[gk]
@@ -132,7 +132,7 @@ func (k *kinds) say(ctx context.Context, gk schema.GroupKind, d definition) {
 
 // chosen is the version of a kind that would be used if the program were started
 // now: the same, for a kind of which only one version can be read.
-func (k *kinds) chosen(gk schema.GroupKind) (string, error) {
+func (k *Starter) chosen(gk schema.GroupKind) (string, error) {
 	scheme, err := k.choose()
 	if err != nil {
 		return "", fmt.Errorf("choosing versions anew: %w", err)
@@ -146,7 +146,7 @@ func (k *kinds) chosen(gk schema.GroupKind) (string, error) {
 }
 
 // end ends the program with an error. The first reason is enough.
-func (k *kinds) end(reason error) {
+func (k *Starter) end(reason error) {
 	select {
 	case k.outdated <- reason:
 	default:

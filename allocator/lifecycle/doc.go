@@ -1,4 +1,4 @@
-// Package release is the controller that looks after bindings once a machine is
+// Package lifecycle is the controller that looks after bindings once a machine is
 // stored: it adopts them, holds them while the machine or its VM exists, gives
 // them back afterwards, and reaps what an admission left without a machine.
 //
@@ -6,4 +6,4 @@
 // values. The rest of the package reads those values and carries the decision
 // out. Every step is safe to repeat and to be interrupted: what is not done is
 // decided again from the state of the API server.
-package release
+package lifecycle

@@ -1,4 +1,4 @@
-package main
+package informers
 
 import (
 	"context"
@@ -26,7 +26,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
-	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/mapper"
 )
 
@@ -37,7 +36,7 @@ const syncTimeout = 30 * time.Second
 
 // kinds starts the informers of all sources, each as soon as its CRD is served:
 // this program may be installed before CAPV or the IPAM provider, or without.
-type kinds struct {
+type Starter struct {
 	mgr manager.Manager
 	// live reads a CRD when it matters which versions it serves.
 	live client.Reader
@@ -53,7 +52,7 @@ type kinds struct {
 
 // kind is a kind of object that some part of the program reads or watches.
 type kind struct {
-	sources []informers.Source
+	sources []Source
 	version string
 	// needed says that admission cannot do without it.
 	needed bool
@@ -69,11 +68,11 @@ type kind struct {
 
 // watchKinds adds to the manager what starts the informers: of what admission
 // needs to be ready, and of what only controllers need.
-func watchKinds(mgr manager.Manager, live client.Reader, needed, others []informers.Source) (*kinds, error) {
-	k := &kinds{
+func NewStarter(mgr manager.Manager, live client.Reader, choose func() (*runtime.Scheme, error), needed, others []Source) (*Starter, error) {
+	k := &Starter{
 		mgr:      mgr,
 		live:     live,
-		choose:   func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
+		choose:   choose,
 		outdated: make(chan error, 1),
 		kinds:    map[schema.GroupKind]*kind{},
 	}
@@ -94,7 +93,7 @@ func watchKinds(mgr manager.Manager, live client.Reader, needed, others []inform
 }
 
 // watch adds the controller that follows the CRDs, on every replica.
-func (k *kinds) watch() error {
+func (k *Starter) watch() error {
 	c, err := controller.New("kinds", k.mgr, controller.Options{
 		Reconciler:              k,
 		MaxConcurrentReconciles: len(k.kinds),
@@ -129,7 +128,7 @@ func crdMetadata() *metav1.PartialObjectMetadata {
 
 // kindOf is the kind of a source that a CRD of this name defines. CRDs are
 // named <plural>.<group>, and all our kinds have regular plurals.
-func (k *kinds) kindOf(crd string) (schema.GroupKind, bool) {
+func (k *Starter) kindOf(crd string) (schema.GroupKind, bool) {
 	for gk := range k.kinds {
 		plural, _ := meta.UnsafeGuessKindToResource(gk.WithVersion(""))
 		if crd == plural.Resource+"."+gk.Group {
@@ -140,7 +139,7 @@ func (k *kinds) kindOf(crd string) (schema.GroupKind, bool) {
 }
 
 // expect notes that the CRD of a kind exists.
-func (k *kinds) expect(gk schema.GroupKind) {
+func (k *Starter) expect(gk schema.GroupKind) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if known := k.kinds[gk]; !known.started && !known.said {
@@ -149,12 +148,12 @@ func (k *kinds) expect(gk schema.GroupKind) {
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable.
-func (k *kinds) NeedLeaderElection() bool { return false }
+func (k *Starter) NeedLeaderElection() bool { return false }
 
 // Start implements manager.Runnable. It notes when the CRDs that exist have all
 // been seen: before that it is not known what there is to wait for. It ends with
 // an error, and the program with it, when that has to be started again.
-func (k *kinds) Start(ctx context.Context) error {
+func (k *Starter) Start(ctx context.Context) error {
 	var crds metav1.PartialObjectMetadataList
 	crds.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinitionList"))
 	if err := k.mgr.GetCache().List(ctx, &crds); client.IgnoreNotFound(err) != nil {
@@ -178,7 +177,7 @@ func (k *kinds) Start(ctx context.Context) error {
 
 // Reconcile starts the sources of the kind that a CRD defines, and sees that the
 // CRD serves the version of the kind that is used here.
-func (k *kinds) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+func (k *Starter) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	gk, ok := k.kindOf(req.Name)
 	if !ok {
 		return reconcile.Result{}, nil
@@ -209,13 +208,13 @@ func (k *kinds) Reconcile(ctx context.Context, req reconcile.Request) (reconcile
 	return reconcile.Result{}, nil
 }
 
-func (k *kinds) isStarted(gk schema.GroupKind) bool {
+func (k *Starter) isStarted(gk schema.GroupKind) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.kinds[gk].started
 }
 
-func (k *kinds) settle(gk schema.GroupKind, change func(*kind)) {
+func (k *Starter) settle(gk schema.GroupKind, change func(*kind)) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	change(k.kinds[gk])
@@ -223,7 +222,7 @@ func (k *kinds) settle(gk schema.GroupKind, change func(*kind)) {
 
 // start adds all indexes of a kind before anything reads by them. Indexes that
 // were added by an earlier try are left as they are.
-func (k *kinds) start(ctx context.Context, gk schema.GroupKind) error {
+func (k *Starter) start(ctx context.Context, gk schema.GroupKind) error {
 	sources := k.kinds[gk].sources
 	for i, s := range sources {
 		for name, index := range s.Indexes {
@@ -250,7 +249,7 @@ func (k *kinds) start(ctx context.Context, gk schema.GroupKind) error {
 }
 
 // synced returns an error while informers that admission needs are to be filled.
-func (k *kinds) synced() error {
+func (k *Starter) Synced() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if !k.listed {
