@@ -10,6 +10,7 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/machine"
 )
 
 // PoolNamespaceKey is how the static IP adapters name the namespace of pools: one
@@ -19,13 +20,13 @@ const PoolNamespaceKey = "cluster.x-k8s.io/ip-pool-namespace"
 // seePoolsHere refuses a label whose pool is, by the rules of the adapter that it
 // was written for, in another namespace. A pool of that name in the machine's own
 // namespace is not what was asked for: as a rule it is for another network.
-func (h *Handler) seePoolsHere(ctx context.Context, m *machine, by asker) error {
+func (h *Handler) seePoolsHere(ctx context.Context, m *machine.Machine, by machine.Asker) error {
 	elsewhere := func(what, namespace string) error {
 		return ipam.Refuse(ipam.PoolElsewhere, "%s is %q, but addresses are claimed in the machine's own namespace only: "+
 			"put the pool into namespace %q and remove that", what, namespace, m.Namespace)
 	}
 	if namespace := by.GetLabels()[PoolNamespaceKey]; namespace != "" && namespace != m.Namespace {
-		return elsewhere(fmt.Sprintf("label %s of %s", PoolNamespaceKey, by.name), namespace)
+		return elsewhere(fmt.Sprintf("label %s of %s", PoolNamespaceKey, by.Name), namespace)
 	}
 	name := m.Labels[clusterv1.ClusterNameLabel]
 	if name == "" {

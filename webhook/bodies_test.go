@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/machine"
 )
 
 // padded is a machine that wants an address, with the given metadata and spec
@@ -40,8 +41,8 @@ func TestReducedMachineGetsTheSamePatch(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bindings := ipam.Bindings{Machine: "cp", Bindings: []ipam.Binding{{}}}
-			edit := func(doc document) error { return injectBindings(doc, bindings.Bindings, bindings) }
-			want, err := patchFor([]byte(raw), edit)
+			edit := func(doc machine.Document) error { return machine.Inject(doc, bindings.Bindings, bindings) }
+			want, err := machine.PatchFor([]byte(raw), edit)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -49,7 +50,7 @@ func TestReducedMachineGetsTheSamePatch(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := patchFor(reduced, edit)
+			got, err := machine.PatchFor(reduced, edit)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,7 +83,7 @@ func TestReducedMachineKeepsWhatIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := decodeMachine(reduced)
+	m, err := machine.Decode(reduced)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/machine"
 )
 
 // Path is where the API server sends VSphereMachines.
@@ -135,19 +136,19 @@ func (h *Handler) decide(ctx context.Context, req admission.Request) verdict {
 }
 
 func (h *Handler) create(ctx context.Context, req admission.Request) verdict {
-	m, err := decodeMachine(req.Object.Raw)
+	m, err := machine.Decode(req.Object.Raw)
 	if err != nil {
 		return deny(badRequest{err})
 	}
 	m.Namespace = req.Namespace
-	if m.hasLife() {
+	if m.ExistedBefore() {
 		return h.readmit(ctx, req, m)
 	}
 	return h.serve(ctx, req, m)
 }
 
 // serve gives addresses to the devices that wait for one.
-func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) verdict {
+func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.Machine) verdict {
 	if h.Namespace != "" && h.Namespace != m.Namespace {
 		return allow(fmt.Sprintf("this installation of capv-static-ip serves namespace %q only: no address is claimed", h.Namespace))
 	}
@@ -160,13 +161,13 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) 
 		return deny(err)
 	}
 	warnings = append(told, warnings...)
-	wants, dropped, err := m.newWants(wants)
+	wants, dropped, err := m.NewWants(wants)
 	if err != nil {
 		return deny(err)
 	}
 	if len(wants)+len(dropped) == 0 {
 		v := allow(warnings...)
-		if !slices.ContainsFunc(m.Spec.Network.Devices, eligible) {
+		if !slices.ContainsFunc(m.Spec.Network.Devices, machine.Eligible) {
 			v.unserved = warnings
 		}
 		return v
@@ -184,12 +185,12 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) 
 
 	claim := allocator.Request{
 		Stamp:   ipam.Stamp{Time: time.Now(), Request: req.UID},
-		Machine: m.identity(),
-		Owner:   m.owner(req.UserInfo.Username),
+		Machine: m.Identity(),
+		Owner:   m.Owner(req.UserInfo.Username),
 		Wants:   wants,
 	}
 	var v verdict
-	if isTrue(req.DryRun) {
+	if isDryRun(req) {
 		v = h.preview(ctx, claim)
 	} else {
 		v = h.inject(ctx, req.Object.Raw, claim, injection{machine: m, dropped: dropped})
@@ -197,6 +198,8 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine) 
 	v.warnings = append(v.warnings, warnings...)
 	return v
 }
+
+func isDryRun(req admission.Request) bool { return req.DryRun != nil && *req.DryRun }
 
 // preview answers a dry run, which must leave no trace: the machine stays as it
 // is, and what would deny it is a warning.
@@ -213,7 +216,7 @@ func (h *Handler) preview(ctx context.Context, claim allocator.Request) verdict 
 
 // injection is what goes into a machine besides what is claimed for it.
 type injection struct {
-	machine *machine
+	machine *machine.Machine
 	// dropped are bindings of the machine whose address something has taken off
 	// their device since an earlier call.
 	dropped []ipam.Binding
@@ -254,11 +257,11 @@ func (h *Handler) claimAndPatch(ctx context.Context, raw []byte, claim allocator
 			return verdict{}, err
 		}
 	}
-	all := slices.Concat(into.machine.held, claimed)
-	patch, err := patchFor(raw, func(doc document) error {
-		return injectBindings(doc, slices.Concat(into.dropped, claimed), ipam.Bindings{Machine: claim.Machine.Name, Bindings: all})
+	all := slices.Concat(into.machine.Held, claimed)
+	patch, err := machine.PatchFor(raw, func(doc machine.Document) error {
+		return machine.Inject(doc, slices.Concat(into.dropped, claimed), ipam.Bindings{Machine: claim.Machine.Name, Bindings: all})
 	})
-	return verdict{patch: patch, warnings: defaultRoutes(into.machine, all)}, err
+	return verdict{patch: patch, warnings: machine.DefaultRoutes(into.machine, all)}, err
 }
 
 // takeBack cleans up even if the caller is gone: a cut connection must not leak.

@@ -22,6 +22,7 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/machine"
 )
 
 // brokenAllocator stands for faults that a real API server cannot be made to
@@ -277,7 +278,7 @@ func TestOwnersThatAreToldAreBounded(t *testing.T) {
 		`{"apiVersion":"v1","kind":"A","name":"a","uid":"1"},{"apiVersion":"v1","kind":"B","name":"b","uid":"2"},` +
 		`{"apiVersion":"v1","kind":"C","name":"c","uid":"3"},{"apiVersion":"v1","kind":"D","name":"d","uid":"4"}]}}`)
 	h.tell(req, &ipam.Refusal{Reason: ipam.PoolNotFound, Message: "no"})
-	if told := len(recorder.Events); told != 1+maxOwners {
-		t.Errorf("made %d events, want those of the machine and of %d owners", told, maxOwners)
+	if told := len(recorder.Events); told != 1+machine.MaxOwners {
+		t.Errorf("made %d events, want those of the machine and of %d owners", told, machine.MaxOwners)
 	}
 }

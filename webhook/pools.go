@@ -15,6 +15,7 @@ import (
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/machine"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachinetemplates,verbs=get;list;watch
@@ -22,27 +23,27 @@ import (
 // wants lists what the machine's eligible devices ask for, and warns of those
 // that ask for nothing and of requests that no device can use. A request for a
 // device that the machine does not have is refused.
-func (h *Handler) wants(ctx context.Context, m *machine) (wants []ipam.Want, warnings []string, err error) {
+func (h *Handler) wants(ctx context.Context, m *machine.Machine) (wants []ipam.Want, warnings []string, err error) {
 	asked, err := h.askers(ctx, m)
 	if err != nil {
 		return nil, nil, err
 	}
-	warnings, err = unused(asked, m)
+	warnings, err = machine.Unused(asked, m)
 	if err != nil {
 		return nil, nil, err
 	}
 	for i, d := range m.Spec.Network.Devices {
-		if !eligible(d) {
+		if !machine.Eligible(d) {
 			continue
 		}
-		device := deviceOf(d, i)
-		found, err := firstRequest(asked, device)
+		device := machine.DeviceOf(d, i)
+		found, err := machine.FirstAsk(asked, device)
 		if err != nil {
 			return nil, nil, err
 		}
 		if found == nil {
 			warnings = append(warnings, fmt.Sprintf("device %d has no source of addresses: "+
-				"set dhcp4 or ipAddrs, or name a pool with label %s or annotation %s%d", i, PoolNameLabel, allocator.PoolsAnnotationPrefix, i))
+				"set dhcp4 or ipAddrs, or name a pool with label %s or annotation %s%d", i, machine.PoolNameLabel, allocator.PoolsAnnotationPrefix, i))
 			continue
 		}
 		want, err := h.want(ctx, m, device, found)
@@ -55,14 +56,14 @@ func (h *Handler) wants(ctx context.Context, m *machine) (wants []ipam.Want, war
 }
 
 // want makes of a request for a device the want of a given pool.
-func (h *Handler) want(ctx context.Context, m *machine, device ipam.Device, found *request) (ipam.Want, error) {
-	want := ipam.Want{Device: device, Pool: found.pool, AskedBy: found.by}
+func (h *Handler) want(ctx context.Context, m *machine.Machine, device ipam.Device, found *machine.Ask) (ipam.Want, error) {
+	want := ipam.Want{Device: device, Pool: found.Pool, AskedBy: found.By}
 	if device.Index >= ipam.MaxDevices {
 		return want, ipam.Refuse(ipam.DeviceNotFound, "%s asks for an address for device %d, but only the first %d devices of a machine are given one: "+
-			"remove the others, or give them addresses of their own", found.by, device.Index, ipam.MaxDevices)
+			"remove the others, or give them addresses of their own", found.By, device.Index, ipam.MaxDevices)
 	}
-	if found.from != nil {
-		if err := h.seePoolsHere(ctx, m, *found.from); err != nil {
+	if found.From != nil {
+		if err := h.seePoolsHere(ctx, m, *found.From); err != nil {
 			return want, err
 		}
 	}
@@ -78,13 +79,13 @@ func (h *Handler) want(ctx context.Context, m *machine, device ipam.Device, foun
 // askers are the machine and its template; the machine's own metadata wins. Where
 // it answers for every eligible device, what the cache knows of the template will
 // do, for the warnings.
-func (h *Handler) askers(ctx context.Context, m *machine) ([]asker, error) {
-	own := asker{Object: &m.ObjectMeta, name: "the VSphereMachine"}
+func (h *Handler) askers(ctx context.Context, m *machine.Machine) ([]machine.Asker, error) {
+	own := machine.Asker{Object: &m.ObjectMeta, Name: "the VSphereMachine"}
 	if m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] != capi.VSphereMachineTemplateKind.String() {
-		return []asker{own}, nil
+		return []machine.Asker{own}, nil
 	}
 	readers := []client.Reader{h.Cache}
-	if !own.answersFor(m) {
+	if !own.AnswersFor(m) {
 		readers = append(readers, h.Live)
 	}
 	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
@@ -92,7 +93,7 @@ func (h *Handler) askers(ctx context.Context, m *machine) ([]asker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []asker{own, {Object: template, name: fmt.Sprintf("VSphereMachineTemplate %q", name)}}, nil
+	return []machine.Asker{own, {Object: template, Name: fmt.Sprintf("VSphereMachineTemplate %q", name)}}, nil
 }
 
 // template reads the metadata of a template, empty if there is none. Where one
@@ -105,7 +106,7 @@ func (h *Handler) template(ctx context.Context, key client.ObjectKey, readers []
 		if client.IgnoreNotFound(err) != nil {
 			return nil, fmt.Errorf("reading VSphereMachineTemplate %s: %w", key, err)
 		}
-		if (asker{Object: template}).asks() {
+		if (machine.Asker{Object: template}).Asks() {
 			return template, nil
 		}
 	}
@@ -114,7 +115,7 @@ func (h *Handler) template(ctx context.Context, key client.ObjectKey, readers []
 
 // isPaused tells whether the machine's Cluster is paused. A Cluster that does
 // not exist is not.
-func (h *Handler) isPaused(ctx context.Context, m *machine) (bool, error) {
+func (h *Handler) isPaused(ctx context.Context, m *machine.Machine) (bool, error) {
 	name := m.Labels[clusterv1.ClusterNameLabel]
 	if name == "" {
 		return false, nil
@@ -134,9 +135,9 @@ func (h *Handler) isPaused(ctx context.Context, m *machine) (bool, error) {
 // look before they make machines, and not again before each of them: what else
 // they make would have no address, and CAPV wait for one for ever. Refused, they
 // make it when the Cluster is resumed. People are not in the way of themselves.
-func whilePaused(req admission.Request, m *machine) verdict {
-	owner := m.owner(req.UserInfo.Username)
-	if owner.UID == "" || isTrue(req.DryRun) {
+func whilePaused(req admission.Request, m *machine.Machine) verdict {
+	owner := m.Owner(req.UserInfo.Username)
+	if owner.UID == "" || isDryRun(req) {
 		return allow("the machine's Cluster is paused: no address is claimed for it")
 	}
 	return deny(ipam.Refuse(ipam.ClusterPaused, "Cluster %q is paused, so that %s %q gets no machine now: resume the Cluster",

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/machine"
 )
 
 func (h *Handler) respond(ctx context.Context, req admission.Request, v verdict) admission.Response {
@@ -55,11 +57,11 @@ func stableCause(err error) string {
 // what outlives the refusal, and into one on the machine's name. It is also noted
 // on the owners, so that they are made to try again. A dry run leaves no trace.
 func (h *Handler) tell(req admission.Request, refusal *ipam.Refusal) {
-	if isTrue(req.DryRun) {
+	if isDryRun(req) {
 		return
 	}
-	if m, err := decodeMachine(req.Object.Raw); err == nil { // or it was refused for that
-		h.tellOwners(req, m.owners(), refusal)
+	if m, err := machine.Decode(req.Object.Raw); err == nil { // or it was refused for that
+		h.tellOwners(req, m.Owners(), refusal)
 	}
 	if req.Name != "" {
 		h.warn(machineIn(req), refusal)
@@ -95,4 +97,21 @@ func (h *Handler) tellOwners(req admission.Request, owners []metav1.OwnerReferen
 // warn makes an event. It does not wait for it to be stored.
 func (h *Handler) warn(regarding *corev1.ObjectReference, refusal *ipam.Refusal) {
 	h.Events.Eventf(regarding, nil, corev1.EventTypeWarning, string(refusal.Reason), "Admit", "%s", refusal.Message)
+}
+
+// tellUnserved puts into events on a machine's name, and on its owners, that it
+// has asked in vain.
+func (h *Handler) tellUnserved(req admission.Request, unserved []string) {
+	if len(unserved) == 0 || isDryRun(req) {
+		return
+	}
+	told := &ipam.Refusal{Reason: ipam.AskedInVain, Message: strings.Join(unserved, "; ")}
+	if req.Name != "" {
+		h.warn(machineIn(req), told)
+	}
+	if m, err := machine.Decode(req.Object.Raw); err == nil {
+		for _, owner := range m.Owners() {
+			h.warn(ownerIn(req, owner), told)
+		}
+	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -13,6 +12,7 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/machine"
 )
 
 // maxLookedUp bounds the addresses of one machine that are looked up. It is what
@@ -32,20 +32,20 @@ type sharing struct {
 // has a VM of its own is there already, and so is the harm: it is told of, where
 // keeping the object out would not mend it. What a user has written into a machine
 // of his own is his to judge, and draws a warning.
-func (h *Handler) judgeShared(ctx context.Context, req admission.Request, m *machine) (warnings []string, err error) {
+func (h *Handler) judgeShared(ctx context.Context, req admission.Request, m *machine.Machine) (warnings []string, err error) {
 	all, err := h.shared(ctx, m)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range all {
-		if m.isOurs() && !s.isOfAnotherVM(m) {
+		if m.IsOurs() && !s.isOfAnotherVM(m) {
 			return nil, ipam.Refuse(ipam.AddressInUse, "device %d has %s, which %s uses: remove annotation %s, finalizer %s and the ipAddrs, "+
 				"so that the machine gets an address of its own", s.device, s.ip, s.user.In(m.Namespace), ipam.BindingsAnnotation, ipam.ReleaseFinalizer)
 		}
 		warning := fmt.Sprintf("device %d has %s, which %s uses, too: "+
 			"find out whose VM answers there, and replace the other", s.device, s.ip, s.user.In(m.Namespace))
 		warnings = append(warnings, warning)
-		if m.Spec.ProviderID != "" && !isTrue(req.DryRun) {
+		if m.Spec.ProviderID != "" && !isDryRun(req) {
 			h.tellShared(req, m, s, warning)
 		}
 	}
@@ -53,21 +53,21 @@ func (h *Handler) judgeShared(ctx context.Context, req admission.Request, m *mac
 }
 
 // shared lists what else has an address that is on one of the machine's devices.
-func (h *Handler) shared(ctx context.Context, m *machine) ([]sharing, error) {
+func (h *Handler) shared(ctx context.Context, m *machine.Machine) ([]sharing, error) {
 	var found []sharing
 	lookedUp := 0
 	for i, d := range m.Spec.Network.Devices {
 		for _, text := range d.IPAddrs {
-			ip := addressOf(text).Addr()
+			ip := capi.ParseAddress(text)
 			if lookedUp++; !ip.IsValid() || lookedUp > maxLookedUp {
 				continue
 			}
-			users, err := h.Allocator.InUse(ctx, m.identity(), d.NetworkName, ip)
+			users, err := h.Allocator.InUse(ctx, m.Identity(), d.NetworkName, ip)
 			if err != nil {
 				return nil, err
 			}
 			for _, user := range users {
-				if !m.owns(user) {
+				if !owns(m, user) {
 					found = append(found, sharing{device: i, ip: ip, user: user})
 				}
 			}
@@ -76,22 +76,16 @@ func (h *Handler) shared(ctx context.Context, m *machine) ([]sharing, error) {
 	return found, nil
 }
 
-// isOurs tells whether a machine bears the marks of one that we have served.
-func (m *machine) isOurs() bool {
-	_, bound := m.Annotations[ipam.BindingsAnnotation]
-	return bound || slices.Contains(m.Finalizers, ipam.ReleaseFinalizer)
-}
-
 // owns tells whether what has an address has it for this machine: its VM, also one
 // that a backup has brought back without its owner; or its Cluster, whose endpoint
 // may be the address of its only machine.
-func (m *machine) owns(user allocator.User) bool {
+func owns(m *machine.Machine, user allocator.User) bool {
 	if user.Namespace != m.Namespace {
 		return false
 	}
 	switch user.Kind {
 	case capi.ClusterKind.Kind:
-		return user.Name == m.identity().Cluster
+		return user.Name == m.Identity().Cluster
 	case capi.VSphereVMKind.Kind:
 		owner := capi.OwnerMachine(user.Object).Name
 		return owner == m.Name || owner == "" && (user.Name == m.Name || m.Spec.ProviderID != "")
@@ -101,7 +95,7 @@ func (m *machine) owns(user allocator.User) bool {
 
 // isOfAnotherVM tells whether the machine has a VM, and the other user of the
 // address is not another object for the same one.
-func (s sharing) isOfAnotherVM(m *machine) bool {
+func (s sharing) isOfAnotherVM(m *machine.Machine) bool {
 	if m.Spec.ProviderID == "" {
 		return false
 	}
@@ -111,10 +105,10 @@ func (s sharing) isOfAnotherVM(m *machine) bool {
 
 // tellShared puts it into a metric and into events on both objects that a machine
 // was admitted with an address that something else has.
-func (h *Handler) tellShared(req admission.Request, m *machine, s sharing, warning string) {
+func (h *Handler) tellShared(req admission.Request, m *machine.Machine, s sharing, warning string) {
 	sharedAddresses.Inc()
 	h.warn(machineIn(req), &ipam.Refusal{Reason: ipam.AddressInUse, Message: warning})
-	this := allocator.User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: m.identity().NamespacedName}
+	this := allocator.User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: m.Identity().NamespacedName}
 	h.warn(&corev1.ObjectReference{
 		APIVersion: h.versionOf(s.user.Kind), Kind: s.user.Kind,
 		Namespace: s.user.Namespace, Name: s.user.Name, UID: s.user.Object.GetUID(),

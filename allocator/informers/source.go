@@ -19,7 +19,7 @@ type Source struct {
 	Started func(ctx context.Context, informer cache.Informer) error
 }
 
-// onChange adds a handler to an informer that is called with every object that
+// OnChange adds a handler to an informer that is called with every object that
 // is added, changed or deleted.
 func OnChange(handle func(client.Object)) func(context.Context, cache.Informer) error {
 	call := func(event any) {

@@ -34,7 +34,7 @@ import (
 // syncTimeout bounds the wait for a new informer, before it is tried again.
 const syncTimeout = 30 * time.Second
 
-// kinds starts the informers of all sources, each as soon as its CRD is served:
+// Starter starts the informers of all sources, each as soon as its CRD is served:
 // this program may be installed before CAPV or the IPAM provider, or without.
 type Starter struct {
 	mgr manager.Manager
@@ -66,7 +66,7 @@ type kind struct {
 	looks            int
 }
 
-// watchKinds adds to the manager what starts the informers: of what admission
+// NewStarter adds to the manager what starts the informers: of what admission
 // needs to be ready, and of what only controllers need.
 func NewStarter(mgr manager.Manager, live client.Reader, choose func() (*runtime.Scheme, error), needed, others []Source) (*Starter, error) {
 	k := &Starter{
@@ -248,7 +248,7 @@ func (k *Starter) start(ctx context.Context, gk schema.GroupKind) error {
 	return nil
 }
 
-// synced returns an error while informers that admission needs are to be filled.
+// Synced returns an error while informers that admission needs are to be filled.
 func (k *Starter) Synced() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

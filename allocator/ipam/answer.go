@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// answer is what a provider wrote into an address object; it may be anything.
+// Answer is what a provider wrote into an address object; it may be anything.
 type Answer struct {
 	IP      string
 	Prefix  int
 	Gateway string
 }
 
-// bind checks the answer and makes a binding of it.
+// Bind checks the answer and makes a binding of it.
 func (a Answer) Bind(pool Pool, claim string, want Want) (Binding, error) {
 	ip, err := netip.ParseAddr(a.IP)
 	if err != nil {
@@ -43,14 +43,14 @@ func (a Answer) Bind(pool Pool, claim string, want Want) (Binding, error) {
 	return binding, nil
 }
 
-// unusable refuses an answer. The text leaves the address out: every try is
+// Unusable refuses an answer. The text leaves the address out: every try is
 // given another one.
 func Unusable(pool Pool, format string, args ...any) error {
 	return Refuse(InvalidAddress, "%s answered with an unusable address: %s; correct the pool",
 		pool.Reference.In(pool.GetNamespace()), fmt.Sprintf(format, args...))
 }
 
-// splitList reads an annotation that holds a list separated by commas.
+// SplitList reads an annotation that holds a list separated by commas.
 func SplitList(list string) []string {
 	var entries []string
 	for entry := range strings.SplitSeq(list, ",") {

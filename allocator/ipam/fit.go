@@ -11,14 +11,16 @@ import (
 // (api/govmomi/v1beta2, NetworkDeviceSpec.IPAddrs).
 const maxAddressText = 39
 
-// family is IPv4 or IPv6, empty where it is not known.
+// Family is IPv4 or IPv6, empty where it is not known.
 type Family string
 
+// The families.
 const (
 	IPv4 Family = "IPv4"
 	IPv6 Family = "IPv6"
 )
 
+// FamilyOf is the family of an address.
 func FamilyOf(ip netip.Addr) Family {
 	if ip.Unmap().Is4() {
 		return IPv4
@@ -26,7 +28,7 @@ func FamilyOf(ip netip.Addr) Family {
 	return IPv6
 }
 
-// checkFit refuses an address that would harm its network or its machine: the
+// CheckFit refuses an address that would harm its network or its machine: the
 // pool's own gateway or name server, the network itself, everybody. The provider
 // would offer it again, so it is to be set aside. What is wrong with a pool as a
 // whole is refused once and for all.
@@ -56,7 +58,7 @@ func CheckFit(pool Pool, b Binding, of Family) error {
 	return &Unfit{Cause: cause, IP: ip, Refusal: Unusable(pool, "%s", what)}
 }
 
-// endOfSubnet says which address without a host this is, empty if it is none. A
+// EndOfSubnet says which address without a host this is, empty if it is none. A
 // subnet of two addresses has hosts only (RFC 3021, RFC 6164); the first address
 // of an IPv6 subnet belongs to its routers (RFC 4291, 2.6.1).
 func EndOfSubnet(address netip.Prefix) UnfitCause {

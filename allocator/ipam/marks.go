@@ -89,7 +89,7 @@ func ClaimName(machine string, index int) string {
 	return ClaimNameOfTry(machine, index, 1)
 }
 
-// claimName is ClaimName for the claim of the n-th try. Those after the first
+// ClaimNameOfTry is ClaimName for the claim of the n-th try. Those after the first
 // end in .r<n>: the names before are those of claims that were set aside.
 func ClaimNameOfTry(machine string, index, try int) string {
 	suffix := "-" + strconv.Itoa(index)
@@ -198,7 +198,7 @@ type Stamp struct {
 	Request types.UID
 }
 
-// again is the stamp on a claim that the request found: it is not the request's
+// Again is the stamp on a claim that the request found: it is not the request's
 // to take back. Another request may have been answered with it already, whose
 // machine is not stored yet.
 func (s Stamp) Again() Stamp {

@@ -53,6 +53,7 @@ func SetAsideOf(claim client.Object) (SetAside, bool) {
 	return content, true
 }
 
+// IsSetAside tells whether a claim keeps its address from being handed out.
 func IsSetAside(claim client.Object) bool {
 	_, is := claim.GetLabels()[SetAsideLabel]
 	return is

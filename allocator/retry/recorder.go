@@ -43,7 +43,7 @@ type refusedOwner struct {
 	uid types.UID
 }
 
-// Owners writes on the owners of refused machines why they were, for the
+// Recorder writes on the owners of refused machines why they were, for the
 // controller that makes CAPI try again. It works beside the requests: an answer
 // never waits for it.
 type Recorder struct {
@@ -56,7 +56,7 @@ type Recorder struct {
 	in map[string]int
 }
 
-// NewOwners makes an Owners, to be started. The client reads and writes past
+// NewRecorder makes an Owners, to be started. The client reads and writes past
 // the caches, and should have a rate limit of its own.
 func NewRecorder(c client.Client) *Recorder {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[refusedOwner](100*time.Millisecond, writeTimeout)

@@ -45,12 +45,12 @@ const maxShortages = 16
 // maxNeeded is more than the devices that a machine can have.
 const maxNeeded = 255
 
-// Lacks is the content of RefusedByAnnotation: the obstacles to the machines of an
+// Shortages is the content of RefusedByAnnotation: the obstacles to the machines of an
 // owner, each with the number of addresses that would have been enough; that is
 // one where it is no pool.
 type Shortages map[Obstacle]uint64
 
-// ParseLacks reads the value of RefusedByAnnotation: pools as KIND.GROUP/NAME,
+// ParseShortages reads the value of RefusedByAnnotation: pools as KIND.GROUP/NAME,
 // each followed by a colon and the number of addresses needed if that is not one,
 // and reasons, separated by commas. What is not of this form is left out.
 func ParseShortages(annotation string) Shortages {

@@ -43,9 +43,10 @@ const (
 	GlobalInClusterKind = "GlobalInClusterIPPool"
 )
 
+// InClusterVersion is the version in which pools of the in-cluster provider are read.
 var InClusterVersion = schema.GroupVersion{Group: ipamv1.GroupVersion.Group, Version: "v1alpha2"}
 
-// Contract is the provider behind every pool that honours the CAPI IPAM
+// Provider is the provider behind every pool that honours the CAPI IPAM
 // contract: IPAddressClaim and IPAddress.
 // See https://cluster-api.sigs.k8s.io/developer/providers/contracts/ipam
 type Provider struct {
@@ -62,7 +63,7 @@ func InClusterPool(name string) ipam.PoolReference {
 	return ipam.PoolReference{APIGroup: InClusterVersion.Group, Kind: InClusterKind, Name: name}
 }
 
-// AddContractToScheme adds the claim API in the version that is served: v1beta2,
+// AddToScheme adds the claim API in the version that is served: v1beta2,
 // or v1beta1 where there is only that. What is read and written here has the
 // same form in both.
 func AddToScheme(scheme *runtime.Scheme, mapper meta.RESTMapper) error {
@@ -91,6 +92,7 @@ func (Provider) Pools() []client.Object {
 	}
 }
 
+// UnstructuredPool is an empty pool of a kind.
 func UnstructuredPool(kind schema.GroupVersionKind) *unstructured.Unstructured {
 	pool := &unstructured.Unstructured{}
 	pool.SetGroupVersionKind(kind)

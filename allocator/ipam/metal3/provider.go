@@ -38,12 +38,12 @@ const (
 	exhausted = "Exhausted IP Pools"
 )
 
-// Metal3 is the provider behind metal3 IPPools: IPClaim and IPAddress.
+// Provider is the provider behind metal3 IPPools: IPClaim and IPAddress.
 type Provider struct{}
 
 var _ ipam.Provider = Provider{}
 
-// Metal3Pool refers to the metal3 IPPool of this name.
+// PoolNamed refers to the metal3 IPPool of this name.
 func PoolNamed(name string) ipam.PoolReference {
 	return ipam.PoolReference{APIGroup: ipamv1.GroupVersion.Group, Kind: "IPPool", Name: name}
 }

@@ -39,7 +39,7 @@ type poolReconciler struct {
 	client client.Client
 }
 
-// SetupPools adds to the manager what makes metal3 finish the deletion of IPPools.
+// Setup adds to the manager what makes metal3 finish the deletion of IPPools.
 // It runs on the elected replica only. The sources that it returns must be
 // started, on every replica.
 func Setup(mgr manager.Manager) ([]informers.Source, error) {

@@ -1,4 +1,4 @@
-package webhook
+package machine
 
 import (
 	"fmt"
@@ -23,31 +23,31 @@ const (
 	networkNameLabel = "cluster.x-k8s.io/network-name"
 )
 
-// asker is metadata that may ask for pools: the machine's own, or its template's.
-type asker struct {
+// Asker is metadata that may ask for pools: the machine's own, or its template's.
+type Asker struct {
 	metav1.Object
 	// name is how a sentence names it.
-	name string
+	Name string
 }
 
-// request is one way in which an asker names a pool.
-type request struct {
-	pool ipam.PoolReference
+// Ask is one way in which an asker names a pool.
+type Ask struct {
+	Pool ipam.PoolReference
 	// by says where it is written, for a denial that can be acted upon.
-	by string
+	By string
 	// from is whose label it is, nil if it is an annotation for just this device.
-	from *asker
+	From *Asker
 }
 
-// request is what the asker wants for the device: its annotation for just this
+// Ask is what the asker wants for the device: its annotation for just this
 // device, or else its label for all.
-func (a asker) request(device ipam.Device) (*request, error) {
+func (a Asker) Ask(device ipam.Device) (*Ask, error) {
 	for _, key := range keysOf(device) {
 		text, ok := a.GetAnnotations()[allocator.PoolsAnnotationPrefix+key]
 		if !ok {
 			continue
 		}
-		by := fmt.Sprintf("annotation %s%s of %s", allocator.PoolsAnnotationPrefix, key, a.name)
+		by := fmt.Sprintf("annotation %s%s of %s", allocator.PoolsAnnotationPrefix, key, a.Name)
 		if strings.ContainsAny(text, ",|") {
 			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s names several pools (%q): name one", by, text)
 		}
@@ -55,22 +55,22 @@ func (a asker) request(device ipam.Device) (*request, error) {
 		if err != nil {
 			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s is not a reference to a pool: %s; write NAME, KIND/NAME or KIND.GROUP/NAME", by, err)
 		}
-		return &request{pool: pool, by: by}, nil
+		return &Ask{Pool: pool, By: by}, nil
 	}
 	switch label := a.label(); label {
 	case "":
 		return nil, nil
 	case PoolNameLabel:
 		name := a.GetLabels()[label]
-		return &request{pool: ipam.PoolReference{Name: name}, by: fmt.Sprintf("label %s of %s", label, a.name), from: &a}, nil
+		return &Ask{Pool: ipam.PoolReference{Name: name}, By: fmt.Sprintf("label %s of %s", label, a.Name), From: &a}, nil
 	default:
 		return nil, ipam.Refuse(ipam.PoolNotNamed, "label %s of %s selects a pool by the labels of the pool, which is not supported: "+
-			"name the pool there, in label %s or annotation %s%d", label, a.name, PoolNameLabel, allocator.PoolsAnnotationPrefix, device.Index)
+			"name the pool there, in label %s or annotation %s%d", label, a.Name, PoolNameLabel, allocator.PoolsAnnotationPrefix, device.Index)
 	}
 }
 
 // label is the label by which the asker asks for all devices, empty if it has none.
-func (a asker) label() string {
+func (a Asker) label() string {
 	for _, label := range []string{PoolNameLabel, poolGroupLabel, networkNameLabel} {
 		if a.GetLabels()[label] != "" {
 			return label
@@ -79,8 +79,8 @@ func (a asker) label() string {
 	return ""
 }
 
-// asks tells whether the asker asks for anything at all, be it wrongly.
-func (a asker) asks() bool {
+// Asks tells whether the asker asks for anything at all, be it wrongly.
+func (a Asker) Asks() bool {
 	if a.label() != "" {
 		return true
 	}
@@ -92,24 +92,24 @@ func (a asker) asks() bool {
 	return false
 }
 
-// answersFor tells whether the asker has an answer, be it a wrong one, for each
+// AnswersFor tells whether the asker has an answer, be it a wrong one, for each
 // device of the machine that waits for one.
-func (a asker) answersFor(m *machine) bool {
+func (a Asker) AnswersFor(m *Machine) bool {
 	for i, d := range m.Spec.Network.Devices {
-		if !eligible(d) {
+		if !Eligible(d) {
 			continue
 		}
-		if found, err := a.request(deviceOf(d, i)); found == nil && err == nil {
+		if found, err := a.Ask(DeviceOf(d, i)); found == nil && err == nil {
 			return false
 		}
 	}
 	return true
 }
 
-// firstRequest is the first answer for a device, nil if nobody asks for it.
-func firstRequest(asked []asker, device ipam.Device) (*request, error) {
+// FirstAsk is the first answer for a device, nil if nobody asks for it.
+func FirstAsk(asked []Asker, device ipam.Device) (*Ask, error) {
 	for _, by := range asked {
-		found, err := by.request(device)
+		found, err := by.Ask(device)
 		if err != nil || found != nil {
 			return found, err
 		}

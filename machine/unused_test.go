@@ -1,4 +1,4 @@
-package webhook
+package machine
 
 import (
 	"encoding/json"
@@ -62,7 +62,7 @@ func TestDefaultRoutesOfOneFamily(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, m := machineWith(t, "", `{`+test.first+`"networkName":"a"},{`+test.second+`"networkName":"b","deviceName":"eth1"}`)
-			if got := defaultRoutes(m, test.injected); !slices.Equal(got, test.want) {
+			if got := DefaultRoutes(m, test.injected); !slices.Equal(got, test.want) {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})

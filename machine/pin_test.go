@@ -1,9 +1,10 @@
-package webhook
+package machine
 
 import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -26,10 +27,10 @@ const (
 	other = `{"networkName":"b","ipAddrs":["10.0.1.1/24"]}`
 )
 
-func machineWith(t *testing.T, metadata, devices string) (string, *machine) {
+func machineWith(t *testing.T, metadata, devices string) (string, *Machine) {
 	t.Helper()
 	raw := fmt.Sprintf(`{"metadata":{"name":"cp"%s},"spec":{"network":{"devices":[%s]}}}`, metadata, devices)
-	m, err := decodeMachine([]byte(raw))
+	m, err := Decode([]byte(raw))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +91,7 @@ func TestUpdateOfABoundMachine(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = pinBindings(before, after, twoBound().Bindings, doc)
+			_, err = Pin(before, after, twoBound().Bindings, doc)
 			if test.denied != "" {
 				wantRefusal(t, err, ipam.DevicePinned, test.denied)
 				return
@@ -126,7 +127,7 @@ func TestDeviceIsFoundByItsAddress(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			_, err = pinBindings(before, after, twoBound().Bindings, doc)
+			_, err = Pin(before, after, twoBound().Bindings, doc)
 			if test.denied != "" {
 				wantRefusal(t, err, ipam.DevicePinned, test.denied)
 				return
@@ -147,7 +148,7 @@ func TestUpdateThatDropsTheMarksGetsThemBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := pinBindings(before, after, twoBound().Bindings, doc); err != nil {
+	if _, err := Pin(before, after, twoBound().Bindings, doc); err != nil {
 		t.Fatal(err)
 	}
 	wantRaw, _ := machineWith(t, marks(t), first+","+other)
@@ -170,7 +171,7 @@ func TestUpdateOfAMachineThatGoesGetsNoFinalizer(t *testing.T) {
 				t.Fatal(err)
 			}
 			unchanged := mustMarshal(t, doc)
-			if _, err := pinBindings(before, after, twoBound().Bindings, doc); err != nil {
+			if _, err := Pin(before, after, twoBound().Bindings, doc); err != nil {
 				t.Fatal(err)
 			}
 			if got := mustMarshal(t, doc); got != unchanged {
@@ -187,4 +188,12 @@ func mustMarshal(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+func wantRefusal(t *testing.T, err error, reason ipam.Reason, text string) {
+	t.Helper()
+	refusal, ok := ipam.AsRefusal(err)
+	if !ok || refusal.Reason != reason || !strings.Contains(refusal.Message, text) {
+		t.Errorf("got %v, want a refusal %s with %q", err, reason, text)
+	}
 }

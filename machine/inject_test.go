@@ -1,4 +1,4 @@
-package webhook
+package machine
 
 import (
 	"encoding/json"
@@ -28,7 +28,7 @@ func boundDevice(index int, change func(*ipam.Binding)) ipam.Bindings {
 
 func patchOf(t *testing.T, raw string, bindings ipam.Bindings) []jsonpatch.Operation {
 	t.Helper()
-	patch, err := patchFor([]byte(raw), func(doc document) error { return injectBindings(doc, bindings.Bindings, bindings) })
+	patch, err := PatchFor([]byte(raw), func(doc Document) error { return Inject(doc, bindings.Bindings, bindings) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,8 +108,8 @@ func TestInjectionNeedsTheDevice(t *testing.T) {
 		`{"metadata":{}}`, `{"metadata":{},"spec":{"network":{"devices":[]}}}`, `{"metadata":{},"spec":{"network":{"devices":[7]}}}`,
 		`{"spec":{"network":{"devices":[{}]}}}`, `[]`, `{`,
 	} {
-		_, err := patchFor([]byte(raw), func(doc document) error {
-			return injectBindings(doc, boundDevice(0, nil).Bindings, boundDevice(0, nil))
+		_, err := PatchFor([]byte(raw), func(doc Document) error {
+			return Inject(doc, boundDevice(0, nil).Bindings, boundDevice(0, nil))
 		})
 		if err == nil {
 			t.Errorf("%s: got a patch", raw)

@@ -1,4 +1,4 @@
-package webhook
+package machine
 
 import (
 	"encoding/json"
@@ -18,9 +18,9 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// machine is what admission reads of a VSphereMachine. These fields have the
+// Machine is what admission reads of a VSphereMachine. These fields have the
 // same names and shapes in v1beta1 and v1beta2 of the API.
-type machine struct {
+type Machine struct {
 	metav1.ObjectMeta `json:"metadata"`
 	Spec              struct {
 		ProviderID string `json:"providerID"`
@@ -30,34 +30,35 @@ type machine struct {
 	} `json:"spec"`
 
 	// held are the bindings that an earlier call for the same create has made.
-	held []ipam.Binding
+	Held []ipam.Binding
 }
 
-func decodeMachine(raw []byte) (*machine, error) {
+// Decode reads a VSphereMachine as the API server sends it.
+func Decode(raw []byte) (*Machine, error) {
 	if len(raw) == 0 {
 		return nil, errors.New("the request holds no VSphereMachine")
 	}
-	m := &machine{}
+	m := &Machine{}
 	if err := json.Unmarshal(raw, m); err != nil {
 		return nil, fmt.Errorf("reading the VSphereMachine: %w", err)
 	}
 	return m, nil
 }
 
-// maxOwners is the number of owners of one machine that are told of its refusal.
+// MaxOwners is the number of owners of one machine that are told of its refusal.
 // CAPI's machines have one.
-const maxOwners = 3
+const MaxOwners = 3
 
-// eligible tells whether a device waits for a static address: whatever gives it
+// Eligible tells whether a device waits for a static address: whatever gives it
 // another source of addresses, or none on purpose, is the user's own decision.
-func eligible(d infrav1.NetworkDeviceSpec) bool {
+func Eligible(d infrav1.NetworkDeviceSpec) bool {
 	return !hasDHCP(d) && len(d.IPAddrs) == 0 && len(d.AddressesFromPools) == 0 && !isTrue(d.SkipIPAllocation)
 }
 
 // isServed tells whether a device waits for an address of ours, or has got one by
 // an earlier call for the same create.
-func (m *machine) isServed(d infrav1.NetworkDeviceSpec) bool {
-	return eligible(d) || slices.ContainsFunc(m.held, func(b ipam.Binding) bool { return hasAddress(d, b.Address.Addr()) })
+func (m *Machine) isServed(d infrav1.NetworkDeviceSpec) bool {
+	return Eligible(d) || slices.ContainsFunc(m.Held, func(b ipam.Binding) bool { return hasAddress(d, b.Address.Addr()) })
 }
 
 func hasDHCP(d infrav1.NetworkDeviceSpec) bool { return isTrue(d.DHCP4) || isTrue(d.DHCP6) }
@@ -82,18 +83,19 @@ func addressOf(text string) netip.Prefix {
 	return netip.PrefixFrom(ip, ip.BitLen())
 }
 
-func deviceOf(d infrav1.NetworkDeviceSpec, index int) ipam.Device {
+// DeviceOf is how a binding names the device with this index.
+func DeviceOf(d infrav1.NetworkDeviceSpec, index int) ipam.Device {
 	return ipam.Device{Index: index, DeviceName: d.DeviceName, NetworkName: d.NetworkName}
 }
 
-// deviceWith is the index of the device with an address, -1 if none has it.
-func (m *machine) deviceWith(ip netip.Addr) int {
+// DeviceWith is the index of the device with an address, -1 if none has it.
+func (m *Machine) DeviceWith(ip netip.Addr) int {
 	return slices.IndexFunc(m.Spec.Network.Devices, func(d infrav1.NetworkDeviceSpec) bool { return hasAddress(d, ip) })
 }
 
 // deviceNamed is the index of the device that an annotation means by its index
 // or its deviceName, -1 if there is none.
-func (m *machine) deviceNamed(key string) int {
+func (m *Machine) deviceNamed(key string) int {
 	index, err := strconv.Atoi(key)
 	if err == nil && strconv.Itoa(index) == key && index >= 0 && index < len(m.Spec.Network.Devices) {
 		return index
@@ -105,7 +107,7 @@ func (m *machine) deviceNamed(key string) int {
 const maxDescribed = 10
 
 // devices is how a sentence lists the devices that a machine has.
-func (m *machine) devices() string {
+func (m *Machine) devices() string {
 	all := m.Spec.Network.Devices
 	if len(all) == 0 {
 		return "it lists none"
@@ -122,7 +124,7 @@ func (m *machine) devices() string {
 }
 
 // describe is how a sentence names one device.
-func (m *machine) describe(index int) string {
+func (m *Machine) describe(index int) string {
 	d := m.Spec.Network.Devices[index]
 	text := fmt.Sprintf("%d (networkName %q", index, d.NetworkName)
 	if d.DeviceName != "" {
@@ -131,15 +133,15 @@ func (m *machine) describe(index int) string {
 	return text + ")"
 }
 
-// hasLife tells whether the object had a life before this create: it was moved
+// ExistedBefore tells whether the object had a life before this create: it was moved
 // by clusterctl or restored from a backup, and a VM may stand behind it.
-func (m *machine) hasLife() bool {
+func (m *Machine) ExistedBefore() bool {
 	_, bound := m.Annotations[ipam.BindingsAnnotation]
-	return bound || m.hasVM()
+	return bound || m.HasVM()
 }
 
-// hasVM tells whether a VM stands behind the object, or is being made for it.
-func (m *machine) hasVM() bool {
+// HasVM tells whether a VM stands behind the object, or is being made for it.
+func (m *Machine) HasVM() bool {
 	return m.Spec.ProviderID != "" || slices.ContainsFunc(m.OwnerReferences, isMachineOwner)
 }
 
@@ -148,8 +150,8 @@ func isMachineOwner(owner metav1.OwnerReference) bool {
 	return err == nil && gv.Group == clusterv1.GroupVersion.Group && owner.Kind == "Machine"
 }
 
-// bindings are those of the machine's annotation, none if it has no annotation.
-func (m *machine) bindings() (ipam.Bindings, error) {
+// Bindings are those of the machine's annotation, none if it has no annotation.
+func (m *Machine) Bindings() (ipam.Bindings, error) {
 	text, ok := m.Annotations[ipam.BindingsAnnotation]
 	if !ok {
 		return ipam.Bindings{}, nil
@@ -162,7 +164,8 @@ func (m *machine) bindings() (ipam.Bindings, error) {
 	return bindings, nil
 }
 
-func (m *machine) identity() ipam.Machine {
+// Identity is the machine as its addresses are claimed for it.
+func (m *Machine) Identity() ipam.Machine {
 	return ipam.Machine{
 		NamespacedName: types.NamespacedName{Namespace: m.Namespace, Name: m.Name},
 		Cluster:        m.Labels[clusterv1.ClusterNameLabel],
@@ -170,20 +173,26 @@ func (m *machine) identity() ipam.Machine {
 	}
 }
 
-// owner is for whom the machine is made, empty if nobody is named.
-func (m *machine) owner(user string) ipam.Owner {
-	owners := m.owners()
+// Owner is for whom the machine is made, empty if nobody is named.
+func (m *Machine) Owner(user string) ipam.Owner {
+	owners := m.Owners()
 	if len(owners) == 0 {
 		return ipam.Owner{}
 	}
 	return ipam.Owner{Kind: owners[0].Kind, Name: owners[0].Name, UID: owners[0].UID, User: user}
 }
 
-// owners are those that CAPI writes on a machine at its creation. None of them
+// Owners are those that CAPI writes on a machine at its creation. None of them
 // is marked as the controller: that is to be the Machine later.
-func (m *machine) owners() []metav1.OwnerReference {
+func (m *Machine) Owners() []metav1.OwnerReference {
 	refs := slices.DeleteFunc(slices.Clone(m.OwnerReferences), func(ref metav1.OwnerReference) bool {
 		return ref.UID == "" || ref.Name == "" || ref.Kind == ""
 	})
-	return refs[:min(len(refs), maxOwners)]
+	return refs[:min(len(refs), MaxOwners)]
+}
+
+// IsOurs tells whether a machine bears the marks of one that we have served.
+func (m *Machine) IsOurs() bool {
+	_, bound := m.Annotations[ipam.BindingsAnnotation]
+	return bound || slices.Contains(m.Finalizers, ipam.ReleaseFinalizer)
 }

@@ -1,4 +1,4 @@
-package webhook
+package machine
 
 import (
 	"bytes"
@@ -12,22 +12,22 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// document is a VSphereMachine as the API server sent it, numbers unparsed.
-type document map[string]any
+// Document is a VSphereMachine as the API server sent it, numbers unparsed.
+type Document map[string]any
 
-func decodeDocument(raw []byte) (document, error) {
+func decodeDocument(raw []byte) (Document, error) {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber()
-	doc := document{}
+	doc := Document{}
 	if err := decoder.Decode(&doc); err != nil {
 		return nil, fmt.Errorf("reading the VSphereMachine: %w", err)
 	}
 	return doc, nil
 }
 
-// patchFor is the smallest RFC 6902 patch that makes the object what edit makes
+// PatchFor is the smallest RFC 6902 patch that makes the object what edit makes
 // of it. What edit does not touch is not in the patch.
-func patchFor(raw []byte, edit func(document) error) ([]jsonpatch.Operation, error) {
+func PatchFor(raw []byte, edit func(Document) error) ([]jsonpatch.Operation, error) {
 	doc, err := decodeDocument(raw)
 	if err != nil {
 		return nil, err
@@ -46,9 +46,9 @@ func patchFor(raw []byte, edit func(document) error) ([]jsonpatch.Operation, err
 	return patch, nil
 }
 
-// injectBindings writes bindings into the devices that are to have them, and what
+// Inject writes bindings into the devices that are to have them, and what
 // makes the release of all bindings of the machine sure into the metadata.
-func injectBindings(doc document, into []ipam.Binding, all ipam.Bindings) error {
+func Inject(doc Document, into []ipam.Binding, all ipam.Bindings) error {
 	for _, b := range into {
 		device, err := doc.device(b.Device.Index)
 		if err != nil {
@@ -84,7 +84,7 @@ func injectBinding(device map[string]any, b ipam.Binding) {
 	}
 }
 
-func (doc document) device(index int) (map[string]any, error) {
+func (doc Document) device(index int) (map[string]any, error) {
 	spec, _ := doc["spec"].(map[string]any)
 	network, _ := spec["network"].(map[string]any)
 	devices, _ := network["devices"].([]any)
@@ -100,7 +100,7 @@ func (doc document) device(index int) (map[string]any, error) {
 
 // hold adds the finalizer and the bindings annotation, given as its text. An
 // empty text leaves the annotation as it is.
-func (doc document) hold(bindings string) error {
+func (doc Document) hold(bindings string) error {
 	metadata, ok := doc["metadata"].(map[string]any)
 	if !ok {
 		return errors.New("the machine has no metadata")

@@ -1,4 +1,4 @@
-package webhook
+package machine
 
 import (
 	"fmt"
@@ -7,16 +7,15 @@ import (
 	"strings"
 
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// unused warns of requests that no device can use, because it has another source
+// Unused warns of requests that no device can use, because it has another source
 // of addresses and keeps that. A request for a device that does not exist is
 // refused: whoever wrote it waits for an address that no device would get.
-func unused(asked []asker, m *machine) (warnings []string, err error) {
+func Unused(asked []Asker, m *Machine) (warnings []string, err error) {
 	for _, by := range asked {
 		more, err := unusedAnnotations(by, m)
 		if err != nil {
@@ -31,7 +30,7 @@ func unused(asked []asker, m *machine) (warnings []string, err error) {
 	return append(warnings, half...), nil
 }
 
-func unusedAnnotations(by asker, m *machine) (warnings []string, err error) {
+func unusedAnnotations(by Asker, m *Machine) (warnings []string, err error) {
 	for _, name := range slices.Sorted(maps.Keys(by.GetAnnotations())) {
 		key, ok := strings.CutPrefix(name, allocator.PoolsAnnotationPrefix)
 		if !ok {
@@ -40,10 +39,10 @@ func unusedAnnotations(by asker, m *machine) (warnings []string, err error) {
 		switch i := m.deviceNamed(key); {
 		case i < 0:
 			return nil, ipam.Refuse(ipam.DeviceNotFound, "annotation %s of %s is for a device that the machine does not have: "+
-				"name a device by its index or its deviceName; %s", name, by.name, m.devices())
+				"name a device by its index or its deviceName; %s", name, by.Name, m.devices())
 		case !m.isServed(m.Spec.Network.Devices[i]):
 			warnings = append(warnings, fmt.Sprintf("annotation %s of %s is not used: device %d has DHCP, addresses or pools of its own, or skipIPAllocation",
-				name, by.name, i))
+				name, by.Name, i))
 		}
 	}
 	return warnings, nil
@@ -51,7 +50,7 @@ func unusedAnnotations(by asker, m *machine) (warnings []string, err error) {
 
 // unusedLabels warns of labels, which are for all devices, where no device at all
 // waits for an address. Where some do, the others are left out on purpose.
-func unusedLabels(asked []asker, m *machine) (warnings []string) {
+func unusedLabels(asked []Asker, m *Machine) (warnings []string) {
 	if slices.ContainsFunc(m.Spec.Network.Devices, m.isServed) {
 		return nil
 	}
@@ -61,7 +60,7 @@ func unusedLabels(asked []asker, m *machine) (warnings []string) {
 	}
 	for _, by := range asked {
 		if label := by.label(); label != "" {
-			warnings = append(warnings, fmt.Sprintf("label %s of %s is not used: %s", label, by.name, reason))
+			warnings = append(warnings, fmt.Sprintf("label %s of %s is not used: %s", label, by.Name, reason))
 		}
 	}
 	return warnings
@@ -69,18 +68,18 @@ func unusedLabels(asked []asker, m *machine) (warnings []string) {
 
 // halfServed warns of devices that have addresses of IPv6 from elsewhere and were
 // meant, by a label, to get one of IPv4 beside it.
-func halfServed(asked []asker, m *machine) (warnings []string) {
+func halfServed(asked []Asker, m *Machine) (warnings []string) {
 	for i, d := range m.Spec.Network.Devices {
 		has := onlyIPv6(d)
 		if has == "" || m.isServed(d) {
 			continue
 		}
-		found, err := firstRequest(asked, deviceOf(d, i))
-		if err != nil || found == nil || found.from == nil {
+		found, err := FirstAsk(asked, DeviceOf(d, i))
+		if err != nil || found == nil || found.From == nil {
 			continue
 		}
 		warnings = append(warnings, fmt.Sprintf("device %d gets no address by %s: it has %s, and only devices with neither DHCP nor ipAddrs are served; "+
-			"set dhcp4 or an IPv4 address in ipAddrs if it needs one, or leave IPv6 to the pool", i, found.by, has))
+			"set dhcp4 or an IPv4 address in ipAddrs if it needs one, or leave IPv6 to the pool", i, found.By, has))
 	}
 	return warnings
 }
@@ -100,26 +99,9 @@ func onlyIPv6(d infrav1.NetworkDeviceSpec) string {
 	return ""
 }
 
-// tellUnserved puts into events on a machine's name, and on its owners, that it
-// has asked in vain.
-func (h *Handler) tellUnserved(req admission.Request, unserved []string) {
-	if len(unserved) == 0 || isTrue(req.DryRun) {
-		return
-	}
-	told := &ipam.Refusal{Reason: ipam.AskedInVain, Message: strings.Join(unserved, "; ")}
-	if req.Name != "" {
-		h.warn(machineIn(req), told)
-	}
-	if m, err := decodeMachine(req.Object.Raw); err == nil {
-		for _, owner := range m.owners() {
-			h.warn(ownerIn(req, owner), told)
-		}
-	}
-}
-
-// defaultRoutes warns of devices that are each given a default route of the same
+// DefaultRoutes warns of devices that are each given a default route of the same
 // family: the VM answers by one of them, whichever the packets came in by.
-func defaultRoutes(m *machine, injected []ipam.Binding) (warnings []string) {
+func DefaultRoutes(m *Machine, injected []ipam.Binding) (warnings []string) {
 	for _, family := range []string{"IPv4", "IPv6"} {
 		var routes []string
 		ours := false

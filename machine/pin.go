@@ -1,0 +1,134 @@
+package machine
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+
+	"capv-static-ip.dev/allocator/ipam"
+)
+
+// AsStored completes a binding of which no more than the address is known by what
+// stands on the device that has it.
+func (m *Machine) AsStored(b ipam.Binding, index int) ipam.Binding {
+	d := m.Spec.Network.Devices[index]
+	for _, text := range d.IPAddrs {
+		if stored := addressOf(text); stored.Addr() == b.Address.Addr() {
+			b.Address = stored
+		}
+	}
+	gateway := d.Gateway6
+	if b.Address.Addr().Is4() {
+		gateway = d.Gateway4
+	}
+	// One that does not parse is not one that was injected.
+	b.Gateway, _ = netip.ParseAddr(gateway)
+	b.Device, b.Nameservers, b.SearchDomains = DeviceOf(d, index), d.Nameservers, d.SearchDomains
+	return b
+}
+
+// Pin gives back to a machine what an update took from its bound
+// devices, and returns the indexes of these. It returns a Refusal where the device
+// itself is not what it was: an address never moves to another NIC. A device is
+// found by its address: others may have been put before it since it was bound.
+// Both objects are of one API version.
+func Pin(before, after *Machine, held []ipam.Binding, doc Document) (pinned []int, err error) {
+	for _, b := range held {
+		i := before.boundTo(b)
+		if i < 0 {
+			continue
+		}
+		pinned = append(pinned, i)
+		if err := pinBinding(before, after, b, i, doc); err != nil {
+			return nil, err
+		}
+	}
+	if !after.DeletionTimestamp.IsZero() || isMoving(after) || len(held) == 0 {
+		return pinned, nil
+	}
+	text := ""
+	if annotated, err := before.Bindings(); err == nil && annotated.Machine == before.Name {
+		text = before.Annotations[ipam.BindingsAnnotation]
+	}
+	return pinned, doc.hold(text)
+}
+
+// pinBinding is pinBindings for one binding and the index of its device.
+func pinBinding(before, after *Machine, b ipam.Binding, i int, doc Document) error {
+	if i >= len(after.Spec.Network.Devices) {
+		return moved(b, i, "is gone")
+	}
+	held, now := before.Spec.Network.Devices[i], after.Spec.Network.Devices[i]
+	if change := changed(held, now); change != "" {
+		return moved(b, i, change)
+	}
+	if slices.Contains(now.IPAddrs, b.Address.String()) {
+		return nil
+	}
+	if other := after.DeviceWith(b.Address.Addr()); other >= 0 && other != i {
+		return moved(b, i, fmt.Sprintf("has lost its address to device %d", other))
+	}
+	device, err := doc.device(i)
+	if err != nil {
+		return err
+	}
+	injectBinding(device, b)
+	device["ipAddrs"] = anySlice(held.IPAddrs)
+	return nil
+}
+
+// boundTo is the index of the device that has a binding's address: the one that
+// the binding names, or any other. It is -1 if none has it.
+func (m *Machine) boundTo(b ipam.Binding) int {
+	if i := b.Device.Index; i >= 0 && i < len(m.Spec.Network.Devices) && hasAddress(m.Spec.Network.Devices[i], b.Address.Addr()) {
+		return i
+	}
+	return m.DeviceWith(b.Address.Addr())
+}
+
+// Unserved warns of devices that an update leaves without any source of addresses:
+// CAPV stops at such a machine, and nothing is claimed for one that exists.
+func Unserved(before, after *Machine, pinned []int) (warnings []string) {
+	for i, d := range after.Spec.Network.Devices {
+		had := i < len(before.Spec.Network.Devices) && Eligible(before.Spec.Network.Devices[i])
+		if Eligible(d) && !had && !slices.Contains(pinned, i) {
+			warnings = append(warnings, fmt.Sprintf("device %d stays without an address, because the machine exists already: "+
+				"set dhcp4 or ipAddrs, or replace the machine", i))
+		}
+	}
+	return warnings
+}
+
+// changed says in what a device is another one than before, or what now gives
+// it addresses beside its binding. It is empty if nothing does.
+func changed(before, after infrav1.NetworkDeviceSpec) string {
+	switch {
+	case before.NetworkName != after.NetworkName:
+		return "has another networkName"
+	case before.DeviceName != after.DeviceName:
+		return "has another deviceName"
+	case before.MACAddr != after.MACAddr:
+		return "has another macAddr"
+	case hasDHCP(after) && !hasDHCP(before):
+		return "gains DHCP"
+	case len(after.AddressesFromPools) > 0 && len(before.AddressesFromPools) == 0:
+		return "gains addressesFromPools"
+	}
+	return ""
+}
+
+func moved(b ipam.Binding, index int, change string) error {
+	return ipam.Refuse(ipam.DevicePinned, "device %d %s, but holds %s from %s %q: "+
+		"keep the device as it is, or replace the machine",
+		index, change, b.Address, b.Pool.Kind, b.Pool.Name)
+}
+
+// isMoving tells whether clusterctl is about to delete the object here because
+// it lives on in another management cluster.
+func isMoving(m *Machine) bool {
+	_, moving := m.Annotations[clusterctlv1.DeleteForMoveAnnotation]
+	return moving
+}
