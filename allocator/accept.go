@@ -53,10 +53,11 @@ func (a *Allocator) judge(ctx context.Context, req Request, want ipam.Want, pool
 // latest. An address that is of either API is named alike, and each of two
 // requests looks when its own exists, so one of them at least sees the other's.
 func (a *Allocator) checkGivenOnce(ctx context.Context, pool ipam.Pool, address ipam.Address, ip netip.Addr) error {
-	twin := a.providers.For(pool.Reference).Twin()
-	if twin == nil {
+	twinned, ok := a.providers.For(pool.Reference).(ipam.Twinned)
+	if !ok {
 		return nil
 	}
+	twin := twinned.Twin()
 	obj := ipam.EmptyAddress(twin)
 	err := a.live.Get(ctx, client.ObjectKeyFromObject(address), obj)
 	if kube.IsAbsent(err) {
@@ -65,7 +66,7 @@ func (a *Allocator) checkGivenOnce(ctx context.Context, pool ipam.Pool, address 
 	if err != nil {
 		return fmt.Errorf("looking for another address object %s: %w", klog.KObj(address), err)
 	}
-	if other, err := netip.ParseAddr(twin.Address(obj).IP); err != nil || other.Unmap() != ip {
+	if other, err := netip.ParseAddr(twin.ReadAddress(obj).IP); err != nil || other.Unmap() != ip {
 		return nil //nolint:nilerr // what is not an address was not given twice
 	}
 	return &ipam.Unfit{Cause: ipam.GivenTwice, IP: ip, Refusal: ipam.Refuse(ipam.AddressInUse,
@@ -86,7 +87,7 @@ func (a *Allocator) acceptEarly(ctx context.Context, req Request, want ipam.Want
 		if !ipam.Answers(obj, claim.GetUID()) || !obj.GetDeletionTimestamp().IsZero() {
 			continue
 		}
-		if binding, err := a.accept(ctx, req, want, pool, provider.Address(obj)); err == nil {
+		if binding, err := a.accept(ctx, req, want, pool, provider.ReadAddress(obj)); err == nil {
 			return obj.GetUID(), binding
 		}
 	}

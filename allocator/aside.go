@@ -160,7 +160,7 @@ func (a *Allocator) isLost(ctx context.Context, holder User, b ipam.Binding) (bo
 	if err != nil {
 		return false, fmt.Errorf("reading claim %s: %w", key, err)
 	}
-	return provider.Claim(obj).Address == "", nil
+	return provider.ReadClaim(obj).Address == "", nil
 }
 
 func (a *Allocator) isSetAsideFull(ctx context.Context, pool ipam.Pool) (bool, error) {
@@ -171,7 +171,7 @@ func (a *Allocator) isSetAsideFull(ctx context.Context, pool ipam.Pool) (bool, e
 	}
 	count := 0
 	for _, obj := range claims {
-		if a.providers.For(pool.Reference).Claim(obj).Pool == pool.Reference {
+		if a.providers.For(pool.Reference).ReadClaim(obj).Pool == pool.Reference {
 			count++
 		}
 	}
@@ -208,7 +208,7 @@ func (a *Allocator) IsStillUnfit(ctx context.Context, claim ipam.Claim, content 
 	if err != nil || len(users) > 0 {
 		return read.Object, len(users) > 0, err
 	}
-	err = a.checkGivenOnce(ctx, read, provider.Address(obj), content.IP)
+	err = a.checkGivenOnce(ctx, read, provider.ReadAddress(obj), content.IP)
 	if _, refused := ipam.AsRefusal(err); refused {
 		return read.Object, true, nil
 	}

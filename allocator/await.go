@@ -93,7 +93,7 @@ func (a *Allocator) notAnswered(ctx context.Context, pool ipam.Pool, claim ipam.
 	}
 	return ipam.Refuse(ipam.AddressLeft, "address %q in namespace %q, which is of an earlier claim %q, is in the way: "+
 		"delete it if nothing uses %s any more, or give the machine another name",
-		obj.GetName(), obj.GetNamespace(), claim.GetName(), provider.Address(obj).IP)
+		obj.GetName(), obj.GetNamespace(), claim.GetName(), provider.ReadAddress(obj).IP)
 }
 
 func notBoundInTime(pool ipam.Pool) error {
@@ -152,7 +152,7 @@ func (a *Allocator) refresh(ctx context.Context, claim ipam.Claim) (ipam.Claim, 
 	case obj.GetUID() != claim.GetUID():
 		return claim, nil
 	}
-	return provider.Claim(obj), nil
+	return provider.ReadClaim(obj), nil
 }
 
 // answer is the address that answers the claim, without an object if there is
@@ -185,7 +185,7 @@ func (a *Allocator) answer(ctx context.Context, pool ipam.Pool, claim ipam.Claim
 	case !ipam.Answers(obj, claim.GetUID()) && !inherits(provider, obj, claim):
 		return ipam.Address{}, nil
 	}
-	return provider.Address(obj), nil
+	return provider.ReadAddress(obj), nil
 }
 
 // inherits tells whether a claim has been given the address that an earlier claim
@@ -197,7 +197,7 @@ func inherits(provider ipam.Provider, obj client.Object, claim ipam.Claim) bool 
 	annotations := obj.GetAnnotations()
 	holder, isLabelled := annotations[ipam.MachineNameAnnotation], obj.GetLabels()[ipam.MachineLabel] == claim.GetLabels()[ipam.MachineLabel]
 	_, moved := annotations[ipam.MovedAnnotation]
-	return provider.GoesByName() && provider.Address(obj).Claim == claim.GetName() && !moved && isLabelled &&
+	return provider.Traits().BindsByName && provider.ReadAddress(obj).Claim == claim.GetName() && !moved && isLabelled &&
 		annotations[ipam.MachineUIDAnnotation] == "" && (holder == "" || ipam.IsMarked(claim, holder))
 }
 
@@ -213,7 +213,7 @@ func (a *Allocator) seeNoneLeft(ctx context.Context, claim ipam.Claim) error {
 		}
 		return fmt.Errorf("reading address %s: %w", key, err)
 	}
-	if provider.Address(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
+	if provider.ReadAddress(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
 		return terminating(ipam.Want{Pool: claim.Pool}, key)
 	}
 	return nil

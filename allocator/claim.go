@@ -37,7 +37,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *ipam.Wan
 			return ipam.Claim{}, err
 		}
 		if made != nil {
-			return a.providers.For(want.Pool).Claim(made), nil
+			return a.providers.For(want.Pool).ReadClaim(made), nil
 		}
 		// What exists may be a living machine's, to which the API server is about
 		// to answer with a conflict.
@@ -144,7 +144,7 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want ipam.Want, pool
 		}
 		return ipam.Claim{}, fmt.Errorf("reading claim %s: %w", key, err)
 	}
-	if err := a.judgeReuse(provider.Claim(obj), req, want); err != nil {
+	if err := a.judgeReuse(provider.ReadClaim(obj), req, want); err != nil {
 		return ipam.Claim{}, err
 	}
 	sign(obj, req, want, req.Stamp.Again())
@@ -158,7 +158,7 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want ipam.Want, pool
 		return ipam.Claim{}, notWritten(ctx, want, pool, obj, err)
 	}
 	klog.FromContext(ctx).Info("Using a claim that exists", "claim", klog.KObj(obj))
-	return provider.Claim(obj), nil
+	return provider.ReadClaim(obj), nil
 }
 
 func (a *Allocator) judgeReuse(claim ipam.Claim, req Request, want ipam.Want) error {

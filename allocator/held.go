@@ -32,7 +32,7 @@ func (a *Allocator) Held(ctx context.Context, machine ipam.Machine, uid types.UI
 			if ipam.MachineOf(obj) != machine.Name || !isForUID(obj, uid) {
 				continue
 			}
-			address := provider.Address(obj)
+			address := provider.ReadAddress(obj)
 			if ip, err := netip.ParseAddr(address.IP); err == nil {
 				ip = ip.Unmap()
 				held = append(held, ipam.Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())})
@@ -77,7 +77,7 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 	} else if err != nil {
 		return false, fmt.Errorf("reading claim %s: %w", key, err)
 	}
-	claim := provider.Claim(obj)
+	claim := provider.ReadClaim(obj)
 	if !isOfRequest(claim, machine.Name) || claim.Pool != b.Pool {
 		return false, nil
 	}
@@ -92,7 +92,7 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 	} else if err != nil {
 		return false, fmt.Errorf("reading address %s: %w", key, err)
 	}
-	ip, err := netip.ParseAddr(provider.Address(answer).IP)
+	ip, err := netip.ParseAddr(provider.ReadAddress(answer).IP)
 	return err == nil && ip.Unmap() == b.Address.Addr() && ipam.Answers(answer, obj.GetUID()) && ipam.MachineOf(answer) == machine.Name &&
 		answer.GetDeletionTimestamp().IsZero() && answer.GetAnnotations()[ipam.MachineUIDAnnotation] == "", nil
 }

@@ -49,7 +49,7 @@ func indexUnadopted(provider ipam.Provider) map[string]client.IndexerFunc {
 			if requester(claim) == "" {
 				return nil
 			}
-			return []string{provider.Claim(claim).Pool.String()}
+			return []string{provider.ReadClaim(claim).Pool.String()}
 		},
 	}
 }
@@ -70,7 +70,7 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
 			return fmt.Errorf("listing the claims for %s %s: %w", req.Owner.Kind, req.Owner.Name, err)
 		}
 		for _, obj := range objects {
-			claim := provider.Claim(obj)
+			claim := provider.ReadClaim(obj)
 			if ipam.MachineOf(obj) == req.Machine.Name {
 				continue
 			}
@@ -109,7 +109,7 @@ func (a *Allocator) checkStored(ctx context.Context, req Request, claim ipam.Cla
 	}
 	return ipam.Refuse(ipam.MachineNotStored, "an earlier machine of %s %q was given %s and then refused by something after this webhook "+
 		"(a policy, a quota, the schema): see what is said about it there, and correct that; the address comes back after the grace period",
-		req.Owner.Kind, req.Owner.Name, provider.Address(address).IP)
+		req.Owner.Kind, req.Owner.Name, provider.ReadAddress(address).IP)
 }
 
 // isStored tells whether the machine of a claim exists. One that was answered a

@@ -30,9 +30,9 @@ func (a *Allocator) Sources() []informers.Source {
 				a.bound.notify(client.ObjectKeyFromObject(claim))
 			})},
 			informers.Source{Object: address, Indexes: indexAddresses(provider), Started: informers.OnChange(func(address client.Object) {
-				a.bound.notify(types.NamespacedName{Namespace: address.GetNamespace(), Name: provider.Address(address).Claim})
+				a.bound.notify(types.NamespacedName{Namespace: address.GetNamespace(), Name: provider.ReadAddress(address).Claim})
 			})})
-		for _, pool := range provider.Pools() {
+		for _, pool := range provider.PoolKinds() {
 			sources = append(sources, informers.Source{Object: pool, Started: informers.OnChange(func(pool client.Object) {
 				if provider.IsFull(pool) {
 					a.full.notify(client.ObjectKeyFromObject(pool))
@@ -51,10 +51,10 @@ const byClaim = "capv-static-ip.dev/claim"
 func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 	return map[string]client.IndexerFunc{
 		byClaim: func(address client.Object) []string {
-			return []string{provider.Address(address).Claim}
+			return []string{provider.ReadAddress(address).Claim}
 		},
 		byIP: func(address client.Object) []string {
-			ip, err := netip.ParseAddr(provider.Address(address).IP)
+			ip, err := netip.ParseAddr(provider.ReadAddress(address).IP)
 			if err != nil || !controllerutil.ContainsFinalizer(address, ipam.InUseFinalizer) {
 				return nil
 			}

@@ -7,7 +7,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
@@ -43,11 +42,11 @@ type Ask struct {
 // device, or else its label for all.
 func (a Asker) Ask(device ipam.Device) (*Ask, error) {
 	for _, key := range keysOf(device) {
-		text, ok := a.GetAnnotations()[allocator.PoolsAnnotationPrefix+key]
+		text, ok := a.GetAnnotations()[ipam.PoolsAnnotationPrefix+key]
 		if !ok {
 			continue
 		}
-		by := fmt.Sprintf("annotation %s%s of %s", allocator.PoolsAnnotationPrefix, key, a.Name)
+		by := fmt.Sprintf("annotation %s%s of %s", ipam.PoolsAnnotationPrefix, key, a.Name)
 		if strings.ContainsAny(text, ",|") {
 			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s names several pools (%q): name one", by, text)
 		}
@@ -65,7 +64,7 @@ func (a Asker) Ask(device ipam.Device) (*Ask, error) {
 		return &Ask{Pool: ipam.PoolReference{Name: name}, By: fmt.Sprintf("label %s of %s", label, a.Name), From: &a}, nil
 	default:
 		return nil, ipam.Refuse(ipam.PoolNotNamed, "label %s of %s selects a pool by the labels of the pool, which is not supported: "+
-			"name the pool there, in label %s or annotation %s%d", label, a.Name, PoolNameLabel, allocator.PoolsAnnotationPrefix, device.Index)
+			"name the pool there, in label %s or annotation %s%d", label, a.Name, PoolNameLabel, ipam.PoolsAnnotationPrefix, device.Index)
 	}
 }
 
@@ -85,7 +84,7 @@ func (a Asker) Asks() bool {
 		return true
 	}
 	for name := range a.GetAnnotations() {
-		if strings.HasPrefix(name, allocator.PoolsAnnotationPrefix) {
+		if strings.HasPrefix(name, ipam.PoolsAnnotationPrefix) {
 			return true
 		}
 	}

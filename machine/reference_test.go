@@ -13,10 +13,10 @@ func TestPoolReference(t *testing.T) {
 		want ipam.PoolReference
 	}{
 		"name":                       {"dkp", ipam.PoolReference{Name: "dkp"}},
-		"metal3 kind":                {"IPPool/dkp", ipam.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "dkp"}},
+		"metal3 kind":                {"IPPool/dkp", ipam.PoolReference{Kind: "IPPool", Name: "dkp"}},
 		"metal3 kind and group":      {"IPPool.ipam.metal3.io/dkp", ipam.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "dkp"}},
-		"in-cluster kind":            {"InClusterIPPool/dkp", ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "dkp"}},
-		"unknown kind":               {"InfobloxIPPool/a.b", ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InfobloxIPPool", Name: "a.b"}},
+		"in-cluster kind":            {"InClusterIPPool/dkp", ipam.PoolReference{Kind: "InClusterIPPool", Name: "dkp"}},
+		"unknown kind":               {"InfobloxIPPool/a.b", ipam.PoolReference{Kind: "InfobloxIPPool", Name: "a.b"}},
 		"unknown kind and group":     {"Range.ipam.example.com/dkp", ipam.PoolReference{APIGroup: "ipam.example.com", Kind: "Range", Name: "dkp"}},
 		"metal3's kind, others' API": {"IPPool.ipam.example.com/dkp", ipam.PoolReference{APIGroup: "ipam.example.com", Kind: "IPPool", Name: "dkp"}},
 	}

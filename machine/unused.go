@@ -8,7 +8,6 @@ import (
 
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
@@ -32,7 +31,7 @@ func Unused(asked []Asker, m *Machine) (warnings []string, err error) {
 
 func unusedAnnotations(by Asker, m *Machine) (warnings []string, err error) {
 	for _, name := range slices.Sorted(maps.Keys(by.GetAnnotations())) {
-		key, ok := strings.CutPrefix(name, allocator.PoolsAnnotationPrefix)
+		key, ok := strings.CutPrefix(name, ipam.PoolsAnnotationPrefix)
 		if !ok {
 			continue
 		}

@@ -35,9 +35,9 @@ const takeBackTimeout = 15 * time.Second
 
 // Allocator is what admission needs of IPAM.
 type Allocator interface {
-	// Named finds the pool that the bare name in a want means in a namespace, or
+	// Resolve completes a want's reference to a pool that leaves something open, or
 	// fails with a Refusal.
-	Named(ctx context.Context, namespace string, want ipam.Want) (ipam.PoolReference, error)
+	Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.PoolReference, error)
 	// Check fails with a Refusal if the request cannot be served now.
 	Check(ctx context.Context, req allocator.Request) error
 	// Claim binds an address for every want, or fails with a Refusal or

@@ -39,7 +39,7 @@ type noRefusals struct{}
 
 func (noRefusals) Record(string, metav1.OwnerReference, *ipam.Refusal) {}
 
-func (a *brokenAllocator) Named(_ context.Context, _ string, want ipam.Want) (ipam.PoolReference, error) {
+func (a *brokenAllocator) Resolve(_ context.Context, _ string, want ipam.Want) (ipam.PoolReference, error) {
 	return metal3.PoolNamed(want.Pool.Name), nil
 }
 

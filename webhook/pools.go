@@ -10,7 +10,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
@@ -43,7 +42,7 @@ func (h *Handler) wants(ctx context.Context, m *machine.Machine) (wants []ipam.W
 		}
 		if found == nil {
 			warnings = append(warnings, fmt.Sprintf("device %d has no source of addresses: "+
-				"set dhcp4 or ipAddrs, or name a pool with label %s or annotation %s%d", i, machine.PoolNameLabel, allocator.PoolsAnnotationPrefix, i))
+				"set dhcp4 or ipAddrs, or name a pool with label %s or annotation %s%d", i, machine.PoolNameLabel, ipam.PoolsAnnotationPrefix, i))
 			continue
 		}
 		want, err := h.want(ctx, m, device, found)
@@ -67,13 +66,9 @@ func (h *Handler) want(ctx context.Context, m *machine.Machine, device ipam.Devi
 			return want, err
 		}
 	}
-	if want.Pool.Kind == "" {
-		var err error
-		if want.Pool, err = h.Allocator.Named(ctx, m.Namespace, want); err != nil {
-			return want, err
-		}
-	}
-	return want, nil
+	var err error
+	want.Pool, err = h.Allocator.Resolve(ctx, m.Namespace, want)
+	return want, err
 }
 
 // askers are the machine and its template; the machine's own metadata wins. Where

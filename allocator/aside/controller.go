@@ -59,7 +59,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		r.forget(req.NamespacedName)
 		return reconcile.Result{}, nil
 	}
-	claim := r.provider.Claim(obj)
+	claim := r.provider.ReadClaim(obj)
 	if !obj.GetDeletionTimestamp().IsZero() {
 		return reconcile.Result{RequeueAfter: reviewInterval}, r.abandon(ctx, claim)
 	}
@@ -91,7 +91,7 @@ func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content 
 
 // abandon lets a claim that is being deleted go if its provider does not.
 func (r *reconciler) abandon(ctx context.Context, claim ipam.Claim) error {
-	abandoned, err := r.provider.Abandons(ctx, r.live, claim)
+	abandoned, err := ipam.Abandons(ctx, r.live, r.provider, claim)
 	if err != nil || !abandoned {
 		return err
 	}

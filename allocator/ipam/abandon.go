@@ -16,7 +16,7 @@ import (
 func Abandon(ctx context.Context, c client.Writer, provider Provider, claim client.Object) error {
 	before := claim.DeepCopyObject().(client.Object)
 	controllerutil.RemoveFinalizer(claim, InUseFinalizer)
-	if !provider.IsFree(claim) {
+	if !provider.HasOnlyOwnFinalizers(claim) {
 		return nil
 	}
 	claim.SetFinalizers(nil)

@@ -68,6 +68,9 @@ const (
 	// address, until the pool has been searched for another claim on it.
 	RebuiltAnnotation = "capv-static-ip.dev/rebuilt"
 
+	// PoolsAnnotationPrefix and the index or the deviceName of a device make the
+	// annotation, on a machine or on its template, that names the device's pool.
+	PoolsAnnotationPrefix = "pools.capv-static-ip.dev/"
 	// SearchDomainsAnnotation on a pool holds DNS search domains, separated by
 	// commas; it is the static IP adapter's name for them.
 	SearchDomainsAnnotation = "cluster.x-k8s.io/dns-search-domains"

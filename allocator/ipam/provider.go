@@ -64,73 +64,133 @@ type ClaimSpec struct {
 	PoolObject client.Object
 }
 
-// Provider is one claim API: how to claim, and how to read what comes back.
-// Its methods that read take the reader, because the caller knows whether a
-// cache will do or the API server must be asked.
+// Provider is one claim API: what its objects are, what its pools are, how to
+// claim, and how to read what comes back. Methods that read take the reader,
+// because the caller knows whether a cache will do or the API server must be asked.
+//
+// What only some providers can do is in interfaces of their own: Requester,
+// Abandoner, Twinned and Shorthand.
 type Provider interface {
+	// Name tells the provider from all others.
+	Name() string
+	Objects
+	Pools
+	Claims
+}
+
+// Objects are the claims and addresses of a provider.
+type Objects interface {
+	// Kinds returns empty objects of the claim API: claim and address.
+	Kinds() (claim, address client.Object)
+	// ReadClaim and ReadAddress read a provider's objects.
+	ReadClaim(obj client.Object) Claim
+	ReadAddress(obj client.Object) Address
+	// HasOnlyOwnFinalizers tells whether the finalizers of a claim or an address are
+	// all the provider's own.
+	HasOnlyOwnFinalizers(obj client.Object) bool
+}
+
+// Pools are the pools of a provider.
+type Pools interface {
 	// Serves tells whether claims on this pool are made through this API.
 	Serves(pool PoolReference) bool
-	// Pools returns an empty object of each kind of pool that is watched. Pools
+	// PoolKinds returns an empty object of each kind of pool that is watched. Pools
 	// of other kinds are read from the API server.
-	Pools() []client.Object
+	PoolKinds() []client.Object
+	// Pool reads a pool and checks that it can serve the machine. It returns a
+	// Refusal if the pool does not exist, is terminating, or is one that the
+	// provider ignores.
+	Pool(ctx context.Context, reader client.Reader, machine Machine, want Want) (Pool, error)
 	// IsFull tells whether a pool of a silent provider says that it has no free
 	// address.
 	IsFull(pool client.Object) bool
-	// Kinds returns empty objects of the claim API: claim and address.
-	Kinds() (claim, address client.Object)
+	// Gives tells whether a machine can be given an address that the pool as it is
+	// now hands out. It says nothing of who uses the address.
+	Gives(pool Pool, ip netip.Addr) bool
+}
+
+// Claims are how addresses are claimed from a provider.
+type Claims interface {
 	// NewClaim makes a claim, unmarked and not stored.
 	NewClaim(spec ClaimSpec) client.Object
+	// Bind checks the answer to a claim against its pool, and returns what is
+	// to be injected. It returns a Refusal if the answer is garbage.
+	Bind(pool Pool, address Address, want Want) (Binding, error)
+	// WhyNotBound is what can be seen of why a claim waits, with the remedy, empty
+	// if nothing. The cause is the same on every try.
+	WhyNotBound(ctx context.Context, reader client.Reader, pool Pool, claim Claim) string
+	// Traits are what the provider does with claims in its own way.
+	Traits() Traits
+}
+
+// Traits are the ways in which providers differ.
+type Traits struct {
+	// BindsByName: the provider gives a claim the address that is there for an
+	// earlier claim of its name, and leaves the address as it is.
+	BindsByName bool
+	// KeepsFinalizedClaims: the provider keeps the address of a claim that is being
+	// deleted for as long as a finalizer of others is on the claim.
+	KeepsFinalizedClaims bool
+}
+
+// Requester is a provider of which a given address can be claimed.
+type Requester interface {
 	// CanRequest tells whether a given address of the pool can be claimed.
 	CanRequest(pool PoolReference) bool
-	// Request makes a claim ask for this very address, where it can.
+	// Request makes a claim ask for this very address, where the claim can.
 	Request(claim client.Object, ip netip.Addr)
 	// Requested is the address object that has to be there before the claim of
 	// the binding, so that the claim gets this very address. It is nil if the
 	// claim itself asks. A provider may meanwhile hand out such an address once
 	// more: after it has bound the claim, the pool has to be searched for another.
 	Requested(namespace string, binding Binding) client.Object
-	// GoesByName tells whether the provider gives a claim the address that is there
-	// for an earlier claim of its name, and leaves the address as it is.
-	GoesByName() bool
-	// HonoursFinalizers tells whether the provider keeps the address of a claim
-	// that is being deleted for as long as a finalizer of others is on the claim.
-	HonoursFinalizers() bool
-	// IsFree tells whether the finalizers of a claim or an address are all the
-	// provider's own.
-	IsFree(obj client.Object) bool
+}
+
+// Abandoner is a provider that leaves some claims for ever as they are.
+type Abandoner interface {
 	// Abandons tells whether the provider will never finish the deletion of
 	// this claim, because its pool is gone.
 	Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error)
-
-	// Gives tells whether a machine can be given an address that the pool as it is
-	// now hands out. It says nothing of who uses the address.
-	Gives(pool Pool, ip netip.Addr) bool
-	// WhyNotBound is what can be seen of why a claim waits, with the remedy, empty
-	// if nothing. The cause is the same on every try.
-	WhyNotBound(ctx context.Context, reader client.Reader, pool Pool, claim Claim) string
-	// Twin is another claim API that the same IPAM controller serves from the same
-	// pools. It names the addresses of both alike, and may give one twice. It is nil
-	// if there is none.
-	Twin() Provider
-
-	// Claim and Address read a provider's objects.
-	Claim(obj client.Object) Claim
-	Address(obj client.Object) Address
-
-	// Pool reads a pool and sees that it can serve the machine. It returns a
-	// Refusal if the pool does not exist, is terminating, or is one that the
-	// provider ignores.
-	Pool(ctx context.Context, reader client.Reader, machine Machine, want Want) (Pool, error)
-	// Bind checks the answer to a claim against its pool, and returns what is
-	// to be injected. It returns a Refusal if the answer is garbage.
-	Bind(pool Pool, address Address, want Want) (Binding, error)
 }
 
-// Providers are all claim APIs that can be claimed through.
+// Twinned is a provider beside which the same IPAM controller serves another claim
+// API from the same pools. It names the addresses of both alike, and may give one
+// twice.
+type Twinned interface {
+	Twin() Objects
+}
+
+// Shorthand is a provider whose pools can be asked for by less than all of their
+// reference.
+type Shorthand interface {
+	// ByName refers to the pool that a bare name means.
+	ByName(name string) PoolReference
+	// Shared refers to the pool of all namespaces that has this name, which a bare
+	// name never means, false if the provider has no such pools.
+	Shared(name string) (PoolReference, bool)
+	// EmptyPool is an empty object of the kind of such a pool.
+	EmptyPool(pool PoolReference) client.Object
+}
+
+// Providers are all claim APIs that can be claimed through, see NewProviders.
 type Providers []Provider
 
-// For returns the provider that serves a pool. The last one serves whatever no
-// other does.
+// NewProviders puts the providers in order: the first that serves a pool has it,
+// and the fallback has whatever no other serves.
+func NewProviders(fallback Provider, others ...Provider) Providers {
+	return append(slices.Clone(others), fallback)
+}
+
+// Abandons tells whether a provider will never finish the deletion of a claim.
+func Abandons(ctx context.Context, reader client.Reader, provider Provider, claim Claim) (bool, error) {
+	abandoner, ok := provider.(Abandoner)
+	if !ok {
+		return false, nil
+	}
+	return abandoner.Abandons(ctx, reader, claim)
+}
+
+// For returns the provider that serves a pool.
 func (p Providers) For(pool PoolReference) Provider {
 	i := slices.IndexFunc(p, func(provider Provider) bool { return provider.Serves(pool) })
 	if i < 0 {
@@ -144,14 +204,14 @@ func (p Providers) Pool(ctx context.Context, reader client.Reader, machine Machi
 	return p.For(want.Pool).Pool(ctx, reader, machine, want)
 }
 
-// EmptyClaim is an empty claim of a provider's API.
-func EmptyClaim(p Provider) client.Object {
+// EmptyClaim is an empty claim of a claim API.
+func EmptyClaim(p Objects) client.Object {
 	claim, _ := p.Kinds()
 	return claim
 }
 
-// EmptyAddress is an empty address of a provider's API.
-func EmptyAddress(p Provider) client.Object {
+// EmptyAddress is an empty address of a claim API.
+func EmptyAddress(p Objects) client.Object {
 	_, address := p.Kinds()
 	return address
 }

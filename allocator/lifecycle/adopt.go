@@ -54,8 +54,10 @@ func (r *Reconciler) own(claim client.Object, s *state, b *ipam.Binding) {
 	claim.SetAnnotations(annotations)
 	claim.SetOwnerReferences(owned(claim.GetOwnerReferences(), r.ownerOf(s.object)))
 	provider := r.providers.For(b.Pool)
-	provider.Request(claim, b.Address.Addr())
-	if provider.HonoursFinalizers() {
+	if requester, ok := provider.(ipam.Requester); ok {
+		requester.Request(claim, b.Address.Addr())
+	}
+	if provider.Traits().KeepsFinalizedClaims {
 		controllerutil.AddFinalizer(claim, ipam.InUseFinalizer)
 	}
 }

@@ -66,11 +66,11 @@ func bound(options ...option) holding {
 		change(&h, claim, address)
 	}
 	if claim.UID != "" {
-		view := metal3.Provider{}.Claim(claim)
+		view := metal3.Provider{}.ReadClaim(claim)
 		h.claim = &view
 	}
 	if address.Spec.Address != "" {
-		view := metal3.Provider{}.Address(address)
+		view := metal3.Provider{}.ReadAddress(address)
 		h.address = &view
 	}
 	return h

@@ -46,7 +46,7 @@ func machineOfAddress(provider ipam.Provider) func(client.Object) string {
 		if name := ipam.MachineOf(address); name != "" {
 			return name
 		}
-		name := ipam.AdapterMachine(provider.Address(address).Claim)
+		name := ipam.AdapterMachine(provider.ReadAddress(address).Claim)
 		if isProtected(address) || address.GetLabels()[ipam.MachineLabel] == ipam.MachineLabelValue(name) {
 			return name
 		}
@@ -67,7 +67,7 @@ func indexByMachine(machineOf func(client.Object) string) map[string]client.Inde
 func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 	indexes := indexByMachine(machineOfAddress(provider))
 	indexes[byIP] = func(obj client.Object) []string {
-		return []string{capi.ParseAddress(provider.Address(obj).IP).String()}
+		return []string{capi.ParseAddress(provider.ReadAddress(obj).IP).String()}
 	}
 	return indexes
 }
@@ -98,7 +98,7 @@ func (r *Reconciler) machinesOn(ctx context.Context, vm *capi.VSphereVM) []types
 func indexClaims(provider ipam.Provider) map[string]client.IndexerFunc {
 	indexes := indexByMachine(machineOfClaim)
 	indexes[waiting] = func(obj client.Object) []string {
-		claim := provider.Claim(obj)
+		claim := provider.ReadClaim(obj)
 		if wasAdopted(claim) || claim.Address != "" || claim.Failure != "" || !claim.GetDeletionTimestamp().IsZero() {
 			return nil
 		}
@@ -115,7 +115,7 @@ func (r *Reconciler) claimsNaming(ctx context.Context, machine types.NamespacedN
 			return nil, fmt.Errorf("listing claims: %w", err)
 		}
 		for _, obj := range list {
-			claims = append(claims, provider.Claim(obj))
+			claims = append(claims, provider.ReadClaim(obj))
 		}
 	}
 	return claims, nil
@@ -129,7 +129,7 @@ func (r *Reconciler) addressesNaming(ctx context.Context, machine types.Namespac
 			return nil, fmt.Errorf("listing addresses: %w", err)
 		}
 		for _, obj := range list {
-			addresses = append(addresses, provider.Address(obj))
+			addresses = append(addresses, provider.ReadAddress(obj))
 		}
 	}
 	return addresses, nil
@@ -148,7 +148,7 @@ func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName, pool i
 	if found, err := getAny(ctx, key, obj, readers...); err != nil || !found {
 		return nil, err
 	}
-	claim := provider.Claim(obj)
+	claim := provider.ReadClaim(obj)
 	return &claim, nil
 }
 
@@ -159,7 +159,7 @@ func (r *Reconciler) address(ctx context.Context, key types.NamespacedName, pool
 	if found, err := getAny(ctx, key, obj, r.client, r.live); err != nil || !found {
 		return nil, err
 	}
-	address := provider.Address(obj)
+	address := provider.ReadAddress(obj)
 	return &address, nil
 }
 

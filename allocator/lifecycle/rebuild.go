@@ -117,7 +117,11 @@ func (r *Reconciler) place(ctx context.Context, s *state, h *holding) (bool, err
 	case h.address != nil:
 		return true, nil
 	}
-	address := r.providers.For(h.annotated.Pool).Requested(s.namespace, *h.annotated)
+	requester, ok := r.providers.For(h.annotated.Pool).(ipam.Requester)
+	if !ok {
+		return false, nil
+	}
+	address := requester.Requested(s.namespace, *h.annotated)
 	controllerutil.AddFinalizer(address, ipam.InUseFinalizer)
 	kube.SetAnnotation(address, ipam.MachineNameAnnotation, s.name)
 	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
@@ -141,7 +145,7 @@ func (r *Reconciler) isPlaced(ctx context.Context, s *state, h *holding, address
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(address), address); err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
-	found := provider.Address(address)
+	found := provider.ReadAddress(address)
 	there := holding{annotated: h.annotated, address: &found}
 	if found.Pool != h.annotated.Pool || found.Claim != h.annotated.Claim || !there.isAnnotatedAddress() {
 		r.report(ctx, s, h)
@@ -164,7 +168,7 @@ func (r *Reconciler) others(ctx context.Context, s *state, b *ipam.Binding, read
 	}
 	var others []ipam.Address
 	for _, obj := range objects {
-		address := provider.Address(obj)
+		address := provider.ReadAddress(obj)
 		own := address.GetNamespace() == s.namespace && address.Claim == b.Claim
 		if address.Pool == b.Pool && capi.ParseAddress(address.IP) == b.Address.Addr() && !own {
 			others = append(others, address)

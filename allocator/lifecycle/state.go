@@ -79,9 +79,10 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 		}
 	}
 	if h.annotated != nil {
-		provider := r.providers.For(h.annotated.Pool)
-		h.requestable = provider.CanRequest(h.annotated.Pool)
-		h.placed = provider.Requested(key.Namespace, *h.annotated) != nil
+		if requester, ok := r.providers.For(h.annotated.Pool).(ipam.Requester); ok {
+			h.requestable = requester.CanRequest(h.annotated.Pool)
+			h.placed = requester.Requested(key.Namespace, *h.annotated) != nil
+		}
 		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
 	}
 	if !s.exists || h.isOfEarlierMachine(s.machineState) {
@@ -119,8 +120,7 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 
 // claimID tells claims apart: those of different providers may share a name.
 type claimID struct {
-	provider ipam.Provider
-	name     string
+	provider, name string
 }
 
 // observeHoldings collects claims and addresses that name the machine, and
@@ -128,7 +128,7 @@ type claimID struct {
 func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedName, s *state) error {
 	byClaim := map[claimID]*holding{}
 	holdingOf := func(pool ipam.PoolReference, claim string) *holding {
-		id := claimID{provider: r.providers.For(pool), name: claim}
+		id := claimID{provider: r.providers.For(pool).Name(), name: claim}
 		if byClaim[id] == nil {
 			byClaim[id] = &holding{}
 			s.holdings = append(s.holdings, byClaim[id])
@@ -147,7 +147,7 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 		return err
 	}
 	isKnown := func(b ipam.Binding) bool {
-		return byClaim[claimID{provider: r.providers.For(b.Pool), name: b.Claim}] != nil
+		return byClaim[claimID{provider: r.providers.For(b.Pool).Name(), name: b.Claim}] != nil
 	}
 	for _, b := range r.confirmedBindings(ctx, s, isKnown, addresses) {
 		h := holdingOf(b.Pool, b.Claim)
@@ -326,5 +326,5 @@ func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) 
 	if h.claim == nil || h.claim.GetDeletionTimestamp().IsZero() {
 		return false, nil
 	}
-	return r.providers.For(h.claim.Pool).Abandons(ctx, r.live, *h.claim)
+	return ipam.Abandons(ctx, r.live, r.providers.For(h.claim.Pool), *h.claim)
 }

@@ -65,7 +65,7 @@ func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Dura
 // machine is asked again of the API server.
 func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 	used, err := r.isUsed(ctx, s, h)
-	if err != nil || used || !r.providers.For(h.address.Pool).IsFree(h.address.Object) {
+	if err != nil || used || !r.providers.For(h.address.Pool).HasOnlyOwnFinalizers(h.address.Object) {
 		return err
 	}
 	before := h.address.DeepCopyObject().(client.Object)
@@ -105,7 +105,7 @@ func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, er
 	if !claimExists {
 		return false, nil
 	}
-	answer := provider.Claim(obj).Address
+	answer := provider.ReadClaim(obj).Address
 	return answer == "" || answer == h.address.GetName() && !elsewhere, nil
 }
 

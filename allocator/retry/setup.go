@@ -62,11 +62,11 @@ func (r *reconciler) poolSources(c controller.TypedController[poolKey], mgr mana
 	var sources []informers.Source
 	for _, provider := range providers {
 		ofAddress := func(_ context.Context, obj client.Object) []poolKey {
-			return []poolKey{{PoolReference: provider.Address(obj).Pool, Namespace: obj.GetNamespace()}}
+			return []poolKey{{PoolReference: provider.ReadAddress(obj).Pool, Namespace: obj.GetNamespace()}}
 		}
 		address := ipam.EmptyAddress(provider)
 		sources = append(sources, informers.Source{Object: address, Started: watch(c, mgr.GetCache(), address, ofAddress, deleted())})
-		for _, pool := range provider.Pools() {
+		for _, pool := range provider.PoolKinds() {
 			gvk, err := apiutil.GVKForObject(pool, mgr.GetScheme())
 			if err != nil {
 				return nil, fmt.Errorf("finding the kind of pools: %w", err)

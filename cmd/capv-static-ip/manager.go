@@ -210,7 +210,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	providers := ipam.Providers{metal3.Provider{}, contract.Provider{Mapper: mgr.GetRESTMapper(), Live: live}}
+	providers := ipam.NewProviders(contract.Provider{Mapper: mgr.GetRESTMapper(), Live: live}, metal3.Provider{})
 	alloc := allocator.New(providers, cached, live)
 	events, err := addRecorder(mgr)
 	if err != nil {

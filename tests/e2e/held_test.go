@@ -65,7 +65,7 @@ func (s *scene) bound(ctx context.Context, machine *capvv1.VSphereMachine, b ipa
 	if err := s.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: b.Claim}, object); err != nil {
 		return err
 	}
-	claim := provider.Claim(object)
+	claim := provider.ReadClaim(object)
 	if owner := capi.OwnerMachine(object); owner.UID != machine.UID {
 		return fmt.Errorf("claim %s is owned by %s with UID %q, want %q", b.Claim, owner.Name, owner.UID, machine.UID)
 	}
@@ -75,7 +75,7 @@ func (s *scene) bound(ctx context.Context, machine *capvv1.VSphereMachine, b ipa
 	if err := s.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: claim.Address}, addressObject); err != nil {
 		return err
 	}
-	address := provider.Address(addressObject)
+	address := provider.ReadAddress(addressObject)
 	switch uid := addressObject.GetAnnotations()[ipam.MachineUIDAnnotation]; {
 	case address.IP != b.Address.Addr().String():
 		return fmt.Errorf("claim %s is bound to %s, want %s", b.Claim, address.IP, b.Address.Addr())

@@ -123,8 +123,8 @@ func (i *inventory) readClaims(ctx context.Context, c client.Reader, namespace s
 			return err
 		}
 	}
-	each(claims, func(object client.Object) { i.claims = append(i.claims, api.Claim(object)) })
-	each(addresses, func(object client.Object) { i.addresses = append(i.addresses, api.Address(object)) })
+	each(claims, func(object client.Object) { i.claims = append(i.claims, api.ReadClaim(object)) })
+	each(addresses, func(object client.Object) { i.addresses = append(i.addresses, api.ReadAddress(object)) })
 	return nil
 }
 

@@ -43,8 +43,7 @@ const (
 	GlobalInClusterKind = "GlobalInClusterIPPool"
 )
 
-// InClusterVersion is the version in which pools of the in-cluster provider are read.
-var InClusterVersion = schema.GroupVersion{Group: ipamv1.GroupVersion.Group, Version: "v1alpha2"}
+var inClusterVersion = schema.GroupVersion{Group: ipamv1.GroupVersion.Group, Version: "v1alpha2"}
 
 // Provider is the provider behind every pool that honours the CAPI IPAM
 // contract: IPAddressClaim and IPAddress.
@@ -56,11 +55,18 @@ type Provider struct {
 	Live client.Reader
 }
 
-var _ ipam.Provider = Provider{}
+var (
+	_ ipam.Provider  = Provider{}
+	_ ipam.Requester = Provider{}
+	_ ipam.Shorthand = Provider{}
+)
+
+// Name implements ipam.Provider.
+func (Provider) Name() string { return "contract" }
 
 // InClusterPool refers to the InClusterIPPool of this name.
 func InClusterPool(name string) ipam.PoolReference {
-	return ipam.PoolReference{APIGroup: InClusterVersion.Group, Kind: InClusterKind, Name: name}
+	return ipam.PoolReference{APIGroup: inClusterVersion.Group, Kind: InClusterKind, Name: name}
 }
 
 // AddToScheme adds the claim API in the version that is served: v1beta2,
@@ -81,37 +87,36 @@ func AddToScheme(scheme *runtime.Scheme, mapper meta.RESTMapper) error {
 	return nil
 }
 
-// Serves implements Provider. Whatever kind is asked for may honour the contract.
+// Serves implements ipam.Pools. Whatever kind is asked for may honour the contract.
 func (Provider) Serves(ipam.PoolReference) bool { return true }
 
-// Pools implements Provider.
-func (Provider) Pools() []client.Object {
+// PoolKinds implements ipam.Pools.
+func (Provider) PoolKinds() []client.Object {
 	return []client.Object{
-		UnstructuredPool(InClusterVersion.WithKind(InClusterKind)),
-		UnstructuredPool(InClusterVersion.WithKind(GlobalInClusterKind)),
+		unstructuredPool(inClusterVersion.WithKind(InClusterKind)),
+		unstructuredPool(inClusterVersion.WithKind(GlobalInClusterKind)),
 	}
 }
 
-// UnstructuredPool is an empty pool of a kind.
-func UnstructuredPool(kind schema.GroupVersionKind) *unstructured.Unstructured {
+func unstructuredPool(kind schema.GroupVersionKind) *unstructured.Unstructured {
 	pool := &unstructured.Unstructured{}
 	pool.SetGroupVersionKind(kind)
 	return pool
 }
 
-// IsFull implements Provider. The in-cluster provider says nothing on a claim
+// IsFull implements ipam.Pools. The in-cluster provider says nothing on a claim
 // that it cannot bind.
 func (Provider) IsFull(pool client.Object) bool {
 	free, found, err := unstructured.NestedInt64(pool.(*unstructured.Unstructured).Object, "status", "ipAddresses", "free")
 	return err == nil && found && free <= 0
 }
 
-// Kinds implements Provider.
+// Kinds implements ipam.Objects.
 func (Provider) Kinds() (claim, address client.Object) {
 	return &ipamv1.IPAddressClaim{}, &ipamv1.IPAddress{}
 }
 
-// NewClaim implements Provider.
+// NewClaim implements ipam.Claims.
 func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
 	return &ipamv1.IPAddressClaim{
 		ObjectMeta: metav1.ObjectMeta{
@@ -126,16 +131,16 @@ func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
 	}
 }
 
-// CanRequest implements Provider. The contract has no such thing, but the
+// CanRequest implements ipam.Requester. The contract has no such thing, but the
 // in-cluster provider does.
 func (Provider) CanRequest(pool ipam.PoolReference) bool {
-	return pool.APIGroup == InClusterVersion.Group && (pool.Kind == InClusterKind || pool.Kind == GlobalInClusterKind)
+	return pool.APIGroup == inClusterVersion.Group && (pool.Kind == InClusterKind || pool.Kind == GlobalInClusterKind)
 }
 
-// Request implements Provider.
+// Request implements ipam.Requester.
 func (Provider) Request(client.Object, netip.Addr) {}
 
-// Gives implements Provider.
+// Gives implements ipam.Pools.
 func (Provider) Gives(pool ipam.Pool, ip netip.Addr) bool {
 	content := pool.Object.(*unstructured.Unstructured).Object
 	gateway, _, _ := unstructured.NestedString(content, "spec", "gateway")
@@ -146,7 +151,7 @@ func (Provider) Gives(pool ipam.Pool, ip netip.Addr) bool {
 	return ipam.CheckFit(pool, b, "") == nil
 }
 
-// WhyNotBound implements Provider.
+// WhyNotBound implements ipam.Claims.
 func (Provider) WhyNotBound(_ context.Context, _ client.Reader, pool ipam.Pool, claim ipam.Claim) string {
 	if claim.Waits == "" {
 		return ""
@@ -154,10 +159,7 @@ func (Provider) WhyNotBound(_ context.Context, _ client.Reader, pool ipam.Pool, 
 	return fmt.Sprintf("its IPAM provider says %q on the claim; see the status of the pool and the log of the IPAM controller of %s", claim.Waits, pool.Reference.APIGroup)
 }
 
-// Twin implements Provider.
-func (Provider) Twin() ipam.Provider { return nil }
-
-// Requested implements Provider. The in-cluster provider takes an address of the
+// Requested implements ipam.Requester. The in-cluster provider takes an address of the
 // claim's name that exists for the one that it has given to the claim
 // (internal/controllers/ipaddressclaim_address.go, EnsureAddress).
 func (c Provider) Requested(namespace string, b ipam.Binding) client.Object {
@@ -179,27 +181,33 @@ func (c Provider) Requested(namespace string, b ipam.Binding) client.Object {
 	return address
 }
 
-// GoesByName implements Provider. The in-cluster provider makes the address the
-// claim's own.
-func (Provider) GoesByName() bool { return false }
+// Traits implements ipam.Claims: none. The in-cluster provider makes an address
+// that it finds the claim's own, and frees it whatever is on the claim; the
+// contract asks for neither.
+func (Provider) Traits() ipam.Traits { return ipam.Traits{} }
 
-// HonoursFinalizers implements Provider. The contract does not ask for it, and
-// the in-cluster provider frees an address whatever is on its claim.
-func (Provider) HonoursFinalizers() bool { return false }
+// ByName implements ipam.Shorthand.
+func (Provider) ByName(name string) ipam.PoolReference { return InClusterPool(name) }
 
-// IsFree implements Provider.
-func (Provider) IsFree(obj client.Object) bool {
+// Shared implements ipam.Shorthand.
+func (Provider) Shared(name string) (ipam.PoolReference, bool) {
+	return ipam.PoolReference{APIGroup: inClusterVersion.Group, Kind: GlobalInClusterKind, Name: name}, true
+}
+
+// EmptyPool implements ipam.Shorthand.
+func (Provider) EmptyPool(pool ipam.PoolReference) client.Object {
+	return unstructuredPool(inClusterVersion.WithKind(pool.Kind))
+}
+
+// HasOnlyOwnFinalizers implements ipam.Objects.
+func (Provider) HasOnlyOwnFinalizers(obj client.Object) bool {
 	return !slices.ContainsFunc(obj.GetFinalizers(), func(f string) bool {
 		return !strings.HasPrefix(f, ownFinalizers)
 	})
 }
 
-// Abandons implements Provider. The in-cluster provider finishes the deletion of
-// a claim whose pool is gone, and of others nothing is known.
-func (Provider) Abandons(context.Context, client.Reader, ipam.Claim) (bool, error) { return false, nil }
-
-// Claim implements Provider.
-func (Provider) Claim(obj client.Object) ipam.Claim {
+// ReadClaim implements ipam.Objects.
+func (Provider) ReadClaim(obj client.Object) ipam.Claim {
 	claim := obj.(*ipamv1.IPAddressClaim)
 	view := ipam.Claim{
 		Object:  claim,
@@ -220,8 +228,8 @@ func (Provider) Claim(obj client.Object) ipam.Claim {
 	return view
 }
 
-// Address implements Provider.
-func (Provider) Address(obj client.Object) ipam.Address {
+// ReadAddress implements ipam.Objects.
+func (Provider) ReadAddress(obj client.Object) ipam.Address {
 	address := obj.(*ipamv1.IPAddress)
 	return ipam.Address{
 		Object: address,
@@ -235,7 +243,7 @@ func referenceTo(ref ipamv1.IPPoolReference) ipam.PoolReference {
 	return ipam.PoolReference{APIGroup: ref.APIGroup, Kind: ref.Kind, Name: ref.Name}
 }
 
-// Pool implements Provider.
+// Pool implements ipam.Pools.
 func (c Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.Machine, want ipam.Want) (ipam.Pool, error) {
 	kind := schema.GroupKind{Group: want.Pool.APIGroup, Kind: want.Pool.Kind}
 	mapping, watched, err := c.mapping(kind)
@@ -255,7 +263,7 @@ func (c Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 		reader = c.Live
 	}
 
-	pool := UnstructuredPool(mapping.GroupVersionKind)
+	pool := unstructuredPool(mapping.GroupVersionKind)
 	err = reader.Get(ctx, key, pool)
 	_, handsOutPrefixes, _ := unstructured.NestedInt64(pool.Object, "spec", "allocationPrefixLength")
 	switch {
@@ -283,11 +291,11 @@ func (c Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 // mapping finds the version and the scope of a kind of pool, and whether it is
 // watched.
 func (c Provider) mapping(kind schema.GroupKind) (mapping *meta.RESTMapping, watched bool, err error) {
-	watched = slices.ContainsFunc(c.Pools(), func(pool client.Object) bool {
+	watched = slices.ContainsFunc(c.PoolKinds(), func(pool client.Object) bool {
 		return pool.GetObjectKind().GroupVersionKind().GroupKind() == kind
 	})
 	if watched {
-		mapping, err = c.Mapper.RESTMapping(kind, InClusterVersion.Version)
+		mapping, err = c.Mapper.RESTMapping(kind, inClusterVersion.Version)
 		if !meta.IsNoMatchError(err) {
 			return mapping, true, err
 		}
@@ -296,7 +304,7 @@ func (c Provider) mapping(kind schema.GroupKind) (mapping *meta.RESTMapping, wat
 	return mapping, false, err
 }
 
-// Bind implements Provider.
+// Bind implements ipam.Claims.
 func (Provider) Bind(pool ipam.Pool, address ipam.Address, want ipam.Want) (ipam.Binding, error) {
 	spec := address.Object.(*ipamv1.IPAddress).Spec
 	answer := ipam.Answer{IP: address.IP, Gateway: spec.Gateway}

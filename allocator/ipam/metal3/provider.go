@@ -41,32 +41,41 @@ const (
 // Provider is the provider behind metal3 IPPools: IPClaim and IPAddress.
 type Provider struct{}
 
-var _ ipam.Provider = Provider{}
+var (
+	_ ipam.Provider  = Provider{}
+	_ ipam.Requester = Provider{}
+	_ ipam.Abandoner = Provider{}
+	_ ipam.Twinned   = Provider{}
+	_ ipam.Shorthand = Provider{}
+)
+
+// Name implements ipam.Provider.
+func (Provider) Name() string { return "metal3" }
 
 // PoolNamed refers to the metal3 IPPool of this name.
 func PoolNamed(name string) ipam.PoolReference {
 	return ipam.PoolReference{APIGroup: ipamv1.GroupVersion.Group, Kind: "IPPool", Name: name}
 }
 
-// Serves implements Provider.
+// Serves implements ipam.Pools.
 func (Provider) Serves(pool ipam.PoolReference) bool {
 	return pool == PoolNamed(pool.Name)
 }
 
-// Pools implements Provider.
-func (Provider) Pools() []client.Object {
+// PoolKinds implements ipam.Pools.
+func (Provider) PoolKinds() []client.Object {
 	return []client.Object{&ipamv1.IPPool{}}
 }
 
-// IsFull implements Provider. metal3 says on a claim that its pool is exhausted.
+// IsFull implements ipam.Pools. metal3 says on a claim that its pool is exhausted.
 func (Provider) IsFull(client.Object) bool { return false }
 
-// Kinds implements Provider.
+// Kinds implements ipam.Objects.
 func (Provider) Kinds() (claim, address client.Object) {
 	return &ipamv1.IPClaim{}, &ipamv1.IPAddress{}
 }
 
-// NewClaim implements Provider.
+// NewClaim implements ipam.Claims.
 func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
 	namespace := spec.Machine.Namespace
 	return &ipamv1.IPClaim{
@@ -75,37 +84,46 @@ func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
 	}
 }
 
-// CanRequest implements Provider.
+// CanRequest implements ipam.Requester.
 func (Provider) CanRequest(ipam.PoolReference) bool { return true }
 
-// Request implements Provider.
+// Request implements ipam.Requester.
 func (Provider) Request(claim client.Object, ip netip.Addr) {
 	kube.SetAnnotation(claim, RequestAnnotation, ip.String())
 }
 
-// Requested implements Provider: the claim itself asks.
+// Requested implements ipam.Requester: the claim itself asks.
 func (Provider) Requested(string, ipam.Binding) client.Object { return nil }
 
-// GoesByName implements Provider (ipam/ippool_manager.go, createAddress).
-func (Provider) GoesByName() bool { return true }
+// Traits implements ipam.Claims (ipam/ippool_manager.go, createAddress and
+// updateAddress).
+func (Provider) Traits() ipam.Traits {
+	return ipam.Traits{BindsByName: true, KeepsFinalizedClaims: true}
+}
 
-// HonoursFinalizers implements Provider (ipam/ippool_manager.go, updateAddress).
-func (Provider) HonoursFinalizers() bool { return true }
+// ByName implements ipam.Shorthand.
+func (Provider) ByName(name string) ipam.PoolReference { return PoolNamed(name) }
 
-// IsFree implements Provider.
-func (Provider) IsFree(obj client.Object) bool {
+// Shared implements ipam.Shorthand: every IPPool is its namespace's.
+func (Provider) Shared(string) (ipam.PoolReference, bool) { return ipam.PoolReference{}, false }
+
+// EmptyPool implements ipam.Shorthand.
+func (Provider) EmptyPool(ipam.PoolReference) client.Object { return &ipamv1.IPPool{} }
+
+// HasOnlyOwnFinalizers implements ipam.Objects.
+func (Provider) HasOnlyOwnFinalizers(obj client.Object) bool {
 	return !slices.ContainsFunc(obj.GetFinalizers(), func(f string) bool {
 		return f != ipamv1.IPClaimFinalizer && f != ipamv1.IPAddressFinalizer
 	})
 }
 
-// Gives implements Provider. What is outside the ranges is not handed out.
+// Gives implements ipam.Pools. What is outside the ranges is not handed out.
 func (Provider) Gives(pool ipam.Pool, ip netip.Addr) bool {
 	object := pool.Object.(*ipamv1.IPPool)
 	return usableOf(object).Contains(ip) || !rangesOf(object).Contains(ip)
 }
 
-// WhyNotBound implements Provider. metal3 says nothing while it cannot make an
+// WhyNotBound implements ipam.Claims. metal3 says nothing while it cannot make an
 // address object because there is one of that name.
 func (m Provider) WhyNotBound(ctx context.Context, reader client.Reader, pool ipam.Pool, claim ipam.Claim) string {
 	object := pool.Object.(*ipamv1.IPPool)
@@ -140,10 +158,10 @@ func (m Provider) reservedAndUsed(ctx context.Context, reader client.Reader, poo
 	return ip
 }
 
-// Twin implements Provider: metal3 serves IPAddressClaims on its pools, too.
-func (Provider) Twin() ipam.Provider { return contract.Provider{} }
+// Twin implements ipam.Twinned: metal3 serves IPAddressClaims on its pools, too.
+func (Provider) Twin() ipam.Objects { return contract.Provider{} }
 
-// Abandons implements Provider. metal3 looks at claims pool by pool, so it never
+// Abandons implements ipam.Abandoner. metal3 looks at claims pool by pool, so it never
 // comes to those of a pool that does not exist.
 func (Provider) Abandons(ctx context.Context, reader client.Reader, claim ipam.Claim) (bool, error) {
 	err := reader.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}, &ipamv1.IPPool{})
@@ -156,8 +174,8 @@ func (Provider) Abandons(ctx context.Context, reader client.Reader, claim ipam.C
 	return false, nil
 }
 
-// Claim implements Provider.
-func (Provider) Claim(obj client.Object) ipam.Claim {
+// ReadClaim implements ipam.Objects.
+func (Provider) ReadClaim(obj client.Object) ipam.Claim {
 	claim := obj.(*ipamv1.IPClaim)
 	view := ipam.Claim{Object: claim, Pool: PoolNamed(claim.Spec.Pool.Name)}
 	if claim.Status.Address != nil {
@@ -170,8 +188,8 @@ func (Provider) Claim(obj client.Object) ipam.Claim {
 	return view
 }
 
-// Address implements Provider.
-func (Provider) Address(obj client.Object) ipam.Address {
+// ReadAddress implements ipam.Objects.
+func (Provider) ReadAddress(obj client.Object) ipam.Address {
 	address := obj.(*ipamv1.IPAddress)
 	return ipam.Address{
 		Object: address,
@@ -181,7 +199,7 @@ func (Provider) Address(obj client.Object) ipam.Address {
 	}
 }
 
-// Pool implements Provider. metal3 says nothing about a pool that it does not
+// Pool implements ipam.Pools. metal3 says nothing about a pool that it does not
 // serve, so what it would ignore is looked for here.
 func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.Machine, want ipam.Want) (ipam.Pool, error) {
 	namespace := machine.Namespace
@@ -278,7 +296,7 @@ func (Provider) usedByTwin(ctx context.Context, reader client.Reader, pool *ipam
 	return used, nil
 }
 
-// Bind implements Provider.
+// Bind implements ipam.Claims.
 func (Provider) Bind(pool ipam.Pool, address ipam.Address, want ipam.Want) (ipam.Binding, error) {
 	metal3Address := address.Object.(*ipamv1.IPAddress)
 	answer := ipam.Answer{IP: address.IP, Prefix: metal3Address.Spec.Prefix}

@@ -128,7 +128,7 @@ func answerOf(change func(*ipamv1.IPAddressSpec)) ipam.Address {
 	if change != nil {
 		change(&address.Spec)
 	}
-	return Provider{}.Address(address)
+	return Provider{}.ReadAddress(address)
 }
 
 func TestBindTakesEverythingFromTheAnswer(t *testing.T) {

@@ -1,0 +1,122 @@
+package allocator
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
+)
+
+// Resolve completes a reference that leaves something open. Without an API group
+// the kind is that of a provider whose pools can be asked for in this way, or one
+// of the group in which Cluster API's own IPAM providers have theirs.
+//
+// A bare name is that of the first provider's pool in the namespace; if there is
+// none, or only one that is being deleted, it is that of the next provider's: so a
+// cluster can go from one provider to another and keep its templates. If there is
+// none at all, it is the first provider's that is missing; but where a pool of all
+// namespaces has that name, which a bare name never means, Resolve returns a
+// Refusal that says how to ask for it.
+func (a *Allocator) Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.PoolReference, error) {
+	switch {
+	case want.Pool.APIGroup != "":
+		return want.Pool, nil
+	case want.Pool.Kind != "":
+		return a.groupOf(want.Pool), nil
+	}
+	for _, reader := range []client.Reader{a.client, a.live} {
+		usable, err := a.usable(ctx, reader, namespace, want.Pool.Name)
+		switch {
+		case err != nil:
+			return want.Pool, err
+		case len(usable) > 1 && reader == client.Reader(a.client):
+			// Somebody goes from one to the other: the cache will not do.
+		case len(usable) > 0:
+			return usable[0], nil
+		}
+	}
+	return a.missing(ctx, namespace, want)
+}
+
+// groupOf completes the reference to a pool of a kind.
+func (a *Allocator) groupOf(pool ipam.PoolReference) ipam.PoolReference {
+	for _, short := range a.shorthands() {
+		if named := short.ByName(pool.Name); named.Kind == pool.Kind {
+			return named
+		}
+	}
+	pool.APIGroup = ipamv1.GroupVersion.Group
+	return pool
+}
+
+// shorthands are the providers whose pools can be asked for by name.
+func (a *Allocator) shorthands() []ipam.Shorthand {
+	var shorthands []ipam.Shorthand
+	for _, provider := range a.providers {
+		if short, ok := provider.(ipam.Shorthand); ok {
+			shorthands = append(shorthands, short)
+		}
+	}
+	return shorthands
+}
+
+// usable are the pools that a bare name may mean and that can be used.
+func (a *Allocator) usable(ctx context.Context, reader client.Reader, namespace, name string) ([]ipam.PoolReference, error) {
+	var usable []ipam.PoolReference
+	for _, short := range a.shorthands() {
+		pool := short.ByName(name)
+		is, err := isUsable(ctx, reader, namespace, pool, short.EmptyPool(pool))
+		if err != nil {
+			return nil, err
+		}
+		if is {
+			usable = append(usable, pool)
+		}
+	}
+	return usable, nil
+}
+
+// missing is the pool that a bare name means where there is none of that name. It
+// refuses a name that only a pool of all namespaces has.
+func (a *Allocator) missing(ctx context.Context, namespace string, want ipam.Want) (ipam.PoolReference, error) {
+	var kinds []string
+	for _, short := range a.shorthands() {
+		kinds = append(kinds, short.ByName(want.Pool.Name).Kind)
+	}
+	first := a.shorthands()[0].ByName(want.Pool.Name)
+	for _, short := range a.shorthands() {
+		shared, ok := short.Shared(want.Pool.Name)
+		if !ok {
+			continue
+		}
+		usable, err := isUsable(ctx, a.live, "", shared, short.EmptyPool(shared))
+		if err != nil {
+			return first, err
+		}
+		if usable {
+			refusal := ipam.Refuse(ipam.PoolNotFound, "no %s %q can be used in namespace %q, asked for by %s, "+
+				"but a %s has that name: to use it, write %s/%s into annotation %s%d", strings.Join(kinds, " and no "), shared.Name, namespace, want.AskedBy,
+				shared.Kind, shared.Kind, shared.Name, ipam.PoolsAnnotationPrefix, want.Device.Index)
+			return first, ipam.WithShortage(refusal, ipam.Shortage{Pool: first, Needed: 1})
+		}
+	}
+	return first, nil
+}
+
+// isUsable tells whether a pool exists and is not being deleted.
+func isUsable(ctx context.Context, reader client.Reader, namespace string, ref ipam.PoolReference, pool client.Object) (bool, error) {
+	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: ref.Name}, pool, client.UnsafeDisableDeepCopy)
+	switch {
+	case kube.IsAbsent(err):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("looking for %s: %w", ref.In(namespace), err)
+	}
+	return pool.GetDeletionTimestamp().IsZero(), nil
+}
