@@ -160,7 +160,9 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 		}
 		// The claim is made again.
 		return yield, 0
-	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m) && !h.isOffered(m):
+	case !h.claim.GetDeletionTimestamp().IsZero():
+		return leave, terminatingCheck
+	case h.annotated == nil || !h.belongsTo(m) && !h.isOffered(m):
 		return leave, 0
 	case h.claim.Failure != "":
 		return decideFailed(h, now)

@@ -79,6 +79,13 @@ func TestNextStepForALivingMachine(t *testing.T) {
 	}
 }
 
+// Nothing else tells that its pool has gone meanwhile.
+func TestClaimThatIsGoingIsLookedAtAgainWhileItsMachineLives(t *testing.T) {
+	if got, wait := decide(living(), bound(terminatingClaim), now, grace); got != leave || wait != terminatingCheck {
+		t.Errorf("got %q after %s, want %q after %s", got, wait, leave, terminatingCheck)
+	}
+}
+
 func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 	waited, moving := dying(), dying()
 	waited.done = false

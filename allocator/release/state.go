@@ -320,9 +320,12 @@ func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
 	return count >= busyClaims, nil
 }
 
+// isAbandoned tells whether the claim is being deleted and never will be. It is asked
+// at every event on the way of a released claim, so the API server is asked only where
+// the cache has no pool.
 func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) {
 	if h.claim == nil || h.claim.GetDeletionTimestamp().IsZero() {
 		return false, nil
 	}
-	return r.providers.For(h.claim.Pool).Abandons(ctx, r.live, *h.claim)
+	return r.providers.For(h.claim.Pool).Abandons(ctx, r.client, r.live, *h.claim)
 }
