@@ -90,7 +90,7 @@ func TestOwnerWhoseMachinesAreRefusedLaterHoldsOneAddressAtATime(t *testing.T) {
 				t.Errorf("%d claims are there, want 1", len(claims))
 			}
 			s.create(harness.Machine(s.ns, "neighbour", harness.WithPool(provider.label)))
-			s.eventually("the owner to be served when the address is back", func(ctx context.Context) error {
+			s.within(gracePeriod+harness.Soon, "the owner to be served when the address is back", func(ctx context.Context) error {
 				return s.env.Client.Create(ctx, harness.Machine(s.ns, "md-9", harness.WithPool(provider.label), harness.WithOwner(set)))
 			})
 		})
