@@ -45,8 +45,9 @@ type holding struct {
 	seen time.Time
 	// departed says that this leader saw the machine or its claim go.
 	departed bool
-	// offDevice says that none of the machine's devices has the annotated address.
-	offDevice bool
+	// offDevice says that none of the machine's devices has the annotated address,
+	// and onDevice that one has the address, annotated or not.
+	offDevice, onDevice bool
 	// paused says that the Cluster, or the machine, is paused.
 	paused bool
 	// abandoned says that the claim is being deleted, and that its provider
@@ -78,7 +79,7 @@ const (
 	yield     step = "yield"     // take our finalizer off a claim that others delete
 	unblock   step = "unblock"   // keep a claim from holding up the machine's deletion
 	unprotect step = "unprotect" // take our finalizer off the address
-	reap      step = "reap"      // delete the claim of a machine that never came
+	reap      step = "reap"      // delete the claim of a machine that never came, or does not use it
 	abandon   step = "abandon"   // finish the deletion of a claim without a pool
 	discard   step = "discard"   // delete an address that the provider has lost
 )
@@ -152,6 +153,8 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	switch {
 	case h.isSpare(m):
 		return decideSpare(h, now, grace)
+	case h.isSpareClaim(m):
+		return decideSpareClaim(m, h, now, grace)
 	case h.claim == nil:
 		return decideWithoutClaim(m, h)
 	case h.isHeldBack(m.name) && h.belongsTo(m):

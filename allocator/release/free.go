@@ -160,6 +160,10 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 		if used, err := r.isUsed(ctx, s, h); err != nil || used {
 			return err
 		}
+		if h.claim != nil {
+			// Its provider frees it with the claim, which is being deleted.
+			return r.unprotect(ctx, h, freed)
+		}
 		return r.unprotect(ctx, h, lost)
 	}
 	claim := allocator.EmptyClaim(r.providers.For(h.address.Pool))

@@ -82,7 +82,8 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 		h.placed = provider.Requested(key.Namespace, *h.annotated) != nil
 		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
 	}
-	if !s.exists || h.isOfEarlierMachine(s.machineState) {
+	h.onDevice = s.exists && h.address != nil && deviceOf(s.object, capi.ParseAddress(h.address.IP)) >= 0
+	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) {
 		_, h.departed = r.departures.get(key)
 		switch {
 		case h.claim != nil:
