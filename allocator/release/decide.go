@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -23,8 +22,6 @@ type machineState struct {
 	// done says that it is being deleted, and that no finalizer but ours and the
 	// garbage collector's is left: everybody else, as a rule CAPV, is done with it.
 	done bool
-	// foreground says that the garbage collector holds it until what it owns is gone.
-	foreground bool
 	// moving says that clusterctl deletes the object here because it lives on
 	// in another management cluster.
 	moving bool
@@ -77,7 +74,6 @@ const (
 	depart    step = "depart"    // note on the address that its machine was moved away
 	release   step = "release"   // give claim and address back
 	yield     step = "yield"     // take our finalizer off a claim that others delete
-	unblock   step = "unblock"   // keep a claim from holding up the machine's deletion
 	unprotect step = "unprotect" // take our finalizer off the address
 	reap      step = "reap"      // delete the claim of a machine that never came, or does not use it
 	abandon   step = "abandon"   // finish the deletion of a claim without a pool
@@ -202,9 +198,6 @@ func decideDeleting(m machineState, h holding) step {
 	case h.address != nil && h.address.GetDeletionTimestamp().IsZero() && !isProtected(h.address):
 		// CAPV lets go of a machine without an owner Machine before the VM is gone.
 		return protect
-	case h.blocks(m):
-		// The claim stays for the VM; a machine deleted in the foreground need not.
-		return unblock
 	}
 	return leave
 }
@@ -288,14 +281,6 @@ func (h holding) isOfEarlierMachine(m machineState) bool {
 	}
 	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
 	return allocator.MachineOf(h.address) == m.name && uid != "" && uid != string(m.uid)
-}
-
-// blocks tells whether a deletion of the machine in the foreground waits for
-// the claim.
-func (h holding) blocks(m machineState) bool {
-	return h.claim != nil && slices.ContainsFunc(h.claim.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
-		return owner.UID == m.uid && owner.BlockOwnerDeletion != nil && *owner.BlockOwnerDeletion
-	})
 }
 
 // isClaimed tells whether the claim exists and will stay.

@@ -149,9 +149,8 @@ func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 		"mark of another machine, annotated here":       {dying(), bound(withoutOwner, withoutMark), leave},
 		"unowned, and another machine has the address":  {dying(), bound(withoutOwner, shared), leave},
 		"its VM is still there":                         {dying(), bound(withVM), leave},
-		"its VM is still there, address unprotected":    {dying(), bound(withVM, unprotected, blocking), protect},
-		"its VM is still there, it waits for the claim": {dying(), bound(withVM, blocking), unblock},
-		"its VM is still there, CAPV still works on it": {waited, bound(withVM, blocking), leave},
+		"its VM is still there, address unprotected":    {dying(), bound(withVM, unprotected), protect},
+		"its VM is still there, CAPV still works on it": {waited, bound(withVM), leave},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

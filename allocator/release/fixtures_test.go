@@ -80,10 +80,6 @@ func ownedBy(uid types.UID) option {
 	}
 }
 
-func blocking(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	c.OwnerReferences[0].BlockOwnerDeletion = new(true)
-}
-
 // spare is an address that was protected for the machine while it was admitted,
 // and that it was then not given.
 func spare(age time.Duration) holding {

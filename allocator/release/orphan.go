@@ -106,7 +106,7 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	if _, offered := claim.GetAnnotations()[allocator.ForAnnotation]; offered {
 		return r.handBack(ctx, h, claim)
 	}
-	if _, err := r.giveUp(ctx, s, claim); err != nil {
+	if _, err := r.giveUp(ctx, claim); err != nil {
 		return fmt.Errorf("reaping claim %s: %w", klog.KObj(claim), err)
 	}
 	claimsReaped.Inc()

@@ -112,7 +112,6 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 	s.deleting = !machine.DeletionTimestamp.IsZero()
 	s.moving = isMoving(machine)
 	s.done = allocator.IsDone(machine)
-	s.foreground = slices.Contains(machine.Finalizers, metav1.FinalizerDeleteDependents)
 	return nil
 }
 
