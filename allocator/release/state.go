@@ -82,7 +82,8 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 		h.placed = provider.Requested(key.Namespace, *h.annotated) != nil
 		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
 	}
-	if !s.exists || h.isOfEarlierMachine(s.machineState) {
+	h.onDevice = s.exists && h.address != nil && deviceOf(s.object, capi.ParseAddress(h.address.IP)) >= 0
+	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) {
 		_, h.departed = r.departures.get(key)
 		switch {
 		case h.claim != nil:
@@ -111,7 +112,6 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 	s.deleting = !machine.DeletionTimestamp.IsZero()
 	s.moving = isMoving(machine)
 	s.done = allocator.IsDone(machine)
-	s.foreground = slices.Contains(machine.Finalizers, metav1.FinalizerDeleteDependents)
 	return nil
 }
 
