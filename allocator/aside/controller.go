@@ -91,7 +91,7 @@ func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content 
 
 // abandon lets a claim that is being deleted go if its provider does not.
 func (r *reconciler) abandon(ctx context.Context, claim ipam.Claim) error {
-	abandoned, err := ipam.Abandons(ctx, r.live, r.provider, claim)
+	abandoned, err := ipam.Abandons(ctx, r.client, r.live, r.provider, claim)
 	if err != nil || !abandoned {
 		return err
 	}

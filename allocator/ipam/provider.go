@@ -149,8 +149,9 @@ type Requester interface {
 // Abandoner is a provider that leaves some claims for ever as they are.
 type Abandoner interface {
 	// Abandons tells whether the provider will never finish the deletion of
-	// this claim, because its pool is gone.
-	Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error)
+	// this claim, because its pool is gone. That it is gone is believed of the
+	// live reader only; that it is there, of the cache as well.
+	Abandons(ctx context.Context, cached, live client.Reader, claim Claim) (bool, error)
 }
 
 // Twinned is a provider beside which the same IPAM controller serves another claim
@@ -182,12 +183,12 @@ func NewProviders(fallback Provider, others ...Provider) Providers {
 }
 
 // Abandons tells whether a provider will never finish the deletion of a claim.
-func Abandons(ctx context.Context, reader client.Reader, provider Provider, claim Claim) (bool, error) {
+func Abandons(ctx context.Context, cached, live client.Reader, provider Provider, claim Claim) (bool, error) {
 	abandoner, ok := provider.(Abandoner)
 	if !ok {
 		return false, nil
 	}
-	return abandoner.Abandons(ctx, reader, claim)
+	return abandoner.Abandons(ctx, cached, live, claim)
 }
 
 // For returns the provider that serves a pool.

@@ -25,6 +25,7 @@ import (
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/allocator/limit"
 )
 
 // workers is the number of machines reconciled at once. A reconcile mostly
@@ -44,7 +45,7 @@ func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventR
 		now:       time.Now,
 	}
 	machines, err := controller.New("release", mgr, controller.Options{
-		Reconciler: r, MaxConcurrentReconciles: workers, LogConstructor: logger(mgr),
+		Reconciler: r, MaxConcurrentReconciles: workers, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: logger(mgr),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("adding the release controller: %w", err)

@@ -21,6 +21,7 @@ import (
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/allocator/limit"
 )
 
 // byPool is the name of the index of owners by the pools that they wait for. All
@@ -39,6 +40,7 @@ func Setup(mgr manager.Manager, providers ipam.Providers) ([]informers.Source, e
 	c, err := controller.NewTyped("retry", mgr, controller.TypedOptions[poolKey]{
 		Reconciler:              r,
 		MaxConcurrentReconciles: 1,
+		RateLimiter:             limit.Failures[poolKey](),
 		LogConstructor: func(key *poolKey) logr.Logger {
 			if key == nil {
 				return mgr.GetLogger()

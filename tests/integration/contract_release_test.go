@@ -162,7 +162,7 @@ func TestVirtualMachineKeepsTheInClusterAddressOfItsMachine(t *testing.T) {
 			s.dropFinalizer(machine, harness.MachineFinalizer)
 		},
 		// The garbage collector takes no owner off an address that is going, so
-		// that the claim waits for it, and the machine would wait for the claim.
+		// that the claim waits for it. The machine waits for neither.
 		"deleted in the foreground after its address": func(s *scene, machine *capvv1.VSphereMachine) {
 			address, err := s.ipAddress(s.ip(machine.Name))
 			if err != nil {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
@@ -64,13 +63,7 @@ func (s *scene) orphan(name string, age time.Duration) *ipamv1.IPClaim {
 // reaped waits until a claim without a machine is gone.
 func (s *scene) reaped(claim client.Object) {
 	s.Helper()
-	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(ctx context.Context) error {
-		err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(claim), claim)
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.GetDeletionTimestamp()))
-	})
+	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", s.isGone(claim))
 }
 
 // A backup brings claims and addresses before machines, and the Cluster last.

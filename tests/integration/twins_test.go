@@ -10,6 +10,8 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
@@ -52,6 +54,102 @@ func TestAddressThatWasAnsweredIsNotGivenBackByATwin(t *testing.T) {
 	}
 	if one, two := s.ip("cp-0"), s.ip("other"); one == two {
 		t.Errorf("cp-0 and other both have %s", one)
+	}
+}
+
+// A create waits for a slow webhook after ours, while another of the name, which
+// asks for less or elsewhere, is stored. The first then ends in a conflict, and
+// nobody tells us.
+func TestClaimThatAStoredMachineDoesNotUseIsReaped(t *testing.T) {
+	t.Parallel()
+	two := harness.WithDevices(harness.StaticDevice(), harness.StaticDevice())
+	inCluster := func(t *testing.T) *scene {
+		s := newScene(t, shared)
+		s.inClusterPool(harness.InClusterAddresses("10.16.57.88-10.16.57.89"))
+		return s
+	}
+	for name, test := range map[string]struct {
+		scene     func(*testing.T) *scene
+		first     func(*scene) client.Object
+		second    func(*scene) client.Object
+		spare     func(*scene) client.Object
+		next      func(*scene) client.Object
+		isSettled func(s *scene, ip string) error
+	}{
+		"metal3": {
+			scene: func(t *testing.T) *scene {
+				s := newScene(t, shared)
+				s.create(harness.Pool(s.ns, harness.PoolRange(firstIP, secondIP)))
+				return s
+			},
+			first:     func(s *scene) client.Object { return s.pooled("cp-0", late, two) },
+			second:    func(s *scene) client.Object { return s.pooled("cp-0") },
+			spare:     func(s *scene) client.Object { return harness.Claim(s.ns, "cp-0-1", harness.DefaultPool) },
+			next:      func(s *scene) client.Object { return s.pooled("next") },
+			isSettled: func(s *scene, ip string) error { return s.isAdopted("cp-0", ip) },
+		},
+		"in-cluster": {
+			scene: inCluster,
+			first: func(s *scene) client.Object {
+				return s.inClusterMachine("cp-0", late, two, withPoolOf("1", inClusterRef))
+			},
+			second: func(s *scene) client.Object { return s.inClusterMachine("cp-0") },
+			spare: func(s *scene) client.Object {
+				return harness.AddressClaim(s.ns, "cp-0-1", harness.InClusterPoolKind, harness.DefaultInClusterPool)
+			},
+			next:      func(s *scene) client.Object { return s.inClusterMachine("next") },
+			isSettled: func(s *scene, ip string) error { return s.isInClusterAdopted("cp-0", ip) },
+		},
+		"of another provider": {
+			scene: func(t *testing.T) *scene {
+				s := inCluster(t)
+				s.create(harness.Pool(s.ns, harness.PoolRange(firstIP, firstIP)))
+				return s
+			},
+			first:     func(s *scene) client.Object { return s.pooled("cp-0", late) },
+			second:    func(s *scene) client.Object { return s.inClusterMachine("cp-0") },
+			spare:     func(s *scene) client.Object { return harness.Claim(s.ns, "cp-0-0", harness.DefaultPool) },
+			next:      func(s *scene) client.Object { return s.pooled("next") },
+			isSettled: func(s *scene, ip string) error { return s.isInClusterAdopted("cp-0", ip) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := test.scene(t)
+			reached, proceed := make(chan struct{}, 10), make(chan struct{})
+			s.lateWebhook(func(r *admissionv1.AdmissionRequest) string {
+				if r.Name == "cp-0" {
+					reached <- struct{}{}
+					<-proceed
+				}
+				return ""
+			})
+			created := s.createLater(test.first(s))
+			<-reached
+			start := time.Now()
+			s.create(test.second(s))
+			close(proceed)
+			if err := <-created; !apierrors.IsAlreadyExists(err) {
+				t.Fatalf("the first create ended with %v, want a conflict", err)
+			}
+			ip := s.ip("cp-0")
+			s.create(harness.VSphereVM(s.machine("cp-0")))
+			settled := func(context.Context) error { return test.isSettled(s, ip) }
+			s.eventually("the machine to adopt its own claim", settled)
+
+			s.reaped(test.spare(s))
+
+			// The time of its creation is in whole seconds.
+			if age := time.Since(start); age < gracePeriod-time.Second {
+				t.Errorf("it was reaped %s after the machine was stored, want no less than %s", age, gracePeriod)
+			}
+			s.eventually("its address to be given to another machine", func(ctx context.Context) error {
+				return client.IgnoreAlreadyExists(s.env.Client.Create(ctx, test.next(s)))
+			})
+			if err := settled(t.Context()); err != nil {
+				t.Errorf("the machine's own claim: %v", err)
+			}
+		})
 	}
 }
 

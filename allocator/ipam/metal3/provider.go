@@ -163,15 +163,17 @@ func (Provider) Twin() ipam.Objects { return contract.Provider{} }
 
 // Abandons implements ipam.Abandoner. metal3 looks at claims pool by pool, so it never
 // comes to those of a pool that does not exist.
-func (Provider) Abandons(ctx context.Context, reader client.Reader, claim ipam.Claim) (bool, error) {
-	err := reader.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}, &ipamv1.IPPool{})
-	switch {
-	case kube.IsAbsent(err):
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("reading IPPool %s/%s: %w", claim.GetNamespace(), claim.Pool.Name, err)
+func (Provider) Abandons(ctx context.Context, cached, live client.Reader, claim ipam.Claim) (bool, error) {
+	key := client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}
+	for _, reader := range []client.Reader{cached, live} {
+		switch err := reader.Get(ctx, key, &ipamv1.IPPool{}); {
+		case err == nil:
+			return false, nil
+		case !kube.IsAbsent(err):
+			return false, fmt.Errorf("reading IPPool %s: %w", key, err)
+		}
 	}
-	return false, nil
+	return true, nil
 }
 
 // ReadClaim implements ipam.Objects.

@@ -20,6 +20,7 @@ import (
 
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/allocator/limit"
 )
 
 // touchedAnnotation on a terminating pool is the time of the last touch.
@@ -45,7 +46,7 @@ type poolReconciler struct {
 func Setup(mgr manager.Manager) ([]informers.Source, error) {
 	p := &poolReconciler{client: mgr.GetClient()}
 	c, err := controller.New("terminating-pool", mgr, controller.Options{
-		Reconciler: p,
+		Reconciler: p, RateLimiter: limit.Failures[reconcile.Request](),
 		LogConstructor: func(req *reconcile.Request) logr.Logger {
 			if req == nil {
 				return mgr.GetLogger()
