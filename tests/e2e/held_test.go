@@ -19,9 +19,6 @@ import (
 	"capv-static-ip.dev/tests/stack"
 )
 
-// providers reads the claims and addresses of both claim APIs.
-var providers = allocator.Providers{allocator.Metal3{}, allocator.Contract{}}
-
 // allHeld sees that each machine holds the addresses that it had before, see held.
 func (s *scene) allHeld(ctx context.Context, nodes []stack.Node) error {
 	var errs []error
@@ -58,7 +55,7 @@ func (s *scene) held(ctx context.Context, was *capvv1.VSphereMachine) error {
 }
 
 func (s *scene) bound(ctx context.Context, machine *capvv1.VSphereMachine, b allocator.Binding) error {
-	provider := providers.For(b.Pool)
+	provider := harness.Providers.For(b.Pool)
 	object, addressObject := allocator.EmptyClaim(provider), allocator.EmptyAddress(provider)
 	if err := s.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: b.Claim}, object); err != nil {
 		return err
@@ -98,7 +95,7 @@ func (s *scene) left(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("%d machines are left", len(machines.Items))
 	}
 	count := 0
-	for _, provider := range providers {
+	for _, provider := range harness.Providers {
 		claims, err := s.objects(ctx, allocator.EmptyClaim(provider))
 		if err != nil {
 			return 0, err

@@ -8,15 +8,12 @@ package e2e
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -42,26 +39,7 @@ const (
 var shared *stack.Stack
 
 func TestMain(m *testing.M) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	allowWaiting()
-	code, err := run(ctx, m)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// allowWaiting lets more tests run at once than there are processors, unless
-// -parallel says how many: they wait most of the time, for controllers.
-func allowWaiting() {
-	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if parallel := flag.Lookup("test.parallel"); parallel != nil && !given {
-		_ = parallel.Value.Set("6")
-	}
+	harness.RunTests(func(ctx context.Context) (int, error) { return run(ctx, m) })
 }
 
 func run(ctx context.Context, m *testing.M) (int, error) {

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -88,8 +87,8 @@ func managersAreKilledBetweenClaimAndStore(s *scene) {
 	// the other, whose claim is an orphan.
 	s.create(s.pooled("again"))
 	s.settled("again")
-	if claim, err := s.claim("again"); err != nil || claim.UID != first.UID {
-		s.Errorf("the machine holds claim %s (error %v), want that of the first try, %s", claim.UID, err, first.UID)
+	if claim, err := s.claim("again"); err != nil || claim.GetUID() != first.GetUID() {
+		s.Errorf("the machine holds claim %s (error %v), want that of the first try, %s", claim.GetUID(), err, first.GetUID())
 	}
 	var last allocator.Stamp
 	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(context.Context) error {
@@ -101,7 +100,7 @@ func managersAreKilledBetweenClaimAndStore(s *scene) {
 			return err
 		}
 		last, err = allocator.StampOf(claim)
-		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.DeletionTimestamp))
+		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.GetDeletionTimestamp()))
 	})
 	if age := time.Since(last.Time); age < gracePeriod {
 		s.Errorf("the claim was reaped %s after its last use, want no less than %s", age, gracePeriod)
@@ -291,9 +290,9 @@ func (s *scene) createLater(machine client.Object) <-chan error {
 }
 
 // awaitClaim waits until a machine that is being admitted has its claim.
-func (s *scene) awaitClaim(machine string) *ipamv1.IPClaim {
+func (s *scene) awaitClaim(machine string) client.Object {
 	s.Helper()
-	var claim *ipamv1.IPClaim
+	var claim client.Object
 	s.eventually("the claim of "+machine, func(context.Context) error {
 		found, err := s.claim(machine)
 		claim = found

@@ -8,12 +8,14 @@ import (
 	"strings"
 	"time"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
@@ -50,27 +52,81 @@ func (s *scene) ip(name string) string {
 	return netip.MustParsePrefix(addresses[0]).Addr().String()
 }
 
-// claim reads the claim of a machine's first device.
-func (s *scene) claim(machine string) (*ipamv1.IPClaim, error) {
-	claim := &ipamv1.IPClaim{}
-	return claim, s.env.Client.Get(s.Context(), s.key(allocator.ClaimName(machine, 0)), claim)
+// claim reads the claim of a machine's first device, whichever provider's it is.
+func (s *scene) claim(machine string) (client.Object, error) { return s.deviceClaim(machine, 0) }
+
+// deviceClaim reads the claim of one device of a machine.
+func (s *scene) deviceClaim(machine string, device int) (client.Object, error) {
+	var claim, found client.Object
+	var missing error
+	for _, f := range harness.Fixtures {
+		claim = allocator.EmptyClaim(f.Provider)
+		err := s.env.Client.Get(s.Context(), s.key(allocator.ClaimName(machine, device)), claim)
+		switch {
+		case allocator.IsAbsent(err):
+			missing = err
+		case err != nil:
+			return claim, err
+		case found != nil:
+			return claim, fmt.Errorf("%T %s is there as a %T, too", found, found.GetName(), claim)
+		default:
+			found = claim
+		}
+	}
+	if found == nil {
+		return claim, missing
+	}
+	return found, nil
 }
 
-// address finds the object of an address; there must be no second one.
-func (s *scene) address(ip string) (*ipamv1.IPAddress, error) {
-	list := &ipamv1.IPAddressList{}
-	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
-		return nil, err
+// claims lists the claims in the namespace, of all providers.
+func (s *scene) claims() []client.Object {
+	s.Helper()
+	return s.listed(allocator.EmptyClaim)
+}
+
+// addresses lists the addresses that exist in the namespace, of all providers.
+func (s *scene) addresses() []client.Object {
+	s.Helper()
+	return s.listed(allocator.EmptyAddress)
+}
+
+func (s *scene) listed(kind func(allocator.Provider) client.Object) []client.Object {
+	s.Helper()
+	var all []client.Object
+	for _, f := range harness.Fixtures {
+		objects, err := harness.List(s.Context(), s.env.Client, kind(f.Provider), client.InNamespace(s.ns))
+		if f.Is(harness.OfMetal3) && meta.IsNoMatchError(err) {
+			continue // where it is not installed there are none
+		}
+		if err != nil {
+			s.Fatal(err)
+		}
+		all = append(all, objects...)
 	}
-	var found *ipamv1.IPAddress
-	for i := range list.Items {
-		if string(list.Items[i].Spec.Address) != ip {
+	return all
+}
+
+func names(objects []client.Object) []string {
+	var all []string
+	for _, object := range objects {
+		all = append(all, object.GetName())
+	}
+	return all
+}
+
+// address finds the object of an address; there must be no second one, not even
+// of another provider.
+func (s *scene) address(ip string) (client.Object, error) {
+	var found client.Object
+	for _, address := range s.addresses() {
+		if harness.ProviderOf(address).Address(address).IP != ip {
 			continue
 		}
 		if found != nil {
-			return nil, fmt.Errorf("%s and %s are both for %s", found.Name, list.Items[i].Name, ip)
+			return nil, fmt.Errorf("%s and %s are both for %s", found.GetName(), address.GetName(), ip)
 		}
-		found = &list.Items[i]
+		found = address
 	}
 	if found == nil {
 		return nil, fmt.Errorf("no address object is for %s", ip)
@@ -96,10 +152,14 @@ func (s *scene) isAdopted(name, ip string) error {
 	}
 	owner := allocator.OwnerMachine(claim)
 	if machine := s.machine(name); owner.UID != machine.UID || owner.Controller == nil || !*owner.Controller {
-		return fmt.Errorf("claim %s has owners %v, want machine %s", claim.Name, claim.OwnerReferences, machine.UID)
+		return fmt.Errorf("claim %s has owners %v, want machine %s", claim.GetName(), claim.GetOwnerReferences(), machine.UID)
 	}
-	if claim.Annotations["ipAddress"] != ip {
-		return fmt.Errorf("claim %s asks for %q, want %s", claim.Name, claim.Annotations["ipAddress"], ip)
+	if _, moves := claim.GetLabels()[clusterctlv1.ClusterctlMoveLabel]; !moves {
+		return fmt.Errorf("claim %s has labels %v, want that of what moves", claim.GetName(), claim.GetLabels())
+	}
+	// Only metal3 can be asked by a claim.
+	if asked := claim.GetAnnotations()["ipAddress"]; harness.ProviderOf(claim) == harness.OfMetal3.Provider && asked != ip {
+		return fmt.Errorf("claim %s asks for %q, want %s", claim.GetName(), asked, ip)
 	}
 	return s.isProtected(ip)
 }
@@ -110,8 +170,8 @@ func (s *scene) isProtected(ip string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(address.Finalizers, allocator.InUseFinalizer) {
-		return fmt.Errorf("address %s has finalizers %v, want ours", address.Name, address.Finalizers)
+	if !slices.Contains(address.GetFinalizers(), allocator.InUseFinalizer) {
+		return fmt.Errorf("address %s has finalizers %v, want ours", address.GetName(), address.GetFinalizers())
 	}
 	return nil
 }
@@ -123,8 +183,8 @@ func (s *scene) isHeld(machine, ip string) error {
 	if err != nil {
 		return err
 	}
-	if !claim.DeletionTimestamp.IsZero() {
-		return fmt.Errorf("claim %s is being deleted", claim.Name)
+	if !claim.GetDeletionTimestamp().IsZero() {
+		return fmt.Errorf("claim %s is being deleted", claim.GetName())
 	}
 	return s.isProtected(ip)
 }
@@ -132,19 +192,25 @@ func (s *scene) isHeld(machine, ip string) error {
 // returned waits until nothing is left of an address but its place in the pool.
 func (s *scene) returned(ip string) {
 	s.Helper()
-	s.eventually(ip+" to be back in its pool", func(context.Context) error {
-		if address, err := s.address(ip); err == nil {
-			return fmt.Errorf("%s exists, deleted at %v, with finalizers %v", address.Name, address.DeletionTimestamp, address.Finalizers)
+	s.eventually(ip+" to be back in its pool", s.isReturned(ip))
+}
+
+func (s *scene) isReturned(ip string) func(context.Context) error {
+	return func(context.Context) error {
+		for _, address := range s.addresses() {
+			if harness.ProviderOf(address).Address(address).IP == ip {
+				return fmt.Errorf("%s exists, deleted at %v, with finalizers %v", address.GetName(), address.GetDeletionTimestamp(), address.GetFinalizers())
+			}
 		}
 		return nil
-	})
+	}
 }
 
 // noClaims waits until no claim is left in the namespace.
 func (s *scene) noClaims() {
 	s.Helper()
 	s.eventually("all claims to be gone", func(context.Context) error {
-		if claims := s.allClaims(); len(claims) > 0 {
+		if claims := s.claims(); len(claims) > 0 {
 			return fmt.Errorf("%d claims are left, the first is %s", len(claims), claims[0].GetName())
 		}
 		return nil

@@ -25,60 +25,69 @@ import (
 const rejectedLabel = "test.capv-static-ip.dev/rejected"
 
 func TestClaimOfAMachineThatWasRejectedLaterIsReaped(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.create(harness.Pool(s.ns), s.pooled("alive"))
-	s.settled("alive")
-	s.rejectMarkedMachines()
-	rejected := harness.WithLabel(rejectedLabel, "")
-	uids := map[string]types.UID{}
-	for _, name := range []string{"lost", "retried"} {
-		s.refused(s.pooled(name, rejected), "rejected by the test")
-		claim, err := s.claim(name)
-		if err != nil {
-			t.Fatalf("the claim of a machine that was rejected later: %v", err)
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f)
+		s.create(s.asks(f, "alive"))
+		s.settled("alive")
+		s.rejectMarkedMachines()
+		rejected := harness.WithLabel(rejectedLabel, "")
+		uids := map[string]types.UID{}
+		for _, name := range []string{"lost", "retried"} {
+			s.refused(s.asks(f, name, rejected), "rejected by the test")
+			claim, err := s.claim(name)
+			if err != nil {
+				t.Fatalf("the claim of a machine that was rejected later: %v", err)
+			}
+			uids[name] = claim.GetUID()
 		}
-		uids[name] = claim.UID
-	}
 
-	// CAPI's retries keep the one claim in use; nobody asks for the other again.
-	var last allocator.Stamp
-	var retried time.Time
-	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(context.Context) error {
-		if time.Since(retried) > gracePeriod/6 {
-			s.refused(s.pooled("retried", rejected), "rejected by the test")
-			retried = time.Now()
-		}
-		claim, err := s.claim("lost")
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
+		lost, err := s.claim("lost")
 		if err != nil {
-			return err
+			t.Fatal(err)
 		}
-		last, err = allocator.StampOf(claim)
-		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.DeletionTimestamp))
+		ip := s.bind(lost).IP
+
+		// CAPI's retries keep the one claim in use; nobody asks for the other again.
+		var last allocator.Stamp
+		var retried time.Time
+		s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(context.Context) error {
+			if time.Since(retried) > gracePeriod/6 {
+				s.refused(s.asks(f, "retried", rejected), "rejected by the test")
+				retried = time.Now()
+			}
+			claim, err := s.claim("lost")
+			if apierrors.IsNotFound(err) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			last, err = allocator.StampOf(claim)
+			return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.GetDeletionTimestamp()))
+		})
+
+		if age := time.Since(last.Time); age < gracePeriod {
+			t.Errorf("the claim was reaped %s after its last use, want no less than %s", age, gracePeriod)
+		}
+		claim, err := s.claim("retried")
+		if err != nil {
+			t.Fatalf("the claim that is in use: %v", err)
+		}
+		if claim.GetUID() != uids["retried"] {
+			t.Errorf("the claim that is in use was made again")
+		}
+		if err := s.isHeld("alive", s.ip("alive")); err != nil {
+			t.Errorf("the claim of a living machine: %v", err)
+		}
+		// Without the label the retry succeeds, with the claim of the first try.
+		s.returned(ip)
+		s.create(s.asks(f, "retried"))
+		s.settled("retried")
+		if claim, err := s.claim("retried"); err != nil || claim.GetUID() != uids["retried"] {
+			t.Errorf("the machine holds claim %s (error %v), want that of the first try, %s", claim.GetUID(), err, uids["retried"])
+		}
 	})
-
-	if age := time.Since(last.Time); age < gracePeriod {
-		t.Errorf("the claim was reaped %s after its last use, want no less than %s", age, gracePeriod)
-	}
-	claim, err := s.claim("retried")
-	if err != nil {
-		t.Fatalf("the claim that is in use: %v", err)
-	}
-	if claim.UID != uids["retried"] {
-		t.Errorf("the claim that is in use was made again")
-	}
-	if err := s.isHeld("alive", s.ip("alive")); err != nil {
-		t.Errorf("the claim of a living machine: %v", err)
-	}
-	// Without the label the retry succeeds, with the claim of the first try.
-	s.create(s.pooled("retried"))
-	s.settled("retried")
-	if claim, err := s.claim("retried"); err != nil || claim.UID != uids["retried"] {
-		t.Errorf("the machine holds claim %s (error %v), want that of the first try, %s", claim.UID, err, uids["retried"])
-	}
 }
 
 // rejectMarkedMachines makes the API server reject machines with rejectedLabel

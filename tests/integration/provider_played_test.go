@@ -100,7 +100,7 @@ func addressInDeletionIsDenied(s *scene) {
 	})
 	defer stop()
 
-	s.denyMachine(claimInDeletion, "cp-0", harness.WithPool(harness.DefaultPool))
+	s.denyMachine(claimInDeletion(harness.OfMetal3), "cp-0", harness.WithPool(harness.DefaultPool))
 
 	s.expectNoClaims()
 	addresses := &ipamv1.IPAddressList{}
@@ -116,7 +116,7 @@ func addressInDeletionIsDenied(s *scene) {
 // name may be left over from an earlier claim: neither is an answer yet.
 func addressOfAnotherClaimIsNotTaken(s *scene) {
 	s.create(harness.Pool(s.ns))
-	other := s.claimOf("somebody")
+	other := s.foreignClaim(harness.OfMetal3, "somebody").(*ipamv1.IPClaim)
 	claimed := make(chan *ipamv1.IPClaim, 1)
 	stop := s.playProvider(func(_ context.Context, claim *ipamv1.IPClaim) error {
 		if claim.Name == "cp-0-0" {

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -169,30 +168,29 @@ func createSentAgain(s *scene) {
 	s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
 	s.settled("cp-0")
 	after, stampAfter := s.stamped("cp-0", "")
-	if claims := s.claims(); len(claims) != 1 || after.UID != claim.UID || stampAfter != newStamp {
+	if claims := s.claims(); len(claims) != 1 || after.GetUID() != claim.GetUID() || stampAfter != newStamp {
 		s.Errorf("got the claims %v, of cp-0 %s with the stamp %q, want %s alone with the stamp %q",
-			claimNames(claims), after.UID, stampAfter, claim.UID, newStamp)
+			names(claims), after.GetUID(), stampAfter, claim.GetUID(), newStamp)
 	}
-	addresses := &ipamv1.IPAddressList{}
-	if err := s.env.Client.List(s.Context(), addresses, client.InNamespace(s.ns)); err != nil || len(addresses.Items) != 1 {
-		s.Errorf("got %d addresses (%v), want one", len(addresses.Items), err)
+	if addresses := s.addresses(); len(addresses) != 1 {
+		s.Errorf("got the addresses %v, want one", names(addresses))
 	}
 }
 
 // stamped waits until the claim of a machine has another stamp than this.
-func (s *scene) stamped(machine, not string) (*ipamv1.IPClaim, string) {
+func (s *scene) stamped(machine, not string) (client.Object, string) {
 	s.Helper()
-	var claim *ipamv1.IPClaim
+	var claim client.Object
 	s.eventually("the claim of "+machine+" to be stamped", func(context.Context) (err error) {
 		if claim, err = s.claim(machine); err != nil {
 			return err
 		}
-		if stamp := claim.Annotations[allocator.LastUsedAnnotation]; stamp == not {
+		if stamp := claim.GetAnnotations()[allocator.LastUsedAnnotation]; stamp == not {
 			return fmt.Errorf("its stamp is %q", stamp)
 		}
 		return nil
 	})
-	return claim, claim.Annotations[allocator.LastUsedAnnotation]
+	return claim, claim.GetAnnotations()[allocator.LastUsedAnnotation]
 }
 
 // takenBack counts the claims that a replica has taken back.

@@ -79,7 +79,7 @@ func (r *removal) awaitAdoption() {
 	if got := r.settled("metal3"); got != firstIP {
 		r.Errorf("the machine of metal3 has %s, want %s", got, firstIP)
 	}
-	if got := r.inClusterSettled("in-cluster"); got != inClusterFirst {
+	if got := r.settled("in-cluster"); got != inClusterFirst {
 		r.Errorf("the machine of in-cluster has %s, want %s", got, inClusterFirst)
 	}
 }
@@ -155,7 +155,7 @@ func (r *removal) addressesAreTaken() error {
 	if err != nil {
 		return err
 	}
-	contractAddress, err := r.ipAddress(inClusterFirst)
+	contractAddress, err := r.address(inClusterFirst)
 	if err != nil {
 		return err
 	}
@@ -163,7 +163,7 @@ func (r *removal) addressesAreTaken() error {
 	if err != nil {
 		return err
 	}
-	contractClaim, err := r.addressClaim("in-cluster", 0)
+	contractClaim, err := r.claim("in-cluster")
 	if err != nil {
 		return err
 	}
@@ -221,7 +221,7 @@ func (r *removal) followsMachines() {
 
 	r.noClaims()
 	r.returned(firstIP)
-	r.inClusterReturned(inClusterFirst)
+	r.returned(inClusterFirst)
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.ns}}
 	r.delete(namespace)
 	if err := harness.WaitGone(r.Context(), r.env.Client, namespace, 3*harness.Soon); err != nil {

@@ -53,7 +53,7 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 	want.IPAddrs, want.Gateway4 = []string{"10.16.59.88/24"}, "10.16.59.1"
 	first.expectDevices("cp-0", want)
 	first.expectHeld("cp-0")
-	first.inClusterSettled("cp-0")
+	first.settled("cp-0")
 	for i, pid := range shared.pids() {
 		if pid != pids[i] {
 			t.Errorf("a manager was started again: %v, before %v", shared.pids(), pids)
@@ -89,7 +89,7 @@ func rangeIsReleased(s *scene) {
 	defer stop()
 	machine := s.rangeMachine("cp-0")
 	s.create(machine)
-	ip := s.inClusterSettled("cp-0")
+	ip := s.settled("cp-0")
 
 	s.delete(machine)
 	s.gone(machine)
@@ -98,8 +98,8 @@ func rangeIsReleased(s *scene) {
 	// The provider is one that leaves the rest to the garbage collector, which
 	// pauses when a new kind has come.
 	s.within(4*harness.Soon, "the address to be gone", func(context.Context) error {
-		if address, err := s.ipAddress(ip); err == nil {
-			return fmt.Errorf("%s exists, with finalizers %v", address.Name, address.Finalizers)
+		if address, err := s.address(ip); err == nil {
+			return fmt.Errorf("%s exists, with finalizers %v", address.GetName(), address.GetFinalizers())
 		}
 		return nil
 	})
@@ -120,7 +120,7 @@ func lostRangeAddressIsTold(s *scene) {
 		s.Errorf("%v losses are counted, want more than the %v before", got, lost)
 	}
 	s.consistently("nothing is claimed, and the machine stays as it is", func(context.Context) error {
-		if claims := s.allClaims(); len(claims) > 0 {
+		if claims := s.claims(); len(claims) > 0 {
 			return fmt.Errorf("claim %s was made", claims[0].GetName())
 		}
 		now := s.machine("cp-0")
@@ -136,7 +136,7 @@ func lostRangeAddressIsTold(s *scene) {
 	claim := harness.AddressClaim(s.ns, "cp-0-0", "Range", "lab", harness.WithAnnotation(allocator.ForAnnotation, "cp-0"))
 	claim.Spec.PoolRef.APIGroup = rangeGroup
 	s.create(claim)
-	s.eventually("the claim made by hand to be adopted", func(context.Context) error { return s.isInClusterAdopted("cp-0", "10.16.59.88") })
+	s.eventually("the claim made by hand to be adopted", func(context.Context) error { return s.isAdopted("cp-0", "10.16.59.88") })
 }
 
 func missingRangeIsDenied(s *scene) {
