@@ -11,33 +11,18 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 
 	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
-	"capv-static-ip.dev/tests/lifetime"
 )
 
 func main() {
-	ctx, stop := lifetime.Context()
-	plan := thorough()
-	quick := flag.Bool("quick", false, "take a minute: few samples, pools of up to 100 bindings")
-	flag.Parse()
-	if *quick {
-		plan = short()
-	}
-	err := run(ctx, plan, os.Stdout, os.Stderr)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	measure.Main("bench", "take a minute: few samples, pools of up to 100 bindings", thorough().run, short().run)
 }
 
 // plan says how much is measured.
@@ -67,7 +52,7 @@ func short() plan {
 	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20}
 }
 
-func run(ctx context.Context, p plan, out, progress io.Writer) (err error) {
+func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {
 	start, on := time.Now(), measure.ThisMachine()
 	log := measure.NewProgress(progress)
 	log.Begin("starting a control plane, metal3 and capv-static-ip")

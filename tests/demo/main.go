@@ -16,11 +16,10 @@ import (
 	"time"
 
 	"capv-static-ip.dev/tests/harness"
-	"capv-static-ip.dev/tests/lifetime"
 )
 
 func main() {
-	ctx, stop := lifetime.Context()
+	ctx, stop := harness.Lifetime()
 	out := newPrinter(os.Stdout)
 	err := run(ctx, out)
 	stop()

@@ -98,7 +98,7 @@ func newBootstrappedScene(t *testing.T) *scene {
 	s := newScene(t, shared, withControlPlane, func(object client.Object) {
 		object.(*clusterv1.Cluster).Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: "127.0.0.1", Port: int32(port)}
 	})
-	workload, err := shared.Plane.StartWorkload(t.Context(), s.ns, harness.DefaultCluster, port)
+	workload, err := shared.StartWorkload(t.Context(), s.ns, harness.DefaultCluster, port)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/stack"
 )
 
 // deleted is a deadline for virtual machines to be destroyed and all objects to
@@ -109,7 +110,7 @@ func (s *scene) expectDestroyed(want int) {
 	existing, destroyed := map[string]string{}, 0
 	for _, event := range events {
 		existing[event.ID] = event.Name
-		if event.Kind == harness.VMDestroyed {
+		if event.Kind == stack.VMDestroyed {
 			delete(existing, event.ID)
 			destroyed++
 		}

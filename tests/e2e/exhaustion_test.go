@@ -17,6 +17,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/stack"
 )
 
 const (
@@ -206,14 +207,14 @@ func (s *scene) expectNotWaiting(workers *clusterv1.MachineDeployment) {
 }
 
 // logHandover logs how long the address of a virtual machine lay idle.
-func (s *scene) logHandover(events []harness.VMEvent, id string) {
+func (s *scene) logHandover(events []stack.VMEvent, id string) {
 	s.Helper()
-	var destroyed *harness.VMEvent
+	var destroyed *stack.VMEvent
 	for i, event := range events {
 		switch {
-		case event.ID == id && event.Kind == harness.VMDestroyed:
+		case event.ID == id && event.Kind == stack.VMDestroyed:
 			destroyed = &events[i]
-		case destroyed != nil && event.Kind == harness.VMConfigured && slices.Equal(event.Addresses, destroyed.Addresses):
+		case destroyed != nil && event.Kind == stack.VMConfigured && slices.Equal(event.Addresses, destroyed.Addresses):
 			s.step("%v was in another virtual machine %s after the first was destroyed",
 				event.Addresses, event.Time.Sub(destroyed.Time).Round(time.Millisecond))
 			return

@@ -7,6 +7,7 @@ import (
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/stack"
 )
 
 // The feature InPlaceUpdates makes CAPI apply the template's devices, whole, to
@@ -43,7 +44,7 @@ func TestDevicesOfTheTemplateAppliedInPlaceTakeNoAddressAway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		configured := slices.DeleteFunc(events, func(event harness.VMEvent) bool { return event.Kind != harness.VMConfigured })
+		configured := slices.DeleteFunc(events, func(event stack.VMEvent) bool { return event.Kind != stack.VMConfigured })
 		if len(configured) != 1 {
 			t.Errorf("the virtual machine was given metadata %d times, want once: %v", len(configured), configured)
 		}

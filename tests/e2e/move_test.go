@@ -209,7 +209,7 @@ func (r *relocation) seeKept() {
 		if got, want := harness.Addresses(machine), harness.Addresses(node.Machine); !slices.Equal(got, want) {
 			r.Errorf("machine %s has %v, want %v as before the move", machine.Name, got, want)
 		}
-		at := slices.IndexFunc(vms, func(vm harness.VM) bool { return vm.ID == node.VM.ID })
+		at := slices.IndexFunc(vms, func(vm stack.VM) bool { return vm.ID == node.VM.ID })
 		if at < 0 {
 			r.Errorf("the virtual machine of %s is gone", machine.Name)
 		} else if vms[at].Metadata != node.VM.Metadata {

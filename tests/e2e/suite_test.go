@@ -116,14 +116,14 @@ func (s *scene) inspect() {
 	if err != nil {
 		s.Error(err)
 	}
-	for _, violation := range harness.SharedAddresses(events) {
+	for _, violation := range stack.SharedAddresses(events) {
 		s.Error(violation)
 	}
 }
 
 // events are what happened in the vCenter to virtual machines with addresses of
 // this scene.
-func (s *scene) events(ctx context.Context) ([]harness.VMEvent, error) {
+func (s *scene) events(ctx context.Context) ([]stack.VMEvent, error) {
 	all, err := s.stack.VCenter.Events(ctx, 0)
 	if err != nil {
 		return nil, err
@@ -135,7 +135,7 @@ func (s *scene) events(ctx context.Context) ([]harness.VMEvent, error) {
 			ours[event.ID] = ours[event.ID] || err == nil && s.network.Contains(prefix.Addr())
 		}
 	}
-	return slices.DeleteFunc(all, func(event harness.VMEvent) bool { return !ours[event.ID] }), nil
+	return slices.DeleteFunc(all, func(event stack.VMEvent) bool { return !ours[event.ID] }), nil
 }
 
 // step logs what has been reached, and when.

@@ -18,12 +18,12 @@ import (
 	"os"
 	"time"
 
-	"capv-static-ip.dev/tests/lifetime"
+	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/stack"
 )
 
 func main() {
-	ctx, stop := lifetime.Context()
+	ctx, stop := harness.Lifetime()
 	err := run(ctx)
 	stop()
 	if err != nil {
