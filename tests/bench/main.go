@@ -56,11 +56,16 @@ func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {
 	start, on := time.Now(), measure.ThisMachine()
 	log := measure.NewProgress(progress)
 	log.Begin("starting a control plane, metal3 and capv-static-ip")
-	b, stop, err := newBench(ctx, log)
+	plane, err := harness.Start(ctx, harness.Options{Progress: log})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stop(err)) }()
+	defer func() { err = errors.Join(plane.KeepLogs(ctx, err), plane.Stop()) }()
+	b, err := prepare(ctx, plane)
+	if err != nil {
+		return err
+	}
+	b.log = log
 	log.Done()
 
 	results := &results{machine: on}
@@ -70,30 +75,6 @@ func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {
 	results.print(out)
 	fmt.Fprintf(out, "\nMeasured in %s.\n", time.Since(start).Round(time.Second))
 	return nil
-}
-
-// newBench starts what is measured. The returned function stops it, and leaves
-// the logs if there was an error.
-func newBench(ctx context.Context, log *measure.Progress) (*bench, func(error) error, error) {
-	plane, err := harness.Start(ctx, harness.Options{Progress: log})
-	if err != nil {
-		return nil, nil, err
-	}
-	stop := func(err error) error {
-		if err != nil && ctx.Err() == nil {
-			plane.KeepFiles = true
-			err = fmt.Errorf("the logs are in %s", plane.Dir)
-		} else {
-			err = nil
-		}
-		return errors.Join(err, plane.Stop())
-	}
-	b, err := prepare(ctx, plane)
-	if err != nil {
-		return nil, nil, errors.Join(err, stop(err))
-	}
-	b.log = log
-	return b, stop, nil
 }
 
 func prepare(ctx context.Context, plane *harness.ControlPlane) (*bench, error) {

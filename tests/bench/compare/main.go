@@ -67,13 +67,7 @@ func onStack(ctx context.Context, p plan, limited bool, log *measure.Progress, i
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil && ctx.Err() == nil {
-			s.Plane.KeepFiles = true
-			err = fmt.Errorf("%w; the logs are in %s", err, s.Plane.Dir)
-		}
-		err = errors.Join(err, s.Stop())
-	}()
+	defer func() { err = errors.Join(s.Plane.KeepLogs(ctx, err), s.Stop()) }()
 	b := &bench{stack: s, log: log}
 	for _, size := range p.sizes {
 		if !limited {
