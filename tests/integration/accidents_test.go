@@ -3,16 +3,13 @@ package integration
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync"
 	"testing"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -90,21 +87,7 @@ func managersAreKilledBetweenClaimAndStore(s *scene) {
 	if claim, err := s.claim("again"); err != nil || claim.GetUID() != first.GetUID() {
 		s.Errorf("the machine holds claim %s (error %v), want that of the first try, %s", claim.GetUID(), err, first.GetUID())
 	}
-	var last allocator.Stamp
-	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(context.Context) error {
-		claim, err := s.claim("lost")
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		last, err = allocator.StampOf(claim)
-		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.GetDeletionTimestamp()))
-	})
-	if age := time.Since(last.Time); age < gracePeriod {
-		s.Errorf("the claim was reaped %s after its last use, want no less than %s", age, gracePeriod)
-	}
+	s.reapedInItsTime("lost", func() {})
 	s.create(s.pooled("lost"))
 	s.settled("lost")
 }

@@ -70,6 +70,29 @@ func (s *scene) reaped(claim client.Object) {
 	})
 }
 
+// reapedInItsTime waits until the claim of a machine that was never stored is gone,
+// and sees that it was left alone for a grace period after its last use. Meanwhile
+// may be done what concerns other claims.
+func (s *scene) reapedInItsTime(machine string, meanwhile func()) {
+	s.Helper()
+	var last allocator.Stamp
+	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(context.Context) error {
+		meanwhile()
+		claim, err := s.claim(machine)
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		last, err = allocator.StampOf(claim)
+		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.GetDeletionTimestamp()))
+	})
+	if age := time.Since(last.Time); age < gracePeriod {
+		s.Errorf("the claim was reaped %s after its last use, want no less than %s", age, gracePeriod)
+	}
+}
+
 // A backup brings claims and addresses before machines, and the Cluster last.
 func TestClaimThatABackupBringsWaitsForItsMachine(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {

@@ -12,7 +12,6 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
@@ -328,33 +327,16 @@ func (s *scene) grantRanges(group string) {
 	})
 }
 
-// playContract answers each claim on a Range in the scene, until the function
-// that is returned is called.
+// playContract answers each claim on a Range in the scene. One that was taken back
+// meanwhile needs no answer.
 func (s *scene) playContract(answer func(context.Context, *capiipamv1.IPAddressClaim) error) (stop func()) {
 	s.Helper()
-	ctx, cancel := context.WithCancel(s.Context())
-	claims, err := s.env.Client.Watch(ctx, &capiipamv1.IPAddressClaimList{}, client.InNamespace(s.ns))
-	if err != nil {
-		s.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for event := range claims.ResultChan() {
-			claim, ok := event.Object.(*capiipamv1.IPAddressClaim)
-			if !ok || event.Type != watch.Added || !strings.HasSuffix(claim.Spec.PoolRef.APIGroup, rangeGroup) {
-				continue
-			}
-			// A claim that was taken back meanwhile needs no answer.
-			if err := client.IgnoreNotFound(answer(ctx, claim)); err != nil && ctx.Err() == nil {
-				s.Errorf("playing the provider: %v", err)
-			}
+	return play(s, &capiipamv1.IPAddressClaimList{}, func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		if !strings.HasSuffix(claim.Spec.PoolRef.APIGroup, rangeGroup) {
+			return nil
 		}
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
+		return client.IgnoreNotFound(answer(ctx, claim))
+	})
 }
 
 // answersWith is the provider that gives every claim this address.
