@@ -78,8 +78,18 @@ func TestClaimOfAMachineThatWasRejectedLaterIsReaped(t *testing.T) {
 // in this namespace, after all mutating webhooks.
 func (s *scene) rejectMarkedMachines() {
 	s.Helper()
+	s.rejectAfterUs("!has(object.metadata.labels) || !('"+rejectedLabel+"' in object.metadata.labels)", "rejected by the test")
+}
+
+// rejectAfterUs makes the API server reject machines of the scene for which an
+// expression is false, when all webhooks have been asked that change them. It is so
+// of machines with rejectedLabel.
+func (s *scene) rejectAfterUs(expression, message string) {
+	s.Helper()
 	policy := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}
+	policy.Spec.Validations = []admissionv1.Validation{{Expression: expression, Message: message}}
 	policy.Spec.MatchConstraints = &admissionv1.MatchResources{
+		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: s.ns}},
 		ResourceRules: []admissionv1.NamedRuleWithOperations{{RuleWithOperations: admissionv1.RuleWithOperations{
 			Operations: []admissionv1.OperationType{admissionv1.Create},
 			Rule: admissionv1.Rule{
@@ -87,24 +97,7 @@ func (s *scene) rejectMarkedMachines() {
 			},
 		}}},
 	}
-	policy.Spec.Validations = []admissionv1.Validation{{
-		Expression: "!has(object.metadata.labels) || !('" + rejectedLabel + "' in object.metadata.labels)",
-		Message:    "rejected by the test",
-	}}
-	binding := &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}
-	binding.Spec.PolicyName = policy.Name
-	binding.Spec.ValidationActions = []admissionv1.ValidationAction{admissionv1.Deny}
-	binding.Spec.MatchResources = &admissionv1.MatchResources{
-		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: s.ns}},
-	}
-	s.create(policy, binding)
-	s.Cleanup(func() {
-		for _, object := range []client.Object{binding, policy} {
-			if err := s.env.Client.Delete(context.Background(), object); err != nil {
-				s.Error(err)
-			}
-		}
-	})
+	s.createGlobal(policy, policyBinding(s.ns))
 	s.eventually("the policy to be in force", func(ctx context.Context) error {
 		probe := harness.Machine(s.ns, "probe", harness.WithDevices(harness.DHCPDevice()), harness.WithLabel(rejectedLabel, ""))
 		if err := s.env.Client.Create(ctx, probe, client.DryRunAll); err == nil {
@@ -112,4 +105,11 @@ func (s *scene) rejectMarkedMachines() {
 		}
 		return nil
 	})
+}
+
+func policyBinding(name string) client.Object {
+	binding := &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	binding.Spec.PolicyName = name
+	binding.Spec.ValidationActions = []admissionv1.ValidationAction{admissionv1.Deny}
+	return binding
 }
