@@ -224,7 +224,7 @@ func TestCallWithTooLittleTimeIsDeniedWithoutAClaim(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
-	review := &admissionv1.AdmissionReview{Request: s.creation("cp-0", s.manifest(s.pooled("cp-0")))}
+	review := &admissionv1.AdmissionReview{Request: s.creation("cp-0", s.onOwnNetwork(s.manifest(s.pooled("cp-0"))))}
 	review.SetGroupVersionKind(admissionv1.SchemeGroupVersion.WithKind("AdmissionReview"))
 	body, err := json.Marshal(review)
 	if err != nil {
