@@ -192,7 +192,9 @@ func (Contract) IsFree(obj client.Object) bool {
 
 // Abandons implements Provider. The in-cluster provider finishes the deletion of
 // a claim whose pool is gone, and of others nothing is known.
-func (Contract) Abandons(context.Context, client.Reader, Claim) (bool, error) { return false, nil }
+func (Contract) Abandons(context.Context, client.Reader, client.Reader, Claim) (bool, error) {
+	return false, nil
+}
 
 // Claim implements Provider.
 func (Contract) Claim(obj client.Object) Claim {

@@ -9,4 +9,7 @@
 // whom they belong to (a label and an annotation naming the machine) and which
 // request used them last (the stamp). Taking a claim back is safe only because
 // every use of a claim changes its stamp, and so its resourceVersion.
+//
+// The steps, and why each may be repeated, are in docs/design.md, "The steps of
+// admission"; what is written on which object is in "Marks" there.
 package allocator

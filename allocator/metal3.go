@@ -141,15 +141,17 @@ func (Metal3) Twin() Provider { return Contract{} }
 
 // Abandons implements Provider. metal3 looks at claims pool by pool, so it never
 // comes to those of a pool that does not exist.
-func (Metal3) Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error) {
-	err := reader.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}, &ipamv1.IPPool{})
-	switch {
-	case IsAbsent(err):
-		return true, nil
-	case err != nil:
-		return false, fmt.Errorf("reading IPPool %s/%s: %w", claim.GetNamespace(), claim.Pool.Name, err)
+func (Metal3) Abandons(ctx context.Context, cached, live client.Reader, claim Claim) (bool, error) {
+	key := client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}
+	for _, reader := range []client.Reader{cached, live} {
+		switch err := reader.Get(ctx, key, &ipamv1.IPPool{}); {
+		case err == nil:
+			return false, nil
+		case !IsAbsent(err):
+			return false, fmt.Errorf("reading IPPool %s: %w", key, err)
+		}
 	}
-	return false, nil
+	return true, nil
 }
 
 // Claim implements Provider.

@@ -29,9 +29,10 @@ type promise struct {
 }
 
 // promised are the addresses that this replica has answered requests with lately.
-// A machine is not in the caches at once, and another pool or provider may offer
-// its address in the same moment. What another replica promises shows on its
-// address, see checkProtectedOnce.
+// It closes the race of two requests at one replica, whose pools overlap: the second
+// is refused although neither machine is stored, and no cache shows the address
+// object of the first. Devices that name no network count as well, of which address
+// objects tell nothing. It knows nothing of other replicas, see checkProtectedOnce.
 type promised struct {
 	mu        sync.Mutex
 	addresses map[netip.Addr][]promise
@@ -114,9 +115,12 @@ func (a *Allocator) promise(ctx context.Context, machine Machine, pool Pool, b B
 	return nil
 }
 
-// checkProtectedOnce refuses an address that another replica has protected for
-// another machine in the same moment, in another pool. Each looks when its own is
-// protected, so that one of them at least sees the other's.
+// checkProtectedOnce refuses an address that is protected for another machine in
+// another pool. It narrows the race of two requests at two replicas, of which neither
+// has the promises of the other, and whose machines are not stored yet. Each looks when
+// its own address is protected, but in the cache: two that protect within the time that
+// a watch takes do not see each other. Only devices that name their network are
+// compared, since address objects tell of no others.
 func (a *Allocator) checkProtectedOnce(ctx context.Context, machine Machine, pool Pool, b Binding) error {
 	ip := b.Address.Addr()
 	for _, provider := range a.providers {

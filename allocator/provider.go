@@ -88,8 +88,9 @@ type Provider interface {
 	// provider's own.
 	IsFree(obj client.Object) bool
 	// Abandons tells whether the provider will never finish the deletion of
-	// this claim, because its pool is gone.
-	Abandons(ctx context.Context, reader client.Reader, claim Claim) (bool, error)
+	// this claim, because its pool is gone. That it is gone is believed of the
+	// live reader only; that it is there, of the cache as well.
+	Abandons(ctx context.Context, cached, live client.Reader, claim Claim) (bool, error)
 
 	// Gives tells whether a machine can be given an address that the pool as it is
 	// now hands out. It says nothing of who uses the address.

@@ -5,4 +5,6 @@
 // A machine is read through the few fields that matter here and changed as the
 // JSON document that the API server sent, so that a field unknown to this
 // program survives untouched, in every API version.
+//
+// docs/design.md shows a whole create in "One create".
 package webhook

@@ -89,7 +89,7 @@ func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content 
 
 // abandon lets a claim that is being deleted go if its provider does not.
 func (r *reconciler) abandon(ctx context.Context, claim allocator.Claim) error {
-	abandoned, err := r.provider.Abandons(ctx, r.live, claim)
+	abandoned, err := r.provider.Abandons(ctx, r.client, r.live, claim)
 	if err != nil || !abandoned {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/limit"
 )
 
 // Setup adds a controller for each provider to the manager. They run on the
@@ -39,7 +40,8 @@ func Setup(mgr manager.Manager, engine *allocator.Allocator, providers allocator
 			known: map[types.NamespacedName]allocator.SetAside{},
 		}
 		c, err := controller.New("set-aside-"+strings.ToLower(gvk.Kind), mgr, controller.Options{
-			Reconciler: r,
+			Reconciler:  r,
+			RateLimiter: limit.Failures[reconcile.Request](),
 			LogConstructor: func(req *reconcile.Request) logr.Logger {
 				if req == nil {
 					return mgr.GetLogger()

@@ -1,5 +1,5 @@
 // Package limit shares out what all namespaces use, so that none of them takes
-// it from the others.
+// it from the others, and says how soon controllers try again what failed.
 package limit
 
 import (

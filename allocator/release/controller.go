@@ -18,7 +18,6 @@ import (
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines,verbs=get;list;watch;patch
-// +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines/finalizers,verbs=update
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspherevms,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
@@ -132,8 +131,6 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.release(ctx, s, h)
 	case yield:
 		return r.yield(ctx, h.claim.Object)
-	case unblock:
-		return r.unblock(ctx, s, h)
 	case unprotect:
 		return r.unprotectLeft(ctx, s, h)
 	case reap:

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -23,8 +22,6 @@ type machineState struct {
 	// done says that it is being deleted, and that no finalizer but ours and the
 	// garbage collector's is left: everybody else, as a rule CAPV, is done with it.
 	done bool
-	// foreground says that the garbage collector holds it until what it owns is gone.
-	foreground bool
 	// moving says that clusterctl deletes the object here because it lives on
 	// in another management cluster.
 	moving bool
@@ -45,8 +42,9 @@ type holding struct {
 	seen time.Time
 	// departed says that this leader saw the machine or its claim go.
 	departed bool
-	// offDevice says that none of the machine's devices has the annotated address.
-	offDevice bool
+	// offDevice says that none of the machine's devices has the annotated address,
+	// and onDevice that one has the address, annotated or not.
+	offDevice, onDevice bool
 	// paused says that the Cluster, or the machine, is paused.
 	paused bool
 	// abandoned says that the claim is being deleted, and that its provider
@@ -76,9 +74,8 @@ const (
 	depart    step = "depart"    // note on the address that its machine was moved away
 	release   step = "release"   // give claim and address back
 	yield     step = "yield"     // take our finalizer off a claim that others delete
-	unblock   step = "unblock"   // keep a claim from holding up the machine's deletion
 	unprotect step = "unprotect" // take our finalizer off the address
-	reap      step = "reap"      // delete the claim of a machine that never came
+	reap      step = "reap"      // delete the claim of a machine that never came, or does not use it
 	abandon   step = "abandon"   // finish the deletion of a claim without a pool
 	discard   step = "discard"   // delete an address that the provider has lost
 )
@@ -152,6 +149,8 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	switch {
 	case h.isSpare(m):
 		return decideSpare(h, now, grace)
+	case h.isSpareClaim(m):
+		return decideSpareClaim(m, h, now, grace)
 	case h.claim == nil:
 		return decideWithoutClaim(m, h)
 	case h.isHeldBack(m.name) && h.belongsTo(m):
@@ -160,7 +159,9 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 		}
 		// The claim is made again.
 		return yield, 0
-	case !h.claim.GetDeletionTimestamp().IsZero() || h.annotated == nil || !h.belongsTo(m) && !h.isOffered(m):
+	case !h.claim.GetDeletionTimestamp().IsZero():
+		return leave, terminatingCheck
+	case h.annotated == nil || !h.belongsTo(m) && !h.isOffered(m):
 		return leave, 0
 	case h.claim.Failure != "":
 		return decideFailed(h, now)
@@ -199,9 +200,6 @@ func decideDeleting(m machineState, h holding) step {
 	case h.address != nil && h.address.GetDeletionTimestamp().IsZero() && !isProtected(h.address):
 		// CAPV lets go of a machine without an owner Machine before the VM is gone.
 		return protect
-	case h.blocks(m):
-		// The claim stays for the VM; a machine deleted in the foreground need not.
-		return unblock
 	}
 	return leave
 }
@@ -285,14 +283,6 @@ func (h holding) isOfEarlierMachine(m machineState) bool {
 	}
 	uid := h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
 	return allocator.MachineOf(h.address) == m.name && uid != "" && uid != string(m.uid)
-}
-
-// blocks tells whether a deletion of the machine in the foreground waits for
-// the claim.
-func (h holding) blocks(m machineState) bool {
-	return h.claim != nil && slices.ContainsFunc(h.claim.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
-		return owner.UID == m.uid && owner.BlockOwnerDeletion != nil && *owner.BlockOwnerDeletion
-	})
 }
 
 // isClaimed tells whether the claim exists and will stay.

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -79,6 +80,58 @@ func TestNextStepForALivingMachine(t *testing.T) {
 	}
 }
 
+// Nothing else tells that its pool has gone meanwhile.
+func TestClaimThatIsGoingIsLookedAtAgainWhileItsMachineLives(t *testing.T) {
+	if got, wait := decide(living(), bound(terminatingClaim), now, grace); got != leave || wait != terminatingCheck {
+		t.Errorf("got %q after %s, want %q after %s", got, wait, leave, terminatingCheck)
+	}
+}
+
+// A create that came in twice leaves claims that its machine is not stored with.
+func TestNextStepForAClaimThatALivingMachineDoesNotUse(t *testing.T) {
+	long := living()
+	long.created = now.Add(-grace)
+	unbound := func(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) { a.Spec.Address, c.Status.Address = "", nil }
+	tests := map[string]struct {
+		machine machineState
+		holding holding
+		want    step
+		wait    time.Duration
+	}{
+		"both young":                               {living(), spareClaim(0), leave, grace},
+		"claim used a while ago":                   {long, spareClaim(grace - time.Second), leave, time.Second},
+		"claim old, machine stored just now":       {living(), spareClaim(grace), leave, grace},
+		"both old":                                 {long, spareClaim(grace), reap, 0},
+		"both old, never bound":                    {long, spareClaim(grace, unbound), reap, 0},
+		"both old, kept":                           {long, spareClaim(grace, kept), reap, 0},
+		"both old, seen to change just now":        {long, spareClaim(grace, seenBefore(0)), leave, grace},
+		"both old, its address cannot be seen":     {long, spareClaim(grace, named, withoutAddress), leave, 0},
+		"both old, its address on a device":        {long, spareClaim(grace, onDevice), leave, vmCheck},
+		"both old, its address on a VM":            {long, spareClaim(grace, withVM), leave, vmCheck},
+		"both old, its address on another machine": {long, spareClaim(grace, shared), leave, vmCheck},
+		"both old, paused":                         {long, spareClaim(grace, paused), leave, 0},
+		"both old, being moved":                    {long, spareClaim(grace, movingClaim, unprotected), leave, 0},
+		"both old, owned":                          {long, spareClaim(grace, ownedBy("uid")), leave, 0},
+		"both old, of another machine":             {long, spareClaim(grace, anothers), leave, 0},
+		"both old, set aside":                      {long, spareClaim(grace, setAside), leave, 0},
+		"both old, adopted once":                   {long, bound(withoutOwner, withoutAnnotation, usedBefore(grace)), leave, 0},
+		"both old, its address adopted":            {long, bound(withoutOwner, withoutAnnotation, requested, usedBefore(grace)), leave, 0},
+		"offered, and never taken over":            {long, bound(offered("cp-0"), withoutAnnotation, unprotected, claimMade(grace)), leave, 0},
+		"offered, and taken over in vain":          {long, spareClaim(grace, takenOver), reap, 0},
+		"in a binding":                             {long, bound(withoutOwner, requested, usedBefore(grace)), adopt, 0},
+		"going, its address protected":             {long, spareClaim(grace, terminatingClaim), unprotect, 0},
+		"going, its address on a VM":               {long, spareClaim(grace, terminatingClaim, withVM), leave, terminatingCheck},
+		"going, its address free":                  {long, spareClaim(grace, terminatingClaim, bare), leave, terminatingCheck},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, wait := decide(test.machine, test.holding, now, grace); got != test.want || wait != test.wait {
+				t.Errorf("got %q after %s, want %q after %s", got, wait, test.want, test.wait)
+			}
+		})
+	}
+}
+
 func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 	waited, moving := dying(), dying()
 	waited.done = false
@@ -103,9 +156,8 @@ func TestNextStepForAMachineBeingDeleted(t *testing.T) {
 		"mark of another machine, annotated here":       {dying(), bound(withoutOwner, withoutMark), leave},
 		"unowned, and another machine has the address":  {dying(), bound(withoutOwner, shared), leave},
 		"its VM is still there":                         {dying(), bound(withVM), leave},
-		"its VM is still there, address unprotected":    {dying(), bound(withVM, unprotected, blocking), protect},
-		"its VM is still there, it waits for the claim": {dying(), bound(withVM, blocking), unblock},
-		"its VM is still there, CAPV still works on it": {waited, bound(withVM, blocking), leave},
+		"its VM is still there, address unprotected":    {dying(), bound(withVM, unprotected), protect},
+		"its VM is still there, CAPV still works on it": {waited, bound(withVM), leave},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

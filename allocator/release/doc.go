@@ -6,4 +6,7 @@
 // values. The rest of the package reads those values and carries the decision
 // out. Every step is safe to repeat and to be interrupted: what is not done is
 // decided again from the state of the API server.
+//
+// docs/design.md lists the steps, and why each is safe, in "The steps of the
+// controller".
 package release

@@ -80,16 +80,20 @@ func ownedBy(uid types.UID) option {
 	}
 }
 
-func blocking(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	c.OwnerReferences[0].BlockOwnerDeletion = new(true)
-}
-
 // spare is an address that was protected for the machine while it was admitted,
 // and that it was then not given.
 func spare(age time.Duration) holding {
 	return bound(withoutClaim, withoutAnnotation, made(age), func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 		delete(a.Annotations, allocator.MachineUIDAnnotation)
 	})
+}
+
+// spareClaim is one that a create of the machine made, and that it was then stored
+// without: neither its bindings nor its devices have it.
+func spareClaim(age time.Duration, options ...option) holding {
+	return bound(append([]option{withoutOwner, withoutAnnotation, requested, usedBefore(age), func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+		delete(a.Annotations, allocator.MachineUIDAnnotation)
+	}}, options...)...)
 }
 
 // anothers makes the whole binding that of the machine cp-1.
@@ -172,6 +176,17 @@ func usedBefore(age time.Duration) option {
 func requested(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	allocator.SetAnnotation(c, allocator.RequestedByAnnotation, "none")
 }
+func kept(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	allocator.SetAnnotation(c, allocator.KeptAnnotation, "")
+}
+func takenOver(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	allocator.SetAnnotation(c, allocator.ForAnnotation, "cp-0")
+}
+
+// setAside makes the claim one that keeps its address from being handed out.
+func setAside(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+	c.Labels, c.Annotations = map[string]string{allocator.SetAsideLabel: ""}, nil
+}
 func seenBefore(age time.Duration) option {
 	return func(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.seen = now.Add(-age) }
 }
@@ -182,6 +197,7 @@ func stamped(at time.Duration) option {
 }
 func departed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.departed = true }
 func offDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.offDevice = true }
+func onDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.onDevice = true }
 func placed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { h.placed = true }
 func rebuilt(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	allocator.SetAnnotation(c, allocator.RebuiltAnnotation, "10.0.0.1")

@@ -6,7 +6,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -29,7 +28,7 @@ func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
 	given := false
 	if h.claim != nil {
 		var err error
-		if given, err = r.giveUp(ctx, s, h.claim.Object); err != nil {
+		if given, err = r.giveUp(ctx, h.claim.Object); err != nil {
 			return fmt.Errorf("releasing claim %s: %w", klog.KObj(h.claim), err)
 		}
 	}
@@ -85,13 +84,9 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error
 
 // giveUp deletes a claim, unless it is being deleted already, so that its
 // provider frees the address. It tells whether there was anything to be done.
-func (r *Reconciler) giveUp(ctx context.Context, s *state, claim client.Object) (bool, error) {
+func (r *Reconciler) giveUp(ctx context.Context, claim client.Object) (bool, error) {
 	before := claim.DeepCopyObject().(client.Object)
 	controllerutil.RemoveFinalizer(claim, allocator.InUseFinalizer)
-	if s.foreground {
-		// The provider may keep the claim for long: the machine need not wait for that.
-		unblockOwner(claim, s.uid)
-	}
 	changed := !equality.Semantic.DeepEqual(before, claim)
 	if changed {
 		if err := r.patch(ctx, claim, before); err != nil {
@@ -124,26 +119,6 @@ func (r *Reconciler) depart(ctx context.Context, h *holding) error {
 	return nil
 }
 
-// unblock leaves the claim the machine's own, and lets the machine go before it.
-func (r *Reconciler) unblock(ctx context.Context, s *state, h *holding) error {
-	before := h.claim.DeepCopyObject().(client.Object)
-	unblockOwner(h.claim, s.uid)
-	if err := r.patch(ctx, h.claim.Object, before); client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("keeping claim %s from holding up its machine: %w", klog.KObj(h.claim), err)
-	}
-	return nil
-}
-
-func unblockOwner(claim client.Object, machine types.UID) {
-	owners := claim.GetOwnerReferences()
-	for i := range owners {
-		if owners[i].UID == machine {
-			owners[i].BlockOwnerDeletion = new(false)
-		}
-	}
-	claim.SetOwnerReferences(owners)
-}
-
 // unprotectLeft unprotects what a machine has left behind, unless the cache was
 // wrong about it.
 func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) error {
@@ -159,6 +134,10 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 	case exists && uid == "":
 		if used, err := r.isUsed(ctx, s, h); err != nil || used {
 			return err
+		}
+		if h.claim != nil {
+			// Its provider frees it with the claim, which is being deleted.
+			return r.unprotect(ctx, h, freed)
 		}
 		return r.unprotect(ctx, h, lost)
 	}

@@ -175,6 +175,11 @@ func getAny(ctx context.Context, key types.NamespacedName, obj client.Object, re
 	return false, nil
 }
 
+// ownerOf is the machine as the owner of a claim. It does not block the deletion of
+// the machine in the foreground: the garbage collector would hold it until the claim
+// is gone, which may be long after its VM, and until its provider can be written to.
 func (r *Reconciler) ownerOf(machine *capi.VSphereMachine) metav1.OwnerReference {
-	return *metav1.NewControllerRef(machine, capi.InScheme(r.client.Scheme(), capi.VSphereMachineKind))
+	owner := metav1.NewControllerRef(machine, capi.InScheme(r.client.Scheme(), capi.VSphereMachineKind))
+	owner.BlockOwnerDeletion = nil
+	return *owner
 }

@@ -13,7 +13,7 @@ var (
 
 	claimsReaped = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_claims_reaped_total",
-		Help: "Claims deleted because their machine was never stored.",
+		Help: "Claims deleted because their machine was never stored, or stored without them.",
 	})
 
 	addressesDiscarded = prometheus.NewCounter(prometheus.CounterOpts{

@@ -86,8 +86,8 @@ func (r *Reconciler) tellKept(s *state, h *holding) {
 		s.name, max(r.grace, restorePatience))
 }
 
-// reap deletes an orphan claim, or takes our marks off one that somebody else
-// made. The claim is read before the machine, both from the API server: a request
+// reap deletes a claim that no machine uses, or takes our marks off one that
+// somebody else made. The claim is read before the machine, both from the API server: a request
 // that comes in between has changed the claim's stamp, and the write conflicts.
 func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	provider := r.providers.For(h.claim.Pool)
@@ -99,17 +99,18 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 		// The cache is behind, and brings what has changed.
 		return nil
 	}
-	if exists, err := r.exists(ctx, keyOf(claim, s.name), &capi.VSphereMachine{}); err != nil || exists {
+	machine := &capi.VSphereMachine{}
+	if exists, err := r.exists(ctx, keyOf(claim, s.name), machine); err != nil || exists != s.exists || machine.UID != s.uid || r.holds(machine, h) {
 		return err
 	}
 	if _, offered := claim.GetAnnotations()[allocator.ForAnnotation]; offered {
 		return r.handBack(ctx, h, claim)
 	}
-	if _, err := r.giveUp(ctx, s, claim); err != nil {
+	if _, err := r.giveUp(ctx, claim); err != nil {
 		return fmt.Errorf("reaping claim %s: %w", klog.KObj(claim), err)
 	}
 	claimsReaped.Inc()
-	klog.FromContext(ctx).Info("Reaped a claim without a machine", "claim", klog.KObj(claim))
+	klog.FromContext(ctx).Info("Reaped a claim that no machine uses", "claim", klog.KObj(claim))
 	return nil
 }
 

@@ -239,7 +239,7 @@ func (r *Reconciler) takeBack(ctx context.Context, s *state, h *holding) error {
 	if err := r.unprotect(ctx, h, freed); err != nil {
 		return err
 	}
-	if _, err := r.giveUp(ctx, s, h.claim.Object); err != nil {
+	if _, err := r.giveUp(ctx, h.claim.Object); err != nil {
 		return fmt.Errorf("taking back claim %s: %w", klog.KObj(h.claim), err)
 	}
 	return nil
@@ -251,7 +251,7 @@ func (r *Reconciler) renew(ctx context.Context, s *state, h *holding) error {
 	if err := r.confirm(ctx, s); err != nil {
 		return err
 	}
-	if _, err := r.giveUp(ctx, s, h.claim.Object); err != nil {
+	if _, err := r.giveUp(ctx, h.claim.Object); err != nil {
 		return fmt.Errorf("deleting claim %s, which failed: %w", klog.KObj(h.claim), err)
 	}
 	return nil

@@ -23,6 +23,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/limit"
 )
 
 // workers is the number of machines reconciled at once. A reconcile mostly
@@ -43,14 +44,14 @@ func Setup(mgr manager.Manager, providers allocator.Providers, recorder events.E
 		now:       time.Now,
 	}
 	machines, err := controller.New("release", mgr, controller.Options{
-		Reconciler: r, MaxConcurrentReconciles: workers, LogConstructor: logger(mgr, "VSphereMachine"),
+		Reconciler: r, MaxConcurrentReconciles: workers, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: logger(mgr, "VSphereMachine"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("adding the release controller: %w", err)
 	}
 	p := &poolReconciler{client: mgr.GetClient()}
 	pools, err := controller.New("terminating-pool", mgr, controller.Options{
-		Reconciler: p, LogConstructor: logger(mgr, "pool"),
+		Reconciler: p, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: logger(mgr, "pool"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("adding the terminating-pool controller: %w", err)

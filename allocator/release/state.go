@@ -82,7 +82,8 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 		h.placed = provider.Requested(key.Namespace, *h.annotated) != nil
 		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
 	}
-	if !s.exists || h.isOfEarlierMachine(s.machineState) {
+	h.onDevice = s.exists && h.address != nil && deviceOf(s.object, capi.ParseAddress(h.address.IP)) >= 0
+	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) {
 		_, h.departed = r.departures.get(key)
 		switch {
 		case h.claim != nil:
@@ -111,7 +112,6 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 	s.deleting = !machine.DeletionTimestamp.IsZero()
 	s.moving = isMoving(machine)
 	s.done = allocator.IsDone(machine)
-	s.foreground = slices.Contains(machine.Finalizers, metav1.FinalizerDeleteDependents)
 	return nil
 }
 
@@ -320,9 +320,12 @@ func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
 	return count >= busyClaims, nil
 }
 
+// isAbandoned tells whether the claim is being deleted and never will be. It is asked
+// at every event on the way of a released claim, so the API server is asked only where
+// the cache has no pool.
 func (r *Reconciler) isAbandoned(ctx context.Context, h *holding) (bool, error) {
 	if h.claim == nil || h.claim.GetDeletionTimestamp().IsZero() {
 		return false, nil
 	}
-	return r.providers.For(h.claim.Pool).Abandons(ctx, r.live, *h.claim)
+	return r.providers.For(h.claim.Pool).Abandons(ctx, r.client, r.live, *h.claim)
 }

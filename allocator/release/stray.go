@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -23,24 +24,6 @@ func (h holding) isStray(machine string) bool {
 		(allocator.MachineOf(h.address) == machine || h.address.GetLabels()[allocator.MachineLabel] == allocator.MachineLabelValue(machine))
 }
 
-// isSpare tells whether the address was protected for the machine while it was
-// admitted, but another one was given to it.
-func (h holding) isSpare(m machineState) bool {
-	return h.claim == nil && h.annotated == nil && h.address != nil && isProtected(h.address) &&
-		allocator.MachineOf(h.address) == m.name && h.address.GetAnnotations()[allocator.MachineUIDAnnotation] == ""
-}
-
-// decideSpare unprotects a spare address, which makes it a stray one.
-func decideSpare(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
-	switch wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); {
-	case wait > 0:
-		return leave, wait
-	case h.vmExists:
-		return leave, vmCheck
-	}
-	return unprotect, 0
-}
-
 // decideStray waits for the provider to find a use for an address after all. One
 // that was a machine's is unprotected because a backup brought it back so.
 func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
@@ -53,7 +36,7 @@ func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Dura
 	switch wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); {
 	case wait > 0:
 		return leave, wait
-	case h.vmExists || h.sharedWith != "":
+	case h.vmExists || h.sharedWith != "" || h.onDevice:
 		return leave, vmCheck
 	}
 	return discard, 0
@@ -80,8 +63,8 @@ func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 	return nil
 }
 
-// isUsed tells whether a machine says that it holds the address, or a claim may
-// yet give it to one.
+// isUsed tells whether a machine holds the address, or a claim may yet give it to
+// one.
 func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, error) {
 	provider := r.providers.For(h.address.Pool)
 	obj := allocator.EmptyClaim(provider)
@@ -93,19 +76,22 @@ func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, er
 	if _, err := r.exists(ctx, keyOf(h.address, s.name), machine); err != nil {
 		return false, fmt.Errorf("looking for the machine: %w", err)
 	}
-
-	elsewhere := false
-	for _, b := range bindingsOf(machine) {
-		if ip, err := netip.ParseAddr(h.address.IP); err == nil && b.Address.Addr() == ip.Unmap() {
-			return true, nil
-		}
-		elsewhere = elsewhere || b.Claim == h.address.Claim
+	if hasAddress(machine, capi.ParseAddress(h.address.IP)) {
+		return true, nil
 	}
-	if !claimExists {
+	if !claimExists || h.claim != nil && !obj.GetDeletionTimestamp().IsZero() {
 		return false, nil
 	}
+	elsewhere := slices.ContainsFunc(bindingsOf(machine), func(b allocator.Binding) bool { return b.Claim == h.address.Claim })
 	answer := provider.Claim(obj).Address
 	return answer == "" || answer == h.address.GetName() && !elsewhere, nil
+}
+
+// hasAddress tells whether a machine has an address on a device, or says that it
+// is bound to it.
+func hasAddress(machine *capi.VSphereMachine, ip netip.Addr) bool {
+	return ip.IsValid() && (deviceOf(machine, ip) >= 0 ||
+		slices.ContainsFunc(bindingsOf(machine), func(b allocator.Binding) bool { return b.Address.Addr() == ip }))
 }
 
 // exists asks the API server.

@@ -41,12 +41,18 @@ func (h *holding) isOfVM(vm *capi.VSphereVM, m machineState) bool {
 		uid = h.address.GetAnnotations()[allocator.MachineUIDAnnotation]
 	}
 	switch {
-	case uid != "" && string(owner.UID) == uid, m.exists && owner.UID == m.uid && uid == "", !m.exists && owner.Name == m.name && uid == "":
+	case uid != "" && string(owner.UID) == uid, m.exists && owner.UID == m.uid && uid == "" && !h.isUnneeded(m), !m.exists && owner.Name == m.name && uid == "":
 		return true
 	case owner.Name == "", owner.Name == m.name, m.exists && owner.UID == m.uid:
 		return h.address != nil && isOn(vm, h.address.IP)
 	}
 	return false
+}
+
+// isUnneeded tells whether a living machine neither says nor shows that it has the
+// address. Its VM is then made without it.
+func (h *holding) isUnneeded(m machineState) bool {
+	return m.exists && !m.deleting && h.annotated == nil && !h.onDevice
 }
 
 // isOn tells whether a VM has an address on a device, or reports it.

@@ -11,4 +11,6 @@
 // nothing but a try shows that the cause is gone. Both decide by functions over
 // values. What is remembered of touches is in memory only: forgetting it costs a
 // touch too many, and that is a try of CAPI's which is refused.
+//
+// See docs/design.md, and docs/concepts.md for what users see of it.
 package retry

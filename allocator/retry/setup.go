@@ -19,6 +19,7 @@ import (
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/limit"
 )
 
 // byPool is the name of the index of owners by the pools that they wait for. All
@@ -37,6 +38,7 @@ func Setup(mgr manager.Manager, providers allocator.Providers) ([]allocator.Sour
 	c, err := controller.NewTyped("retry", mgr, controller.TypedOptions[poolKey]{
 		Reconciler:              r,
 		MaxConcurrentReconciles: 1,
+		RateLimiter:             limit.Failures[poolKey](),
 		LogConstructor: func(key *poolKey) logr.Logger {
 			if key == nil {
 				return mgr.GetLogger()

@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/allocator/limit"
 	"capv-static-ip.dev/allocator/mapper"
 )
 
@@ -98,6 +99,7 @@ func (k *kinds) watch() error {
 	c, err := controller.New("kinds", k.mgr, controller.Options{
 		Reconciler:              k,
 		MaxConcurrentReconciles: len(k.kinds),
+		RateLimiter:             limit.Failures[reconcile.Request](),
 		NeedLeaderElection:      new(false),
 		LogConstructor:          func(*reconcile.Request) logr.Logger { return k.mgr.GetLogger() },
 	})

@@ -7,6 +7,10 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	"k8s.io/component-base/logs"
+	logsapi "k8s.io/component-base/logs/api/v1"
+
+	"capv-static-ip.dev/tests/docs"
 )
 
 func TestDefaultOptionsAreValid(t *testing.T) {
@@ -56,4 +60,44 @@ func TestHelpIsNoFailure(t *testing.T) {
 	if _, err := parseOptions([]string{"--help"}); !errors.Is(err, pflag.ErrHelp) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// The flags for the log come from Kubernetes, which documents them; only the two
+// that everybody needs are on the page.
+func TestFlagsAreDocumented(t *testing.T) {
+	page, err := docs.Read("../..", "docs/flags.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	documented := map[string]string{}
+	for _, row := range docs.Rows(page.Text) {
+		documented[strings.Trim(row[0], "`-")] = strings.Trim(row[1], "`")
+	}
+	others := pflag.NewFlagSet("", pflag.ContinueOnError)
+	logsapi.AddFlags(logs.NewOptions(), others)
+	all := pflag.NewFlagSet("", pflag.ContinueOnError)
+	(&options{logging: logs.NewOptions()}).addFlags(all)
+
+	all.VisitAll(func(f *pflag.Flag) {
+		value, found := documented[f.Name]
+		switch {
+		case !found && others.Lookup(f.Name) == nil:
+			t.Errorf("--%s is not documented", f.Name)
+		case found && !isDefault(f, value):
+			t.Errorf("--%s has the default %q, and is documented with %q", f.Name, f.DefValue, value)
+		}
+		delete(documented, f.Name)
+	})
+	for name := range documented {
+		t.Errorf("--%s is documented, and does not exist", name)
+	}
+}
+
+// isDefault tells whether a text means what a flag is without being set.
+func isDefault(f *pflag.Flag, text string) bool {
+	if want, err := time.ParseDuration(f.DefValue); err == nil && f.Value.Type() == "duration" {
+		got, err := time.ParseDuration(text)
+		return err == nil && got == want
+	}
+	return text == strings.Trim(f.DefValue, "[]")
 }

@@ -15,4 +15,6 @@
 // and goes on in the words of the field: Pool, Template, Machine, Apply.
 // Every control plane has ports, keys and a folder of its own, so that any
 // number of them can run side by side.
+//
+// The invariants that it checks are those of docs/design.md.
 package harness

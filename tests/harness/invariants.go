@@ -15,7 +15,7 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 )
 
-// The names under which violations are reported.
+// The names under which violations are reported, which are those of docs/design.md.
 const (
 	invariantUnique    = "I1"
 	invariantHeld      = "I2"
@@ -24,7 +24,7 @@ const (
 
 // Violation is a state of the API server that must not be.
 type Violation struct {
-	// Invariant is the name that the design gives it: I1, I2 or I3.
+	// Invariant is the name that docs/design.md gives it: I1, I2 or I3.
 	Invariant string
 	// Detail says which objects are in that state, and how.
 	Detail string

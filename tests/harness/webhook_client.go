@@ -8,7 +8,7 @@ import (
 )
 
 // The files by which an API server shows a client certificate to the webhooks that
-// it calls, as README.md tells to write them. What they name is beside them.
+// it calls, as docs/security.md tells to write them. What they name is beside them.
 const (
 	webhookAdmission = `apiVersion: apiserver.config.k8s.io/v1
 kind: AdmissionConfiguration

@@ -134,7 +134,7 @@ func TestRequestThatNoDeviceCanUseIsWarnedOf(t *testing.T) {
 					t.Fatal(err)
 				}
 
-				if version == "v1beta1" {
+				if version == "v1beta1" && !shared.old {
 					warned.expect(s, deprecated, test.want)
 				} else {
 					warned.expect(s, test.want)

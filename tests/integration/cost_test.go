@@ -54,7 +54,6 @@ var (
 			"get vspheremachines.infrastructure.cluster.x-k8s.io":   3,
 			"list vspherevms.infrastructure.cluster.x-k8s.io":       1,
 			"get ipaddresses.ipam.metal3.io":                        2,
-			"get ippools.ipam.metal3.io":                            3,
 			"patch ipaddresses.ipam.metal3.io":                      1,
 			"patch ipclaims.ipam.metal3.io":                         1,
 			"delete ipclaims.ipam.metal3.io":                        1,

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -68,36 +67,6 @@ func TestFloods(t *testing.T) {
 		other.noClaims()
 		s.staysWithinItsLimit(manager)
 	})
-}
-
-// Each replica caches all claims, whoever made them and whatever they carry.
-func TestCachesKeepOutWhatOthersAnnotate(t *testing.T) {
-	if os.Getenv("HEAVY") == "" {
-		t.Skip("stores 500 MB in etcd, the API server and a provider; HEAVY=1 runs it")
-	}
-	env := ownEnvironment(t, harness.Options{WithoutMetal3: true}, 0)
-	s := newScene(t, env)
-	padding := harness.WithAnnotation("example.org/padding", strings.Repeat("x", 250<<10))
-	var creates sync.WaitGroup
-	for worker := range 10 {
-		creates.Go(func() {
-			for i := range 200 {
-				claim := harness.AddressClaim(s.ns, fmt.Sprintf("c-%d-%d", worker, i), harness.InClusterPoolKind, "nobody", padding)
-				if err := env.Client.Create(t.Context(), claim); err != nil {
-					t.Error(err)
-					return
-				}
-			}
-		})
-	}
-	creates.Wait()
-
-	// It is ready when all of them are in its cache.
-	manager, err := env.StartManager(t.Context(), harness.ManagerOptions{Confined: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.staysWithinItsLimit(manager)
 }
 
 // bindingsOf is the text of an annotation that names as many claims.

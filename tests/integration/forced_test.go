@@ -10,6 +10,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -130,33 +132,47 @@ func TestMachineGoesAlthoughItsProviderIsDown(t *testing.T) {
 	t.Parallel()
 	env := ownEnvironment(t, harness.Options{}, 1)
 	s := newScene(t, env)
-	machine := s.pooled("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
-	s.create(harness.Pool(s.ns), machine)
-	ip := s.settled("cp-0")
+	s.create(harness.Pool(s.ns))
+	ips := map[metav1.DeletionPropagation]string{}
+	machines := map[metav1.DeletionPropagation]*capvv1.VSphereMachine{}
+	for name, policy := range map[string]metav1.DeletionPropagation{
+		"cp-0": metav1.DeletePropagationBackground, "cp-1": metav1.DeletePropagationForeground,
+	} {
+		machines[policy] = s.pooled(name, harness.WithFinalizer(harness.MachineFinalizer))
+		s.create(machines[policy])
+		ips[policy] = s.settled(name)
+	}
 	if err := env.metal3.Stop(); err != nil {
 		t.Fatal(err)
 	}
 
-	s.delete(machine)
-	s.dropFinalizer(machine, harness.MachineFinalizer)
-	if err := harness.WaitGone(t.Context(), env.Client, machine, renewal); err != nil {
-		t.Fatal(err)
+	for policy, machine := range machines {
+		s.delete(machine, client.PropagationPolicy(policy))
+		s.dropFinalizer(machine, harness.MachineFinalizer)
 	}
-	if err := s.isProtected(ip); err != nil {
-		t.Errorf("its address: %v", err)
+	for policy, machine := range machines {
+		if err := harness.WaitGone(t.Context(), env.Client, machine, renewal); err != nil {
+			t.Fatalf("deleted in the %s: %v", policy, err)
+		}
+		if err := s.isProtected(ips[policy]); err != nil {
+			t.Errorf("its address: %v", err)
+		}
+		s.told(machine.Name, "AddressKept")
 	}
-	s.told("cp-0", "AddressKept")
 
 	if err := env.metal3.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// The garbage collector, which deletes the claim, tries ever more rarely.
-	s.within(4*harness.Soon, ip+" to be back in its pool", s.isReturned(ip))
+	// The garbage collector, which deletes the claims, tries ever more rarely.
+	for _, ip := range ips {
+		s.within(4*harness.Soon, ip+" to be back in its pool", s.isReturned(ip))
+	}
 	s.noClaims()
 }
 
 // The in-cluster provider keeps a claim for as long as its address is not to be
-// used again, and the garbage collector keeps the machine for as long as the claim.
+// used again. The garbage collector would keep the machine for as long, if the claim
+// were one that holds it up.
 func TestMachineDeletedInTheForegroundDoesNotWaitForTheReuseOfItsAddress(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
@@ -166,7 +182,6 @@ func TestMachineDeletedInTheForegroundDoesNotWaitForTheReuseOfItsAddress(t *test
 	ip := s.settled("cp-0")
 
 	s.delete(machine, client.PropagationPolicy(metav1.DeletePropagationForeground))
-	s.claimGoing("cp-0")
 	s.dropFinalizer(machine, harness.MachineFinalizer)
 	s.gone(machine)
 

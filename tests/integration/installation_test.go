@@ -135,7 +135,7 @@ func (s *scene) createMachinesThatNeedNoAddress() {
 				machine.SetAnnotations(metadata)
 				sent := machine.DeepCopy()
 				err := s.env.Client.Create(s.Context(), machine)
-				switch valid := test.invalid == "" || test.lenient == version; {
+				switch valid := test.invalid == "" || test.lenient == s.env.served(version); {
 				case valid && err != nil:
 					s.Errorf("%s, %s: %v", title, version, err)
 				case valid:
@@ -198,14 +198,17 @@ func updatesThatNeverReachTheWebhook(s *scene, replica *harness.Manager) {
 	if _, err := s.update("cp-0", []capvv1.NetworkDeviceSpec{harness.StaticDevice()}); err != nil {
 		s.Fatal(err)
 	}
-	if count := s.admissions(replica); count != before+1 {
-		s.Errorf("the replica got %v requests, want that of the update of the devices", count-before)
+	// An API server whose cache is behind the last write asks once more: it tries an
+	// update on what it has cached, and again on what is stored.
+	updated := s.admissions(replica)
+	if updated == before {
+		s.Error("the replica got no request, want that of the update of the devices")
 	}
 	s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
 	machine = s.machine("cp-0")
 	s.delete(machine)
 	s.gone(machine)
-	if count := s.admissions(replica); count != before+1 {
-		s.Errorf("the replica got %v requests for the deletion, want none", count-before-1)
+	if count := s.admissions(replica); count != updated {
+		s.Errorf("the replica got %v requests for the deletion, want none", count-updated)
 	}
 }

@@ -18,6 +18,9 @@ import (
 const (
 	claimsCRD        = "ipaddressclaims.ipam.cluster.x-k8s.io"
 	addressesCRD     = "ipaddresses.ipam.cluster.x-k8s.io"
+	machinesCRD      = "vspheremachines.infrastructure.cluster.x-k8s.io"
+	vmsCRD           = "vspherevms.infrastructure.cluster.x-k8s.io"
+	clustersCRD      = "clusters.cluster.x-k8s.io"
 	controlPlanesCRD = "kubeadmcontrolplanes.controlplane.cluster.x-k8s.io"
 	oldVersion       = "v1beta1"
 	newVersion       = "v1beta2"
@@ -75,20 +78,31 @@ func TestReadinessNeedsOnlyWhatAdmissionReads(t *testing.T) {
 	s := newScene(t, env)
 	s.create(harness.Pool(s.ns))
 
+	t.Run("not the conversion of what is stored as it is read", func(t *testing.T) {
+		s := s.in(t)
+		if os.Getenv("OLD_CAPV") != "" {
+			t.Skip("this CAPV has one version, which nobody converts")
+		}
+		s.create(harness.Machine(s.ns, "stored", harness.WithDevices(harness.DHCPDevice())))
+		for _, crd := range []string{machinesCRD, vmsCRD, clustersCRD} {
+			s.changeCRD(crd, breakConversion)
+		}
+		s.eventually("the conversion to fail", func(ctx context.Context) error {
+			older := s.older(harness.Machine(s.ns, "stored"))
+			if err := env.Client.Get(ctx, client.ObjectKeyFromObject(older), older); err == nil {
+				return errors.New("a machine can be read in the older version")
+			}
+			return nil
+		})
+		s.servesAMachine("as-stored", harness.ManagerOptions{})
+	})
 	t.Run("not a kind whose conversion fails", func(t *testing.T) {
 		s := s.in(t)
 		s.changeCRD(controlPlanesCRD, func(spec *apiextensionsv1.CustomResourceDefinitionSpec) {
 			for i := range spec.Versions {
 				spec.Versions[i].Storage = spec.Versions[i].Name == oldVersion
 			}
-			nowhere := "https://127.0.0.1:1/convert"
-			spec.Conversion = &apiextensionsv1.CustomResourceConversion{
-				Strategy: apiextensionsv1.WebhookConverter,
-				Webhook: &apiextensionsv1.WebhookConversion{
-					ClientConfig:             &apiextensionsv1.WebhookClientConfig{URL: &nowhere},
-					ConversionReviewVersions: []string{"v1"},
-				},
-			}
+			breakConversion(spec)
 		})
 		tries := 0
 		s.eventually("the kind to be broken", func(ctx context.Context) error {
@@ -133,6 +147,18 @@ func TestReadinessNeedsOnlyWhatAdmissionReads(t *testing.T) {
 			return err
 		})
 	})
+}
+
+// breakConversion makes a CRD one whose conversion webhook cannot be called.
+func breakConversion(spec *apiextensionsv1.CustomResourceDefinitionSpec) {
+	nowhere := "https://127.0.0.1:1/convert"
+	spec.Conversion = &apiextensionsv1.CustomResourceConversion{
+		Strategy: apiextensionsv1.WebhookConverter,
+		Webhook: &apiextensionsv1.WebhookConversion{
+			ClientConfig:             &apiextensionsv1.WebhookClientConfig{URL: &nowhere},
+			ConversionReviewVersions: []string{"v1"},
+		},
+	}
 }
 
 // in is the same scene for a part of its test.

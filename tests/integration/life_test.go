@@ -150,6 +150,12 @@ func (s *scene) isAdopted(name, ip string) error {
 	if err != nil {
 		return err
 	}
+	return s.isAdoptedBy(name, claim, ip)
+}
+
+// isAdoptedBy returns an error unless the controller has tied this claim, as it was
+// read, to a machine.
+func (s *scene) isAdoptedBy(name string, claim client.Object, ip string) error {
 	owner := allocator.OwnerMachine(claim)
 	if machine := s.machine(name); owner.UID != machine.UID || owner.Controller == nil || !*owner.Controller {
 		return fmt.Errorf("claim %s has owners %v, want machine %s", claim.GetName(), claim.GetOwnerReferences(), machine.UID)

@@ -78,7 +78,7 @@ func TestOwnerWhoseMachinesAreRefusedLaterHoldsOneAddressAtATime(t *testing.T) {
 
 		s.expectClaims(1)
 		s.create(s.asks(f, "neighbour"))
-		s.eventually("the owner to be served when the address is back", func(ctx context.Context) error {
+		s.within(gracePeriod+harness.Soon, "the owner to be served when the address is back", func(ctx context.Context) error {
 			return s.env.Client.Create(ctx, s.asks(f, "md-9", harness.WithOwner(set)))
 		})
 	})
@@ -124,17 +124,26 @@ func TestOwnerThatMakesMachinesSideBySideGetsThemAll(t *testing.T) {
 	}
 }
 
-// Nobody stores these machines: they are asked for at the replica itself.
+// Nobody stores these machines: they are asked for at the replica itself. However
+// long that takes, it does not reap the first of their claims before the last.
 func TestMachinesThatNobodyStoresLeaveAddressesForOthers(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, shared)
+	env := ownEnvironment(t, harness.Options{WithoutMetal3: true}, 0)
+	if _, err := env.StartInCluster(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	patient, err := env.StartManager(t.Context(), harness.ManagerOptions{OrphanGracePeriod: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newScene(t, env)
 	const bound, tried = 64, 80
 	s.inClusterPool(harness.InClusterAddresses("10.16.57.10-10.16.57.200"))
 
 	refused := ""
 	for i := range tried {
 		name := fmt.Sprintf("none-%d", i)
-		answer := s.ask(shared.managers[0], s.creation(name, s.raw(harness.Machine(s.ns, name, harness.WithPool(harness.DefaultInClusterPool)))))
+		answer := s.ask(patient, s.creation(name, s.raw(harness.Machine(s.ns, name, harness.WithPool(harness.DefaultInClusterPool)))))
 		if !answer.Allowed {
 			refused = answer.Result.Message
 		}
@@ -146,9 +155,23 @@ func TestMachinesThatNobodyStoresLeaveAddressesForOthers(t *testing.T) {
 	if want := s.text(`64 machines in namespace "NAMESPACE" were given addresses of ` + inClusterName + ` and then refused`); !strings.HasPrefix(refused, want) {
 		t.Errorf("the last ones are told %q, want it to begin with %q", refused, want)
 	}
-	other := newScene(t, shared)
+	other := newScene(t, env)
 	other.inClusterPool()
 	other.create(other.inClusterMachine("cp-0"))
+
+	// The addresses come back when the grace period is over.
+	if err := patient.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := env.StartManager(t.Context(), harness.ManagerOptions{OrphanGracePeriod: gracePeriod}); err != nil {
+		t.Fatal(err)
+	}
+	s.within(gracePeriod+2*harness.Soon, "the claims to be reaped", func(context.Context) error {
+		if claims := s.claims(); len(claims) > 0 {
+			return fmt.Errorf("%d are left", len(claims))
+		}
+		return nil
+	})
 }
 
 const (

@@ -119,8 +119,7 @@ func fewClaimsWait(s *scene) {
 func (s *scene) onlyReplica() *harness.Manager {
 	s.Helper()
 	only, other := s.env.managers[0], s.env.managers[1]
-	s.env.Forwarder.SetBackends(only.WebhookAddress)
-	s.env.Forwarder.Cut(other.WebhookAddress)
+	s.sendTrafficTo(only)
 	s.Cleanup(func() { s.env.Forwarder.SetBackends(only.WebhookAddress, other.WebhookAddress) })
 	return only
 }
@@ -130,26 +129,23 @@ func (s *scene) onlyReplica() *harness.Manager {
 func createSentAgain(s *scene) {
 	// The leader, which started first, must not be paused.
 	first, second := s.env.managers[1], s.env.managers[0]
-	forwarder := s.env.Forwarder
-	defer forwarder.SetBackends(first.WebhookAddress, second.WebhookAddress)
+	defer s.env.Forwarder.SetBackends(first.WebhookAddress, second.WebhookAddress)
 	s.create(harness.Pool(s.ns))
 	s.env.metal3.Pause()
 	defer s.env.metal3.Resume()
 
-	forwarder.SetBackends(first.WebhookAddress)
-	forwarder.Cut(second.WebhookAddress)
+	s.sendTrafficTo(first)
 	cutOff := s.createLater(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool)))
-	claim, stamp := s.stamped("cp-0", "")
+	claim, stamp := s.stampedBy(cutOff, "cp-0", "")
 	decided, takenBack := s.admissions(first), s.takenBack(first)
 	first.Pause()
 	defer first.Resume()
-	forwarder.SetBackends(second.WebhookAddress)
-	forwarder.Cut(first.WebhookAddress)
+	s.sendTrafficTo(second)
 	if err := <-cutOff; !apierrors.IsInternalError(err) {
 		s.Fatalf("the create that was cut off: got the error %v, want that the webhook failed", err)
 	}
 	sentAgain := s.createLater(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool)))
-	_, newStamp := s.stamped("cp-0", stamp)
+	_, newStamp := s.stampedBy(sentAgain, "cp-0", stamp)
 	first.Resume()
 	s.eventually("the first replica to be done with its clean-up", func(context.Context) error {
 		if s.admissions(first) == decided {
@@ -167,7 +163,11 @@ func createSentAgain(s *scene) {
 
 	s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
 	s.settled("cp-0")
-	after, stampAfter := s.stamped("cp-0", "")
+	after, err := s.claim("cp-0")
+	if err != nil {
+		s.Fatal(err)
+	}
+	stampAfter := after.GetAnnotations()[allocator.LastUsedAnnotation]
 	if claims := s.claims(); len(claims) != 1 || after.GetUID() != claim.GetUID() || stampAfter != newStamp {
 		s.Errorf("got the claims %v, of cp-0 %s with the stamp %q, want %s alone with the stamp %q",
 			names(claims), after.GetUID(), stampAfter, claim.GetUID(), newStamp)
@@ -177,20 +177,25 @@ func createSentAgain(s *scene) {
 	}
 }
 
-// stamped waits until the claim of a machine has another stamp than this.
-func (s *scene) stamped(machine, not string) (client.Object, string) {
+// stampedBy waits until the claim of a machine has another stamp than this, from a
+// create that is under way: one that has ended stamps nothing any more.
+func (s *scene) stampedBy(create <-chan error, machine, not string) (claim client.Object, stamp string) {
 	s.Helper()
-	var claim client.Object
 	s.eventually("the claim of "+machine+" to be stamped", func(context.Context) (err error) {
-		if claim, err = s.claim(machine); err != nil {
-			return err
+		if claim, err = s.claim(machine); err == nil {
+			if stamp = claim.GetAnnotations()[allocator.LastUsedAnnotation]; stamp != not {
+				return nil
+			}
+			err = fmt.Errorf("its stamp is %q", stamp)
 		}
-		if stamp := claim.GetAnnotations()[allocator.LastUsedAnnotation]; stamp == not {
-			return fmt.Errorf("its stamp is %q", stamp)
+		select {
+		case ended := <-create:
+			s.Fatalf("the create of %s ended (%v) before it stamped its claim: %v", machine, ended, err)
+		default:
 		}
-		return nil
+		return err
 	})
-	return claim, claim.GetAnnotations()[allocator.LastUsedAnnotation]
+	return claim, stamp
 }
 
 // takenBack counts the claims that a replica has taken back.

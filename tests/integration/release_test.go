@@ -46,12 +46,8 @@ func TestAddressIsHeldUntilCAPVLetsGoOfTheMachine(t *testing.T) {
 				s.delete(machine, client.PropagationPolicy(policy))
 				held := func() error { return s.isHeld("cp-0", ip) }
 				if policy == metav1.DeletePropagationForeground {
-					// The garbage collector begins with the claim; the address stays, and
-					// the claim with it where the provider heeds our finalizer.
+					// The garbage collector may begin with the claim; the address stays.
 					held = func() error { return s.isProtected(ip) }
-					if f.Provider.HonoursFinalizers() {
-						s.claimGoing("cp-0")
-					}
 				}
 				next := s.rival(f, "next")
 				s.consistently("the address is held", func(context.Context) error { return errors.Join(held(), next.hasNothing()) })
@@ -133,7 +129,7 @@ func TestVirtualMachineKeepsTheAddressOfItsMachine(t *testing.T) {
 		}
 	})
 	// The garbage collector takes no owner off an address that is going, so that the
-	// claim waits for it, and the machine would wait for the claim.
+	// claim waits for it. The machine waits for neither.
 	t.Run("of the in-cluster provider, deleted in the foreground after its address", func(t *testing.T) {
 		t.Parallel()
 		newScene(t, shared).virtualMachineKeepsAddress(harness.OfInCluster, func(s *scene, machine *capvv1.VSphereMachine) {
@@ -263,7 +259,6 @@ func TestDeletedPoolGoesAwayAfterItsMachines(t *testing.T) {
 	s.delete(other)
 	s.delete(held, client.PropagationPolicy(metav1.DeletePropagationForeground))
 	s.gone(other)
-	s.claimGoing("cp-0")
 	s.consistently("the pool stays while an address of it is in use", func(context.Context) error {
 		if err := s.env.Client.Get(s.Context(), client.ObjectKeyFromObject(pool), pool); err != nil {
 			return err

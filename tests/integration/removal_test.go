@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 
@@ -18,13 +16,17 @@ import (
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator"
+	"capv-static-ip.dev/tests/docs"
 	"capv-static-ip.dev/tests/harness"
 )
 
-// removal is a control plane on which README.md's own commands are run.
+// removalPage is whose commands are run.
+const removalPage = "docs/remove.md"
+
+// removal is a control plane on which the commands of removalPage are run.
 type removal struct {
 	*scene
-	// The shell blocks of README.md's section, in its order.
+	// The page's shell blocks, in its order.
 	withoutWebhook, held, unsafe, stripped, uninstalled string
 }
 
@@ -51,7 +53,7 @@ func TestRemovalByTheDocumentedWay(t *testing.T) {
 	t.Run("after the machines, leaves nothing", func(t *testing.T) { r.in(t).followsMachines() })
 }
 
-// theDeployment is made for README.md's commands to find; nothing runs its pods.
+// theDeployment is made for the commands to find; nothing runs its pods.
 const theDeployment = "kubectl create -f deploy/manager/deployment.yaml"
 
 func (r *removal) in(t *testing.T) *removal {
@@ -60,13 +62,17 @@ func (r *removal) in(t *testing.T) *removal {
 	return &in
 }
 
-// readSteps reads what README.md tells to run.
+// readSteps reads what the page tells to run.
 func (r *removal) readSteps() {
 	r.Helper()
 	steps := []*string{&r.withoutWebhook, &r.held, &r.unsafe, &r.stripped, &r.uninstalled}
-	blocks := shellBlocks(r.T, filepath.Join(r.env.Root(), "README.md"), "Remove it")
+	page, err := docs.Read(r.env.Root(), removalPage)
+	if err != nil {
+		r.Fatal(err)
+	}
+	blocks := page.Blocks("sh")
 	if len(blocks) != len(steps) {
-		r.Fatalf("README.md tells to run %d blocks, want %d", len(blocks), len(steps))
+		r.Fatalf("%s tells to run %d blocks, want %d", removalPage, len(blocks), len(steps))
 	}
 	for i, step := range steps {
 		*step = blocks[i]
@@ -84,39 +90,27 @@ func (r *removal) awaitAdoption() {
 	}
 }
 
-// shellBlocks are the blocks of shell commands in a section of a document.
-func shellBlocks(t *testing.T, path, section string) []string {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, text, found := strings.Cut(string(content), "\n## "+section+"\n")
-	if !found {
-		t.Fatalf("%s has no section %q", path, section)
-	}
-	text, _, _ = strings.Cut(text, "\n## ")
-	var blocks []string
-	for _, match := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(text, -1) {
-		blocks = append(blocks, match[1])
-	}
-	return blocks
-}
-
 // run runs commands as an administrator does, and returns what they print.
 func (r *removal) run(commands ...string) string {
 	r.Helper()
-	kubectl, err := r.env.Kubectl(r.Context())
+	return shell(r.T, r.env, "", commands...)
+}
+
+// shell runs commands in the project's folder, with these flags for kubectl, and
+// returns what they print.
+func shell(t *testing.T, env *environment, flags string, commands ...string) string {
+	t.Helper()
+	kubectl, err := env.Kubectl(t.Context())
 	if err != nil {
-		r.Fatal(err)
+		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(r.Context(), "bash", "-euo", "pipefail", "-c", `kubectl() { "$KUBECTL" "$@"; }`+"\n"+strings.Join(commands, "\n"))
-	cmd.Dir = r.env.Root()
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+r.env.Kubeconfig, "KUBECTL="+kubectl)
+	cmd := exec.CommandContext(t.Context(), "bash", "-euo", "pipefail", "-c", `kubectl() { "$KUBECTL" $FLAGS "$@"; }`+"\n"+strings.Join(commands, "\n"))
+	cmd.Dir = env.Root()
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+env.Kubeconfig, "KUBECTL="+kubectl, "FLAGS="+flags)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		r.Fatalf("%s\n%s%s%v", cmd.Args[len(cmd.Args)-1], stdout.String(), stderr.String(), err)
+		t.Fatalf("%s\n%s%s%v", cmd.Args[len(cmd.Args)-1], stdout.String(), stderr.String(), err)
 	}
 	return stdout.String()
 }
@@ -177,7 +171,7 @@ func (r *removal) addressesAreTaken() error {
 
 func (r *removal) keepsMachines() {
 	r.run(r.withoutWebhook)
-	r.eventually("README.md's commands to say that all is safe", r.printsNothing(r.unsafe))
+	r.eventually("the page's commands to say that all is safe", r.printsNothing(r.unsafe))
 	r.stopManagers()
 	r.run(r.held, r.stripped)
 	r.uninstall()
@@ -209,13 +203,13 @@ func (r *removal) followsMachines() {
 	held := r.run(r.held)
 	for _, name := range []string{" metal3 ", " in-cluster ", " metal3-0 ", " in-cluster-0 "} {
 		if !strings.Contains(held, name) {
-			r.Errorf("of what is held, README.md's commands print\n%swant them to name %q", held, name)
+			r.Errorf("of what is held, the page's commands print\n%swant them to name %q", held, name)
 		}
 	}
 	for _, name := range []string{"metal3", "in-cluster"} {
 		r.gone(r.deleted(r.machine(name), harness.MachineFinalizer))
 	}
-	r.eventually("README.md's commands to say that nothing is held", r.printsNothing(r.held))
+	r.eventually("the page's commands to say that nothing is held", r.printsNothing(r.held))
 	r.stopManagers()
 	r.uninstall()
 

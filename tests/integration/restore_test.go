@@ -61,13 +61,7 @@ func (s *scene) orphan(f harness.Fixture, name string, age time.Duration) client
 // reaped waits until a claim without a machine is gone.
 func (s *scene) reaped(claim client.Object) {
 	s.Helper()
-	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(ctx context.Context) error {
-		err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(claim), claim)
-		if apierrors.IsNotFound(err) {
-			return nil
-		}
-		return errors.Join(err, fmt.Errorf("it exists, deleted at %v", claim.GetDeletionTimestamp()))
-	})
+	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", s.isGone(claim))
 }
 
 // reapedInItsTime waits until the claim of a machine that was never stored is gone,

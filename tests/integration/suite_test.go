@@ -32,6 +32,17 @@ type environment struct {
 	*harness.Installation
 	metal3   *harness.Metal3
 	managers []*harness.Manager
+	// old says that the API server has the APIs of a CAPV that serves v1beta1 alone,
+	// to which everything is translated.
+	old bool
+}
+
+// served is the version in which the API server gets what is sent in this one.
+func (e *environment) served(version string) string {
+	if e.old {
+		return "v1beta1"
+	}
+	return version
 }
 
 // shared is the environment of all tests that harm nobody else: two replicas
@@ -96,7 +107,7 @@ func startEnvironment(ctx context.Context, options harness.Options, replicas int
 	if err := isolateNetworks(plane); err != nil {
 		return nil, fmt.Errorf("isolating the scenes: %w", err)
 	}
-	env := &environment{ControlPlane: plane}
+	env := &environment{ControlPlane: plane, old: options.OldCAPV}
 	if env.Installation, err = plane.Install(ctx); err != nil {
 		return nil, fmt.Errorf("installing: %w", err)
 	}
@@ -150,7 +161,7 @@ func newScene(t *testing.T, env *environment) *scene {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		err := harness.AwaitInvariants(context.Background(), env.Client, harness.Soon,
+		err := harness.AwaitInvariants(context.Background(), env.Client, gracePeriod+harness.Soon,
 			harness.InvariantOptions{Namespaces: []string{ns}})
 		if err != nil {
 			t.Error(err)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/tests/harness"
@@ -50,6 +52,74 @@ func TestAddressThatWasAnsweredIsNotGivenBackByATwin(t *testing.T) {
 	}
 	if one, two := s.ip("cp-0"), s.ip("other"); one == two {
 		t.Errorf("cp-0 and other both have %s", one)
+	}
+}
+
+// A create waits for a slow webhook after ours, while another of the name, which
+// asks for less or elsewhere, is stored. The first then ends in a conflict, and
+// nobody tells us.
+func TestClaimThatAStoredMachineDoesNotUseIsReaped(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f, f.WithIPs(88, 89))
+		first := s.asks(f, "cp-0", late, harness.WithDevices(harness.StaticDevice(), harness.StaticDevice()),
+			withPoolOf("1", f.Reference(f.PoolName).Kind+"/"+f.PoolName))
+		s.spareIsReaped(f, first, f.Claim(s.ns, "cp-0-1", f.PoolName), s.asks(f, "next"))
+	})
+	t.Run("of another provider", func(t *testing.T) {
+		t.Parallel()
+		s := newScene(t, shared)
+		s.pool(harness.OfInCluster)
+		spare := harness.OfMetal3
+		s.create(spare.Pool(s.ns, spare.WithIPs(88, 88)))
+		s.spareIsReaped(harness.OfInCluster, s.asks(spare, "cp-0", late), spare.Claim(s.ns, "cp-0-0", spare.PoolName), s.asks(spare, "next"))
+	})
+}
+
+// spareIsReaped creates a machine cp-0 that asks one provider for one address, while
+// the first of that name waits, and sees that the claim which only the first one
+// needed is reaped, and its address given to the next machine.
+func (s *scene) spareIsReaped(f harness.Fixture, first, spare, next client.Object) {
+	s.Helper()
+	reached, proceed := make(chan struct{}, 10), make(chan struct{})
+	s.lateWebhook(func(r *admissionv1.AdmissionRequest) string {
+		if r.Name == "cp-0" {
+			reached <- struct{}{}
+			<-proceed
+		}
+		return ""
+	})
+	created := s.createLater(first)
+	<-reached
+	start := time.Now()
+	s.create(s.asks(f, "cp-0"))
+	close(proceed)
+	if err := <-created; !apierrors.IsAlreadyExists(err) {
+		s.Fatalf("the first create ended with %v, want a conflict", err)
+	}
+	ip := s.ip("cp-0")
+	s.create(harness.VSphereVM(s.machine("cp-0")))
+	// The spare claim may have the same name.
+	settled := func(ctx context.Context) error {
+		own := f.Claim(s.ns, "cp-0-0", f.PoolName)
+		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(own), own); err != nil {
+			return err
+		}
+		return s.isAdoptedBy("cp-0", own, ip)
+	}
+	s.eventually("the machine to adopt its own claim", settled)
+
+	s.reaped(spare)
+
+	// The time of its creation is in whole seconds.
+	if age := time.Since(start); age < gracePeriod-time.Second {
+		s.Errorf("it was reaped %s after the machine was stored, want no less than %s", age, gracePeriod)
+	}
+	s.eventually("its address to be given to another machine", func(ctx context.Context) error {
+		return client.IgnoreAlreadyExists(s.env.Client.Create(ctx, next))
+	})
+	if err := settled(s.Context()); err != nil {
+		s.Errorf("the machine's own claim: %v", err)
 	}
 }
 

@@ -318,7 +318,7 @@ func (s *scene) rangeMachine(name string) client.Object {
 	return harness.Machine(s.ns, name, withRange)
 }
 
-// grantRanges does what README.md tells an administrator to do.
+// grantRanges does what docs/guide.md tells an administrator to do.
 func (s *scene) grantRanges(group string) {
 	s.Helper()
 	s.createGlobal(&rbacv1.ClusterRole{

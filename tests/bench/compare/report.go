@@ -7,7 +7,7 @@ import (
 	"capv-static-ip.dev/tests/bench/measure"
 )
 
-// goals are what the README promises, by the number of machines: how many times
+// goals are what we aim at, by the number of machines: how many times
 // sooner than CAPV's own way the address is readable, and the most of its time
 // that it may take until the address is in the metadata.
 var goals = map[int]struct{ readable, metadata float64 }{
