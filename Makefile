@@ -25,7 +25,7 @@ BUILDER ?= golang:1.26
 IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER) \
 	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
 
-UNIT := ./webhook/... ./machine/... ./allocator/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
+UNIT := ./webhook/... ./machine/... ./allocator/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
 INTEGRATION := ./tests/harness/... ./tests/integration/...
 E2E := ./tests/e2e/...
 # For one package of tests.
@@ -133,7 +133,7 @@ bench: ## Measure what an injected address costs, in one run on one control plan
 
 .PHONY: bench-stack
 bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole stack.
-	@$(GO) run ./tests/bench/stack
+	@$(GO) run ./tests/bench/compare
 
 # Mains of ours with a module file of their own, which ./... leaves out. They are
 # looked at with the flags they are built with, to compile what they use once.

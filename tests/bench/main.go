@@ -11,33 +11,18 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 
 	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
-	"capv-static-ip.dev/tests/lifetime"
 )
 
 func main() {
-	ctx, stop := lifetime.Context()
-	plan := thorough()
-	quick := flag.Bool("quick", false, "take a minute: few samples, pools of up to 100 bindings")
-	flag.Parse()
-	if *quick {
-		plan = short()
-	}
-	err := run(ctx, plan, os.Stdout, os.Stderr)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
+	measure.Main("bench", "take a minute: few samples, pools of up to 100 bindings", thorough().run, short().run)
 }
 
 // plan says how much is measured.
@@ -67,15 +52,20 @@ func short() plan {
 	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20}
 }
 
-func run(ctx context.Context, p plan, out, progress io.Writer) (err error) {
+func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {
 	start, on := time.Now(), measure.ThisMachine()
 	log := measure.NewProgress(progress)
 	log.Begin("starting a control plane, metal3 and capv-static-ip")
-	b, stop, err := newBench(ctx, log)
+	plane, err := harness.Start(ctx, harness.Options{Progress: log})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stop(err)) }()
+	defer func() { err = errors.Join(plane.KeepLogs(ctx, err), plane.Stop()) }()
+	b, err := prepare(ctx, plane)
+	if err != nil {
+		return err
+	}
+	b.log = log
 	log.Done()
 
 	results := &results{machine: on}
@@ -85,30 +75,6 @@ func run(ctx context.Context, p plan, out, progress io.Writer) (err error) {
 	results.print(out)
 	fmt.Fprintf(out, "\nMeasured in %s.\n", time.Since(start).Round(time.Second))
 	return nil
-}
-
-// newBench starts what is measured. The returned function stops it, and leaves
-// the logs if there was an error.
-func newBench(ctx context.Context, log *measure.Progress) (*bench, func(error) error, error) {
-	plane, err := harness.Start(ctx, harness.Options{Progress: log})
-	if err != nil {
-		return nil, nil, err
-	}
-	stop := func(err error) error {
-		if err != nil && ctx.Err() == nil {
-			plane.KeepFiles = true
-			err = fmt.Errorf("the logs are in %s", plane.Dir)
-		} else {
-			err = nil
-		}
-		return errors.Join(err, plane.Stop())
-	}
-	b, err := prepare(ctx, plane)
-	if err != nil {
-		return nil, nil, errors.Join(err, stop(err))
-	}
-	b.log = log
-	return b, stop, nil
 }
 
 func prepare(ctx context.Context, plane *harness.ControlPlane) (*bench, error) {

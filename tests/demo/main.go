@@ -16,11 +16,10 @@ import (
 	"time"
 
 	"capv-static-ip.dev/tests/harness"
-	"capv-static-ip.dev/tests/lifetime"
 )
 
 func main() {
-	ctx, stop := lifetime.Context()
+	ctx, stop := harness.Lifetime()
 	out := newPrinter(os.Stdout)
 	err := run(ctx, out)
 	stop()
@@ -89,14 +88,10 @@ func (s *stage) end(ctx context.Context, err error) error {
 		// What an interrupt broke on its way is of no interest.
 		err = errors.New("interrupted")
 	}
-	switch {
-	case s.plane == nil:
+	if s.plane == nil {
 		return err
-	case err != nil && ctx.Err() == nil:
-		s.plane.KeepFiles = true
-		err = fmt.Errorf("%w\n  logs are in: %s", err, s.plane.Dir)
 	}
-	return errors.Join(err, s.plane.Stop())
+	return errors.Join(s.plane.KeepLogs(ctx, err), s.plane.Stop())
 }
 
 func (s *stage) startManagers(ctx context.Context, replicas int) error {

@@ -22,35 +22,31 @@ import (
 const controlPlaneName = "dkp-control-plane"
 
 func TestControlPlaneMachineIsBornWithItsAddressAndGivesItBack(t *testing.T) {
-	t.Parallel()
-	for _, by := range []fixture{metal3Pools, inCluster} {
-		t.Run(by.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared, withControlPlane)
-			s.create(by.pool(s, "control-plane", 10, 10))
-			stored := s.watchMachines()
-			template := s.template("control-plane", by.ask("control-plane"))
-			controlPlane := s.controlPlane(template, 1)
+	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+		s := newScene(t, shared, withControlPlane)
+		s.create(s.pool(by, "control-plane", 10, 10))
+		stored := s.watchMachines()
+		template := s.template("control-plane", by.Ask("control-plane"))
+		controlPlane := s.controlPlane(template, 1)
 
-			s.create(template, controlPlane)
+		s.create(template, controlPlane)
 
-			first := s.firstOf(stored)
-			if owners := first.OwnerReferences; len(owners) != 1 || owners[0].Kind != "KubeadmControlPlane" || owners[0].Name != controlPlaneName {
-				t.Errorf("the machine was stored with owners %v, want the KubeadmControlPlane", owners)
-			}
-			if got, want := harness.Addresses(first), s.addresses(10, 10); !slices.Equal(got, want) {
-				t.Errorf("the machine was stored with %v, want %v", got, want)
-			}
-			s.step("the machine is stored")
-			// That is as far as it gets: nobody runs kubeadm there.
-			s.controlPlaneNodes(1)
+		first := s.firstOf(stored)
+		if owners := first.OwnerReferences; len(owners) != 1 || owners[0].Kind != "KubeadmControlPlane" || owners[0].Name != controlPlaneName {
+			t.Errorf("the machine was stored with owners %v, want the KubeadmControlPlane", owners)
+		}
+		if got, want := harness.Addresses(first), s.addresses(10, 10); !slices.Equal(got, want) {
+			t.Errorf("the machine was stored with %v, want %v", got, want)
+		}
+		s.step("the machine is stored")
+		// That is as far as it gets: nobody runs kubeadm there.
+		s.controlPlaneNodes(1)
 
-			s.delete(controlPlane)
-			s.gone(controlPlane, provisioned)
-			s.awaitFree()
-			s.step("the control plane is deleted, and its address free")
-		})
-	}
+		s.delete(controlPlane)
+		s.gone(controlPlane, provisioned)
+		s.awaitFree()
+		s.step("the control plane is deleted, and its address free")
+	})
 }
 
 // withControlPlane makes a Cluster have the control plane of controlPlane.
@@ -61,34 +57,30 @@ func withControlPlane(object client.Object) {
 }
 
 func TestControlPlaneOfThreeRollsOutOnFourAddresses(t *testing.T) {
-	t.Parallel()
-	for _, by := range []fixture{metal3Pools, inCluster} {
-		t.Run(by.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newBootstrappedScene(t)
-			s.create(by.pool(s, "control-plane", 10, 13))
-			template := s.template("control-plane", by.ask("control-plane"))
-			controlPlane := s.controlPlane(template, 3)
-			s.create(template, controlPlane)
-			s.awaitControlPlane(3, "v1.36.3")
-			s.controlPlaneNodes(3)
+	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+		s := newBootstrappedScene(t)
+		s.create(s.pool(by, "control-plane", 10, 13))
+		template := s.template("control-plane", by.Ask("control-plane"))
+		controlPlane := s.controlPlane(template, 3)
+		s.create(template, controlPlane)
+		s.awaitControlPlane(3, "v1.36.3")
+		s.controlPlaneNodes(3)
 
-			patch(s, controlPlane, func(controlPlane *unstructured.Unstructured) {
-				if err := unstructured.SetNestedField(controlPlane.Object, "v1.36.4", "spec", "version"); err != nil {
-					t.Fatal(err)
-				}
-			})
-
-			s.awaitControlPlane(3, "v1.36.4")
-			s.controlPlaneNodes(3)
-			// Four addresses, three of which the first machines had.
-			s.expectReuse(2)
-			s.delete(controlPlane)
-			s.gone(controlPlane, bootstrapped)
-			s.awaitFree()
-			s.step("the control plane is deleted, and its addresses are free")
+		patch(s, controlPlane, func(controlPlane *unstructured.Unstructured) {
+			if err := unstructured.SetNestedField(controlPlane.Object, "v1.36.4", "spec", "version"); err != nil {
+				t.Fatal(err)
+			}
 		})
-	}
+
+		s.awaitControlPlane(3, "v1.36.4")
+		s.controlPlaneNodes(3)
+		// Four addresses, three of which the first machines had.
+		s.expectReuse(2)
+		s.delete(controlPlane)
+		s.gone(controlPlane, bootstrapped)
+		s.awaitFree()
+		s.step("the control plane is deleted, and its addresses are free")
+	})
 }
 
 // bootstrapped is a deadline for the machines of a control plane, which are made
@@ -106,7 +98,7 @@ func newBootstrappedScene(t *testing.T) *scene {
 	s := newScene(t, shared, withControlPlane, func(object client.Object) {
 		object.(*clusterv1.Cluster).Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: "127.0.0.1", Port: int32(port)}
 	})
-	workload, err := shared.Plane.StartWorkload(t.Context(), s.ns, harness.DefaultCluster, port)
+	workload, err := shared.StartWorkload(t.Context(), s.ns, harness.DefaultCluster, port)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/stack"
 )
 
 // deleted is a deadline for virtual machines to be destroyed and all objects to
@@ -56,45 +57,41 @@ func TestDeletedNamespaceGoesWithEverythingInIt(t *testing.T) {
 }
 
 func TestForegroundDeletionReturnsEveryAddress(t *testing.T) {
-	t.Parallel()
-	for _, provider := range []fixture{metal3Pools, inCluster} {
-		t.Run(provider.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			template := s.template("workers", provider.ask("pool"))
-			workers := s.workers(template, "md-0", 2)
-			s.create(provider.pool(s, "pool", 88, 89), template, workers)
-			nodes := s.nodes(workers)
-			victim := s.machineOf(nodes[0])
+	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+		s := newScene(t, shared)
+		template := s.template("workers", provider.Ask("pool"))
+		workers := s.workers(template, "md-0", 2)
+		s.create(s.pool(provider, "pool", 88, 89), template, workers)
+		nodes := s.nodes(workers)
+		victim := s.machineOf(nodes[0])
 
-			s.delete(victim, client.PropagationPolicy(metav1.DeletePropagationForeground))
-			s.gone(nodes[0].Machine, deleted)
-			s.gone(victim, deleted)
-			s.nodes(workers)
+		s.delete(victim, client.PropagationPolicy(metav1.DeletePropagationForeground))
+		s.gone(nodes[0].Machine, deleted)
+		s.gone(victim, deleted)
+		s.nodes(workers)
 
-			began := time.Now()
-			s.delete(workers, client.PropagationPolicy(metav1.DeletePropagationForeground))
-			s.gone(workers, deleted)
+		began := time.Now()
+		s.delete(workers, client.PropagationPolicy(metav1.DeletePropagationForeground))
+		s.gone(workers, deleted)
 
-			s.step("the MachineDeployment was gone %s after its deletion", time.Since(began).Round(100*time.Millisecond))
-			s.expectDestroyed(3)
-			s.expectNoClaims()
-			// metal3 may count an address that the garbage collector took back from
-			// a claim until it looks at the pool again. It is free nevertheless.
-			again := s.workers(template, "md-1", 2)
-			s.create(again)
-			s.nodes(again)
-		})
-	}
+		s.step("the MachineDeployment was gone %s after its deletion", time.Since(began).Round(100*time.Millisecond))
+		s.expectDestroyed(3)
+		s.expectNoClaims()
+		// metal3 may count an address that the garbage collector took back from
+		// a claim until it looks at the pool again. It is free nevertheless.
+		again := s.workers(template, "md-1", 2)
+		s.create(again)
+		s.nodes(again)
+	})
 }
 
 // populateBoth makes workers with addresses of one provider and others with
 // those of the other, and returns the pools.
 func (s *scene) populateBoth(replicas int32) []client.Object {
 	s.Helper()
-	ofMetal3, ofInCluster := metal3Pools.pool(s, "metal3", 88, 93), inCluster.pool(s, "in-cluster", 98, 103)
-	first := s.template("first", metal3Pools.ask("metal3"))
-	second := s.template("second", inCluster.ask("in-cluster"))
+	ofMetal3, ofInCluster := s.pool(harness.OfMetal3, "metal3", 88, 93), s.pool(harness.OfInCluster, "in-cluster", 98, 103)
+	first := s.template("first", harness.OfMetal3.Ask("metal3"))
+	second := s.template("second", harness.OfInCluster.Ask("in-cluster"))
 	workers, others := s.workers(first, "md-0", replicas), s.workers(second, "md-1", replicas)
 	s.create(ofMetal3, ofInCluster, first, second, workers, others)
 	s.nodes(workers)
@@ -113,7 +110,7 @@ func (s *scene) expectDestroyed(want int) {
 	existing, destroyed := map[string]string{}, 0
 	for _, event := range events {
 		existing[event.ID] = event.Name
-		if event.Kind == harness.VMDestroyed {
+		if event.Kind == stack.VMDestroyed {
 			delete(existing, event.ID)
 			destroyed++
 		}

@@ -8,16 +8,16 @@ import (
 	"testing"
 	"time"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/stack"
 )
 
 const (
@@ -34,74 +34,66 @@ const (
 )
 
 func TestMachineRefusedForWantOfAnAddressComesWhenThePoolGrows(t *testing.T) {
-	t.Parallel()
-	for _, provider := range []fixture{metal3Pools, inCluster} {
-		t.Run(provider.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			pool := provider.pool(s, "pool", 88, 90)
-			template := s.template("workers", provider.ask("pool"))
-			workers := s.workers(template, "md-0", 4)
+	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+		s := newScene(t, shared)
+		pool := s.pool(provider, "pool", 88, 90)
+		template := s.template("workers", provider.Ask("pool"))
+		workers := s.workers(template, "md-0", 4)
 
-			s.create(pool, template, workers)
-			usual := s.usual(workers)
+		s.create(pool, template, workers)
+		usual := s.usual(workers)
 
-			s.expectTold(workers, provider, "3 of 3 addresses in use")
-			s.awaitBackOff()
+		s.expectTold(workers, provider, "3 of 3 addresses in use")
+		s.awaitBackOff()
 
-			freed := time.Now()
-			patchFields(s, pool, provider.grown(s, 88, 91))
-			s.expectMachine(workers, 4, freed, usual)
-			s.nodes(workers)
-			s.expectNotWaiting(workers)
-		})
-	}
+		freed := time.Now()
+		patchFields(s, pool, harness.WithRange(s.address(88), s.address(91)))
+		s.expectMachine(workers, 4, freed, usual)
+		s.nodes(workers)
+		s.expectNotWaiting(workers)
+	})
 }
 
 func TestMachineRefusedForWantOfAnAddressComesWhenAnotherMachineGoes(t *testing.T) {
-	t.Parallel()
-	for _, provider := range []fixture{metal3Pools, inCluster} {
-		t.Run(provider.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			template := s.template("workers", provider.ask("pool"))
-			others := s.workers(template, "md-1", 1)
-			workers := s.workers(template, "md-0", 3)
-			s.create(provider.pool(s, "pool", 88, 90), template, others)
-			other := s.nodes(others)[0]
+	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+		s := newScene(t, shared)
+		template := s.template("workers", provider.Ask("pool"))
+		others := s.workers(template, "md-1", 1)
+		workers := s.workers(template, "md-0", 3)
+		s.create(s.pool(provider, "pool", 88, 90), template, others)
+		other := s.nodes(others)[0]
 
-			s.create(workers)
-			usual := s.usual(workers)
+		s.create(workers)
+		usual := s.usual(workers)
 
-			s.expectTold(workers, provider, "3 of 3 addresses in use")
-			s.awaitBackOff()
+		s.expectTold(workers, provider, "3 of 3 addresses in use")
+		s.awaitBackOff()
 
-			s.scale(others, 0)
-			s.gone(other.Machine, provisioned)
-			s.expectMachine(workers, 3, time.Now(), usual)
-			s.nodes(workers)
-			s.expectNotWaiting(workers)
-			s.expectReuse(1)
-			events, err := s.events(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.logHandover(events, other.VM.ID)
-		})
-	}
+		s.scale(others, 0)
+		s.gone(other.Machine, provisioned)
+		s.expectMachine(workers, 3, time.Now(), usual)
+		s.nodes(workers)
+		s.expectNotWaiting(workers)
+		s.expectReuse(1)
+		events, err := s.events(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.logHandover(events, other.VM.ID)
+	})
 }
 
 // expectTold checks that who looks at the MachineSet finds out what is missing.
-func (s *scene) expectTold(workers *clusterv1.MachineDeployment, provider fixture, cause string) {
+func (s *scene) expectTold(workers *clusterv1.MachineDeployment, provider harness.Fixture, cause string) {
 	s.Helper()
 	want := fmt.Sprintf("%s %q in namespace %q is exhausted: %s; add addresses to the pool or delete a machine that holds one",
-		provider.reference.Kind, provider.reference.Name, s.ns, cause)
+		provider.Reference("pool").Kind, provider.Reference("pool").Name, s.ns, cause)
 	s.eventually(provisioned, "the MachineSet of "+workers.Name+" to be told", func(ctx context.Context) error {
 		set, err := s.machineSet(ctx, workers)
 		if err != nil {
 			return err
 		}
-		if got := set.Annotations[ipam.RefusedByAnnotation]; got != provider.reference.String() {
+		if got := set.Annotations[ipam.RefusedByAnnotation]; got != provider.Reference("pool").String() {
 			return fmt.Errorf("its annotation %s is %q", ipam.RefusedByAnnotation, got)
 		}
 		events, err := s.eventsAbout(ctx, "MachineSet", ipam.PoolExhausted)
@@ -215,14 +207,14 @@ func (s *scene) expectNotWaiting(workers *clusterv1.MachineDeployment) {
 }
 
 // logHandover logs how long the address of a virtual machine lay idle.
-func (s *scene) logHandover(events []harness.VMEvent, id string) {
+func (s *scene) logHandover(events []stack.VMEvent, id string) {
 	s.Helper()
-	var destroyed *harness.VMEvent
+	var destroyed *stack.VMEvent
 	for i, event := range events {
 		switch {
-		case event.ID == id && event.Kind == harness.VMDestroyed:
+		case event.ID == id && event.Kind == stack.VMDestroyed:
 			destroyed = &events[i]
-		case destroyed != nil && event.Kind == harness.VMConfigured && slices.Equal(event.Addresses, destroyed.Addresses):
+		case destroyed != nil && event.Kind == stack.VMConfigured && slices.Equal(event.Addresses, destroyed.Addresses):
 			s.step("%v was in another virtual machine %s after the first was destroyed",
 				event.Addresses, event.Time.Sub(destroyed.Time).Round(time.Millisecond))
 			return
@@ -235,18 +227,4 @@ func patchFields(s *scene, object client.Object, change func(client.Object)) {
 	s.Helper()
 	s.get(object)
 	patch(s, object, change)
-}
-
-// metal3Grown gives a pool of metal3 another range.
-func metal3Grown(s *scene, first, last byte) func(client.Object) {
-	return func(object client.Object) {
-		object.(*ipamv1.IPPool).Spec.Pools = []ipamv1.Pool{harness.Range(s.address(first), s.address(last))}
-	}
-}
-
-// inClusterGrown gives a pool of the in-cluster provider another range.
-func inClusterGrown(s *scene, first, last byte) func(client.Object) {
-	return func(object client.Object) {
-		harness.InClusterAddresses(s.address(first) + "-" + s.address(last))(object.(*unstructured.Unstructured))
-	}
 }

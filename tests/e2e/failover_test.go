@@ -11,9 +11,9 @@ import (
 func TestReplicasThatAreKilledDuringAScaleUpCostNoMachineItsAddress(t *testing.T) {
 	s := newScene(t, secondStack(t))
 	const replicas, spare = 30, 4
-	template := s.template("workers", metal3Pools.ask("workers"))
+	template := s.template("workers", harness.OfMetal3.Ask("workers"))
 	workers := s.workers(template, "md-killed", 1)
-	s.create(metal3Pools.pool(s, "workers", 10, 10+replicas+spare-1), template, workers)
+	s.create(s.pool(harness.OfMetal3, "workers", 10, 10+replicas+spare-1), template, workers)
 	s.nodes(workers)
 
 	s.scale(workers, replicas)

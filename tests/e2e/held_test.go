@@ -9,20 +9,16 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
-	"capv-static-ip.dev/allocator/ipam/contract"
-	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/stack"
 )
-
-// providers reads the claims and addresses of both claim APIs.
-var providers = ipam.Providers{metal3.Provider{}, contract.Provider{}}
 
 // allHeld sees that each machine holds the addresses that it had before, see held.
 func (s *scene) allHeld(ctx context.Context, nodes []stack.Node) error {
@@ -60,7 +56,7 @@ func (s *scene) held(ctx context.Context, was *capvv1.VSphereMachine) error {
 }
 
 func (s *scene) bound(ctx context.Context, machine *capvv1.VSphereMachine, b ipam.Binding) error {
-	provider := providers.For(b.Pool)
+	provider := harness.Providers.For(b.Pool)
 	object, addressObject := ipam.EmptyClaim(provider), ipam.EmptyAddress(provider)
 	if err := s.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: b.Claim}, object); err != nil {
 		return err
@@ -100,7 +96,7 @@ func (s *scene) left(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("%d machines are left", len(machines.Items))
 	}
 	count := 0
-	for _, provider := range providers {
+	for _, provider := range harness.Providers {
 		claims, err := s.objects(ctx, ipam.EmptyClaim(provider))
 		if err != nil {
 			return 0, err

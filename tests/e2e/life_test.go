@@ -21,70 +21,58 @@ import (
 // address of an old one, which is where an address could be given away too early.
 
 func TestScaledWorkersGetAddressesThatCameBack(t *testing.T) {
-	t.Parallel()
-	for _, provider := range []fixture{metal3Pools, inCluster} {
-		t.Run(provider.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			workers, _ := s.populate(provider, 2, 3)
+	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+		s := newScene(t, shared)
+		workers, _ := s.populate(provider, 2, 3)
 
-			s.scale(workers, 3)
-			s.nodes(workers)
-			s.scale(workers, 1)
-			going := s.deleting(workers, 2)
-			s.scale(workers, 3)
-			s.replaced(workers, func(machine *capvv1.VSphereMachine) bool { return !slices.Contains(going, machine.Name) })
+		s.scale(workers, 3)
+		s.nodes(workers)
+		s.scale(workers, 1)
+		going := s.deleting(workers, 2)
+		s.scale(workers, 3)
+		s.replaced(workers, func(machine *capvv1.VSphereMachine) bool { return !slices.Contains(going, machine.Name) })
 
-			s.expectReuse(2)
-		})
-	}
+		s.expectReuse(2)
+	})
 }
 
 func TestRollOutNeedsNoMoreThanOneMoreAddress(t *testing.T) {
-	t.Parallel()
-	for _, provider := range []fixture{metal3Pools, inCluster} {
-		t.Run(provider.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			workers, _ := s.populate(provider, 3, 4)
-			larger := s.template("larger", provider.ask("pool"))
-			larger.Spec.Template.Spec.MemoryMiB *= 2
-			s.create(larger)
+	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+		s := newScene(t, shared)
+		workers, _ := s.populate(provider, 3, 4)
+		larger := s.template("larger", provider.Ask("pool"))
+		larger.Spec.Template.Spec.MemoryMiB *= 2
+		s.create(larger)
 
-			patch(s, workers, func(workers *clusterv1.MachineDeployment) {
-				workers.Spec.Template.Spec.InfrastructureRef.Name = larger.Name
-			})
-
-			s.replaced(workers, func(machine *capvv1.VSphereMachine) bool {
-				return machine.Annotations[clusterv1.TemplateClonedFromNameAnnotation] == larger.Name
-			})
-			// Four addresses, three of which the first machines had.
-			s.expectReuse(2)
+		patch(s, workers, func(workers *clusterv1.MachineDeployment) {
+			workers.Spec.Template.Spec.InfrastructureRef.Name = larger.Name
 		})
-	}
+
+		s.replaced(workers, func(machine *capvv1.VSphereMachine) bool {
+			return machine.Annotations[clusterv1.TemplateClonedFromNameAnnotation] == larger.Name
+		})
+		// Four addresses, three of which the first machines had.
+		s.expectReuse(2)
+	})
 }
 
 func TestMachineDeletedByHandIsReplacedOnItsAddress(t *testing.T) {
-	t.Parallel()
-	for _, provider := range []fixture{metal3Pools, inCluster} {
-		t.Run(provider.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			workers, nodes := s.populate(provider, 2, 2)
-			victim := s.machineOf(nodes[0])
+	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+		s := newScene(t, shared)
+		workers, nodes := s.populate(provider, 2, 2)
+		victim := s.machineOf(nodes[0])
 
-			s.delete(victim)
+		s.delete(victim)
 
-			s.replaced(workers, func(machine *capvv1.VSphereMachine) bool { return machine.Name != victim.Name })
-			s.expectReuse(1)
-		})
-	}
+		s.replaced(workers, func(machine *capvv1.VSphereMachine) bool { return machine.Name != victim.Name })
+		s.expectReuse(1)
+	})
 }
 
 func TestUnhealthyMachineIsReplacedOnItsAddress(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
-	workers, nodes := s.populate(metal3Pools, 2, 2)
+	workers, nodes := s.populate(harness.OfMetal3, 2, 2)
 	check := &clusterv1.MachineHealthCheck{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "md-0"}}
 	check.Spec.ClusterName = harness.DefaultCluster
 	check.Spec.Selector.MatchLabels = map[string]string{clusterv1.MachineDeploymentNameLabel: workers.Name}
@@ -100,11 +88,11 @@ func TestUnhealthyMachineIsReplacedOnItsAddress(t *testing.T) {
 }
 
 // populate makes a pool of this size, and workers that have virtual machines.
-func (s *scene) populate(provider fixture, replicas int32, size byte) (*clusterv1.MachineDeployment, []stack.Node) {
+func (s *scene) populate(provider harness.Fixture, replicas int32, size byte) (*clusterv1.MachineDeployment, []stack.Node) {
 	s.Helper()
-	template := s.template("workers", provider.ask("pool"))
+	template := s.template("workers", provider.Ask("pool"))
 	workers := s.workers(template, "md-0", replicas)
-	s.create(provider.pool(s, "pool", 88, 87+size), template, workers)
+	s.create(s.pool(provider, "pool", 88, 87+size), template, workers)
 	return workers, s.nodes(workers)
 }
 

@@ -11,10 +11,10 @@ import (
 // This test counts what reaches the webhook, so it must not run beside others.
 func TestMachinesWithDHCPNeverReachTheWebhook(t *testing.T) {
 	s := newScene(t, shared)
-	pool := metal3Pools.pool(s, "pool", 88, 93)
-	static := s.template("static", metal3Pools.ask("pool"))
+	pool := s.pool(harness.OfMetal3, "pool", 88, 93)
+	static := s.template("static", harness.OfMetal3.Ask("pool"))
 	// The pool is asked for, and what the device has comes first.
-	dynamic := s.template("dynamic", metal3Pools.ask("pool"), harness.WithDevices(harness.DHCPDevice()))
+	dynamic := s.template("dynamic", harness.OfMetal3.Ask("pool"), harness.WithDevices(harness.DHCPDevice()))
 	s.create(pool, static, dynamic)
 	before := s.admissions()
 

@@ -8,71 +8,53 @@ import (
 	"strings"
 	"testing"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
-// movable is a provider, with a pool that clusterctl moves.
-type movable struct {
-	fixture
-	pool poolMaker
-}
-
-// poolMaker makes a pool with the addresses of a scene from first to last.
-type poolMaker = func(s *scene, name string, first, last byte) client.Object
-
-var movables = []movable{
-	{metal3Pools, metal3PoolWith(func(pool *ipamv1.IPPool) {
-		cluster := harness.DefaultCluster
-		pool.Spec.ClusterName = &cluster
-	})},
-	{inCluster, inCluster.pool},
-}
-
-// withMore makes pools with addresses for the machines that are added, too.
-func (m movable) withMore() poolMaker {
-	return func(s *scene, name string, first, last byte) client.Object { return m.pool(s, name, first, last+added) }
+// movable is what a pool needs, by provider, for clusterctl to move it.
+func movable(f harness.Fixture) []harness.Option {
+	if f.Is(harness.OfMetal3) {
+		return []harness.Option{ofItsCluster}
+	}
+	return nil
 }
 
 // A claim whose machine was not stored has no owner that it would be moved with,
 // and its address no place in the order in which clusterctl moves, without it.
 func TestMoveBesideAMachineThatIsRefusedAfterItsAddressWasGiven(t *testing.T) {
-	t.Parallel()
-	for _, by := range movables {
-		t.Run(by.String(), func(t *testing.T) {
-			t.Parallel()
-			r := newRelocation(t, by.fixture, by.pool)
-			r.refuseAfterItsAddress(by.fixture)
-			along := r.watchTarget(by.reference, "refused-0")
+	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+		r := newRelocation(t, by, 0, movable(by)...)
+		r.refuseAfterItsAddress(by)
+		along := r.watchTarget(by, "refused-0")
 
-			r.move()
+		r.move()
 
-			if err := along(); err != nil {
-				t.Error(err)
-			}
-			r.seeKept()
-			r.seeNothingLeft()
-			r.seeNewMachineOnTheFreeAddress()
-			r.seeReleased()
-		})
-	}
+		if err := along(); err != nil {
+			t.Error(err)
+		}
+		r.seeKept()
+		r.seeNothingLeft()
+		r.seeNewMachineOnTheFreeAddress()
+		r.seeReleased()
+	})
 }
 
 // refuseAfterItsAddress creates a machine that the schema refuses when it has its
 // address.
-func (r *relocation) refuseAfterItsAddress(by fixture) {
+func (r *relocation) refuseAfterItsAddress(by harness.Fixture) {
 	r.Helper()
-	machine := harness.Machine(r.ns, "refused", by.ask("workers"))
+	machine := harness.Machine(r.ns, "refused", by.Ask("workers"))
 	machine.Spec.PowerOffMode = "never"
 	if err := r.stack.Plane.Client.Create(r.Context(), machine); err == nil || !strings.Contains(err.Error(), "powerOffMode") {
 		r.Fatalf("got %v, want the machine to be refused for its powerOffMode", err)
 	}
-	address, err := by.answer(r.scene, "refused-0")
+	address, err := r.boundTo(by, "refused-0")
 	if err != nil || address == "" {
 		r.Fatalf("the machine was not given an address: %q, %v", address, err)
 	}
@@ -81,13 +63,13 @@ func (r *relocation) refuseAfterItsAddress(by fixture) {
 
 // watchTarget looks for a claim in the target from now on. The function that it
 // returns tells whether it was there.
-func (r *relocation) watchTarget(pool ipam.PoolReference, name string) func() error {
+func (r *relocation) watchTarget(by harness.Fixture, name string) func() error {
 	ctx, cancel := context.WithCancel(r.Context())
 	r.Cleanup(cancel)
 	done := make(chan error, 1)
 	go func() {
 		done <- harness.Eventually(ctx, provisioned, "claim "+name+" to come along", func(ctx context.Context) error {
-			return r.target.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: r.ns, Name: name}, ipam.EmptyClaim(providers.For(pool)))
+			return r.target.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: r.ns, Name: name}, ipam.EmptyClaim(by.Provider))
 		})
 	}()
 	return func() error {
@@ -100,44 +82,36 @@ func (r *relocation) watchTarget(pool ipam.PoolReference, name string) func() er
 const added = 3
 
 func TestMoveBesideCreatesThatAreUnderWay(t *testing.T) {
-	t.Parallel()
-	for _, by := range movables {
-		t.Run(by.String(), func(t *testing.T) {
-			t.Parallel()
-			r := newRelocation(t, by.fixture, by.withMore())
-			r.scale(r.workers, relocated+added)
-			r.seeClaimsOfMore()
+	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+		r := newRelocation(t, by, added, movable(by)...)
+		r.scale(r.workers, relocated+added)
+		r.seeClaimsOfMore()
 
-			if !r.moveBegins() {
-				r.before = r.nodes(r.workers)
-				r.awaitJoined()
-				r.event = r.lastEvent()
-				r.move()
-			}
+		if !r.moveBegins() {
+			r.before = r.nodes(r.workers)
+			r.awaitJoined()
+			r.event = r.lastEvent()
+			r.move()
+		}
 
-			r.seeKept()
-			r.seeNothingLeft()
-			r.seeAll(relocated + added)
-		})
-	}
+		r.seeKept()
+		r.seeNothingLeft()
+		r.seeAll(relocated + added)
+	})
 }
 
 func TestMoveBesideAScaleUp(t *testing.T) {
-	t.Parallel()
-	for _, by := range movables {
-		t.Run(by.String(), func(t *testing.T) {
-			t.Parallel()
-			r := newRelocation(t, by.fixture, by.withMore())
+	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+		r := newRelocation(t, by, added, movable(by)...)
 
-			r.moveAndScaleUp("Pausing the source cluster")
+		r.moveAndScaleUp("Pausing the source cluster")
 
-			r.seeKept()
-			r.seeNothingLeft()
-			// Again, in case that clusterctl had read the MachineDeployment before.
-			r.target.scale(r.workers, relocated+added)
-			r.seeAll(relocated + added)
-		})
-	}
+		r.seeKept()
+		r.seeNothingLeft()
+		// Again, in case that clusterctl had read the MachineDeployment before.
+		r.target.scale(r.workers, relocated+added)
+		r.seeAll(relocated + added)
+	})
 }
 
 // trigger does something once, when a text was written to it.
@@ -180,7 +154,7 @@ func (r *relocation) seeClaimsOfMore() {
 	r.Helper()
 	r.eventually(harness.Soon, "a claim for a new machine", func(ctx context.Context) error {
 		claims := 0
-		for _, provider := range providers {
+		for _, provider := range harness.Providers {
 			list, err := r.objects(ctx, ipam.EmptyClaim(provider))
 			if err != nil {
 				return err

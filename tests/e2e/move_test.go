@@ -21,7 +21,7 @@ import (
 
 func TestMovedMachinesKeepTheAddressesOfAnInClusterPool(t *testing.T) {
 	t.Parallel()
-	r := newRelocation(t, inCluster, inCluster.pool)
+	r := newRelocation(t, harness.OfInCluster, 0)
 
 	r.move()
 
@@ -33,10 +33,7 @@ func TestMovedMachinesKeepTheAddressesOfAnInClusterPool(t *testing.T) {
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolOfTheirCluster(t *testing.T) {
 	t.Parallel()
-	r := newRelocation(t, metal3Pools, metal3PoolWith(func(pool *ipamv1.IPPool) {
-		cluster := harness.DefaultCluster
-		pool.Spec.ClusterName = &cluster
-	}))
+	r := newRelocation(t, harness.OfMetal3, 0, ofItsCluster)
 
 	r.move()
 
@@ -48,9 +45,7 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolOfTheirCluster(t *testing.T) 
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolThatIsToldToMove(t *testing.T) {
 	t.Parallel()
-	r := newRelocation(t, metal3Pools, metal3PoolWith(func(pool *ipamv1.IPPool) {
-		harness.WithLabel(clusterctlv1.ClusterctlMoveHierarchyLabel, "")(pool)
-	}))
+	r := newRelocation(t, harness.OfMetal3, 0, harness.WithLabel(clusterctlv1.ClusterctlMoveHierarchyLabel, ""))
 
 	r.move()
 
@@ -62,7 +57,7 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolThatIsToldToMove(t *testing.T
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandBeforeTheMove(t *testing.T) {
 	t.Parallel()
-	r := newRelocation(t, metal3Pools, metal3Pools.pool)
+	r := newRelocation(t, harness.OfMetal3, 0)
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.ns}}
 	r.target.create(namespace, r.pool(r.target))
 
@@ -76,7 +71,7 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandBeforeTheMove(t *te
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandAfterTheMove(t *testing.T) {
 	t.Parallel()
-	r := newRelocation(t, metal3Pools, metal3Pools.pool)
+	r := newRelocation(t, harness.OfMetal3, 0)
 
 	r.move()
 	// A machine that is wanted before the pool is there waits for it, and then
@@ -91,13 +86,10 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandAfterTheMove(t *tes
 	r.seeAddressesStay()
 }
 
-// metal3PoolWith makes pools of metal3 that differ from the usual one.
-func metal3PoolWith(change func(*ipamv1.IPPool)) func(s *scene, name string, first, last byte) client.Object {
-	return func(s *scene, name string, first, last byte) client.Object {
-		pool := metal3Pools.pool(s, name, first, last).(*ipamv1.IPPool)
-		change(pool)
-		return pool
-	}
+// ofItsCluster makes a pool of metal3 one of the Cluster, with which it is moved.
+func ofItsCluster(object client.Object) {
+	cluster := harness.DefaultCluster
+	object.(*ipamv1.IPPool).Spec.ClusterName = &cluster
 }
 
 // relocated is the number of machines that are moved.
@@ -119,17 +111,17 @@ type relocation struct {
 }
 
 // newRelocation makes a Cluster with workers that can be moved, and hold their
-// addresses.
-func newRelocation(t *testing.T, by fixture, pool func(s *scene, name string, first, last byte) client.Object) *relocation {
+// addresses. Its pool, which options change, has so many addresses more.
+func newRelocation(t *testing.T, by harness.Fixture, more byte, options ...harness.Option) *relocation {
 	t.Helper()
 	s := newScene(t, secondStack(t))
 	r := &relocation{
 		scene:  s,
 		target: &scene{T: t, stack: shared, ns: s.ns, network: s.network, began: s.began},
-		pool:   func(s *scene) client.Object { return pool(s, "workers", 10, 10+relocated) },
+		pool:   func(s *scene) client.Object { return s.pool(by, "workers", 10, 10+relocated+more, options...) },
 	}
 	t.Cleanup(r.target.inspect)
-	template := s.template("workers", by.ask("workers"))
+	template := s.template("workers", by.Ask("workers"))
 	r.workers = s.workers(template, "md-moved", relocated)
 	s.create(r.pool(s), template, r.workers)
 	r.before = s.nodes(r.workers)
@@ -217,7 +209,7 @@ func (r *relocation) seeKept() {
 		if got, want := harness.Addresses(machine), harness.Addresses(node.Machine); !slices.Equal(got, want) {
 			r.Errorf("machine %s has %v, want %v as before the move", machine.Name, got, want)
 		}
-		at := slices.IndexFunc(vms, func(vm harness.VM) bool { return vm.ID == node.VM.ID })
+		at := slices.IndexFunc(vms, func(vm stack.VM) bool { return vm.ID == node.VM.ID })
 		if at < 0 {
 			r.Errorf("the virtual machine of %s is gone", machine.Name)
 		} else if vms[at].Metadata != node.VM.Metadata {

@@ -16,30 +16,26 @@ import (
 // Cluster API does not look again, between two machines of one scale-up, whether
 // their Cluster is paused.
 func TestClusterThatIsPausedInAScaleUpGetsAllItsMachinesLater(t *testing.T) {
-	t.Parallel()
-	for _, by := range movables {
-		t.Run(by.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			const replicas = 12
-			template := s.template("workers", by.ask("workers"))
-			workers := s.workers(template, "md-paused", replicas)
-			s.create(by.pool(s, "workers", 10, 10+replicas), template, workers)
-			s.eventually(harness.Soon, "some machines", func(ctx context.Context) error { return s.has(ctx, 3) })
+	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+		s := newScene(t, shared)
+		const replicas = 12
+		template := s.template("workers", by.Ask("workers"))
+		workers := s.workers(template, "md-paused", replicas)
+		s.create(s.pool(by, "workers", 10, 10+replicas, movable(by)...), template, workers)
+		s.eventually(harness.Soon, "some machines", func(ctx context.Context) error { return s.has(ctx, 3) })
 
-			cluster := &clusterv1.Cluster{}
-			cluster.Namespace, cluster.Name = s.ns, harness.DefaultCluster
-			s.get(cluster)
-			patch(s, cluster, func(cluster *clusterv1.Cluster) { cluster.Spec.Paused = new(true) })
-			s.eventually(harness.Soon, "the next machine to be refused", func(ctx context.Context) error {
-				return s.refused(ctx, "is paused, so that")
-			})
-			s.step("paused")
-			patch(s, cluster, func(cluster *clusterv1.Cluster) { cluster.Spec.Paused = nil })
-
-			s.nodes(workers)
+		cluster := &clusterv1.Cluster{}
+		cluster.Namespace, cluster.Name = s.ns, harness.DefaultCluster
+		s.get(cluster)
+		patch(s, cluster, func(cluster *clusterv1.Cluster) { cluster.Spec.Paused = new(true) })
+		s.eventually(harness.Soon, "the next machine to be refused", func(ctx context.Context) error {
+			return s.refused(ctx, "is paused, so that")
 		})
-	}
+		s.step("paused")
+		patch(s, cluster, func(cluster *clusterv1.Cluster) { cluster.Spec.Paused = nil })
+
+		s.nodes(workers)
+	})
 }
 
 // has sees that there are so many machines at the least.

@@ -15,7 +15,7 @@ import (
 func TestRenewalOfTheServingCertificateFailsNoCreate(t *testing.T) {
 	s := newScene(t, secondStack(t))
 	const renewals, machines, burst = 3, 40, 4
-	s.create(metal3Pools.pool(s, harness.DefaultPool, 10, 254))
+	s.create(s.pool(harness.OfMetal3, harness.DefaultPool, 10, 254))
 	served := map[string]bool{}
 	s.noteSerials(served)
 

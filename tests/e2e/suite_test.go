@@ -8,15 +8,12 @@ package e2e
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -42,26 +39,7 @@ const (
 var shared *stack.Stack
 
 func TestMain(m *testing.M) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	allowWaiting()
-	code, err := run(ctx, m)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// allowWaiting lets more tests run at once than there are processors, unless
-// -parallel says how many: they wait most of the time, for controllers.
-func allowWaiting() {
-	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if parallel := flag.Lookup("test.parallel"); parallel != nil && !given {
-		_ = parallel.Value.Set("6")
-	}
+	harness.RunTests(func(ctx context.Context) (int, error) { return run(ctx, m) })
 }
 
 func run(ctx context.Context, m *testing.M) (int, error) {
@@ -138,14 +116,14 @@ func (s *scene) inspect() {
 	if err != nil {
 		s.Error(err)
 	}
-	for _, violation := range harness.SharedAddresses(events) {
+	for _, violation := range stack.SharedAddresses(events) {
 		s.Error(violation)
 	}
 }
 
 // events are what happened in the vCenter to virtual machines with addresses of
 // this scene.
-func (s *scene) events(ctx context.Context) ([]harness.VMEvent, error) {
+func (s *scene) events(ctx context.Context) ([]stack.VMEvent, error) {
 	all, err := s.stack.VCenter.Events(ctx, 0)
 	if err != nil {
 		return nil, err
@@ -157,7 +135,7 @@ func (s *scene) events(ctx context.Context) ([]harness.VMEvent, error) {
 			ours[event.ID] = ours[event.ID] || err == nil && s.network.Contains(prefix.Addr())
 		}
 	}
-	return slices.DeleteFunc(all, func(event harness.VMEvent) bool { return !ours[event.ID] }), nil
+	return slices.DeleteFunc(all, func(event stack.VMEvent) bool { return !ours[event.ID] }), nil
 }
 
 // step logs what has been reached, and when.

@@ -7,10 +7,9 @@ import (
 	"slices"
 	"testing"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/yaml"
+
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
@@ -18,35 +17,31 @@ import (
 )
 
 func TestVirtualMachinesGetWhatTheirPoolSays(t *testing.T) {
-	t.Parallel()
-	for _, provider := range []fixture{metal3Pools, inCluster} {
-		t.Run(provider.String(), func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			template := s.template("workers", provider.ask("pool"))
-			workers := s.workers(template, "md-0", 3)
-			waiters := s.watchWaiting()
+	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+		s := newScene(t, shared)
+		template := s.template("workers", provider.Ask("pool"))
+		workers := s.workers(template, "md-0", 3)
+		waiters := s.watchWaiting()
 
-			s.create(provider.pool(s, "pool", 88, 93), template, workers)
-			nodes := s.nodes(workers)
+		s.create(s.pool(provider, "pool", 88, 93), template, workers)
+		nodes := s.nodes(workers)
 
-			var held []string
-			for _, node := range nodes {
-				s.expectNetwork(node)
-				if err := s.expectBound(node.Machine, provider); err != nil {
-					t.Error(err)
-				}
-				held = append(held, harness.Addresses(node.Machine)...)
+		var held []string
+		for _, node := range nodes {
+			s.expectNetwork(node)
+			if err := s.expectBound(node.Machine, provider); err != nil {
+				t.Error(err)
 			}
-			slices.Sort(held)
-			if want := s.addresses(88, 90); !slices.Equal(held, want) {
-				t.Errorf("the machines have %v, want %v", held, want)
-			}
-			if seen, err := waiters.list(); err != nil || len(seen) > 0 {
-				t.Errorf("waiting for an address were %v; error %v; want none", seen, err)
-			}
-		})
-	}
+			held = append(held, harness.Addresses(node.Machine)...)
+		}
+		slices.Sort(held)
+		if want := s.addresses(88, 90); !slices.Equal(held, want) {
+			t.Errorf("the machines have %v, want %v", held, want)
+		}
+		if seen, err := waiters.list(); err != nil || len(seen) > 0 {
+			t.Errorf("waiting for an address were %v; error %v; want none", seen, err)
+		}
+	})
 }
 
 // Without this, nothing would show that a machine that waits is seen.
@@ -118,7 +113,7 @@ func (s *scene) expectNetwork(node stack.Node) {
 }
 
 // expectBound checks that the machine, its claim and its address object agree.
-func (s *scene) expectBound(machine *capvv1.VSphereMachine, provider fixture) error {
+func (s *scene) expectBound(machine *capvv1.VSphereMachine, provider harness.Fixture) error {
 	bindings, err := ipam.ParseBindings(machine.Annotations[ipam.BindingsAnnotation])
 	if err != nil {
 		return fmt.Errorf("machine %s: %w", machine.Name, err)
@@ -130,7 +125,7 @@ func (s *scene) expectBound(machine *capvv1.VSphereMachine, provider fixture) er
 	if held := harness.Addresses(machine); !slices.Equal(held, []string{binding.Address.String()}) {
 		return fmt.Errorf("machine %s has %v, and its binding %s", machine.Name, held, binding.Address)
 	}
-	address, err := provider.answer(s, binding.Claim)
+	address, err := s.boundTo(provider, binding.Claim)
 	if err != nil {
 		return err
 	}
@@ -138,32 +133,4 @@ func (s *scene) expectBound(machine *capvv1.VSphereMachine, provider fixture) er
 		return fmt.Errorf("machine %s has %s, and its claim %s", machine.Name, binding.Address, address)
 	}
 	return nil
-}
-
-// metal3Answer is the address that a claim of metal3 is bound to.
-func metal3Answer(s *scene, name string) (string, error) {
-	claim := &ipamv1.IPClaim{}
-	claim.Namespace, claim.Name = s.ns, name
-	address, err := harness.WaitBound(s.Context(), s.stack.Plane.Client, claim, harness.Soon)
-	if err != nil {
-		return "", err
-	}
-	if address.Spec.Claim.Name != name {
-		return "", fmt.Errorf("claim %s names address %s, which answers %s", name, address.Name, address.Spec.Claim.Name)
-	}
-	return string(address.Spec.Address), nil
-}
-
-// contractAnswer is the address that a claim of the IPAM contract is bound to.
-func contractAnswer(s *scene, name string) (string, error) {
-	claim := &capiipamv1.IPAddressClaim{}
-	claim.Namespace, claim.Name = s.ns, name
-	address, err := harness.WaitAddress(s.Context(), s.stack.Plane.Client, claim, harness.Soon)
-	if err != nil {
-		return "", err
-	}
-	if address.Spec.ClaimRef.Name != name {
-		return "", fmt.Errorf("claim %s names address %s, which answers %s", name, address.Name, address.Spec.ClaimRef.Name)
-	}
-	return address.Spec.Address, nil
 }

@@ -235,6 +235,16 @@ func (c *ControlPlane) Kubectl(ctx context.Context) (string, error) {
 // Root returns the project's folder.
 func (c *ControlPlane) Root() string { return c.builder.Root }
 
+// KeepLogs keeps the logs for whoever reads an error, and says in it where they
+// are. What an interrupt broke needs none.
+func (c *ControlPlane) KeepLogs(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	c.KeepFiles = true
+	return fmt.Errorf("%w\n  logs are in: %s", err, c.Dir)
+}
+
 // Stop ends everything that was started on this control plane. Nothing of it is
 // needed any more, so nothing is given time to tidy up.
 func (c *ControlPlane) Stop() error {

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,14 +21,7 @@ import (
 var plane *harness.ControlPlane
 
 func TestMain(m *testing.M) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code, err := run(ctx, m)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	harness.RunTests(func(ctx context.Context) (int, error) { return run(ctx, m) })
 }
 
 func run(ctx context.Context, m *testing.M) (int, error) {
@@ -104,7 +95,7 @@ func TestMetal3BindsClaims(t *testing.T) {
 	}
 	ns := namespace(t)
 	create(t, harness.Pool(ns))
-	bind(t, ns, "first")
+	bind(t, harness.Claim(ns, "first", harness.DefaultPool))
 
 	if err := metal3.Stop(); err != nil {
 		t.Fatal(err)
@@ -127,22 +118,21 @@ func TestMetal3BindsClaims(t *testing.T) {
 	if err := metal3.InstallWebhooks(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	bind(t, ns, "third")
+	bind(t, harness.Claim(ns, "third", harness.DefaultPool))
 	if err := errors.Join(metal3.RemoveWebhooks(t.Context()), metal3.Stop()); err != nil {
 		t.Error(err)
 	}
 }
 
-func bind(t *testing.T, ns, name string) {
+func bind(t *testing.T, claim client.Object) {
 	t.Helper()
-	claim := harness.Claim(ns, name, harness.DefaultPool)
 	start := time.Now()
 	create(t, claim)
 	address, err := harness.WaitBound(t.Context(), plane.Client, claim, harness.Soon)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("claim %s has %s after %s", name, address.Spec.Address, time.Since(start))
+	t.Logf("claim %s has %s after %s", claim.GetName(), address.IP, time.Since(start))
 }
 
 func TestGarbageIsCollected(t *testing.T) {

@@ -2,9 +2,6 @@ package harness
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -130,28 +127,4 @@ func WithClaimCluster(name string) Option {
 			claim.Spec.ClusterName = name
 		}
 	}
-}
-
-// WaitAddress waits until a provider has bound a claim of the Cluster API IPAM
-// contract, and returns its address.
-func WaitAddress(ctx context.Context, c client.Client, claim *capiipamv1.IPAddressClaim, timeout time.Duration) (*capiipamv1.IPAddress, error) {
-	address := &capiipamv1.IPAddress{}
-	err := Eventually(ctx, timeout, "claim "+claim.Name+" to be bound", func(ctx context.Context) error {
-		if err := c.Get(ctx, client.ObjectKeyFromObject(claim), claim); err != nil {
-			return err
-		}
-		if claim.Status.AddressRef.Name == "" {
-			return errors.New("it names no address" + conditions(claim))
-		}
-		return c.Get(ctx, client.ObjectKey{Namespace: claim.Namespace, Name: claim.Status.AddressRef.Name}, address)
-	})
-	return address, err
-}
-
-func conditions(claim *capiipamv1.IPAddressClaim) string {
-	text := ""
-	for _, condition := range claim.Status.Conditions {
-		text += fmt.Sprintf("; %s is %s: %s %s", condition.Type, condition.Status, condition.Reason, condition.Message)
-	}
-	return text
 }

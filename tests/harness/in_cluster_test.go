@@ -3,13 +3,10 @@ package harness_test
 import (
 	"errors"
 	"testing"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/tests/harness"
 )
@@ -22,9 +19,9 @@ func TestInClusterProviderBindsClaims(t *testing.T) {
 	ns := namespace(t)
 	global := harness.GlobalInClusterPool("harness-global", harness.InClusterAddresses("10.16.58.8"))
 	create(t, harness.InClusterPool(ns), global, harness.Cluster(ns, harness.DefaultCluster))
-	bindAddress(t, harness.AddressClaim(ns, "first", harness.InClusterPoolKind, harness.DefaultInClusterPool,
+	bind(t, harness.AddressClaim(ns, "first", harness.InClusterPoolKind, harness.DefaultInClusterPool,
 		harness.WithClaimCluster(harness.DefaultCluster)))
-	bindAddress(t, harness.AddressClaim(ns, "second", harness.GlobalInClusterPoolKind, global.GetName()))
+	bind(t, harness.AddressClaim(ns, "second", harness.GlobalInClusterPoolKind, global.GetName()))
 
 	if err := inCluster.Stop(); err != nil {
 		t.Fatal(err)
@@ -38,23 +35,12 @@ func TestInClusterProviderBindsClaims(t *testing.T) {
 	if err := inCluster.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := harness.WaitAddress(t.Context(), plane.Client, waiting, harness.Soon); err != nil {
+	if _, err := harness.WaitBound(t.Context(), plane.Client, waiting, harness.Soon); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(inCluster.RemoveWebhooks(t.Context()), inCluster.Stop()); err != nil {
 		t.Error(err)
 	}
-}
-
-func bindAddress(t *testing.T, claim *capiipamv1.IPAddressClaim) {
-	t.Helper()
-	start := time.Now()
-	create(t, claim)
-	address, err := harness.WaitAddress(t.Context(), plane.Client, claim, harness.Soon)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("claim %s has %s after %s", claim.Name, address.Spec.Address, time.Since(start))
 }
 
 func TestProvidersCanComeLater(t *testing.T) {

@@ -2,41 +2,21 @@ package harness
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
-	"capv-static-ip.dev/allocator/ipam/contract"
-	"capv-static-ip.dev/allocator/ipam/metal3"
 )
-
-// claimAPI is a claim API, and how its objects are read.
-type claimAPI struct {
-	ipam.Provider
-	claims, addresses func() client.ObjectList
-}
-
-var claimAPIs = []claimAPI{
-	{
-		metal3.Provider{},
-		func() client.ObjectList { return &ipamv1.IPClaimList{} },
-		func() client.ObjectList { return &ipamv1.IPAddressList{} },
-	},
-	{
-		contract.Provider{},
-		func() client.ObjectList { return &capiipamv1.IPAddressClaimList{} },
-		func() client.ObjectList { return &capiipamv1.IPAddressList{} },
-	},
-}
 
 // inventory is what the API server holds in a namespace, or in all.
 type inventory struct {
@@ -94,8 +74,8 @@ func readInventory(ctx context.Context, c client.Reader, namespace string) (*inv
 	for n := range machines.Items {
 		i.machines = append(i.machines, newHolder(&machines.Items[n]))
 	}
-	for _, api := range claimAPIs {
-		if err := i.readClaims(ctx, c, namespace, api); err != nil {
+	for _, f := range Fixtures {
+		if err := i.readClaims(ctx, c, namespace, f.Provider); err != nil {
 			return nil, err
 		}
 	}
@@ -116,16 +96,44 @@ func listIfServed(ctx context.Context, c client.Reader, list client.ObjectList, 
 	return nil
 }
 
-func (i *inventory) readClaims(ctx context.Context, c client.Reader, namespace string, api claimAPI) error {
-	claims, addresses := api.claims(), api.addresses()
-	for _, list := range []client.ObjectList{claims, addresses} {
-		if err := listIfServed(ctx, c, list, client.InNamespace(namespace)); err != nil {
-			return err
-		}
+func (i *inventory) readClaims(ctx context.Context, c client.Reader, namespace string, provider ipam.Provider) error {
+	claims, err := List(ctx, c, ipam.EmptyClaim(provider), client.InNamespace(namespace))
+	if err != nil && !meta.IsNoMatchError(err) {
+		return err
 	}
-	each(claims, func(object client.Object) { i.claims = append(i.claims, api.ReadClaim(object)) })
-	each(addresses, func(object client.Object) { i.addresses = append(i.addresses, api.ReadAddress(object)) })
+	addresses, err := List(ctx, c, ipam.EmptyAddress(provider), client.InNamespace(namespace))
+	if err != nil && !meta.IsNoMatchError(err) {
+		return err
+	}
+	for _, claim := range claims {
+		i.claims = append(i.claims, provider.ReadClaim(claim))
+	}
+	for _, address := range addresses {
+		i.addresses = append(i.addresses, provider.ReadAddress(address))
+	}
 	return nil
+}
+
+// List lists the objects of the kind of this empty one.
+func List(ctx context.Context, c client.Reader, kind client.Object, options ...client.ListOption) ([]client.Object, error) {
+	gvk, err := apiutil.GVKForObject(kind, Scheme)
+	if err != nil {
+		return nil, err
+	}
+	empty, err := Scheme.New(gvk.GroupVersion().WithKind(gvk.Kind + "List"))
+	if err != nil {
+		return nil, err
+	}
+	list, ok := empty.(client.ObjectList)
+	if !ok {
+		return nil, fmt.Errorf("%T is no list", empty)
+	}
+	if err := c.List(ctx, list, options...); err != nil {
+		return nil, err
+	}
+	var objects []client.Object
+	each(list, func(object client.Object) { objects = append(objects, object) })
+	return objects, nil
 }
 
 func each(list client.ObjectList, do func(client.Object)) {

@@ -5,12 +5,13 @@ import (
 	"net/netip"
 	"strings"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"go4.org/netipx"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"

@@ -8,7 +8,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 const (
@@ -85,21 +85,20 @@ func WaitGone(ctx context.Context, c client.Client, object client.Object, timeou
 	})
 }
 
-// WaitBound waits until metal3 has bound a claim, and returns its address.
-func WaitBound(ctx context.Context, c client.Client, claim *ipamv1.IPClaim, timeout time.Duration) (*ipamv1.IPAddress, error) {
-	address := &ipamv1.IPAddress{}
-	err := Eventually(ctx, timeout, "claim "+claim.Name+" to be bound", func(ctx context.Context) error {
+// WaitBound waits until a provider has bound a claim, reads the claim as it then
+// is, and returns its address.
+func WaitBound(ctx context.Context, c client.Client, claim client.Object, timeout time.Duration) (ipam.Address, error) {
+	provider := ProviderOf(claim)
+	address := ipam.EmptyAddress(provider)
+	err := Eventually(ctx, timeout, "claim "+claim.GetName()+" to be bound", func(ctx context.Context) error {
 		if err := c.Get(ctx, client.ObjectKeyFromObject(claim), claim); err != nil {
 			return err
 		}
-		if claim.Status.Address == nil {
-			message := "none given"
-			if claim.Status.ErrorMessage != nil {
-				message = *claim.Status.ErrorMessage
-			}
-			return fmt.Errorf("it names no address; error message: %s", message)
+		seen := provider.ReadClaim(claim)
+		if seen.Address == "" {
+			return fmt.Errorf("it names no address; its provider says %q", seen.Failure+seen.Waits)
 		}
-		return c.Get(ctx, client.ObjectKey{Namespace: claim.Namespace, Name: claim.Status.Address.Name}, address)
+		return c.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: seen.Address}, address)
 	})
-	return address, err
+	return provider.ReadAddress(address), err
 }

@@ -98,7 +98,7 @@ func (s *scene) expectNoOrphans() {
 // expectNoClaims sees that the namespace has not a single claim.
 func (s *scene) expectNoClaims() {
 	s.Helper()
-	for _, claim := range s.allClaims() {
+	for _, claim := range s.claims() {
 		s.Errorf("%T %s was made", claim, claim.GetName())
 	}
 }

@@ -8,10 +8,11 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
@@ -28,7 +29,7 @@ func (s *scene) fromAdapter(name string, options ...harness.Option) *capvv1.VSph
 	if err != nil {
 		s.Fatal(err)
 	}
-	device := harness.WithDevices(harness.FixedDevice(string(address.Spec.Address) + "/24"))
+	device := harness.WithDevices(harness.FixedDevice(address.IP + "/24"))
 	machine := harness.Machine(s.ns, name, append([]harness.Option{device}, options...)...)
 	s.create(machine)
 	s.change(claim, func() {
@@ -85,8 +86,8 @@ func TestClaimOfTheOldAdapterGoesWithItsMachineWithoutUs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(claim.OwnerReferences) != 1 || claim.OwnerReferences[0].APIVersion != capvv1.GroupVersion.String() {
-		t.Errorf("its owners are %v, want the machine alone, in version %s", claim.OwnerReferences, capvv1.GroupVersion.Version)
+	if len(claim.GetOwnerReferences()) != 1 || claim.GetOwnerReferences()[0].APIVersion != capvv1.GroupVersion.String() {
+		t.Errorf("its owners are %v, want the machine alone, in version %s", claim.GetOwnerReferences(), capvv1.GroupVersion.Version)
 	}
 
 	s.delete(machine)
@@ -94,7 +95,7 @@ func TestClaimOfTheOldAdapterGoesWithItsMachineWithoutUs(t *testing.T) {
 
 	s.within(2*harness.Soon, "the claim to be collected", func(context.Context) error {
 		if claims := s.claims(); len(claims) > 0 {
-			return fmt.Errorf("it is there, deleted at %v, with owners %v", claims[0].DeletionTimestamp, claims[0].OwnerReferences)
+			return fmt.Errorf("it is there, deleted at %v, with owners %v", claims[0].GetDeletionTimestamp(), claims[0].GetOwnerReferences())
 		}
 		return nil
 	})
@@ -147,9 +148,9 @@ func TestClaimOfAnybodyIsNotAdopted(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if len(claim.OwnerReferences) > 0 || ipam.MachineOf(claim) != "" || len(s.machine("cp-0").Finalizers) > 0 {
+		if len(claim.GetOwnerReferences()) > 0 || ipam.MachineOf(claim) != "" || len(s.machine("cp-0").Finalizers) > 0 {
 			return fmt.Errorf("claim with owners %v and annotations %v, machine with finalizers %v",
-				claim.OwnerReferences, claim.Annotations, s.machine("cp-0").Finalizers)
+				claim.GetOwnerReferences(), claim.GetAnnotations(), s.machine("cp-0").Finalizers)
 		}
 		return nil
 	})
@@ -163,36 +164,38 @@ func TestClaimOfAnybodyIsNotAdopted(t *testing.T) {
 }
 
 func TestLostMarksComeBack(t *testing.T) {
-	t.Parallel()
-	for name, lose := range map[string]func(*capvv1.VSphereMachine){
+	ways := map[string]func(*capvv1.VSphereMachine){
 		"finalizer":  func(m *capvv1.VSphereMachine) { m.Finalizers = nil },
 		"annotation": func(m *capvv1.VSphereMachine) { delete(m.Annotations, ipam.BindingsAnnotation) },
 		"both": func(m *capvv1.VSphereMachine) {
 			m.Finalizers = nil
 			delete(m.Annotations, ipam.BindingsAnnotation)
 		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			s.create(harness.Pool(s.ns))
-			machine := s.pooled("cp-0")
-			s.create(machine)
-			ip := s.settled("cp-0")
-			text := machine.Annotations[ipam.BindingsAnnotation]
-
-			s.change(machine, func() { lose(machine) })
-			s.eventually("the marks to come back", func(context.Context) error { return s.isFullyAdopted("cp-0", ip) })
-			if got := s.machine("cp-0").Annotations[ipam.BindingsAnnotation]; got != text {
-				t.Errorf("the annotation came back as\n%s\nwant\n%s", got, text)
-			}
-
-			s.delete(machine)
-			s.gone(machine)
-			s.returned(ip)
-			s.noClaims()
-		})
 	}
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		for name, lose := range ways {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				s := newScene(t, shared)
+				s.pool(f)
+				machine := s.asks(f, "cp-0")
+				s.create(machine)
+				ip := s.settled("cp-0")
+				text := machine.Annotations[ipam.BindingsAnnotation]
+
+				s.change(machine, func() { lose(machine) })
+				s.eventually("the marks to come back", func(context.Context) error { return s.isFullyAdopted("cp-0", ip) })
+				if got := s.machine("cp-0").Annotations[ipam.BindingsAnnotation]; got != text {
+					t.Errorf("the annotation came back as\n%s\nwant\n%s", got, text)
+				}
+
+				s.delete(machine)
+				s.gone(machine)
+				s.returned(ip)
+				s.noClaims()
+			})
+		}
+	})
 }
 
 func TestNothingIsAdoptedWhileTheClusterIsPaused(t *testing.T) {
@@ -212,7 +215,7 @@ func TestNothingIsAdoptedWhileTheClusterIsPaused(t *testing.T) {
 		}
 		machine := s.machine("cp-0")
 		if controllerOf(claim) != "" || len(machine.Finalizers) > 0 || machine.Annotations[ipam.BindingsAnnotation] != "" {
-			return fmt.Errorf("claim with owners %v, machine with finalizers %v", claim.OwnerReferences, machine.Finalizers)
+			return fmt.Errorf("claim with owners %v, machine with finalizers %v", claim.GetOwnerReferences(), machine.Finalizers)
 		}
 		return nil
 	})

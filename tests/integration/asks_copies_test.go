@@ -68,8 +68,8 @@ func TestCopyOfAMachineWithoutItsClaimIsDenied(t *testing.T) {
 	s := newScene(t, shared)
 	s.inClusterPool()
 	s.create(s.inClusterMachine("cp-0"))
-	ip := s.inClusterSettled("cp-0")
-	claim, err := s.addressClaim("cp-0", 0)
+	ip := s.settled("cp-0")
+	claim, err := s.claim("cp-0")
 	if err != nil {
 		t.Fatal(err)
 	}

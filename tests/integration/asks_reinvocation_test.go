@@ -10,6 +10,7 @@ import (
 
 	jsonpatch "github.com/evanphx/json-patch/v5"
 	admissionv1 "k8s.io/api/admission/v1"
+
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -62,7 +63,7 @@ func TestDeviceThatALaterWebhookAddsIsServedAndTheFirstKeepsItsClaim(t *testing.
 			s.Error(err)
 			return ""
 		}
-		stamp := string(claim.UID) + " " + claim.Annotations[ipam.LastUsedAnnotation]
+		stamp := string(claim.GetUID()) + " " + claim.GetAnnotations()[ipam.LastUsedAnnotation]
 		before.Store(&stamp)
 		return `[{"op": "add", "path": "/spec/network/devices/-", "value": {"networkName": "Storage", "dhcp4": false}}]`
 	})
@@ -78,10 +79,10 @@ func TestDeviceThatALaterWebhookAddsIsServedAndTheFirstKeepsItsClaim(t *testing.
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := string(claim.UID) + " " + claim.Annotations[ipam.LastUsedAnnotation]; before.Load() == nil || got != *before.Load() {
+	if got := string(claim.GetUID()) + " " + claim.GetAnnotations()[ipam.LastUsedAnnotation]; before.Load() == nil || got != *before.Load() {
 		t.Errorf("the claim of the first device is %s, want it as it was before the second call", got)
 	}
-	if got := claimNames(s.claims()); len(got) != 2 {
+	if got := names(s.claims()); len(got) != 2 {
 		t.Errorf("got the claims %v, want one of each device", got)
 	}
 }
@@ -161,7 +162,7 @@ func TestDeviceThatALaterWebhookPutsFirst(t *testing.T) {
 				`have that webhook add devices behind the others, and leave those that have an address`)
 		s.within(gracePeriod+harness.Soon, "the claim of the first call to be reaped", func(context.Context) error {
 			if claims := s.claims(); len(claims) > 0 {
-				return fmt.Errorf("claim %s exists", claims[0].Name)
+				return fmt.Errorf("claim %s exists", claims[0].GetName())
 			}
 			return nil
 		})
@@ -186,7 +187,7 @@ func TestAddressThatALaterWebhookTakesOffIsPutBack(t *testing.T) {
 	device.MTU = &mtu
 	s.expectDevices("cp-0", injected(device, "10.16.56.88/24"))
 	s.expectHeld("cp-0")
-	if got := claimNames(s.claims()); len(got) != 1 {
+	if got := names(s.claims()); len(got) != 1 {
 		t.Errorf("got the claims %v, want one", got)
 	}
 }

@@ -47,7 +47,7 @@ func TestWebhookThatAsksForACertificateServesTheAPIServerOnly(t *testing.T) {
 		}
 	}
 	if claims := s.claims(); len(claims) > 0 {
-		t.Errorf("a stranger made claim %s", claims[0].Name)
+		t.Errorf("a stranger made claim %s", claims[0].GetName())
 	}
 	s.create(s.pooled("cp-0"))
 	s.settled("cp-0")

@@ -9,7 +9,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -86,31 +85,12 @@ func oldObject(kind, namespace, name string) *unstructured.Unstructured {
 // playOldContract is playContract for all claims of the older version.
 func (s *scene) playOldContract(answer func(context.Context, *unstructured.Unstructured) error) (stop func()) {
 	s.Helper()
-	ctx, cancel := context.WithCancel(s.Context())
 	list := &unstructured.UnstructuredList{}
 	list.SetAPIVersion(oldClaimAPI)
 	list.SetKind("IPAddressClaimList")
-	claims, err := s.env.Client.Watch(ctx, list, client.InNamespace(s.ns))
-	if err != nil {
-		s.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for event := range claims.ResultChan() {
-			claim, ok := event.Object.(*unstructured.Unstructured)
-			if !ok || event.Type != watch.Added {
-				continue
-			}
-			if err := client.IgnoreNotFound(answer(ctx, claim)); err != nil && ctx.Err() == nil {
-				s.Errorf("playing the provider: %v", err)
-			}
-		}
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
+	return play(s, list, func(ctx context.Context, claim *unstructured.Unstructured) error {
+		return client.IgnoreNotFound(answer(ctx, claim))
+	})
 }
 
 func (s *scene) answersInOldVersion(ctx context.Context, claim *unstructured.Unstructured) error {

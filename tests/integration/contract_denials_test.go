@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -12,21 +11,10 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
-
 	"capv-static-ip.dev/tests/harness"
 )
 
-const (
-	byAnnotation = "annotation pools.capv-static-ip.dev/0 of the VSphereMachine"
-	// inClusterExhausted is of a pool with two addresses.
-	inClusterExhausted = inClusterName + ` is exhausted: 2 of 2 addresses in use; ` +
-		`add addresses to the pool or delete a machine that holds one`
-	// quick is what the denial of an exhausted pool may take on a busy machine;
-	// on an idle one it takes a fraction of a second. One that waits for an
-	// address that does not come takes 9 s.
-	quick = 5 * time.Second
-)
+const byAnnotation = "annotation pools.capv-static-ip.dev/0 of the VSphereMachine"
 
 func TestReferencesThatAreNoneAreDenied(t *testing.T) {
 	t.Parallel()
@@ -123,80 +111,6 @@ func TestMachineThatAnInClusterPoolCannotServeIsDenied(t *testing.T) {
 	}
 }
 
-func TestTerminatingInClusterPoolIsDenied(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	pool := s.inClusterPool(harness.InClusterWith(harness.WithFinalizer(hold)))
-	s.delete(pool)
-	s.knownToTerminate(inClusterRef)
-
-	s.denyMachines(inClusterName+` is being deleted: name another pool in `+byAnnotation, withPoolOf("0", inClusterRef))
-
-	s.expectNoClaims()
-	s.dropFinalizer(pool, hold)
-	s.gone(pool)
-}
-
-func TestExhaustedInClusterPoolIsDeniedQuickly(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool(harness.InClusterAddresses("10.16.57.88-10.16.57.89"))
-	for i := range 2 {
-		s.create(s.inClusterMachine(fmt.Sprintf("cp-%d", i)))
-	}
-
-	start := time.Now()
-	s.denyMachines(inClusterExhausted, withPoolOf("0", inClusterRef))
-	if took := time.Since(start); took > quick {
-		t.Errorf("the denials took %s, want less than %s", took, quick)
-	}
-
-	if claims := s.addressClaims(); len(claims) != 2 {
-		t.Errorf("got %d claims, want those of the two machines", len(claims))
-	}
-}
-
-// All of them see an address that is free. The in-cluster provider says nothing
-// to those that come too late.
-func TestRaceForTheLastInClusterAddressIsDeniedQuicklyToAllButOne(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool(harness.InClusterAddresses(inClusterFirst))
-	errs, took := make([]error, tries), make([]time.Duration, tries)
-	var group sync.WaitGroup
-	for i := range errs {
-		group.Go(func() {
-			start := time.Now()
-			errs[i] = s.env.Client.Create(t.Context(), s.inClusterMachine(refusedName(i)))
-			took[i] = time.Since(start)
-		})
-	}
-	group.Wait()
-	t.Logf("the answers took between %s and %s", slices.Min(took), slices.Max(took))
-
-	winner := ""
-	for i, err := range errs {
-		if err == nil && winner == "" {
-			winner = refusedName(i)
-			continue
-		}
-		s.expectDenial(err, inClusterName+` is exhausted: 1 of 1 addresses in use; `+
-			`add addresses to the pool or delete a machine that holds one`)
-		if took[i] > quick {
-			t.Errorf("denial %d took %s, want less than %s", i, took[i], quick)
-		}
-	}
-	s.expectNoOrphans()
-	if winner == "" {
-		t.Fatal("nobody got the address")
-	}
-
-	s.delete(s.machine(winner))
-	s.eventually("the address to go to the next", func(ctx context.Context) error {
-		return s.env.Client.Create(ctx, s.inClusterMachine("next"))
-	})
-}
-
 // The only address changes hands so fast that its provider may never write down
 // that it was free: nobody learns from the pool that he came too late.
 func TestAddressThatChangesHandsAllTheTimeIsDeniedQuicklyToTheOthers(t *testing.T) {
@@ -253,31 +167,12 @@ func TestExhaustedPoolOfTheSecondDeviceTakesNothingFromTheFirst(t *testing.T) {
 				s.create(s.inClusterMachine(fmt.Sprintf("cp-%d", i)))
 			}
 
-			s.denyMachines(inClusterExhausted, withPoolOf("0", first), withPoolOf("1", inClusterRef),
+			s.denyMachines(exhausted(harness.OfInCluster, "2 of 2 addresses in use"), withPoolOf("0", first), withPoolOf("1", inClusterRef),
 				harness.WithDevices(harness.StaticDevice(), harness.StaticDevice()))
 
-			if claims := s.allClaims(); len(claims) != 2 {
-				t.Errorf("got %d claims, want those of the two machines", len(claims))
-			}
+			s.expectClaims(2)
 		})
 	}
-}
-
-func TestTwoDevicesAndOneFreeInClusterAddressTakeNothing(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool(harness.InClusterAddresses("10.16.57.88-10.16.57.89"))
-	s.create(s.inClusterMachine("cp-0"))
-	s.counted(2, 1)
-
-	s.denyMachines(inClusterName+` is exhausted: 1 of 2 addresses in use and the machine needs 2; `+
-		`add addresses to the pool or delete a machine that holds one`,
-		harness.WithPool(harness.DefaultInClusterPool), harness.WithDevices(harness.StaticDevice(), harness.StaticDevice()))
-
-	if claims := s.addressClaims(); len(claims) != 1 {
-		t.Errorf("got %d claims, want that of cp-0", len(claims))
-	}
-	s.create(s.inClusterMachine("cp-1"))
 }
 
 // counted waits until the in-cluster provider says so of its pool.
@@ -294,49 +189,4 @@ func (s *scene) counted(total, free int64) {
 		}
 		return err
 	})
-}
-
-func TestForeignAddressClaimOfTheNameIsDeniedAndLeftAlone(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool()
-	claim := harness.AddressClaim(s.ns, "cp-0-0", harness.InClusterPoolKind, harness.DefaultInClusterPool, harness.WithFinalizer(hold))
-	s.create(claim)
-	if _, err := harness.WaitAddress(t.Context(), s.env.Client, claim, harness.Soon); err != nil {
-		t.Fatal(err)
-	}
-
-	s.denyMachine(`claim "cp-0-0" in namespace "NAMESPACE" exists and belongs to something else: delete it, give the machine another name, or annotate the claim with capv-static-ip.dev/for: <name of the machine>`,
-		"cp-0", withPoolOf("0", inClusterRef))
-
-	after := &capiipamv1.IPAddressClaim{}
-	if err := s.env.Client.Get(t.Context(), s.key("cp-0-0"), after); err != nil {
-		t.Fatal(err)
-	}
-	expectSame(s, "the claim that is not ours", after, claim)
-}
-
-func TestNameOfAMachineWhoseVMUsesAnInClusterAddressIsDeniedQuickly(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool()
-	machine := s.inClusterMachine("cp-0")
-	s.create(machine)
-	ip := s.inClusterSettled("cp-0")
-	vm := harness.VSphereVM(s.machine("cp-0"), harness.WithFinalizer(hold))
-	s.create(vm)
-	s.delete(machine)
-	s.gone(machine)
-	s.noClaims()
-
-	start := time.Now()
-	s.denyMachine(`claim "cp-0-0" of InClusterIPPool "dkp-in-cluster" in namespace "NAMESPACE", or its address, is still being deleted: retry when it is gone`,
-		"cp-0", withPoolOf("0", inClusterRef))
-	if took := time.Since(start); took > tries*quick {
-		t.Errorf("the denials took %s, want less than %s", took, tries*quick)
-	}
-
-	s.dropFinalizer(vm, hold)
-	s.gone(vm)
-	s.inClusterReturned(ip)
 }

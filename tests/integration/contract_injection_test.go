@@ -10,56 +10,40 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
 func TestPoolOfADeviceIsNamedInThreeForms(t *testing.T) {
-	t.Parallel()
-	for form, ref := range map[string]string{
-		"name":                     harness.DefaultInClusterPool,
-		"kind and name":            "InClusterIPPool/" + harness.DefaultInClusterPool,
-		"kind with group and name": " InClusterIPPool.ipam.cluster.x-k8s.io/" + harness.DefaultInClusterPool + " ",
-	} {
-		t.Run(form, func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			template := harness.Template(s.ns, "cp", withPoolOf("0", ref))
-			s.inClusterPool()
-			s.create(template)
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		pool := f.Reference(f.PoolName)
+		for form, ref := range map[string]string{
+			"name":                     pool.Name,
+			"kind and name":            pool.Kind + "/" + pool.Name,
+			"kind with group and name": " " + pool.Kind + "." + pool.APIGroup + "/" + pool.Name + " ",
+		} {
+			t.Run(form, func(t *testing.T) {
+				t.Parallel()
+				s := newScene(t, shared)
+				template := harness.Template(s.ns, "cp", withPoolOf("0", ref))
+				s.pool(f)
+				s.create(template)
 
-			s.create(harness.Machine(s.ns, "cp-0", withPoolOf("0", ref)))
-			s.expectDevices("cp-0", inClusterInjected(harness.StaticDevice(), "10.16.57.88/24"))
-			s.expectHeld("cp-0")
-			s.create(harness.Clone(template, "cp-1"))
-			s.expectDevices("cp-1", inClusterInjected(harness.StaticDevice(), "10.16.57.89/24"))
-			s.expectHeld("cp-1")
-		})
-	}
-}
-
-func TestMetal3PoolOfADeviceIsNamedInThreeForms(t *testing.T) {
-	t.Parallel()
-	for form, ref := range map[string]string{
-		"name":                     harness.DefaultPool,
-		"kind and name":            "IPPool/" + harness.DefaultPool,
-		"kind with group and name": "IPPool.ipam.metal3.io/" + harness.DefaultPool,
-	} {
-		t.Run(form, func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			s.create(harness.Pool(s.ns))
-
-			s.create(harness.Machine(s.ns, "cp-0", withPoolOf("0", ref)))
-
-			s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
-		})
-	}
+				s.create(harness.Machine(s.ns, "cp-0", withPoolOf("0", ref)))
+				s.expectDevices("cp-0", f.Injected(harness.StaticDevice(), 88))
+				s.expectHeld("cp-0")
+				s.create(harness.Clone(template, "cp-1"))
+				s.expectDevices("cp-1", f.Injected(harness.StaticDevice(), 89))
+				s.expectHeld("cp-1")
+			})
+		}
+	})
 }
 
 func TestDeviceIsNamedByItsDeviceName(t *testing.T) {
@@ -138,7 +122,7 @@ func TestMachineGetsAnAddressOfAGlobalPool(t *testing.T) {
 	want.Gateway4 = "10.16.58.1"
 	s.expectDevices("cp-0", want)
 	s.expectHeld("cp-0")
-	s.inClusterSettled("cp-0")
+	s.settled("cp-0")
 }
 
 func TestLabelFallsBackToAnInClusterPool(t *testing.T) {
@@ -176,7 +160,7 @@ func TestLabelFallsBackToAnInClusterPool(t *testing.T) {
 		})
 
 		s.expectDevices("cp-1", inClusterInjected(harness.StaticDevice(), "10.16.57.88/24"))
-		s.inClusterSettled("cp-1")
+		s.settled("cp-1")
 		// metal3 counts the in-cluster address as its own, by the name of the
 		// pool, and as one outside its pool: until it is back, the pool stays.
 		for _, name := range []string{"cp-0", "cp-1"} {
@@ -229,63 +213,6 @@ func TestIPPoolIsPreferredToAnInClusterPoolOfTheName(t *testing.T) {
 	s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
 }
 
-func TestInClusterPoolsAnnotationsAreInjected(t *testing.T) {
-	t.Parallel()
-	own := harness.StaticDevice()
-	own.Gateway4, own.Nameservers, own.SearchDomains = "10.16.57.254", []string{"192.0.2.53"}, []string{"template.example.org"}
-	annotated := func(key, value string) harness.InClusterOption {
-		return harness.InClusterWith(harness.WithAnnotation(key, value))
-	}
-
-	for name, test := range map[string]struct {
-		pool   []harness.InClusterOption
-		device capvv1.NetworkDeviceSpec
-		want   func(*capvv1.NetworkDeviceSpec)
-	}{
-		"name servers and search domains": {
-			pool:   []harness.InClusterOption{annotated(nameservers, "10.16.57.10, 2001:db8::53"), annotated(searchDomains, "example.org,example.net")},
-			device: harness.StaticDevice(),
-			want: func(device *capvv1.NetworkDeviceSpec) {
-				device.Nameservers, device.SearchDomains = []string{"10.16.57.10", "2001:db8::53"}, []string{"example.org", "example.net"}
-			},
-		},
-		"over the device's, whose gateway stays": {
-			pool:   []harness.InClusterOption{annotated(nameservers, "10.16.57.10"), annotated(searchDomains, "example.org")},
-			device: own,
-			want: func(device *capvv1.NetworkDeviceSpec) {
-				device.Gateway4, device.Nameservers, device.SearchDomains = own.Gateway4, []string{"10.16.57.10"}, []string{"example.org"}
-			},
-		},
-		"the device's where the pool has none": {
-			pool:   []harness.InClusterOption{harness.InClusterField(nil, "gateway")},
-			device: own,
-			want:   func(device *capvv1.NetworkDeviceSpec) { device.Gateway4 = own.Gateway4 },
-		},
-		"the gateway of an IPv6 pool": {
-			pool: []harness.InClusterOption{
-				harness.InClusterAddresses("2001:db8::88-2001:db8::93"),
-				harness.InClusterField(int64(64), "prefix"), harness.InClusterField("2001:db8::1", "gateway"),
-			},
-			device: harness.StaticDevice(),
-			want: func(device *capvv1.NetworkDeviceSpec) {
-				device.IPAddrs, device.Gateway4, device.Gateway6 = []string{"2001:db8::88/64"}, "", "2001:db8::1"
-			},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			s.inClusterPool(test.pool...)
-
-			s.create(s.inClusterMachine("cp-0", harness.WithDevices(test.device)))
-
-			want := inClusterInjected(test.device, "10.16.57.88/24")
-			test.want(&want)
-			s.expectDevices("cp-0", want)
-		})
-	}
-}
-
 func TestClaimSaysWhoseItIs(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
@@ -293,17 +220,17 @@ func TestClaimSaysWhoseItIs(t *testing.T) {
 
 	s.create(s.inClusterMachine("cp-0"))
 
-	s.inClusterSettled("cp-0")
-	claim, err := s.addressClaim("cp-0", 0)
+	s.settled("cp-0")
+	claim, err := s.claim("cp-0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for what, pair := range map[string][2]string{
-		"spec.clusterName":    {claim.Spec.ClusterName, harness.DefaultCluster},
-		"the Cluster's label": {claim.Labels[clusterv1.ClusterNameLabel], harness.DefaultCluster},
-		"the host name":       {claim.Annotations["ipam.cluster.x-k8s.io/hostname"], "cp-0"},
-		"the machine's name":  {claim.Annotations[ipam.MachineNameAnnotation], "cp-0"},
-		"the machine's label": {claim.Labels[ipam.MachineLabel], ipam.MachineLabelValue("cp-0")},
+		"spec.clusterName":    {claim.(*capiipamv1.IPAddressClaim).Spec.ClusterName, harness.DefaultCluster},
+		"the Cluster's label": {claim.GetLabels()[clusterv1.ClusterNameLabel], harness.DefaultCluster},
+		"the host name":       {claim.GetAnnotations()["ipam.cluster.x-k8s.io/hostname"], "cp-0"},
+		"the machine's name":  {claim.GetAnnotations()[ipam.MachineNameAnnotation], "cp-0"},
+		"the machine's label": {claim.GetLabels()[ipam.MachineLabel], ipam.MachineLabelValue("cp-0")},
 	} {
 		if pair[0] != pair[1] {
 			t.Errorf("%s of the claim is %q, want %q", what, pair[0], pair[1])
@@ -319,7 +246,7 @@ func TestMachineWithoutAClusterIsServed(t *testing.T) {
 	s.create(s.inClusterMachine("cp-0", harness.WithCluster("")))
 
 	s.expectDevices("cp-0", inClusterInjected(harness.StaticDevice(), "10.16.57.88/24"))
-	s.inClusterSettled("cp-0")
+	s.settled("cp-0")
 }
 
 func TestAnnotationThatNoDeviceUsesIsWarnedOf(t *testing.T) {
@@ -344,46 +271,6 @@ func TestAnnotationThatNoDeviceUsesIsWarnedOf(t *testing.T) {
 		`annotation pools.capv-static-ip.dev/2 of VSphereMachineTemplate "cp" is not used: `+
 			"device 2 has DHCP, addresses or pools of its own, or skipIPAllocation")
 	s.expectDevices("cp-0", inClusterInjected(harness.StaticDevice(), "10.16.57.88/24"), harness.DHCPDevice(), harness.SkippedDevice())
-}
-
-func TestDryRunOfAnInClusterMachineMakesNothing(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool(harness.InClusterAddresses(inClusterFirst))
-	c, warned := s.warnedClient()
-	preview := func() {
-		t.Helper()
-		machine := harness.Machine(s.ns, "cp-9", harness.WithPool(harness.DefaultInClusterPool))
-		if err := c.Create(t.Context(), machine, client.DryRunAll); err != nil {
-			t.Fatal(err)
-		}
-		s.expectUntouched(machine)
-	}
-
-	preview()
-	warned.expect(s)
-	s.expectNoClaims()
-
-	s.create(s.inClusterMachine("cp-0"))
-	preview()
-	warned.expect(s, inClusterName+` is exhausted: 1 of 1 addresses in use; add addresses to the pool or delete a machine that holds one`)
-	if claims := s.addressClaims(); len(claims) != 1 {
-		t.Errorf("got %d claims, want that of cp-0", len(claims))
-	}
-}
-
-func TestUpdateThatDropsAnInClusterAddressIsMended(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool(harness.InClusterWith(harness.WithAnnotation(nameservers, "10.16.57.10")))
-	machine := s.inClusterMachine("cp-0")
-	s.create(machine)
-	want := s.machine("cp-0").Spec.Network.Devices
-	s.inClusterSettled("cp-0")
-
-	s.change(machine, func() { machine.Spec.Network.Devices = []capvv1.NetworkDeviceSpec{harness.StaticDevice()} })
-
-	s.expectDevices("cp-0", want...)
 }
 
 func TestTwentyMachinesOfAnInClusterPoolGetAddressesOfTheirOwn(t *testing.T) {

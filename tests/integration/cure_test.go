@@ -2,16 +2,12 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -164,7 +160,7 @@ func TestCureLeadsToATry(t *testing.T) {
 		"policy removed": {
 			before: func(s *scene) {
 				s.create(harness.Pool(s.ns))
-				s.refuseMachinesAfterUs()
+				s.rejectAfterUs("false", "not today")
 			},
 			machine: pooled,
 			cure:    func(s *scene) { s.delete(policyBinding(s.ns)) },
@@ -178,38 +174,6 @@ func TestCureLeadsToATry(t *testing.T) {
 			s.leadsToAMachine(test.machine(s), test.cure, test.within)
 		})
 	}
-}
-
-// refuseMachinesAfterUs refuses the machines of the scene when all webhooks have
-// been asked that change them.
-func (s *scene) refuseMachinesAfterUs() {
-	s.Helper()
-	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: s.ns}}
-	policy.Spec.Validations = []admissionregistrationv1.Validation{{Expression: "false", Message: "not today"}}
-	policy.Spec.MatchConstraints = &admissionregistrationv1.MatchResources{
-		NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: s.ns}},
-		ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
-			Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
-			Rule: admissionregistrationv1.Rule{
-				APIGroups: []string{"infrastructure.cluster.x-k8s.io"}, APIVersions: []string{"*"}, Resources: []string{"vspheremachines"},
-			},
-		}}},
-	}
-	s.createGlobal(policy, policyBinding(s.ns))
-	s.eventually("the policy to hold", func(ctx context.Context) error {
-		err := s.env.Client.Create(ctx, harness.Machine(s.ns, "probe", harness.WithDevices(harness.DHCPDevice())), client.DryRunAll)
-		if err == nil {
-			return errors.New("a machine is admitted")
-		}
-		return nil
-	})
-}
-
-func policyBinding(name string) client.Object {
-	binding := &admissionregistrationv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	binding.Spec.PolicyName = name
-	binding.Spec.ValidationActions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny}
-	return binding
 }
 
 // A try that is refused is noted anew, which is no reason to try again.

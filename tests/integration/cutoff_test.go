@@ -76,7 +76,7 @@ func TestReplicaThatIsCutOffFromTheAPIServer(t *testing.T) {
 		defer provider.Resume()
 		start, answers := time.Now(), s.askFor(cut, s.inClusterMachine("cp-0"))
 		s.eventually("the claim to be made", func(context.Context) error {
-			_, err := s.addressClaim("cp-0", 0)
+			_, err := s.claim("cp-0")
 			return err
 		})
 
@@ -87,13 +87,13 @@ func TestReplicaThatIsCutOffFromTheAPIServer(t *testing.T) {
 		if answer.Allowed || answer.Result == nil || !strings.Contains(answer.Result.Message, "has not bound a claim in time") {
 			t.Errorf("the answer is %+v", answer)
 		}
-		if _, err := s.addressClaim("cp-0", 0); err != nil {
+		if _, err := s.claim("cp-0"); err != nil {
 			t.Fatalf("the claim was taken back by a replica that is cut off: %v", err)
 		}
 		network.Resume()
 		s.eventually("the claim to be taken back", func(context.Context) error {
-			if claims := s.addressClaims(); len(claims) > 0 {
-				return fmt.Errorf("claim %s exists", claims[0].Name)
+			if claims := s.claims(); len(claims) > 0 {
+				return fmt.Errorf("claim %s exists", claims[0].GetName())
 			}
 			return nil
 		})

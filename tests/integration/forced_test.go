@@ -6,15 +6,14 @@ import (
 	"strings"
 	"testing"
 
-	"capv-static-ip.dev/allocator/ipam"
-	"capv-static-ip.dev/allocator/ipam/metal3"
-
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -32,38 +31,27 @@ func (s *scene) forceAway(machine, claim client.Object) {
 }
 
 func TestAddressWhoseClaimWasForcedAwayComesBack(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.create(harness.Pool(s.ns))
-	machine := s.pooled("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
-	s.create(machine)
-	ip := s.settled("cp-0")
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		pool := s.pool(f, f.WithIPs(88, 88))
+		machine := s.asks(f, "cp-0", harness.WithFinalizer(harness.MachineFinalizer))
+		s.create(machine)
+		ip := s.settled("cp-0")
+		// The in-cluster provider does not look at claims of a paused pool.
+		if f.Is(harness.OfInCluster) {
+			s.annotate(pool, "cluster.x-k8s.io/paused", new(""))
+		}
 
-	s.forceAway(machine, harness.Claim(s.ns, "cp-0-0", harness.DefaultPool))
+		s.forceAway(machine, f.Claim(s.ns, "cp-0-0", f.PoolName))
 
-	s.returned(ip)
-	// The name can be used again.
-	s.create(s.pooled("cp-0"))
-	s.settled("cp-0")
-}
-
-func TestInClusterAddressWhoseClaimWasForcedAwayComesBack(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool(harness.InClusterAddresses(inClusterFirst))
-	machine := s.inClusterMachine("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
-	s.create(machine)
-	ip := s.inClusterSettled("cp-0")
-	// The provider does not look at claims of a paused pool.
-	pool := harness.InClusterPool(s.ns)
-	s.annotate(pool, "cluster.x-k8s.io/paused", new(""))
-
-	s.forceAway(machine, harness.AddressClaim(s.ns, "cp-0-0", harness.InClusterPoolKind, harness.DefaultInClusterPool))
-
-	s.inClusterReturned(ip)
-	s.annotate(pool, "cluster.x-k8s.io/paused", nil)
-	s.create(s.inClusterMachine("cp-0"))
-	s.inClusterSettled("cp-0")
+		s.returned(ip)
+		if f.Is(harness.OfInCluster) {
+			s.annotate(pool, "cluster.x-k8s.io/paused", nil)
+		}
+		// The name can be used again.
+		s.create(s.asks(f, "cp-0"))
+		s.settled("cp-0")
+	})
 }
 
 // metal3 names the address of an earlier claim of that name in every new one.
@@ -88,15 +76,15 @@ func TestStaleAddressInTheWayIsNamed(t *testing.T) {
 		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address); err != nil {
 			return err
 		}
-		if len(address.Finalizers) != 1 {
-			return fmt.Errorf("its finalizers are %v", address.Finalizers)
+		if len(address.GetFinalizers()) != 1 {
+			return fmt.Errorf("its finalizers are %v", address.GetFinalizers())
 		}
 		return nil
 	})
 
 	s.expectDenial(s.env.Client.Create(t.Context(), s.pooled("cp-0")), fmt.Sprintf(
 		`address %q in namespace "NAMESPACE", which is of an earlier claim "cp-0-0", is in the way: `+
-			`delete it if nothing uses %s any more, or give the machine another name`, address.Name, ip))
+			`delete it if nothing uses %s any more, or give the machine another name`, address.GetName(), ip))
 
 	if err := client.IgnoreNotFound(s.env.Client.Delete(t.Context(), address)); err != nil {
 		t.Fatal(err)
@@ -127,7 +115,7 @@ func TestForgedBindingsClaimNothingAndHoldUpNothing(t *testing.T) {
 	s.eventually("the witness to be rebuilt", func(context.Context) error { return s.isFullyAdopted("witness", "10.16.56.93") })
 	s.consistently("nothing else is claimed", func(context.Context) error {
 		if claims := s.claims(); len(claims) != 1 {
-			return fmt.Errorf("there are the claims %v", claimNames(claims))
+			return fmt.Errorf("there are the claims %v", names(claims))
 		}
 		return nil
 	})
@@ -177,14 +165,9 @@ func TestMachineGoesAlthoughItsProviderIsDown(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The garbage collector, which deletes the claims, tries ever more rarely.
-	s.within(4*harness.Soon, "the addresses to be back in their pool", func(context.Context) error {
-		for _, ip := range ips {
-			if address, err := s.address(ip); err == nil {
-				return fmt.Errorf("%s exists, deleted at %v, with finalizers %v", address.Name, address.DeletionTimestamp, address.Finalizers)
-			}
-		}
-		return nil
-	})
+	for _, ip := range ips {
+		s.within(4*harness.Soon, ip+" to be back in its pool", s.isReturned(ip))
+	}
 	s.noClaims()
 }
 
@@ -197,13 +180,13 @@ func TestMachineDeletedInTheForegroundDoesNotWaitForTheReuseOfItsAddress(t *test
 	s.inClusterPool(harness.InClusterField(int64(300), "addressReuseGracePeriodSeconds"))
 	machine := s.inClusterMachine("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
 	s.create(machine)
-	ip := s.inClusterSettled("cp-0")
+	ip := s.settled("cp-0")
 
 	s.delete(machine, client.PropagationPolicy(metav1.DeletePropagationForeground))
 	s.dropFinalizer(machine, harness.MachineFinalizer)
 	s.gone(machine)
 
-	if _, err := s.ipAddress(ip); err != nil {
+	if _, err := s.address(ip); err != nil {
 		t.Errorf("the provider does not keep the address: %v", err)
 	}
 	s.told("cp-0", "AddressReleased")

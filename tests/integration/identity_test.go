@@ -30,9 +30,9 @@ func TestSameNameTwiceIsAConflictAndLeavesTheClaimAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	stamp := atOnce.Annotations[ipam.LastUsedAnnotation]
-	if got := claim.Annotations[ipam.LastUsedAnnotation]; stamp == "" || got != stamp || claim.UID != atOnce.UID {
-		t.Errorf("claim %s (%s) has the stamp %q, it was %q on %s", claim.Name, claim.UID, got, stamp, atOnce.UID)
+	stamp := atOnce.GetAnnotations()[ipam.LastUsedAnnotation]
+	if got := claim.GetAnnotations()[ipam.LastUsedAnnotation]; stamp == "" || got != stamp || claim.GetUID() != atOnce.GetUID() {
+		t.Errorf("claim %s (%s) has the stamp %q, it was %q on %s", claim.GetName(), claim.GetUID(), got, stamp, atOnce.GetUID())
 	}
 
 	// Nobody works on it any more: nothing changes.
@@ -78,7 +78,7 @@ func TestManifestCopiedWithItsBindingsIsDenied(t *testing.T) {
 
 	s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
 	if claims := s.claims(); len(claims) != 1 {
-		t.Errorf("got the claims %v, want that of cp-0 alone", claimNames(claims))
+		t.Errorf("got the claims %v, want that of cp-0 alone", names(claims))
 	}
 }
 
@@ -129,7 +129,7 @@ func copyThatGotIn(t *testing.T, env *environment) {
 			return err
 		}
 		after, err := s.claim("cp-0")
-		if err == nil && after.ResourceVersion != before.ResourceVersion {
+		if err == nil && after.GetResourceVersion() != before.GetResourceVersion() {
 			err = fmt.Errorf("the claim was changed: it was\n%+v\nand is\n%+v", before, after)
 		}
 		return err

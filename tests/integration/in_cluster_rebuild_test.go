@@ -2,12 +2,9 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"testing"
 
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
@@ -17,59 +14,6 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
-
-func TestRestoredInClusterMachineGetsItsClaimBackForTheVeryAddress(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool()
-
-	machine := s.restored("cp-0", contract.InClusterPool(harness.DefaultInClusterPool), "10.16.57.91")
-
-	s.eventually("the claim to come back with its address", func(context.Context) error {
-		return errors.Join(s.isMarked("cp-0", "10.16.57.91"), s.isInClusterAdopted("cp-0", "10.16.57.91"))
-	})
-	if note := s.told("cp-0", "ClaimRebuilt"); !strings.Contains(note, "10.16.57.91") {
-		t.Errorf("event ClaimRebuilt says %q, want it to name the address", note)
-	}
-	claim, err := s.addressClaim("cp-0", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if claim.Status.AddressRef.Name != claim.Name || claim.Annotations[ipam.RebuiltAnnotation] != "" {
-		t.Errorf("it names address %q, and has the annotations %v", claim.Status.AddressRef.Name, claim.Annotations)
-	}
-	s.delete(machine)
-	s.gone(machine)
-	s.inClusterReturned("10.16.57.91")
-	s.noClaims()
-}
-
-func TestRestoredInClusterMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.inClusterPool()
-	other := s.waitingClaim("other")
-	s.boundTo(other, inClusterFirst)
-	lost := s.metric("capv_static_ip_addresses_lost_total", nil)
-
-	s.toleratesLostAddresses()
-	s.restored("cp-0", contract.InClusterPool(harness.DefaultInClusterPool), inClusterFirst)
-
-	if note := s.told("cp-0", "AddressLost"); !strings.Contains(note, inClusterFirst) {
-		t.Errorf("event AddressLost says %q, want it to name the address", note)
-	}
-	if got := s.metric("capv_static_ip_addresses_lost_total", nil); got <= lost {
-		t.Errorf("%v losses are counted, want more than the %v before", got, lost)
-	}
-	if claims := s.addressClaims(); len(claims) != 1 {
-		t.Errorf("%d claims are there, want the other's alone", len(claims))
-	}
-	s.delete(other)
-	s.gone(other)
-	s.within(renewal, "the claim to be made again, with its address", func(context.Context) error {
-		return s.isInClusterAdopted("cp-0", inClusterFirst)
-	})
-}
 
 // The provider may hand out an address while it is being rebuilt: its cache does
 // not have that yet. It must not stay so.
@@ -82,22 +26,22 @@ func TestAddressesRebuiltWhileOthersAreClaimedAreNobodyElses(t *testing.T) {
 
 	// They have the very addresses that the provider hands out next.
 	for i := range machines {
-		s.waitingClaim(fmt.Sprintf("other-%d", i))
+		s.foreignClaim(harness.OfInCluster, fmt.Sprintf("other-%d", i))
 		s.restored(fmt.Sprintf("m-%d", i), contract.InClusterPool(harness.DefaultInClusterPool), fmt.Sprintf("10.16.57.%d", 100+2*i))
 	}
 
 	s.within(renewal, "each machine to have its address, or be told that it is lost", func(context.Context) error {
 		for i := range machines {
 			name := fmt.Sprintf("m-%d", i)
-			if s.isInClusterAdopted(name, fmt.Sprintf("10.16.57.%d", 100+2*i)) == nil {
+			if s.isAdopted(name, fmt.Sprintf("10.16.57.%d", 100+2*i)) == nil {
 				continue
 			}
 			told := false
 			for _, event := range s.eventsAbout("VSphereMachine", name) {
 				told = told || event.Reason == "AddressLost"
 			}
-			if claim, err := s.addressClaim(name, 0); err == nil {
-				return fmt.Errorf("claim %s is %s", claim.Name, claim.Annotations)
+			if claim, err := s.claim(name); err == nil {
+				return fmt.Errorf("claim %s is %s", claim.GetName(), claim.GetAnnotations())
 			}
 			if !told {
 				return fmt.Errorf("%s has neither", name)
@@ -107,7 +51,7 @@ func TestAddressesRebuiltWhileOthersAreClaimedAreNobodyElses(t *testing.T) {
 	})
 	adopted := 0
 	for i := range machines {
-		if s.isInClusterAdopted(fmt.Sprintf("m-%d", i), fmt.Sprintf("10.16.57.%d", 100+2*i)) == nil {
+		if s.isAdopted(fmt.Sprintf("m-%d", i), fmt.Sprintf("10.16.57.%d", 100+2*i)) == nil {
 			adopted++
 		}
 	}
@@ -116,16 +60,13 @@ func TestAddressesRebuiltWhileOthersAreClaimedAreNobodyElses(t *testing.T) {
 
 // heldOnce returns an error if two objects are for one address.
 func (s *scene) heldOnce() error {
-	list := &capiipamv1.IPAddressList{}
-	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
-		return err
-	}
 	seen := map[string]string{}
-	for _, address := range list.Items {
-		if other := seen[address.Spec.Address]; other != "" {
-			return fmt.Errorf("%s and %s are both for %s", other, address.Name, address.Spec.Address)
+	for _, address := range s.addresses() {
+		ip := harness.ProviderOf(address).ReadAddress(address).IP
+		if other := seen[ip]; other != "" {
+			return fmt.Errorf("%s and %s are both for %s", other, address.GetName(), ip)
 		}
-		seen[address.Spec.Address] = address.Name
+		seen[ip] = address.GetName()
 	}
 	return nil
 }
@@ -161,7 +102,7 @@ func TestLostAddressThatCameBackOnAnotherClaimIsTheMachinesAgain(t *testing.T) {
 			return fmt.Errorf("the machine says that it holds %v (%w)", bindings, err)
 		}
 		if claims := s.claims(); len(claims) != 1 {
-			return fmt.Errorf("there are the claims %v", claimNames(claims))
+			return fmt.Errorf("there are the claims %v", names(claims))
 		}
 		return s.isProtected("10.16.56.91")
 	})

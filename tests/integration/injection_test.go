@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -112,87 +113,86 @@ func TestOnlyDevicesWithoutASourceOfAddressesAreTouched(t *testing.T) {
 	s.expectDevices("cp-0",
 		harness.DHCPDevice(), dhcp6, harness.FixedDevice("192.0.2.7/24"), harness.PooledDevice("elsewhere"),
 		harness.SkippedDevice(), injected(unset, "10.16.56.88/24"))
-	if claims := s.claims(); len(claims) != 1 || claims[0].Name != "cp-0-5" {
-		t.Errorf("got the claims %v, want one of device 5", claimNames(claims))
+	if claims := s.claims(); len(claims) != 1 || claims[0].GetName() != "cp-0-5" {
+		t.Errorf("got the claims %v, want one of device 5", names(claims))
 	}
 }
 
 func TestGatewayAndNameServersComeFromThePool(t *testing.T) {
-	t.Parallel()
 	own := harness.StaticDevice()
-	own.Gateway4, own.Nameservers, own.SearchDomains = "10.16.56.254", []string{"192.0.2.53"}, []string{"template.example.org"}
-	six := ipamv1.IPAddressStr("2001:db8::1")
+	own.Gateway4, own.Nameservers, own.SearchDomains = "192.0.2.254", []string{"192.0.2.53"}, []string{"template.example.org"}
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		for name, test := range map[string]struct {
+			pool   []harness.Option
+			device capvv1.NetworkDeviceSpec
+			want   func(*capvv1.NetworkDeviceSpec)
+		}{
+			"name servers and search domains": {
+				pool:   []harness.Option{harness.WithNameservers(f.IP(12), "2001:db8::53"), harness.WithSearchDomains("example.org,example.net")},
+				device: harness.StaticDevice(),
+				want: func(device *capvv1.NetworkDeviceSpec) {
+					device.Nameservers, device.SearchDomains = []string{f.IP(12), "2001:db8::53"}, []string{"example.org", "example.net"}
+				},
+			},
+			"none where the pool has none": {
+				pool:   []harness.Option{harness.WithGateway(""), harness.WithNameservers()},
+				device: harness.StaticDevice(),
+				want:   func(device *capvv1.NetworkDeviceSpec) { device.Gateway4, device.Nameservers = "", nil },
+			},
+			"the device's stay where the pool has none": {
+				pool:   []harness.Option{harness.WithGateway(""), harness.WithNameservers()},
+				device: own,
+				want: func(device *capvv1.NetworkDeviceSpec) {
+					device.Gateway4, device.Nameservers = own.Gateway4, own.Nameservers
+				},
+			},
+			"the device's own gateway stays, its name servers and search domains yield": {
+				pool:   []harness.Option{harness.WithSearchDomains(" a.example.org,,b.example.org ")},
+				device: own,
+				want: func(device *capvv1.NetworkDeviceSpec) {
+					device.Gateway4, device.SearchDomains = own.Gateway4, []string{"a.example.org", "b.example.org"}
+				},
+			},
+			"the gateway of an IPv6 pool": {
+				pool: []harness.Option{
+					harness.WithRange("2001:db8::88", "2001:db8::93"), harness.WithPrefix(64),
+					harness.WithGateway("2001:db8::1"), harness.WithNameservers("2001:db8::53"),
+				},
+				device: harness.StaticDevice(),
+				want: func(device *capvv1.NetworkDeviceSpec) {
+					device.IPAddrs = []string{"2001:db8::88/64"}
+					device.Gateway4, device.Gateway6, device.Nameservers = "", "2001:db8::1", []string{"2001:db8::53"}
+				},
+			},
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				s := newScene(t, shared)
+				s.pool(f, test.pool...)
 
-	for name, test := range map[string]struct {
-		pool   harness.PoolOption
-		device capvv1.NetworkDeviceSpec
-		want   func(*capvv1.NetworkDeviceSpec)
-	}{
-		"from the sub-pool where it has some": {
-			pool: func(pool *ipamv1.IPPool) {
-				part, gateway := &pool.Spec.Pools[0], ipamv1.IPAddressStr("10.16.56.2")
-				part.Prefix, part.Gateway, part.DNSServers = 26, &gateway, []ipamv1.IPAddressStr{"10.16.56.12"}
-			},
-			device: harness.StaticDevice(),
-			want: func(device *capvv1.NetworkDeviceSpec) {
-				device.IPAddrs = []string{"10.16.56.88/26"}
-				device.Gateway4, device.Nameservers = "10.16.56.2", []string{"10.16.56.12"}
-			},
-		},
-		"none where the pool has none": {
-			pool:   func(pool *ipamv1.IPPool) { pool.Spec.Gateway, pool.Spec.DNSServers = nil, nil },
-			device: harness.StaticDevice(),
-			want:   func(device *capvv1.NetworkDeviceSpec) { device.Gateway4, device.Nameservers = "", nil },
-		},
-		"the device's stay where the pool has none": {
-			pool:   func(pool *ipamv1.IPPool) { pool.Spec.Gateway, pool.Spec.DNSServers = nil, nil },
-			device: own,
-			want: func(device *capvv1.NetworkDeviceSpec) {
-				device.Gateway4, device.Nameservers = own.Gateway4, own.Nameservers
-			},
-		},
-		"the device's own gateway stays, its name servers and search domains yield": {
-			pool: func(pool *ipamv1.IPPool) {
-				pool.Annotations = map[string]string{searchDomains: " a.example.org,,b.example.org "}
-			},
-			device: own,
-			want: func(device *capvv1.NetworkDeviceSpec) {
-				device.Gateway4, device.SearchDomains = own.Gateway4, []string{"a.example.org", "b.example.org"}
-			},
-		},
-		"search domains from the pool's annotation": {
-			pool: func(pool *ipamv1.IPPool) {
-				pool.Annotations = map[string]string{searchDomains: "example.org,example.net"}
-			},
-			device: harness.StaticDevice(),
-			want: func(device *capvv1.NetworkDeviceSpec) {
-				device.SearchDomains = []string{"example.org", "example.net"}
-			},
-		},
-		"the gateway of an IPv6 pool": {
-			pool: func(pool *ipamv1.IPPool) {
-				pool.Spec.Pools = []ipamv1.Pool{harness.Range("2001:db8::88", "2001:db8::93")}
-				pool.Spec.Prefix, pool.Spec.Gateway, pool.Spec.DNSServers = 64, &six, []ipamv1.IPAddressStr{"2001:db8::53"}
-			},
-			device: harness.StaticDevice(),
-			want: func(device *capvv1.NetworkDeviceSpec) {
-				device.IPAddrs = []string{"2001:db8::88/64"}
-				device.Gateway4, device.Gateway6, device.Nameservers = "", "2001:db8::1", []string{"2001:db8::53"}
-			},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			s.create(harness.Pool(s.ns, test.pool))
+				s.create(s.asks(f, "cp-0", harness.WithDevices(test.device)))
 
-			s.create(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool), harness.WithDevices(test.device)))
+				want := f.Injected(test.device, 88)
+				test.want(&want)
+				s.expectDevices("cp-0", want)
+			})
+		}
+	})
+}
 
-			want := injected(test.device, "10.16.56.88/24")
-			test.want(&want)
-			s.expectDevices("cp-0", want)
-		})
-	}
+func TestGatewayAndNameServersComeFromTheSubPoolWhereItHasSome(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns, func(pool *ipamv1.IPPool) {
+		part, gateway := &pool.Spec.Pools[0], ipamv1.IPAddressStr("10.16.56.2")
+		part.Prefix, part.Gateway, part.DNSServers = 26, &gateway, []ipamv1.IPAddressStr{"10.16.56.12"}
+	}))
+
+	s.create(s.pooled("cp-0"))
+
+	want := injected(harness.StaticDevice(), "10.16.56.88/26")
+	want.Gateway4, want.Nameservers = "10.16.56.2", []string{"10.16.56.12"}
+	s.expectDevices("cp-0", want)
 }
 
 // searchDomains is the annotation of a pool with its DNS search domains.
@@ -248,12 +248,4 @@ func (s *scene) expectHeld(name string) {
 	if len(bindings.Bindings) != len(addresses) {
 		s.Errorf("machine %s has the addresses %v and %d bindings", name, addresses, len(bindings.Bindings))
 	}
-}
-
-func claimNames(claims []ipamv1.IPClaim) []string {
-	var all []string
-	for i := range claims {
-		all = append(all, claims[i].Name)
-	}
-	return all
 }

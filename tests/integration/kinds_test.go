@@ -69,7 +69,7 @@ func TestManagersEndWhenTheirVersionOfTheClaimAPIIsDropped(t *testing.T) {
 	}
 	s.inClusterPool()
 	s.create(s.inClusterMachine("cp-0"))
-	s.inClusterSettled("cp-0")
+	s.settled("cp-0")
 }
 
 func TestReadinessNeedsOnlyWhatAdmissionReads(t *testing.T) {

@@ -8,15 +8,18 @@ import (
 	"strings"
 	"time"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -51,27 +54,81 @@ func (s *scene) ip(name string) string {
 	return netip.MustParsePrefix(addresses[0]).Addr().String()
 }
 
-// claim reads the claim of a machine's first device.
-func (s *scene) claim(machine string) (*ipamv1.IPClaim, error) {
-	claim := &ipamv1.IPClaim{}
-	return claim, s.env.Client.Get(s.Context(), s.key(ipam.ClaimName(machine, 0)), claim)
+// claim reads the claim of a machine's first device, whichever provider's it is.
+func (s *scene) claim(machine string) (client.Object, error) { return s.deviceClaim(machine, 0) }
+
+// deviceClaim reads the claim of one device of a machine.
+func (s *scene) deviceClaim(machine string, device int) (client.Object, error) {
+	var claim, found client.Object
+	var missing error
+	for _, f := range harness.Fixtures {
+		claim = ipam.EmptyClaim(f.Provider)
+		err := s.env.Client.Get(s.Context(), s.key(ipam.ClaimName(machine, device)), claim)
+		switch {
+		case kube.IsAbsent(err):
+			missing = err
+		case err != nil:
+			return claim, err
+		case found != nil:
+			return claim, fmt.Errorf("%T %s is there as a %T, too", found, found.GetName(), claim)
+		default:
+			found = claim
+		}
+	}
+	if found == nil {
+		return claim, missing
+	}
+	return found, nil
 }
 
-// address finds the object of an address; there must be no second one.
-func (s *scene) address(ip string) (*ipamv1.IPAddress, error) {
-	list := &ipamv1.IPAddressList{}
-	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
-		return nil, err
+// claims lists the claims in the namespace, of all providers.
+func (s *scene) claims() []client.Object {
+	s.Helper()
+	return s.listed(ipam.EmptyClaim)
+}
+
+// addresses lists the addresses that exist in the namespace, of all providers.
+func (s *scene) addresses() []client.Object {
+	s.Helper()
+	return s.listed(ipam.EmptyAddress)
+}
+
+func (s *scene) listed(kind func(ipam.Objects) client.Object) []client.Object {
+	s.Helper()
+	var all []client.Object
+	for _, f := range harness.Fixtures {
+		objects, err := harness.List(s.Context(), s.env.Client, kind(f.Provider), client.InNamespace(s.ns))
+		if f.Is(harness.OfMetal3) && meta.IsNoMatchError(err) {
+			continue // where it is not installed there are none
+		}
+		if err != nil {
+			s.Fatal(err)
+		}
+		all = append(all, objects...)
 	}
-	var found *ipamv1.IPAddress
-	for i := range list.Items {
-		if string(list.Items[i].Spec.Address) != ip {
+	return all
+}
+
+func names(objects []client.Object) []string {
+	var all []string
+	for _, object := range objects {
+		all = append(all, object.GetName())
+	}
+	return all
+}
+
+// address finds the object of an address; there must be no second one, not even
+// of another provider.
+func (s *scene) address(ip string) (client.Object, error) {
+	var found client.Object
+	for _, address := range s.addresses() {
+		if harness.ProviderOf(address).ReadAddress(address).IP != ip {
 			continue
 		}
 		if found != nil {
-			return nil, fmt.Errorf("%s and %s are both for %s", found.Name, list.Items[i].Name, ip)
+			return nil, fmt.Errorf("%s and %s are both for %s", found.GetName(), address.GetName(), ip)
 		}
-		found = &list.Items[i]
+		found = address
 	}
 	if found == nil {
 		return nil, fmt.Errorf("no address object is for %s", ip)
@@ -95,12 +152,22 @@ func (s *scene) isAdopted(name, ip string) error {
 	if err != nil {
 		return err
 	}
+	return s.isAdoptedBy(name, claim, ip)
+}
+
+// isAdoptedBy returns an error unless the controller has tied this claim, as it was
+// read, to a machine.
+func (s *scene) isAdoptedBy(name string, claim client.Object, ip string) error {
 	owner := capi.OwnerMachine(claim)
 	if machine := s.machine(name); owner.UID != machine.UID || owner.Controller == nil || !*owner.Controller {
-		return fmt.Errorf("claim %s has owners %v, want machine %s", claim.Name, claim.OwnerReferences, machine.UID)
+		return fmt.Errorf("claim %s has owners %v, want machine %s", claim.GetName(), claim.GetOwnerReferences(), machine.UID)
 	}
-	if claim.Annotations["ipAddress"] != ip {
-		return fmt.Errorf("claim %s asks for %q, want %s", claim.Name, claim.Annotations["ipAddress"], ip)
+	if _, moves := claim.GetLabels()[clusterctlv1.ClusterctlMoveLabel]; !moves {
+		return fmt.Errorf("claim %s has labels %v, want that of what moves", claim.GetName(), claim.GetLabels())
+	}
+	// Only metal3 can be asked by a claim.
+	if asked := claim.GetAnnotations()["ipAddress"]; harness.ProviderOf(claim) == harness.OfMetal3.Provider && asked != ip {
+		return fmt.Errorf("claim %s asks for %q, want %s", claim.GetName(), asked, ip)
 	}
 	return s.isProtected(ip)
 }
@@ -111,8 +178,8 @@ func (s *scene) isProtected(ip string) error {
 	if err != nil {
 		return err
 	}
-	if !slices.Contains(address.Finalizers, ipam.InUseFinalizer) {
-		return fmt.Errorf("address %s has finalizers %v, want ours", address.Name, address.Finalizers)
+	if !slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) {
+		return fmt.Errorf("address %s has finalizers %v, want ours", address.GetName(), address.GetFinalizers())
 	}
 	return nil
 }
@@ -124,8 +191,8 @@ func (s *scene) isHeld(machine, ip string) error {
 	if err != nil {
 		return err
 	}
-	if !claim.DeletionTimestamp.IsZero() {
-		return fmt.Errorf("claim %s is being deleted", claim.Name)
+	if !claim.GetDeletionTimestamp().IsZero() {
+		return fmt.Errorf("claim %s is being deleted", claim.GetName())
 	}
 	return s.isProtected(ip)
 }
@@ -133,19 +200,25 @@ func (s *scene) isHeld(machine, ip string) error {
 // returned waits until nothing is left of an address but its place in the pool.
 func (s *scene) returned(ip string) {
 	s.Helper()
-	s.eventually(ip+" to be back in its pool", func(context.Context) error {
-		if address, err := s.address(ip); err == nil {
-			return fmt.Errorf("%s exists, deleted at %v, with finalizers %v", address.Name, address.DeletionTimestamp, address.Finalizers)
+	s.eventually(ip+" to be back in its pool", s.isReturned(ip))
+}
+
+func (s *scene) isReturned(ip string) func(context.Context) error {
+	return func(context.Context) error {
+		for _, address := range s.addresses() {
+			if harness.ProviderOf(address).ReadAddress(address).IP == ip {
+				return fmt.Errorf("%s exists, deleted at %v, with finalizers %v", address.GetName(), address.GetDeletionTimestamp(), address.GetFinalizers())
+			}
 		}
 		return nil
-	})
+	}
 }
 
 // noClaims waits until no claim is left in the namespace.
 func (s *scene) noClaims() {
 	s.Helper()
 	s.eventually("all claims to be gone", func(context.Context) error {
-		if claims := s.allClaims(); len(claims) > 0 {
+		if claims := s.claims(); len(claims) > 0 {
 			return fmt.Errorf("%d claims are left, the first is %s", len(claims), claims[0].GetName())
 		}
 		return nil

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"testing"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"k8s.io/apimachinery/pkg/types"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,8 +24,8 @@ func TestAddressOfAMachineThatMovedAwayStaysTakenAndUnprotected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := &ipamv1.IPAddress{}
-	if err := s.env.Client.Get(t.Context(), s.key(claim.Status.Address.Name), address); err != nil {
+	address, err := s.address(ip)
+	if err != nil {
 		t.Fatal(err)
 	}
 
@@ -35,7 +34,7 @@ func TestAddressOfAMachineThatMovedAwayStaysTakenAndUnprotected(t *testing.T) {
 	// clusterctl is rarely this slow.
 	s.consistently("metal3 leaves the address alone while the claim is being deleted", func(ctx context.Context) error {
 		err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address)
-		if err == nil && !address.DeletionTimestamp.IsZero() {
+		if err == nil && !address.GetDeletionTimestamp().IsZero() {
 			err = fmt.Errorf("%s is being deleted", ip)
 		}
 		return err
@@ -48,14 +47,14 @@ func TestAddressOfAMachineThatMovedAwayStaysTakenAndUnprotected(t *testing.T) {
 
 	s.eventually("the address to be unprotected", func(ctx context.Context) error {
 		err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address)
-		if err == nil && slices.Contains(address.Finalizers, ipam.InUseFinalizer) {
-			err = fmt.Errorf("its finalizers are %v", address.Finalizers)
+		if err == nil && slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) {
+			err = fmt.Errorf("its finalizers are %v", address.GetFinalizers())
 		}
 		return err
 	})
 	err = harness.Consistently(t.Context(), gracePeriod+gracePeriod/4, "the address stays", func(ctx context.Context) error {
 		err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address)
-		if err == nil && !address.DeletionTimestamp.IsZero() {
+		if err == nil && !address.GetDeletionTimestamp().IsZero() {
 			err = fmt.Errorf("%s is being deleted", ip)
 		}
 		return err

@@ -51,7 +51,7 @@ func TestManagerOfOneNamespaceNeedsNoOther(t *testing.T) {
 	s.inClusterPool()
 	machine, owner := s.pooled("cp-0"), s.machineSet("owner")
 	s.create(machine, s.inClusterMachine("md-0"))
-	ip, contractIP := s.settled("cp-0"), s.inClusterSettled("md-0")
+	ip, contractIP := s.settled("cp-0"), s.settled("md-0")
 	s.waiting(owner)
 	s.change(machine, func() {
 		machine.Finalizers = nil
@@ -62,7 +62,7 @@ func TestManagerOfOneNamespaceNeedsNoOther(t *testing.T) {
 	s.returned(ip)
 	s.touched(owner)
 	s.delete(s.machine("md-0"))
-	s.inClusterReturned(contractIP)
+	s.returned(contractIP)
 	s.noClaims()
 	for _, manager := range env.managers {
 		s.expectNothingForbidden(manager, true)

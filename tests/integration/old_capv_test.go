@@ -27,8 +27,8 @@ func TestCAPVWithoutV1beta2IsServed(t *testing.T) {
 
 	for name, test := range map[string]func(*scene){
 		"as a user applies it":          appliedByItsUser,
-		"with metal3":                   fromMetal3().servesALife,
-		"with the in-cluster provider":  fromInCluster().servesALife,
+		"with metal3":                   aLife{harness.OfMetal3, true}.servesALife,
+		"with the in-cluster provider":  aLife{harness.OfInCluster, false}.servesALife,
 		"by the label of its template":  servedByItsTemplate,
 		"left by the old adapter":       servedAfterTheAdapter,
 		"with nothing where it asks":    deniedUntilThePoolIsThere,
@@ -52,11 +52,9 @@ func TestClusterAPIWithoutV1beta2IsServed(t *testing.T) {
 		expectNotServed(t, env, object)
 	}
 
-	metal3, inCluster := fromMetal3(), fromInCluster()
-	metal3.remade, inCluster.address = false, "10.16.57.88"
 	for name, test := range map[string]func(*scene){
-		"with metal3":                      played(88, metal3.servesALife),
-		"with the in-cluster provider":     playedOldContract(inCluster.servesALife),
+		"with metal3":                      played(88, aLife{harness.OfMetal3, false}.servesALife),
+		"with the in-cluster provider":     playedOldContract(aLife{harness.OfInCluster, false}.servesALife),
 		"with nothing where it asks":       played(88, deniedUntilThePoolIsThere),
 		"with the endpoint of its Cluster": played(188, endpointIsNotGiven),
 		"while its Cluster is paused":      played(88, pausedWithItsCluster),
@@ -109,7 +107,7 @@ func servedAfterTheAdapter(s *scene) {
 	s.create(harness.Pool(s.ns))
 	machine := s.fromAdapter("cp-0")
 	s.eventually("the machine to be adopted", func(context.Context) error { return s.isFullyAdopted("cp-0", firstIP) })
-	fromMetal3().expectOwner(s, "cp-0")
+	s.expectOwner("cp-0")
 	s.delete(machine)
 	s.gone(machine)
 	s.toldInServedVersion("AddressReleased")

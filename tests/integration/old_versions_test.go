@@ -22,52 +22,22 @@ import (
 // notServed is what a log says of a kind or a version that is not served.
 var notServed = regexp.MustCompile("is not served in the version|no matches for kind|could not find the requested resource")
 
-// provided is what the life of a machine needs to know of where its address is from.
-type provided struct {
-	pool      func(*scene)
-	machine   func(s *scene, name string, options ...harness.Option) *capvv1.VSphereMachine
-	injected  func(device capvv1.NetworkDeviceSpec, address string) capvv1.NetworkDeviceSpec
-	address   string
-	claim     func(*scene, string) (client.Object, error)
-	settled   func(*scene, string) string
-	protected func(*scene, string) error
-	returned  func(*scene, string)
-	// remade says that a claim that is deleted comes back.
+// aLife is that of a machine with an address of a provider. remade says that a
+// claim that is deleted comes back.
+type aLife struct {
+	harness.Fixture
 	remade bool
 }
 
-func fromMetal3() provided {
-	return provided{
-		pool:     func(s *scene) { s.create(harness.Pool(s.ns)) },
-		machine:  (*scene).pooled,
-		injected: injected,
-		address:  firstIP,
-		claim:    func(s *scene, machine string) (client.Object, error) { return s.claim(machine) },
-		settled:  (*scene).settled, protected: (*scene).isProtected, returned: (*scene).returned,
-		remade: true,
-	}
-}
-
-func fromInCluster() provided {
-	return provided{
-		pool:     func(s *scene) { s.inClusterPool() },
-		machine:  (*scene).inClusterMachine,
-		injected: inClusterInjected,
-		address:  inClusterFirst,
-		claim:    func(s *scene, machine string) (client.Object, error) { return s.addressClaim(machine, 0) },
-		settled:  (*scene).inClusterSettled, protected: (*scene).isInClusterProtected, returned: (*scene).inClusterReturned,
-	}
-}
-
 // servesALife is the life of a machine that is sent, changed and read in v1beta1.
-func (p provided) servesALife(s *scene) {
-	p.pool(s)
-	machine := s.older(p.machine(s, "cp-0", harness.WithFinalizer(harness.MachineFinalizer)))
+func (l aLife) servesALife(s *scene) {
+	s.pool(l.Fixture)
+	machine := s.older(s.asks(l.Fixture, "cp-0", harness.WithFinalizer(harness.MachineFinalizer)))
 	s.apply(machine, harness.ControlPlaneManager)
-	s.expectDevices("cp-0", p.injected(harness.StaticDevice(), p.address+"/24"))
+	s.expectDevices("cp-0", l.Injected(harness.StaticDevice(), 88))
 	s.expectHeld("cp-0")
-	ip := p.settled(s, "cp-0")
-	p.expectOwner(s, "cp-0")
+	ip := s.settled("cp-0")
+	s.expectOwner("cp-0")
 
 	s.change(machine, func() {
 		machine.SetFinalizers([]string{harness.MachineFinalizer})
@@ -77,20 +47,20 @@ func (p provided) servesALife(s *scene) {
 	s.change(machine, func() {
 		machine.Object["spec"] = s.older(harness.Machine(s.ns, "cp-0")).Object["spec"]
 	})
-	s.expectDevices("cp-0", p.injected(harness.StaticDevice(), p.address+"/24"))
+	s.expectDevices("cp-0", l.Injected(harness.StaticDevice(), 88))
 	s.expectHeld("cp-0")
-	if p.remade {
-		p.claimComesBack(s, ip)
+	if l.remade {
+		s.claimComesBack(ip)
 	}
-	p.virtualMachineKeeps(s, ip)
+	s.virtualMachineThatReportsKeeps(ip)
 	s.noClaims()
 	s.expectServedVersions()
 }
 
 // expectOwner sees that the machine owns its claim in the version that is served.
-func (p provided) expectOwner(s *scene, name string) {
+func (s *scene) expectOwner(name string) {
 	s.Helper()
-	claim, err := p.claim(s, name)
+	claim, err := s.claim(name)
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -120,24 +90,24 @@ func (s *scene) plain(object client.Object) (*unstructured.Unstructured, error) 
 	return stored, c.Get(s.Context(), client.ObjectKeyFromObject(object), stored)
 }
 
-func (p provided) claimComesBack(s *scene, ip string) {
+func (s *scene) claimComesBack(ip string) {
 	s.Helper()
-	former, err := p.claim(s, "cp-0")
+	former, err := s.claim("cp-0")
 	if err != nil {
 		s.Fatal(err)
 	}
 	s.delete(former)
 	s.eventually("the claim to come back", func(context.Context) error {
-		claim, err := p.claim(s, "cp-0")
+		claim, err := s.claim("cp-0")
 		if err == nil && claim.GetUID() == former.GetUID() {
 			err = errors.New("it is the former one")
 		}
 		return err
 	})
-	if got := p.settled(s, "cp-0"); got != ip {
+	if got := s.settled("cp-0"); got != ip {
 		s.Errorf("the machine has %s, had %s", got, ip)
 	}
-	p.expectOwner(s, "cp-0")
+	s.expectOwner("cp-0")
 	s.toldInServedVersion("ClaimRebuilt")
 }
 
@@ -154,9 +124,9 @@ func (s *scene) toldInServedVersion(reason string) {
 	}
 }
 
-// virtualMachineKeeps deletes a machine whose VM, which says what address it has
+// virtualMachineThatReportsKeeps deletes a machine whose VM, which says what address it has
 // in its status alone, goes later.
-func (p provided) virtualMachineKeeps(s *scene, ip string) {
+func (s *scene) virtualMachineThatReportsKeeps(ip string) {
 	s.Helper()
 	fixture := harness.VSphereVM(s.machine("cp-0"), harness.WithFinalizer(vmFinalizer), harness.WithDevices(harness.DHCPDevice()))
 	fixture.OwnerReferences = nil
@@ -171,9 +141,9 @@ func (p provided) virtualMachineKeeps(s *scene, ip string) {
 	s.delete(machine)
 	s.dropFinalizer(machine, harness.MachineFinalizer)
 	s.gone(machine)
-	s.consistently("the VM's address is protected", func(context.Context) error { return p.protected(s, ip) })
+	s.consistently("the VM's address is protected", func(context.Context) error { return s.isProtected(ip) })
 	s.gone(s.deleted(vm, vmFinalizer))
-	p.returned(s, ip)
+	s.returned(ip)
 }
 
 // expectServedVersions sees that nothing in the scene names a version that is not

@@ -43,7 +43,7 @@ func TestClaimWithoutAMachineIsReapedWhenItIsTime(t *testing.T) {
 		s := newScene(t, env)
 		s.create(harness.Pool(s.ns, harness.PoolRange(firstIP, firstIP)))
 		start := time.Now()
-		s.bind(s.orphan("never", 0))
+		s.bind(s.orphan(harness.OfMetal3, "never", 0))
 		s.refused(s.pooled("next"), "is exhausted")
 
 		s.within(gracePeriod+punctual, "the next machine to be created", func(ctx context.Context) error {
@@ -55,7 +55,7 @@ func TestClaimWithoutAMachineIsReapedWhenItIsTime(t *testing.T) {
 	t.Run("after a restart, which makes it wait anew", func(t *testing.T) {
 		s := newScene(t, env)
 		s.create(harness.Pool(s.ns))
-		claim := s.orphan("never", time.Hour)
+		claim := s.orphan(harness.OfMetal3, "never", time.Hour)
 		manager.Kill()
 		start := time.Now()
 		if err := manager.Start(t.Context()); err != nil {
@@ -69,7 +69,7 @@ func TestClaimWithoutAMachineIsReapedWhenItIsTime(t *testing.T) {
 	t.Run("soon after a policy has refused that for a while", func(t *testing.T) {
 		s := newScene(t, env)
 		s.create(harness.Pool(s.ns))
-		claim := s.orphan("never", 0)
+		claim := s.orphan(harness.OfMetal3, "never", 0)
 		allow := s.refuseDeletion(claim)
 		failed := s.failures(manager)
 		s.within(gracePeriod+4*harness.Soon, "the deletion to be refused often", func(context.Context) error {

@@ -12,9 +12,10 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
@@ -52,8 +53,8 @@ func TestRequestThatFailsLeavesTheClaimOfAnotherThatWasAnswered(t *testing.T) {
 	}
 
 	s.consistently("the claim that was the answer stays", func(context.Context) error {
-		if now, err := s.claim("cp-0"); err != nil || now.UID != claim.UID || !now.DeletionTimestamp.IsZero() {
-			return fmt.Errorf("got claim %s, want %s: %w", now.UID, claim.UID, err)
+		if now, err := s.claim("cp-0"); err != nil || now.GetUID() != claim.GetUID() || !now.GetDeletionTimestamp().IsZero() {
+			return fmt.Errorf("got claim %s, want %s: %w", now.GetUID(), claim.GetUID(), err)
 		}
 		return nil
 	})
@@ -62,39 +63,26 @@ func TestRequestThatFailsLeavesTheClaimOfAnotherThatWasAnswered(t *testing.T) {
 }
 
 func TestOwnerWhoseMachinesAreRefusedLaterHoldsOneAddressAtATime(t *testing.T) {
-	t.Parallel()
-	for name, provider := range map[string]struct {
-		pool  func(s *scene)
-		label string
-	}{
-		"metal3":     {func(s *scene) { s.create(harness.Pool(s.ns)) }, harness.DefaultPool},
-		"in-cluster": {func(s *scene) { s.inClusterPool() }, harness.DefaultInClusterPool},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			provider.pool(s)
-			s.rejectMarkedMachines()
-			set := harness.MachineSet(s.ns, "md", "template")
-			s.create(set)
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f)
+		s.rejectMarkedMachines()
+		set := harness.MachineSet(s.ns, "md", "template")
+		s.create(set)
 
-			for i := range 7 {
-				err := s.env.Client.Create(t.Context(), harness.Machine(s.ns, fmt.Sprintf("md-%d", i), harness.WithPool(provider.label),
-					harness.WithOwner(set), harness.WithLabel(rejectedLabel, "")))
-				if i > 0 && (err == nil || !strings.Contains(err.Error(), `an earlier machine of MachineSet "md" was given 10.16.5`)) {
-					t.Errorf("try %d: got %v, want to be told that something after the webhook refuses", i, err)
-				}
+		for i := range 7 {
+			err := s.env.Client.Create(t.Context(), s.asks(f, fmt.Sprintf("md-%d", i), harness.WithOwner(set), harness.WithLabel(rejectedLabel, "")))
+			if i > 0 && (err == nil || !strings.Contains(err.Error(), `an earlier machine of MachineSet "md" was given 10.16.5`)) {
+				t.Errorf("try %d: got %v, want to be told that something after the webhook refuses", i, err)
 			}
+		}
 
-			if claims := s.allClaims(); len(claims) != 1 {
-				t.Errorf("%d claims are there, want 1", len(claims))
-			}
-			s.create(harness.Machine(s.ns, "neighbour", harness.WithPool(provider.label)))
-			s.within(gracePeriod+harness.Soon, "the owner to be served when the address is back", func(ctx context.Context) error {
-				return s.env.Client.Create(ctx, harness.Machine(s.ns, "md-9", harness.WithPool(provider.label), harness.WithOwner(set)))
-			})
+		s.expectClaims(1)
+		s.create(s.asks(f, "neighbour"))
+		s.within(gracePeriod+harness.Soon, "the owner to be served when the address is back", func(ctx context.Context) error {
+			return s.env.Client.Create(ctx, s.asks(f, "md-9", harness.WithOwner(set)))
 		})
-	}
+	})
 }
 
 // A replica that is killed leaves a claim that is bound and was no answer: nothing
@@ -162,7 +150,7 @@ func TestMachinesThatNobodyStoresLeaveAddressesForOthers(t *testing.T) {
 		}
 	}
 
-	if claims := s.addressClaims(); len(claims) > bound+1 {
+	if claims := s.claims(); len(claims) > bound+1 {
 		t.Errorf("%d claims were made, want no more than about %d", len(claims), bound)
 	}
 	if want := s.text(`64 machines in namespace "NAMESPACE" were given addresses of ` + inClusterName + ` and then refused`); !strings.HasPrefix(refused, want) {
@@ -180,7 +168,7 @@ func TestMachinesThatNobodyStoresLeaveAddressesForOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.within(gracePeriod+2*harness.Soon, "the claims to be reaped", func(context.Context) error {
-		if claims := s.addressClaims(); len(claims) > 0 {
+		if claims := s.claims(); len(claims) > 0 {
 			return fmt.Errorf("%d are left", len(claims))
 		}
 		return nil
@@ -229,11 +217,11 @@ func TestSlowProviderServesTheNextMachineOfTheOwner(t *testing.T) {
 	if got := s.ip("md-1"); got != "10.16.63.88" {
 		t.Errorf("it got %s, want the address that was bound for the one before", got)
 	}
-	if claims := s.addressClaims(); len(claims) != 1 || claims[0].UID != claim.UID {
+	if claims := s.claims(); len(claims) != 1 || claims[0].GetUID() != claim.UID {
 		t.Errorf("%d claims are there, want the one of the first try", len(claims))
 	}
 	s.eventually("the claim to be the machine's", func(context.Context) error {
-		if owners := s.addressClaims()[0].OwnerReferences; len(owners) != 1 || owners[0].Name != "md-1" {
+		if owners := s.claims()[0].GetOwnerReferences(); len(owners) != 1 || owners[0].Name != "md-1" {
 			return fmt.Errorf("its owners are %v", owners)
 		}
 		return nil
@@ -321,7 +309,7 @@ func TestClaimsAreThoseOfTheClusterFromTheirFirstMoment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, moves := claim.Labels[clusterctlv1.ClusterctlMoveLabel]; !moves || claim.Labels["cluster.x-k8s.io/watch-filter"] != "blue" {
-		t.Errorf("its labels are %v, want those by which clusterctl and the controllers of the Cluster know it", claim.Labels)
+	if _, moves := claim.GetLabels()[clusterctlv1.ClusterctlMoveLabel]; !moves || claim.GetLabels()["cluster.x-k8s.io/watch-filter"] != "blue" {
+		t.Errorf("its labels are %v, want those by which clusterctl and the controllers of the Cluster know it", claim.GetLabels())
 	}
 }

@@ -8,14 +8,14 @@ import (
 	"strings"
 	"testing"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
@@ -30,11 +30,9 @@ type possessions struct {
 	pool       *ipamv1.IPPool
 	// fixed has an address from its user, and waiting none from anybody.
 	machine, fixed, waiting *capvv1.VSphereMachine
-	claim                   *ipamv1.IPClaim
-	address                 *ipamv1.IPAddress
-	foreign                 *ipamv1.IPClaim
-	contractClaim           *capiipamv1.IPAddressClaim
-	contractAddress         *capiipamv1.IPAddress
+	// foreign is a claim of somebody else, and those of the contract are md-0's.
+	claim, address, foreign        client.Object
+	contractClaim, contractAddress client.Object
 }
 
 // possess makes one of each, with a machine that lives and one that waits.
@@ -50,12 +48,12 @@ func (s *scene) possess() possessions {
 	s.create(p.pool, p.machine, p.fixed, p.waiting, p.foreign)
 	s.inClusterPool()
 	s.create(s.inClusterMachine("md-0"))
-	ip, contractIP := s.settled("cp-0"), s.inClusterSettled("md-0")
+	ip, contractIP := s.settled("cp-0"), s.settled("md-0")
 	var errs [4]error
 	p.claim, errs[0] = s.claim("cp-0")
 	p.address, errs[1] = s.address(ip)
-	p.contractAddress, errs[2] = s.ipAddress(contractIP)
-	p.contractClaim, errs[3] = s.addressClaim("md-0", 0)
+	p.contractAddress, errs[2] = s.address(contractIP)
+	p.contractClaim, errs[3] = s.claim("md-0")
 	if err := errors.Join(errs[:]...); err != nil {
 		s.Fatal(err)
 	}

@@ -245,7 +245,7 @@ func (p protection) letsControllersPass() {
 	p.inClusterPool()
 	p.create(p.inClusterMachine("md-0"), p.pooled("cp-1"))
 	ips := []string{p.settled("cp-0"), p.settled("cp-1")}
-	contractIP := p.inClusterSettled("md-0")
+	contractIP := p.settled("md-0")
 
 	// Marks that get lost, by one who is exempt, come back.
 	for _, name := range []string{"cp-0", "md-0"} {
@@ -273,7 +273,7 @@ func (p protection) letsControllersPass() {
 	for _, ip := range ips {
 		p.returned(ip)
 	}
-	p.inClusterReturned(contractIP)
+	p.returned(contractIP)
 	p.noClaims()
 }
 
@@ -314,7 +314,7 @@ func (p protection) letsANamespaceGo() {
 	p.inClusterPool()
 	p.create(p.inClusterMachine("md-0"))
 	p.settled("cp-0")
-	p.inClusterSettled("md-0")
+	p.settled("md-0")
 
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: p.ns}}
 	if err := p.alice.Delete(p.Context(), namespace); err != nil {

@@ -14,13 +14,12 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
-// What metal3 never does is played here, with metal3 stopped: a provider that
-// answers each claim in the scene as it is told to, until the function that is
-// returned is called.
-func (s *scene) playProvider(answer func(context.Context, *ipamv1.IPClaim) error) (stop func()) {
+// play is a provider that answers each claim in the scene, of the kind of this
+// list, as it is told to, until the function that is returned is called.
+func play[T client.Object](s *scene, list client.ObjectList, answer func(context.Context, T) error) (stop func()) {
 	s.Helper()
 	ctx, cancel := context.WithCancel(s.Context())
-	claims, err := s.env.Client.Watch(ctx, &ipamv1.IPClaimList{}, client.InNamespace(s.ns))
+	claims, err := s.env.Client.Watch(ctx, list, client.InNamespace(s.ns))
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -28,7 +27,7 @@ func (s *scene) playProvider(answer func(context.Context, *ipamv1.IPClaim) error
 	go func() {
 		defer close(done)
 		for event := range claims.ResultChan() {
-			claim, ok := event.Object.(*ipamv1.IPClaim)
+			claim, ok := event.Object.(T)
 			if !ok || event.Type != watch.Added {
 				continue
 			}
@@ -41,6 +40,12 @@ func (s *scene) playProvider(answer func(context.Context, *ipamv1.IPClaim) error
 		cancel()
 		<-done
 	}
+}
+
+// What metal3 never does is played here, with metal3 stopped.
+func (s *scene) playProvider(answer func(context.Context, *ipamv1.IPClaim) error) (stop func()) {
+	s.Helper()
+	return play(s, &ipamv1.IPClaimList{}, answer)
 }
 
 // addressFor is the answer to a claim, owned by it as metal3's is.
@@ -100,7 +105,7 @@ func addressInDeletionIsDenied(s *scene) {
 	})
 	defer stop()
 
-	s.denyMachine(claimInDeletion, "cp-0", harness.WithPool(harness.DefaultPool))
+	s.denyMachine(claimInDeletion(harness.OfMetal3), "cp-0", harness.WithPool(harness.DefaultPool))
 
 	s.expectNoClaims()
 	addresses := &ipamv1.IPAddressList{}
@@ -116,7 +121,7 @@ func addressInDeletionIsDenied(s *scene) {
 // name may be left over from an earlier claim: neither is an answer yet.
 func addressOfAnotherClaimIsNotTaken(s *scene) {
 	s.create(harness.Pool(s.ns))
-	other := s.claimOf("somebody")
+	other := s.foreignClaim(harness.OfMetal3, "somebody").(*ipamv1.IPClaim)
 	claimed := make(chan *ipamv1.IPClaim, 1)
 	stop := s.playProvider(func(_ context.Context, claim *ipamv1.IPClaim) error {
 		if claim.Name == "cp-0-0" {

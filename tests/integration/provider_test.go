@@ -7,14 +7,12 @@ import (
 	"strings"
 	"testing"
 
-	"capv-static-ip.dev/allocator/ipam"
-
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -169,24 +167,23 @@ func createSentAgain(s *scene) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	stampAfter := after.Annotations[ipam.LastUsedAnnotation]
-	if claims := s.claims(); len(claims) != 1 || after.UID != claim.UID || stampAfter != newStamp {
+	stampAfter := after.GetAnnotations()[ipam.LastUsedAnnotation]
+	if claims := s.claims(); len(claims) != 1 || after.GetUID() != claim.GetUID() || stampAfter != newStamp {
 		s.Errorf("got the claims %v, of cp-0 %s with the stamp %q, want %s alone with the stamp %q",
-			claimNames(claims), after.UID, stampAfter, claim.UID, newStamp)
+			names(claims), after.GetUID(), stampAfter, claim.GetUID(), newStamp)
 	}
-	addresses := &ipamv1.IPAddressList{}
-	if err := s.env.Client.List(s.Context(), addresses, client.InNamespace(s.ns)); err != nil || len(addresses.Items) != 1 {
-		s.Errorf("got %d addresses (%v), want one", len(addresses.Items), err)
+	if addresses := s.addresses(); len(addresses) != 1 {
+		s.Errorf("got the addresses %v, want one", names(addresses))
 	}
 }
 
 // stampedBy waits until the claim of a machine has another stamp than this, from a
 // create that is under way: one that has ended stamps nothing any more.
-func (s *scene) stampedBy(create <-chan error, machine, not string) (claim *ipamv1.IPClaim, stamp string) {
+func (s *scene) stampedBy(create <-chan error, machine, not string) (claim client.Object, stamp string) {
 	s.Helper()
 	s.eventually("the claim of "+machine+" to be stamped", func(context.Context) (err error) {
 		if claim, err = s.claim(machine); err == nil {
-			if stamp = claim.Annotations[ipam.LastUsedAnnotation]; stamp != not {
+			if stamp = claim.GetAnnotations()[ipam.LastUsedAnnotation]; stamp != not {
 				return nil
 			}
 			err = fmt.Errorf("its stamp is %q", stamp)

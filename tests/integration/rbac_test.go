@@ -86,8 +86,8 @@ func inClusterLife(s *scene) {
 	s.inClusterPool()
 	machine := s.inClusterMachine("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
 	s.create(machine)
-	ip := s.inClusterSettled("cp-0")
-	claim, err := s.addressClaim("cp-0", 0)
+	ip := s.settled("cp-0")
+	claim, err := s.claim("cp-0")
 	if err != nil {
 		s.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func inClusterLife(s *scene) {
 	s.gone(claim)
 	s.eventually("the dead claim to be no owner any more", func(context.Context) error { return s.isNoOwner(claim, ip) })
 	s.create(s.inClusterMachine("cp-1"))
-	s.inClusterSettled("cp-1")
+	s.settled("cp-1")
 	s.refused(s.inClusterMachine("cp-2", harness.WithCluster("nobody")), "which does not exist")
 
 	for _, name := range []string{"cp-0", "cp-1"} {
@@ -106,7 +106,7 @@ func inClusterLife(s *scene) {
 		}
 		s.gone(object)
 	}
-	s.inClusterReturned(ip)
+	s.returned(ip)
 	s.noClaims()
 }
 

@@ -9,14 +9,13 @@ import (
 	"strings"
 	"testing"
 
-	"capv-static-ip.dev/allocator/ipam"
-
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/docs"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -86,7 +85,7 @@ func (r *removal) awaitAdoption() {
 	if got := r.settled("metal3"); got != firstIP {
 		r.Errorf("the machine of metal3 has %s, want %s", got, firstIP)
 	}
-	if got := r.inClusterSettled("in-cluster"); got != inClusterFirst {
+	if got := r.settled("in-cluster"); got != inClusterFirst {
 		r.Errorf("the machine of in-cluster has %s, want %s", got, inClusterFirst)
 	}
 }
@@ -150,7 +149,7 @@ func (r *removal) addressesAreTaken() error {
 	if err != nil {
 		return err
 	}
-	contractAddress, err := r.ipAddress(inClusterFirst)
+	contractAddress, err := r.address(inClusterFirst)
 	if err != nil {
 		return err
 	}
@@ -158,7 +157,7 @@ func (r *removal) addressesAreTaken() error {
 	if err != nil {
 		return err
 	}
-	contractClaim, err := r.addressClaim("in-cluster", 0)
+	contractClaim, err := r.claim("in-cluster")
 	if err != nil {
 		return err
 	}
@@ -216,7 +215,7 @@ func (r *removal) followsMachines() {
 
 	r.noClaims()
 	r.returned(firstIP)
-	r.inClusterReturned(inClusterFirst)
+	r.returned(inClusterFirst)
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: r.ns}}
 	r.delete(namespace)
 	if err := harness.WaitGone(r.Context(), r.env.Client, namespace, 3*harness.Soon); err != nil {

@@ -22,9 +22,6 @@ const (
 	// defaultPoolLacks is what an owner is annotated with whose machines the
 	// default pool refused.
 	defaultPoolLacks = "IPPool.ipam.metal3.io/dkp-cluster"
-	// onlyPoolExhausted is of a pool with one address.
-	onlyPoolExhausted = `IPPool "dkp-cluster" in namespace "NAMESPACE" is exhausted: 1 of 1 addresses in use; ` +
-		`add addresses to the pool or delete a machine that holds one`
 	// usersAnnotation stands for all that others write on an owner.
 	usersAnnotation = "example.org/note"
 )
@@ -170,7 +167,7 @@ func TestRefusalIsWrittenOnTheOwnerOnce(t *testing.T) {
 	s.waiting(owner)
 	version := owner.GetResourceVersion()
 
-	s.denyMachines(onlyPoolExhausted, harness.WithPool(harness.DefaultPool), harness.WithOwner(owner))
+	s.denyMachines(exhausted(harness.OfMetal3, "1 of 1 addresses in use"), harness.WithPool(harness.DefaultPool), harness.WithOwner(owner))
 
 	s.consistently("the owner stays as it is", func(context.Context) error {
 		if err := s.isWaiting(owner, defaultPoolLacks); err != nil {

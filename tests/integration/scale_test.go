@@ -10,11 +10,11 @@ import (
 	"testing"
 	"time"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/util/validation"
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
@@ -40,8 +40,8 @@ func TestLongestMachineNamesHaveClaimsOfTheirOwn(t *testing.T) {
 		}
 	}
 	for _, claim := range s.claims() {
-		if !slices.Contains(names, ipam.MachineOf(&claim)) {
-			t.Errorf("claim %s says that it is of machine %q", claim.Name, ipam.MachineOf(&claim))
+		if !slices.Contains(names, ipam.MachineOf(claim)) {
+			t.Errorf("claim %s says that it is of machine %q", claim.GetName(), ipam.MachineOf(claim))
 		}
 	}
 	for _, name := range names {
@@ -90,16 +90,6 @@ func TestHundredMachinesAtOnceGetHundredAddressesInARow(t *testing.T) {
 	start = time.Now()
 	s.deleteHundred()
 	t.Logf("released in %s", time.Since(start))
-}
-
-// addresses lists the addresses that exist in the namespace.
-func (s *scene) addresses() []ipamv1.IPAddress {
-	s.Helper()
-	list := &ipamv1.IPAddressList{}
-	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
-		s.Fatal(err)
-	}
-	return list.Items
 }
 
 // createHundred creates all machines, from many clients at once. A create that

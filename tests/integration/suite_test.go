@@ -7,17 +7,13 @@ package integration
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -54,27 +50,7 @@ func (e *environment) served(version string) string {
 var shared *environment
 
 func TestMain(m *testing.M) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	allowWaiting()
-	code, err := run(ctx, m)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// allowWaiting lets more tests run at once than there are processors, unless
-// -parallel says how many: they wait most of the time, for grace periods and
-// for controllers.
-func allowWaiting() {
-	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if parallel := flag.Lookup("test.parallel"); parallel != nil && !given {
-		_ = parallel.Value.Set("6")
-	}
+	harness.RunTests(func(ctx context.Context) (int, error) { return run(ctx, m) })
 }
 
 func run(ctx context.Context, m *testing.M) (int, error) {
@@ -228,16 +204,6 @@ func (s *scene) machine(name string) *capvv1.VSphereMachine {
 		s.Fatal(err)
 	}
 	return machine
-}
-
-// claims lists the claims in the namespace.
-func (s *scene) claims() []ipamv1.IPClaim {
-	s.Helper()
-	list := &ipamv1.IPClaimList{}
-	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
-		s.Fatal(err)
-	}
-	return list.Items
 }
 
 // eventually waits until a condition holds, and fails the test if it does not.

@@ -224,7 +224,7 @@ func TestCallWithTooLittleTimeIsDeniedWithoutAClaim(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns))
-	review := &admissionv1.AdmissionReview{Request: s.creation("cp-0", s.manifest(s.pooled("cp-0")))}
+	review := &admissionv1.AdmissionReview{Request: s.creation("cp-0", s.onOwnNetwork(s.manifest(s.pooled("cp-0"))))}
 	review.SetGroupVersionKind(admissionv1.SchemeGroupVersion.WithKind("AdmissionReview"))
 	body, err := json.Marshal(review)
 	if err != nil {
@@ -244,7 +244,7 @@ func TestCallWithTooLittleTimeIsDeniedWithoutAClaim(t *testing.T) {
 			t.Errorf("with a timeout of %s got %+v, want it denied", timeout, response)
 		}
 		if claims := s.claims(); len(claims) > 0 {
-			t.Errorf("with a timeout of %s claim %s was made", timeout, claims[0].Name)
+			t.Errorf("with a timeout of %s claim %s was made", timeout, claims[0].GetName())
 		}
 	}
 	if now, err := shared.managers[0].Metric(t.Context(), "capv_static_ip_admissions_total", map[string]string{"reason": "TimeoutTooShort"}); err != nil || now != made+3 {
@@ -260,7 +260,7 @@ func TestCallWithTooLittleTimeIsDeniedWithoutAClaim(t *testing.T) {
 	}
 	s.within(gracePeriod+harness.Soon, "the claim without a machine to be reaped", func(context.Context) error {
 		if claims := s.claims(); len(claims) > 0 {
-			return fmt.Errorf("claim %s exists", claims[0].Name)
+			return fmt.Errorf("claim %s exists", claims[0].GetName())
 		}
 		return nil
 	})

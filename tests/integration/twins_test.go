@@ -61,95 +61,67 @@ func TestAddressThatWasAnsweredIsNotGivenBackByATwin(t *testing.T) {
 // asks for less or elsewhere, is stored. The first then ends in a conflict, and
 // nobody tells us.
 func TestClaimThatAStoredMachineDoesNotUseIsReaped(t *testing.T) {
-	t.Parallel()
-	two := harness.WithDevices(harness.StaticDevice(), harness.StaticDevice())
-	inCluster := func(t *testing.T) *scene {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
-		s.inClusterPool(harness.InClusterAddresses("10.16.57.88-10.16.57.89"))
-		return s
+		s.pool(f, f.WithIPs(88, 89))
+		first := s.asks(f, "cp-0", late, harness.WithDevices(harness.StaticDevice(), harness.StaticDevice()),
+			withPoolOf("1", f.Reference(f.PoolName).Kind+"/"+f.PoolName))
+		s.spareIsReaped(f, first, f.Claim(s.ns, "cp-0-1", f.PoolName), s.asks(f, "next"))
+	})
+	t.Run("of another provider", func(t *testing.T) {
+		t.Parallel()
+		s := newScene(t, shared)
+		s.pool(harness.OfInCluster)
+		spare := harness.OfMetal3
+		s.create(spare.Pool(s.ns, spare.WithIPs(88, 88)))
+		s.spareIsReaped(harness.OfInCluster, s.asks(spare, "cp-0", late), spare.Claim(s.ns, "cp-0-0", spare.PoolName), s.asks(spare, "next"))
+	})
+}
+
+// spareIsReaped creates a machine cp-0 that asks one provider for one address, while
+// the first of that name waits, and sees that the claim which only the first one
+// needed is reaped, and its address given to the next machine.
+func (s *scene) spareIsReaped(f harness.Fixture, first, spare, next client.Object) {
+	s.Helper()
+	reached, proceed := make(chan struct{}, 10), make(chan struct{})
+	s.lateWebhook(func(r *admissionv1.AdmissionRequest) string {
+		if r.Name == "cp-0" {
+			reached <- struct{}{}
+			<-proceed
+		}
+		return ""
+	})
+	created := s.createLater(first)
+	<-reached
+	start := time.Now()
+	s.create(s.asks(f, "cp-0"))
+	close(proceed)
+	if err := <-created; !apierrors.IsAlreadyExists(err) {
+		s.Fatalf("the first create ended with %v, want a conflict", err)
 	}
-	for name, test := range map[string]struct {
-		scene     func(*testing.T) *scene
-		first     func(*scene) client.Object
-		second    func(*scene) client.Object
-		spare     func(*scene) client.Object
-		next      func(*scene) client.Object
-		isSettled func(s *scene, ip string) error
-	}{
-		"metal3": {
-			scene: func(t *testing.T) *scene {
-				s := newScene(t, shared)
-				s.create(harness.Pool(s.ns, harness.PoolRange(firstIP, secondIP)))
-				return s
-			},
-			first:     func(s *scene) client.Object { return s.pooled("cp-0", late, two) },
-			second:    func(s *scene) client.Object { return s.pooled("cp-0") },
-			spare:     func(s *scene) client.Object { return harness.Claim(s.ns, "cp-0-1", harness.DefaultPool) },
-			next:      func(s *scene) client.Object { return s.pooled("next") },
-			isSettled: func(s *scene, ip string) error { return s.isAdopted("cp-0", ip) },
-		},
-		"in-cluster": {
-			scene: inCluster,
-			first: func(s *scene) client.Object {
-				return s.inClusterMachine("cp-0", late, two, withPoolOf("1", inClusterRef))
-			},
-			second: func(s *scene) client.Object { return s.inClusterMachine("cp-0") },
-			spare: func(s *scene) client.Object {
-				return harness.AddressClaim(s.ns, "cp-0-1", harness.InClusterPoolKind, harness.DefaultInClusterPool)
-			},
-			next:      func(s *scene) client.Object { return s.inClusterMachine("next") },
-			isSettled: func(s *scene, ip string) error { return s.isInClusterAdopted("cp-0", ip) },
-		},
-		"of another provider": {
-			scene: func(t *testing.T) *scene {
-				s := inCluster(t)
-				s.create(harness.Pool(s.ns, harness.PoolRange(firstIP, firstIP)))
-				return s
-			},
-			first:     func(s *scene) client.Object { return s.pooled("cp-0", late) },
-			second:    func(s *scene) client.Object { return s.inClusterMachine("cp-0") },
-			spare:     func(s *scene) client.Object { return harness.Claim(s.ns, "cp-0-0", harness.DefaultPool) },
-			next:      func(s *scene) client.Object { return s.pooled("next") },
-			isSettled: func(s *scene, ip string) error { return s.isInClusterAdopted("cp-0", ip) },
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			s := test.scene(t)
-			reached, proceed := make(chan struct{}, 10), make(chan struct{})
-			s.lateWebhook(func(r *admissionv1.AdmissionRequest) string {
-				if r.Name == "cp-0" {
-					reached <- struct{}{}
-					<-proceed
-				}
-				return ""
-			})
-			created := s.createLater(test.first(s))
-			<-reached
-			start := time.Now()
-			s.create(test.second(s))
-			close(proceed)
-			if err := <-created; !apierrors.IsAlreadyExists(err) {
-				t.Fatalf("the first create ended with %v, want a conflict", err)
-			}
-			ip := s.ip("cp-0")
-			s.create(harness.VSphereVM(s.machine("cp-0")))
-			settled := func(context.Context) error { return test.isSettled(s, ip) }
-			s.eventually("the machine to adopt its own claim", settled)
+	ip := s.ip("cp-0")
+	s.create(harness.VSphereVM(s.machine("cp-0")))
+	// The spare claim may have the same name.
+	settled := func(ctx context.Context) error {
+		own := f.Claim(s.ns, "cp-0-0", f.PoolName)
+		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(own), own); err != nil {
+			return err
+		}
+		return s.isAdoptedBy("cp-0", own, ip)
+	}
+	s.eventually("the machine to adopt its own claim", settled)
 
-			s.reaped(test.spare(s))
+	s.reaped(spare)
 
-			// The time of its creation is in whole seconds.
-			if age := time.Since(start); age < gracePeriod-time.Second {
-				t.Errorf("it was reaped %s after the machine was stored, want no less than %s", age, gracePeriod)
-			}
-			s.eventually("its address to be given to another machine", func(ctx context.Context) error {
-				return client.IgnoreAlreadyExists(s.env.Client.Create(ctx, test.next(s)))
-			})
-			if err := settled(t.Context()); err != nil {
-				t.Errorf("the machine's own claim: %v", err)
-			}
-		})
+	// The time of its creation is in whole seconds.
+	if age := time.Since(start); age < gracePeriod-time.Second {
+		s.Errorf("it was reaped %s after the machine was stored, want no less than %s", age, gracePeriod)
+	}
+	s.eventually("its address to be given to another machine", func(ctx context.Context) error {
+		return client.IgnoreAlreadyExists(s.env.Client.Create(ctx, next))
+	})
+	if err := settled(s.Context()); err != nil {
+		s.Errorf("the machine's own claim: %v", err)
 	}
 }
 

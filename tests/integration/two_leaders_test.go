@@ -7,8 +7,9 @@ import (
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/tests/harness"
@@ -41,8 +42,8 @@ func TestTwoLeadersDoEachOtherNoHarm(t *testing.T) {
 		var errs []error
 		for i := range machines {
 			errs = append(errs, s.isAdopted(fmt.Sprintf("m-%d", i), s.ip(fmt.Sprintf("m-%d", i))),
-				s.isInClusterAdopted(fmt.Sprintf("c-%d", i), s.ip(fmt.Sprintf("c-%d", i))),
-				s.isInClusterAdopted(fmt.Sprintf("r-%d", i), fmt.Sprintf("10.16.57.%d", 110+i)))
+				s.isAdopted(fmt.Sprintf("c-%d", i), s.ip(fmt.Sprintf("c-%d", i))),
+				s.isAdopted(fmt.Sprintf("r-%d", i), fmt.Sprintf("10.16.57.%d", 110+i)))
 		}
 		return errors.Join(append(errs, s.heldOnce())...)
 	}
@@ -51,7 +52,7 @@ func TestTwoLeadersDoEachOtherNoHarm(t *testing.T) {
 	for i := range machines {
 		s.delete(harness.Claim(s.ns, fmt.Sprintf("m-%d-0", i), harness.DefaultPool))
 	}
-	lost := s.orphan("never", 0)
+	lost := s.orphan(harness.OfMetal3, "never", 0)
 	s.within(2*harness.Soon, "all machines to hold their addresses again", held)
 	s.reaped(lost)
 
@@ -69,7 +70,7 @@ func TestTwoLeadersDoEachOtherNoHarm(t *testing.T) {
 	if addresses := s.addresses(); len(addresses) > 0 {
 		s.eventually("all addresses to be back in their pool", func(context.Context) error {
 			if addresses = s.addresses(); len(addresses) > 0 {
-				return fmt.Errorf("%d are left, the first is %s", len(addresses), addresses[0].Name)
+				return fmt.Errorf("%d are left, the first is %s", len(addresses), addresses[0].GetName())
 			}
 			return nil
 		})

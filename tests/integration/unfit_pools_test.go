@@ -20,7 +20,7 @@ func TestPoolOfBothFamiliesGivesThoseOfTheFirst(t *testing.T) {
 	s.denyMachines(`IPPool "dkp-cluster" in namespace "NAMESPACE" is exhausted: 1 of 1 addresses in use; add addresses to the pool or delete a machine that holds one`,
 		harness.WithPool(harness.DefaultPool))
 
-	if claims := s.allClaims(); len(claims) != 1 {
+	if claims := s.claims(); len(claims) != 1 {
 		t.Errorf("%d claims are there, want that of the first machine", len(claims))
 	}
 }
@@ -47,7 +47,7 @@ func TestPoolsWithOneNamePrefixAreNamedWhereTheirAddressesCollide(t *testing.T) 
 	first, second := harness.Pool(s.ns), harness.Pool(s.ns, harness.PoolNamed("second"))
 	first.Spec.NamePrefix, second.Spec.NamePrefix = "same", "same"
 	s.create(first, second)
-	claim := s.claimOf("somebody")
+	claim := s.foreignClaim(harness.OfMetal3, "somebody")
 	s.bind(claim)
 
 	err := s.env.Client.Create(t.Context(), harness.Machine(s.ns, "cp-0", harness.WithPool("second")))

@@ -10,9 +10,10 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
@@ -110,16 +111,6 @@ func TestAddressThatIsSetAsideIsToldAndComesBackWhenItsCauseIsGone(t *testing.T)
 }
 
 func TestAddressThatAnythingUsesIsNotGiven(t *testing.T) {
-	t.Parallel()
-	providers := map[string]struct {
-		pool  func(s *scene)
-		label string
-		// net is what the addresses of the pool begin with.
-		net string
-	}{
-		"metal3":     {func(s *scene) { s.create(harness.Pool(s.ns)) }, harness.DefaultPool, "10.16.56."},
-		"in-cluster": {func(s *scene) { s.inClusterPool() }, harness.DefaultInClusterPool, "10.16.57."},
-	}
 	users := map[string]func(s *scene, address string){
 		"a machine whose user wrote it by hand": func(s *scene, address string) {
 			s.create(harness.Machine(s.ns, "by-hand", harness.WithDevices(harness.FixedDevice(address+"/24"))))
@@ -143,23 +134,23 @@ func TestAddressThatAnythingUsesIsNotGiven(t *testing.T) {
 			}
 		},
 	}
-	for provider, by := range providers {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		for user, use := range users {
-			t.Run(provider+", used by "+user, func(t *testing.T) {
+			t.Run("used by "+user, func(t *testing.T) {
 				t.Parallel()
 				s := newScene(t, shared)
-				by.pool(s)
-				use(s, by.net+"88")
-				s.known(by.net + "88")
+				s.pool(f)
+				use(s, f.IP(88))
+				s.known(f.IP(88))
 
-				s.create(harness.Machine(s.ns, "cp-0", harness.WithPool(by.label)))
+				s.create(s.asks(f, "cp-0"))
 
-				if got := s.ip("cp-0"); got != by.net+"89" {
-					t.Errorf("the machine got %s, want the next one, %s89", got, by.net)
+				if got := s.ip("cp-0"); got != f.IP(89) {
+					t.Errorf("the machine got %s, want the next one, %s", got, f.IP(89))
 				}
 			})
 		}
-	}
+	})
 }
 
 func TestEndpointOfAControlPlaneIsNotGivenToANode(t *testing.T) {

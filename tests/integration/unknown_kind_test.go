@@ -12,9 +12,9 @@ import (
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/watch"
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/contract"
@@ -53,7 +53,7 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 	want.IPAddrs, want.Gateway4 = []string{"10.16.59.88/24"}, "10.16.59.1"
 	first.expectDevices("cp-0", want)
 	first.expectHeld("cp-0")
-	first.inClusterSettled("cp-0")
+	first.settled("cp-0")
 	for i, pid := range shared.pids() {
 		if pid != pids[i] {
 			t.Errorf("a manager was started again: %v, before %v", shared.pids(), pids)
@@ -89,7 +89,7 @@ func rangeIsReleased(s *scene) {
 	defer stop()
 	machine := s.rangeMachine("cp-0")
 	s.create(machine)
-	ip := s.inClusterSettled("cp-0")
+	ip := s.settled("cp-0")
 
 	s.delete(machine)
 	s.gone(machine)
@@ -98,8 +98,8 @@ func rangeIsReleased(s *scene) {
 	// The provider is one that leaves the rest to the garbage collector, which
 	// pauses when a new kind has come.
 	s.within(4*harness.Soon, "the address to be gone", func(context.Context) error {
-		if address, err := s.ipAddress(ip); err == nil {
-			return fmt.Errorf("%s exists, with finalizers %v", address.Name, address.Finalizers)
+		if address, err := s.address(ip); err == nil {
+			return fmt.Errorf("%s exists, with finalizers %v", address.GetName(), address.GetFinalizers())
 		}
 		return nil
 	})
@@ -120,7 +120,7 @@ func lostRangeAddressIsTold(s *scene) {
 		s.Errorf("%v losses are counted, want more than the %v before", got, lost)
 	}
 	s.consistently("nothing is claimed, and the machine stays as it is", func(context.Context) error {
-		if claims := s.allClaims(); len(claims) > 0 {
+		if claims := s.claims(); len(claims) > 0 {
 			return fmt.Errorf("claim %s was made", claims[0].GetName())
 		}
 		now := s.machine("cp-0")
@@ -136,7 +136,7 @@ func lostRangeAddressIsTold(s *scene) {
 	claim := harness.AddressClaim(s.ns, "cp-0-0", "Range", "lab", harness.WithAnnotation(ipam.ForAnnotation, "cp-0"))
 	claim.Spec.PoolRef.APIGroup = rangeGroup
 	s.create(claim)
-	s.eventually("the claim made by hand to be adopted", func(context.Context) error { return s.isInClusterAdopted("cp-0", "10.16.59.88") })
+	s.eventually("the claim made by hand to be adopted", func(context.Context) error { return s.isAdopted("cp-0", "10.16.59.88") })
 }
 
 func missingRangeIsDenied(s *scene) {
@@ -328,33 +328,16 @@ func (s *scene) grantRanges(group string) {
 	})
 }
 
-// playContract answers each claim on a Range in the scene, until the function
-// that is returned is called.
+// playContract answers each claim on a Range in the scene. One that was taken back
+// meanwhile needs no answer.
 func (s *scene) playContract(answer func(context.Context, *capiipamv1.IPAddressClaim) error) (stop func()) {
 	s.Helper()
-	ctx, cancel := context.WithCancel(s.Context())
-	claims, err := s.env.Client.Watch(ctx, &capiipamv1.IPAddressClaimList{}, client.InNamespace(s.ns))
-	if err != nil {
-		s.Fatal(err)
-	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for event := range claims.ResultChan() {
-			claim, ok := event.Object.(*capiipamv1.IPAddressClaim)
-			if !ok || event.Type != watch.Added || !strings.HasSuffix(claim.Spec.PoolRef.APIGroup, rangeGroup) {
-				continue
-			}
-			// A claim that was taken back meanwhile needs no answer.
-			if err := client.IgnoreNotFound(answer(ctx, claim)); err != nil && ctx.Err() == nil {
-				s.Errorf("playing the provider: %v", err)
-			}
+	return play(s, &capiipamv1.IPAddressClaimList{}, func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		if !strings.HasSuffix(claim.Spec.PoolRef.APIGroup, rangeGroup) {
+			return nil
 		}
-	}()
-	return func() {
-		cancel()
-		<-done
-	}
+		return client.IgnoreNotFound(answer(ctx, claim))
+	})
 }
 
 // answersWith is the provider that gives every claim this address.

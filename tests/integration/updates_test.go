@@ -46,18 +46,25 @@ func (s *scene) update(name string, devices []capvv1.NetworkDeviceSpec, options 
 }
 
 func TestUpdateWithoutTheAddressGetsItBack(t *testing.T) {
-	t.Parallel()
-	s := boundScene(t, harness.StaticDevice())
-	mtu := int64(9000)
-	device := harness.StaticDevice()
-	device.MTU = &mtu
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f, harness.WithSearchDomains("example.org"))
+		s.create(s.asks(f, "cp-0"))
+		mtu := int64(9000)
+		device := harness.StaticDevice()
+		device.MTU = &mtu
+		want := f.Injected(device, 88)
+		want.SearchDomains = []string{"example.org"}
 
-	if _, err := s.update("cp-0", []capvv1.NetworkDeviceSpec{device}); err != nil {
-		t.Fatal(err)
-	}
-
-	s.expectDevices("cp-0", bound(device, "10.16.56.88/24"))
-	s.expectHeld("cp-0")
+		for _, when := range []string{"before the claim is adopted", "when it is"} {
+			if _, err := s.update("cp-0", []capvv1.NetworkDeviceSpec{device}); err != nil {
+				t.Fatalf("%s: %v", when, err)
+			}
+			s.expectDevices("cp-0", want)
+			s.expectHeld("cp-0")
+			s.settled("cp-0")
+		}
+	})
 }
 
 func TestDryRunOfAnUpdateWithoutTheAddressGetsItBack(t *testing.T) {

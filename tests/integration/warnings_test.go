@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"fmt"
 	"testing"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,35 +34,33 @@ func (s *scene) expectUntouched(machine *capvv1.VSphereMachine, devices ...capvv
 }
 
 func TestDryRunMakesNothing(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	c, warned := s.warnedClient()
-	preview := func() {
-		t.Helper()
-		machine := harness.Machine(s.ns, "cp-9", harness.WithPool(harness.DefaultPool))
-		if err := c.Create(t.Context(), machine, client.DryRunAll); err != nil {
-			t.Fatal(err)
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		c, warned := s.warnedClient()
+		preview := func() {
+			t.Helper()
+			machine := harness.Machine(s.ns, "cp-9", harness.WithPool(f.PoolName))
+			if err := c.Create(t.Context(), machine, client.DryRunAll); err != nil {
+				t.Fatal(err)
+			}
+			s.expectUntouched(machine)
 		}
-		s.expectUntouched(machine)
-	}
 
-	preview()
-	warned.expect(s, poolNotFound)
-	s.expectNoClaims()
+		preview()
+		warned.expect(s, `IPPool "`+f.PoolName+`" not found in namespace "NAMESPACE", asked for by label `+
+			`cluster.x-k8s.io/ip-pool-name of the VSphereMachine: create the pool or correct its name there`)
+		s.expectNoClaims()
 
-	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.56.88", "10.16.56.89")))
-	preview()
-	warned.expect(s)
-	s.expectNoClaims()
+		s.pool(f, f.WithIPs(88, 89))
+		preview()
+		warned.expect(s)
+		s.expectNoClaims()
 
-	for i := range 2 {
-		s.create(harness.Machine(s.ns, fmt.Sprintf("cp-%d", i), harness.WithPool(harness.DefaultPool)))
-	}
-	preview()
-	warned.expect(s, poolExhausted)
-	if claims := s.claims(); len(claims) != 2 {
-		t.Errorf("got the claims %v, want those of the two machines", claimNames(claims))
-	}
+		s.create(s.asks(f, "cp-0"), s.asks(f, "cp-1"))
+		preview()
+		warned.expect(s, exhausted(f, "2 of 2 addresses in use"))
+		s.expectClaims(2)
+	})
 }
 
 // CAPI does not look again, between two machines, whether their Cluster is paused.

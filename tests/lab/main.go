@@ -18,12 +18,12 @@ import (
 	"os"
 	"time"
 
-	"capv-static-ip.dev/tests/lifetime"
+	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/stack"
 )
 
 func main() {
-	ctx, stop := lifetime.Context()
+	ctx, stop := harness.Lifetime()
 	err := run(ctx)
 	stop()
 	if err != nil {
@@ -59,11 +59,7 @@ func run(ctx context.Context) (err error) {
 
 // end stops everything. What failed can be read about in the logs, so they stay.
 func end(ctx context.Context, s *stack.Stack, err error) error {
-	if err != nil && ctx.Err() == nil {
-		s.Plane.KeepFiles = true
-		err = fmt.Errorf("%w\n  logs are in: %s", err, s.Plane.Dir)
-	}
-	return errors.Join(explain(ctx, err), s.Stop())
+	return errors.Join(explain(ctx, s.Plane.KeepLogs(ctx, err)), s.Stop())
 }
 
 // explain says of what an interrupt broke on its way only that.

@@ -128,7 +128,7 @@ func (s *Stack) Scale(ctx context.Context, workers *clusterv1.MachineDeployment,
 // Node is a machine and its virtual machine.
 type Node struct {
 	Machine *capvv1.VSphereMachine
-	VM      harness.VM
+	VM      VM
 }
 
 // Nodes lists the machines of a MachineDeployment, each with its virtual
@@ -149,7 +149,7 @@ func (s *Stack) nodes(ctx context.Context, namespace string, labels client.ListO
 	var nodes []Node
 	for i := range machines.Items {
 		node := Node{Machine: &machines.Items[i]}
-		if at := slices.IndexFunc(vms, func(vm harness.VM) bool { return vm.Name == node.Machine.Name }); at >= 0 {
+		if at := slices.IndexFunc(vms, func(vm VM) bool { return vm.Name == node.Machine.Name }); at >= 0 {
 			node.VM = vms[at]
 		}
 		nodes = append(nodes, node)

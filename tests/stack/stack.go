@@ -21,7 +21,7 @@ const defaultReplicas = 2
 // Options says how a stack differs from the usual one.
 type Options struct {
 	// VCenter is one that runs already, of another stack; one is started if nil.
-	VCenter *harness.VCenter
+	VCenter *VCenter
 
 	// WithoutManager leaves capv-static-ip out, until Install.
 	WithoutManager bool
@@ -66,7 +66,7 @@ type Stack struct {
 	// Plane is the control plane, with a client that has all rights.
 	Plane *harness.ControlPlane
 	// VCenter is where the virtual machines are.
-	VCenter *harness.VCenter
+	VCenter *VCenter
 	// CertManager is cert-manager with its CA injector.
 	CertManager *harness.Process
 	// ClusterAPI is the core manager.
@@ -165,7 +165,7 @@ func (s *Stack) start(ctx context.Context) error {
 func (s *Stack) startVSphere(ctx context.Context) error {
 	if s.VCenter == nil {
 		err := s.part("vCenter, simulated", func() (err error) {
-			s.VCenter, err = s.Plane.StartVCenter(ctx)
+			s.VCenter, err = startVCenter(ctx, s.Plane)
 			return err
 		})
 		if err != nil {
@@ -173,7 +173,7 @@ func (s *Stack) startVSphere(ctx context.Context) error {
 		}
 	}
 	return s.part("CAPV", func() (err error) {
-		s.CAPV, err = s.Plane.StartCAPV(ctx, s.VCenter, s.featureGates()...)
+		s.CAPV, err = startCAPV(ctx, s.Plane, s.VCenter, s.featureGates()...)
 		return err
 	})
 }
@@ -220,7 +220,7 @@ func (s *Stack) startIPAM(ctx context.Context) error {
 
 func (s *Stack) startOurs(ctx context.Context) error {
 	err := s.part("cert-manager", func() (err error) {
-		s.CertManager, err = s.Plane.StartCertManager(ctx)
+		s.CertManager, err = startCertManager(ctx, s.Plane)
 		return err
 	})
 	if err != nil || s.options.WithoutManager {

@@ -1,6 +1,4 @@
-// Package lifetime says for how long the programs of the tests run. What they
-// start ends with them, so they must not outlive whoever started them.
-package lifetime
+package harness
 
 import (
 	"context"
@@ -13,10 +11,11 @@ import (
 // parentInterval is how often a program looks whether its parent is still there.
 const parentInterval = time.Second
 
-// Context returns a context that ends when the program is to stop: by a signal,
-// when its terminal is closed, or when the process that started it has gone.
+// Lifetime returns a context for a program that starts a control plane, as the demo
+// does. It ends when the program is to stop: by a signal, when its terminal is
+// closed, or when the process that started it has gone, which it must not outlive.
 // The last is for `go run`, which dies of a signal without passing it on.
-func Context() (context.Context, context.CancelFunc) {
+func Lifetime() (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	parent := os.Getppid()
 	go func() {

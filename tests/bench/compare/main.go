@@ -1,9 +1,9 @@
-// Command stack measures capv-static-ip beside CAPV's own way to static
+// Command compare measures capv-static-ip beside CAPV's own way to static
 // addresses, addressesFromPools, on whole management clusters with a simulated
 // vCenter. What is compared is measured in turns, in one run, on one machine.
 //
 //	make bench-stack
-//	go run ./tests/bench/stack -quick
+//	go run ./tests/bench/compare -quick
 //
 // A goal that is missed is reported and is no failure: the machine may be busy.
 package main
@@ -11,31 +11,16 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"capv-static-ip.dev/tests/bench/measure"
-	"capv-static-ip.dev/tests/lifetime"
 	"capv-static-ip.dev/tests/stack"
 )
 
 func main() {
-	ctx, stop := lifetime.Context()
-	plan := thorough()
-	quick := flag.Bool("quick", false, "take some minutes: few machines, one burst")
-	flag.Parse()
-	if *quick {
-		plan = short()
-	}
-	err := run(ctx, plan, os.Stdout, os.Stderr)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench-stack:", err)
-		os.Exit(1)
-	}
+	measure.Main("bench-stack", "take some minutes: few machines, one burst", thorough().run, short().run)
 }
 
 // plan says how much is measured.
@@ -57,7 +42,7 @@ func short() plan {
 	return plan{sizes: []size{{3, 1}}, bursts: []int{64}}
 }
 
-func run(ctx context.Context, p plan, out, progress io.Writer) error {
+func (p plan) run(ctx context.Context, out, progress io.Writer) error {
 	start := time.Now()
 	results := &results{machine: measure.ThisMachine()}
 	log := measure.NewProgress(progress)
@@ -82,13 +67,7 @@ func onStack(ctx context.Context, p plan, limited bool, log *measure.Progress, i
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil && ctx.Err() == nil {
-			s.Plane.KeepFiles = true
-			err = fmt.Errorf("%w; the logs are in %s", err, s.Plane.Dir)
-		}
-		err = errors.Join(err, s.Stop())
-	}()
+	defer func() { err = errors.Join(s.Plane.KeepLogs(ctx, err), s.Stop()) }()
 	b := &bench{stack: s, log: log}
 	for _, size := range p.sizes {
 		if !limited {

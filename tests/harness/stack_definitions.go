@@ -3,40 +3,15 @@ package harness
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 )
 
 const (
-	certManagerProgram = "cert-manager"
-	certManagerModule  = "github.com/cert-manager/cert-manager"
+	certManagerFamily = "cert-manager"
+	certManagerModule = "github.com/cert-manager/cert-manager"
 )
-
-// StartCertManager starts cert-manager's controllers and its CA injector, on a
-// control plane with the WholeStack of APIs. They have all rights: the manifests
-// that would say which they need are templates of a chart.
-func (c *ControlPlane) StartCertManager(ctx context.Context) (*Process, error) {
-	binary, err := c.builder.Path(ctx, certManagerProgram)
-	if err != nil {
-		return nil, err
-	}
-	identity, err := c.Credentials(certManagerProgram, adminGroup)
-	if err != nil {
-		return nil, err
-	}
-	health, err := c.ports.take()
-	if err != nil {
-		return nil, err
-	}
-	process := &Process{
-		Name: certManagerProgram, path: binary,
-		args:  []string{"--kubeconfig=" + identity.Kubeconfig, "--health-addr=" + loopback(health)},
-		ready: answers(http.DefaultTransport, "http://"+loopback(health)+"/readyz"),
-	}
-	return process, c.run(ctx, process)
-}
 
 // stackDefinitions are those of the APIs that only the whole stack has.
 func (c *ControlPlane) stackDefinitions(ctx context.Context) (manifests, error) {
@@ -56,7 +31,7 @@ func (c *ControlPlane) stackDefinitions(ctx context.Context) (manifests, error) 
 }
 
 func (c *ControlPlane) certManagerDefinitions(ctx context.Context) (manifests, error) {
-	dir, err := c.builder.ModuleDir(ctx, certManagerProgram, certManagerModule)
+	dir, err := c.builder.ModuleDir(ctx, certManagerFamily, certManagerModule)
 	if err != nil {
 		return nil, err
 	}

@@ -181,7 +181,7 @@ func (b *bench) await(ctx context.Context, made []awaited) (times, error) {
 	}
 	configured := map[string]time.Time{}
 	for _, event := range events {
-		if _, known := configured[event.Name]; !known && event.Kind == harness.VMConfigured && len(event.Addresses) > 0 {
+		if _, known := configured[event.Name]; !known && event.Kind == stack.VMConfigured && len(event.Addresses) > 0 {
 			configured[event.Name] = event.Time
 		}
 	}

@@ -1,4 +1,4 @@
-package harness
+package stack
 
 import (
 	"context"
@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"capv-static-ip.dev/tests/harness"
 )
 
 const vcenterProgram = "vcenter"
@@ -18,7 +20,7 @@ const vcenterProgram = "vcenter"
 // its metadata when it is powered on, and reports its addresses. It has one
 // template, the one that machines of the fixtures are cloned from.
 type VCenter struct {
-	*Process
+	*harness.Process
 	// Server is where the vSphere API is served, as a VSphereCluster names it.
 	Server string
 	// Username and Password are who may use it.
@@ -72,62 +74,51 @@ type VMEvent struct {
 	Addresses []string `json:"addresses"`
 }
 
-// StartVCenter starts a vCenter. It ends with this control plane, and may be
-// used by others, too.
-func (c *ControlPlane) StartVCenter(ctx context.Context) (*VCenter, error) {
-	binary, err := c.builder.Path(ctx, vcenterProgram)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp(c.Dir, "vcenter-")
+// startVCenter starts a vCenter. It ends with this control plane, and may be used
+// by others, too.
+func startVCenter(ctx context.Context, plane *harness.ControlPlane) (*VCenter, error) {
+	dir, err := os.MkdirTemp(plane.Dir, "vcenter-")
 	if err != nil {
 		return nil, fmt.Errorf("making a folder for the vCenter: %w", err)
 	}
-	serving, err := c.authority.server()
+	certPath, keyPath, err := plane.ServingFiles(vcenterProgram)
 	if err != nil {
 		return nil, err
 	}
-	certPath, keyPath, err := serving.write(c.Dir, vcenterProgram)
+	api, err := plane.Address()
 	if err != nil {
 		return nil, err
 	}
-	api, err := c.ports.take()
+	state, err := plane.Address()
 	if err != nil {
 		return nil, err
 	}
-	state, err := c.ports.take()
-	if err != nil {
-		return nil, err
-	}
-	v := &VCenter{
-		Server: loopback(api), state: "http://" + loopback(state),
-		Username: "administrator@vsphere.local", Password: rand.Text(),
-	}
-	v.Process = &Process{
-		Name: vcenterProgram, path: binary,
-		args: []string{
+	v := &VCenter{Server: api, state: "http://" + state, Username: "administrator@vsphere.local", Password: rand.Text()}
+	v.Process, err = plane.StartProgram(ctx, harness.Program{
+		Name: vcenterProgram, Binary: vcenterProgram,
+		Args: []string{
 			"-address=" + v.Server,
-			"-state-address=" + loopback(state),
+			"-state-address=" + state,
 			"-tls-cert-file=" + certPath,
 			"-tls-private-key-file=" + keyPath,
 			"-username=" + v.Username,
 			"-password=" + v.Password,
-			"-template=" + cloneSpec().Template,
+			"-template=" + harness.Machine("", "").Spec.Template,
 			"-dir=" + dir,
 		},
-		ready: answers(http.DefaultTransport, v.state+"/readyz"),
-	}
-	return v, c.run(ctx, v.Process)
+		ReadyURL: v.state + "/readyz",
+	})
+	return v, err
 }
 
-// StartCAPV starts CAPV with the rights to use a vCenter.
-func (c *ControlPlane) StartCAPV(ctx context.Context, vcenter *VCenter, args ...string) (*Provider, error) {
-	path := filepath.Join(c.Dir, "capv-credentials.yaml")
+// startCAPV starts CAPV with the rights to use a vCenter.
+func startCAPV(ctx context.Context, plane *harness.ControlPlane, vcenter *VCenter, args ...string) (*harness.Provider, error) {
+	path := filepath.Join(plane.Dir, "capv-credentials.yaml")
 	content := fmt.Sprintf("username: %q\npassword: %q\n", vcenter.Username, vcenter.Password)
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		return nil, fmt.Errorf("writing the credentials of CAPV: %w", err)
 	}
-	return c.StartProvider(ctx, CAPV, append([]string{"--credentials-file=" + path}, args...)...)
+	return plane.StartProvider(ctx, harness.CAPV, append([]string{"--credentials-file=" + path}, args...)...)
 }
 
 // StateURL is where the vCenter tells of its virtual machines, as JSON: /vms
