@@ -7,10 +7,13 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -144,4 +147,50 @@ func TestAddressIsProtectedForAVMThatOutlivesItsMachine(t *testing.T) {
 	if !slices.Contains(got.Finalizers, ipam.InUseFinalizer) {
 		t.Errorf("it has the finalizers %v, want ours", got.Finalizers)
 	}
+}
+
+// The garbage collector holds a machine that is deleted in the foreground, and a
+// provider with a reuse grace period holds its claim and address. They are then
+// looked at again, when they are given back already.
+func TestReleaseCountsOnceHoweverOftenItIsLookedAt(t *testing.T) {
+	gone := metav1.NewTime(now)
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: "cp-0", UID: "uid", DeletionTimestamp: &gone,
+		Finalizers: []string{ipam.ReleaseFinalizer, metav1.FinalizerDeleteDependents},
+	}}
+	h := bound(named, held)
+	claim, address := h.claim.Object.(*ipamv1.IPClaim), h.address.Object.(*ipamv1.IPAddress)
+	claim.Namespace, address.Namespace, address.Name = "ns", "ns", "address"
+	claim.Spec.Pool.Name, address.Spec.Pool.Name = "pool", "pool"
+	// Its provider's finalizer holds each of them.
+	address.Finalizers = append(address.Finalizers, ipamv1.IPAddressFinalizer)
+	pool := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}
+	r := reconciler(t, machine, claim, address, pool)
+	told := events.NewFakeRecorder(10)
+	r.events = told
+	before := valueOf(t, claimsReleased)
+
+	r.settle(t.Context(), t)
+
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); err != nil || claim.DeletionTimestamp.IsZero() {
+		t.Fatalf("its claim is deleted at %v (error %v), want it to be on its way", claim.DeletionTimestamp, err)
+	}
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(machine), machine); err != nil {
+		t.Fatalf("the machine, which was to be looked at again: %v", err)
+	}
+	if got := valueOf(t, claimsReleased) - before; got != 1 {
+		t.Errorf("it was counted %v times, want once", got)
+	}
+	if got := len(told.Events); got != 1 {
+		t.Errorf("it was told %d times, want once", got)
+	}
+}
+
+func valueOf(t *testing.T, counter prometheus.Counter) float64 {
+	t.Helper()
+	metric := &dto.Metric{}
+	if err := counter.Write(metric); err != nil {
+		t.Fatal(err)
+	}
+	return metric.GetCounter().GetValue()
 }

@@ -3,6 +3,8 @@ package integration
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -10,6 +12,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam/metal3"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -190,28 +193,71 @@ func TestMachineGoesAlthoughItsProviderIsDown(t *testing.T) {
 
 // The in-cluster provider keeps a claim for as long as its address is not to be
 // used again. The garbage collector would keep the machine for as long, if the claim
-// were one that holds it up.
-func TestMachineDeletedInTheForegroundDoesNotWaitForTheReuseOfItsAddress(t *testing.T) {
+// were one that holds it up. Here something else holds it up for a moment, so that
+// what was released is looked at again.
+func TestMachineDeletedInTheForegroundIsReleasedOnceAndDoesNotWaitForTheReuseOfItsAddress(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, shared)
+	env := ownEnvironment(t, harness.Options{WithoutMetal3: true}, 1)
+	if _, err := env.StartInCluster(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s := newScene(t, env)
 	s.inClusterPool(harness.InClusterField(int64(300), "addressReuseGracePeriodSeconds"))
 	machine := s.inClusterMachine("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
 	s.create(machine)
 	ip := s.inClusterSettled("cp-0")
+	holder := s.holdsUp(machine)
 
 	s.delete(machine, client.PropagationPolicy(metav1.DeletePropagationForeground))
 	s.dropFinalizer(machine, harness.MachineFinalizer)
-	s.gone(machine)
+	s.told("cp-0", "AddressReleased")
+	s.eventually("the finalizer to be off", func(context.Context) error {
+		if finalizers := s.machine("cp-0").Finalizers; slices.Contains(finalizers, ipam.ReleaseFinalizer) {
+			return fmt.Errorf("the machine has the finalizers %v", finalizers)
+		}
+		return nil
+	})
+	reconciled := s.reconciles()
+	for i := range 3 {
+		s.annotate(machine, "example.org/look", new(strconv.Itoa(i)))
+		s.eventually("it to be looked at again", func(context.Context) error {
+			if now := s.reconciles(); now == reconciled {
+				return fmt.Errorf("it was reconciled %v times", now)
+			}
+			return nil
+		})
+		reconciled = s.reconciles()
+	}
 
+	if count := s.metric("capv_static_ip_claims_released_total", nil); count != 1 {
+		t.Errorf("it was released %v times, want once", count)
+	}
+	s.dropFinalizer(holder, hold)
+	s.gone(machine)
 	if _, err := s.ipAddress(ip); err != nil {
 		t.Errorf("the provider does not keep the address: %v", err)
 	}
-	s.told("cp-0", "AddressReleased")
-	for _, event := range s.eventsAbout("VSphereMachine", "cp-0") {
-		if event.Reason == "AddressReleased" && event.Series != nil {
-			t.Errorf("it was released %d times", event.Series.Count)
-		}
+	if count := s.metric("capv_static_ip_claims_released_total", nil); count != 1 {
+		t.Errorf("it was released %v times in all, want once", count)
 	}
+}
+
+// holdsUp makes a dependent of a machine for which a deletion in the foreground
+// waits.
+func (s *scene) holdsUp(machine *capvv1.VSphereMachine) client.Object {
+	s.Helper()
+	holder := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "holder"}}
+	harness.WithOwner(machine)(holder)
+	holder.OwnerReferences[0].BlockOwnerDeletion = new(true)
+	harness.WithFinalizer(hold)(holder)
+	s.create(holder)
+	return holder
+}
+
+// reconciles counts those of the release controller.
+func (s *scene) reconciles() float64 {
+	s.Helper()
+	return s.metric("controller_runtime_reconcile_total", map[string]string{"controller": "release"})
 }
 
 // Claims that wait on another pool, or that no request of ours waits for, delay
