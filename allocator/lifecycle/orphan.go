@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -115,19 +114,13 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 }
 
 // handBack takes our marks off a claim that somebody made for a machine, and off
-// its address: it is its maker's again.
+// its address: both are its maker's again.
 func (r *Reconciler) handBack(ctx context.Context, h *holding, claim client.Object) error {
-	if err := r.unprotect(ctx, h, freed); err != nil {
+	if err := r.unprotect(ctx, h, handedBack); err != nil {
 		return err
 	}
 	before := claim.DeepCopyObject().(client.Object)
-	controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer)
-	delete(claim.GetLabels(), ipam.MachineLabel)
-	annotations := claim.GetAnnotations()
-	for _, key := range []string{ipam.MachineNameAnnotation, ipam.LastUsedAnnotation, ipam.RequestedByAnnotation} {
-		delete(annotations, key)
-	}
-	claim.SetAnnotations(annotations)
+	ipam.HandBack(claim)
 	if err := r.patch(ctx, claim, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("handing back claim %s: %w", klog.KObj(claim), err)
 	}
