@@ -7,9 +7,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/kube"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
@@ -261,20 +263,69 @@ func (s *scene) reconciles() float64 {
 }
 
 // Claims that wait on another pool, or that no request of ours waits for, delay
-// nobody's adoption.
-func TestClaimsThatWaitElsewhereDoNotDelayAdoption(t *testing.T) {
+// nobody's adoption. Whoever may write claims may make one look like a request's:
+// that delays it by seconds.
+func TestClaimsThatNobodyWaitsForDoNotDelayAdoption(t *testing.T) {
 	t.Parallel()
-	hog, s := newScene(t, shared), newScene(t, shared)
-	pool := harness.Pool(hog.ns, harness.PoolWith(func(pool *ipamv1.IPPool) { pool.Spec.ClusterName = new("missing") }))
-	hog.create(pool)
-	for i := range 8 {
-		claim := harness.Claim(hog.ns, fmt.Sprintf("hog-%d-0", i), harness.DefaultPool)
-		harness.WithAnnotation(ipam.MachineNameAnnotation, fmt.Sprintf("hog-%d", i))(claim)
-		harness.WithAnnotation(ipam.RequestedByAnnotation, "none")(claim)
-		hog.create(claim)
+	t.Run("on the pool of another namespace", func(t *testing.T) {
+		t.Parallel()
+		hog, s := newScene(t, shared), newScene(t, shared)
+		pool := harness.Pool(hog.ns, harness.PoolWith(func(pool *ipamv1.IPPool) { pool.Spec.ClusterName = new("missing") }))
+		hog.create(pool)
+		for i := range 8 {
+			claim := harness.Claim(hog.ns, ipam.ClaimName(hogOf(i), 0), harness.DefaultPool)
+			likeOneOfARequest(claim, hogOf(i))
+			hog.create(claim)
+		}
+		s.create(harness.Pool(s.ns), s.pooled("cp-0"))
+		ip := s.ip("cp-0")
+		s.within(promptly, "the machine to be adopted", func(context.Context) error { return s.isFullyAdopted("cp-0", ip) })
+	})
+	for name, test := range map[string]struct {
+		mark   func(claim client.Object, machine string)
+		within time.Duration
+	}{
+		"on the same pool, as anybody makes them": {
+			mark:   func(claim client.Object, _ string) { kube.SetAnnotation(claim, ipam.RequestedByAnnotation, "none") },
+			within: promptly,
+		},
+		"on the same pool, like those of requests": {mark: likeOneOfARequest, within: promptly + 10*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			s.inClusterPool()
+			for i := range 8 {
+				claim := harness.AddressClaim(s.ns, ipam.ClaimName(hogOf(i), 0), harness.InClusterPoolKind, harness.DefaultInClusterPool)
+				// The provider leaves it as it is.
+				harness.WithAnnotation("cluster.x-k8s.io/paused", "")(claim)
+				test.mark(claim, hogOf(i))
+				s.create(claim)
+				s.Cleanup(func() {
+					if err := s.env.Client.Delete(context.Background(), claim); client.IgnoreNotFound(err) != nil {
+						t.Error(err)
+					}
+				})
+			}
+			s.create(s.inClusterMachine("cp-0"))
+			ip := s.ip("cp-0")
+			s.within(test.within, "the machine to be adopted", func(context.Context) error { return s.isInClusterAdopted("cp-0", ip) })
+		})
 	}
-	s.create(harness.Pool(s.ns), s.pooled("cp-0"))
-	s.settled("cp-0")
+}
+
+// promptly is how long the adoption of a machine may take that nothing delays: a
+// change waits a second for others to come with it.
+const promptly = 8 * time.Second
+
+func hogOf(i int) string { return fmt.Sprintf("hog-%d", i) }
+
+// likeOneOfARequest marks a claim as a request does, and for long.
+func likeOneOfARequest(claim client.Object, machine string) {
+	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, "none")
+	kube.SetAnnotation(claim, ipam.MachineNameAnnotation, machine)
+	kube.SetLabel(claim, ipam.MachineLabel, ipam.MachineLabelValue(machine))
+	ipam.Use(claim, ipam.Stamp{Time: time.Now().Add(20 * time.Second), Request: "request"})
 }
 
 // A claim that is deleted in the moment in which metal3 binds it leaves its
