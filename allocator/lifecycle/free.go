@@ -83,6 +83,7 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error
 	if err := r.patch(ctx, address, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("unprotecting address %s: %w", klog.KObj(address), err)
 	}
+	r.ownWrite(address)
 	klog.FromContext(ctx).Info("Unprotected an address", "address", klog.KObj(address))
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -102,6 +101,9 @@ func TestAddressThatWasLeftBehindStaysOnlyIfItsMachineWasMoved(t *testing.T) {
 				r.goes(key, last)
 			}
 
+			r.at(now)
+			r.settle(t.Context(), t)
+			r.at(now.Add(r.grace))
 			r.settle(t.Context(), t)
 
 			got := &ipamv1.IPAddress{}
@@ -118,15 +120,46 @@ func TestAddressThatWasLeftBehindStaysOnlyIfItsMachineWasMoved(t *testing.T) {
 	}
 }
 
-// An address that no machine was ever stored with is of no use to anybody.
-func TestAddressOfAMachineThatNeverCameIsDiscarded(t *testing.T) {
-	address := left(time.Now().Add(-time.Hour))
-	r := reconciler(t, address)
+// An address that no machine was ever stored with is of no use to anybody. When it
+// was made is the API server's word.
+func TestAddressOfAMachineThatNeverCameIsDiscardedByTheLeadersOwnClock(t *testing.T) {
+	for name, created := range map[string]time.Time{"long ago": now.Add(-time.Hour), "in the future": now.Add(time.Hour)} {
+		t.Run(name, func(t *testing.T) {
+			address := left(created)
+			r := reconciler(t, address)
+			exists := func(at time.Time) bool {
+				r.at(at)
+				r.settle(t.Context(), t)
+				return r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address) == nil
+			}
 
-	r.settle(t.Context(), t)
+			if !exists(now) || !exists(now.Add(r.grace-time.Second)) {
+				t.Fatal("it was discarded before this leader had seen it for the grace period")
+			}
+			if exists(now.Add(r.grace)) {
+				t.Errorf("it has the finalizers %v after the grace period, want it gone", address.Finalizers)
+			}
+		})
+	}
+}
 
-	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); !apierrors.IsNotFound(err) {
-		t.Errorf("got error %v and finalizers %v, want it gone", err, address.Finalizers)
+// What this leader writes itself is no use of an address, and does not make it wait
+// anew.
+func TestSpareAddressWaitsForOneGracePeriod(t *testing.T) {
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}
+	address := left(now.Add(-time.Hour))
+	r := reconciler(t, machine, address)
+	exists := func(at time.Time) bool {
+		r.at(at)
+		r.settle(t.Context(), t)
+		return r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address) == nil
+	}
+
+	if !exists(now) || !exists(now.Add(r.grace-time.Second)) || !isProtected(address) {
+		t.Fatal("it was unprotected before this leader had seen it for the grace period")
+	}
+	if exists(now.Add(r.grace)) {
+		t.Errorf("it has the finalizers %v after the grace period, want it gone", address.Finalizers)
 	}
 }
 

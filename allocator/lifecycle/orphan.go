@@ -57,20 +57,30 @@ func graceOf(claim client.Object, grace time.Duration) time.Duration {
 }
 
 // lastUsed is the latest of when a request used the claim, when it was made, and
-// when this leader first saw it as it is. The first two are by other clocks: what
-// is in the future by this one says nothing.
+// when this leader first saw it as it is.
 func (h holding) lastUsed(now time.Time) time.Time {
-	latest := h.seen
 	times := []time.Time{h.claim.GetCreationTimestamp().Time}
 	if stamp, err := ipam.StampOf(h.claim); err == nil {
 		times = append(times, stamp.Time)
 	}
-	for _, t := range times {
-		if t.After(latest) && !t.After(now) {
-			latest = t
+	return latest(now, h.seen, times...)
+}
+
+// lastMade is the latest of when the address was made, and when this leader first
+// saw it as it is.
+func (h holding) lastMade(now time.Time) time.Time {
+	return latest(now, h.seen, h.address.GetCreationTimestamp().Time)
+}
+
+// latest is the latest of when this leader saw an object, by its own clock, and of
+// times by the clocks of others: what is in the future by this one says nothing.
+func latest(now, seen time.Time, others ...time.Time) time.Time {
+	for _, t := range others {
+		if t.After(seen) && !t.After(now) {
+			seen = t
 		}
 	}
-	return latest
+	return seen
 }
 
 // tellKept says on a claim, once, for how long it waits for its machine.

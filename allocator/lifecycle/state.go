@@ -86,7 +86,7 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
 	}
 	h.onDevice = s.exists && h.address != nil && deviceOf(s.object, capi.ParseAddress(h.address.IP)) >= 0
-	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) {
+	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) || h.isSpare(s.machineState) || h.isStray(s.name) {
 		_, h.departed = r.departures.get(key)
 		switch {
 		case h.claim != nil:

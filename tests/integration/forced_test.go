@@ -42,11 +42,14 @@ func TestAddressWhoseClaimWasForcedAwayComesBack(t *testing.T) {
 	s.create(harness.Pool(s.ns))
 	machine := s.pooled("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
 	s.create(machine)
-	ip := s.settled("cp-0")
+	address, err := s.address(s.settled("cp-0"))
+	if err != nil {
+		t.Fatal(err)
+	}
 
 	s.forceAway(machine, harness.Claim(s.ns, "cp-0-0", harness.DefaultPool))
 
-	s.returned(ip)
+	s.within(gracePeriod+harness.Soon, "the address to be discarded", s.isGone(address))
 	// The name can be used again.
 	s.create(s.pooled("cp-0"))
 	s.settled("cp-0")
@@ -58,14 +61,17 @@ func TestInClusterAddressWhoseClaimWasForcedAwayComesBack(t *testing.T) {
 	s.inClusterPool(harness.InClusterAddresses(inClusterFirst))
 	machine := s.inClusterMachine("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
 	s.create(machine)
-	ip := s.inClusterSettled("cp-0")
+	address, err := s.ipAddress(s.inClusterSettled("cp-0"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	// The provider does not look at claims of a paused pool.
 	pool := harness.InClusterPool(s.ns)
 	s.annotate(pool, "cluster.x-k8s.io/paused", new(""))
 
 	s.forceAway(machine, harness.AddressClaim(s.ns, "cp-0-0", harness.InClusterPoolKind, harness.DefaultInClusterPool))
 
-	s.inClusterReturned(ip)
+	s.within(gracePeriod+harness.Soon, "the address to be discarded", s.isGone(address))
 	s.annotate(pool, "cluster.x-k8s.io/paused", nil)
 	s.create(s.inClusterMachine("cp-0"))
 	s.inClusterSettled("cp-0")
