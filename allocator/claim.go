@@ -147,6 +147,7 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want ipam.Want, pool
 	if err := a.judgeReuse(provider.ReadClaim(obj), req, want); err != nil {
 		return ipam.Claim{}, err
 	}
+	before := obj.DeepCopyObject().(client.Object)
 	sign(obj, req, want, req.Stamp.Again())
 	annotations := obj.GetAnnotations()
 	delete(annotations, ipam.KeptAnnotation)
@@ -154,6 +155,9 @@ func (a *Allocator) reuse(ctx context.Context, req Request, want ipam.Want, pool
 	fresh := provider.NewClaim(req.claimSpec(want, pool))
 	maps.Copy(annotations, fresh.GetAnnotations())
 	obj.SetAnnotations(annotations)
+	if err := ipam.NoteTakenOver(obj, before); err != nil {
+		return ipam.Claim{}, err
+	}
 	if err := a.client.Update(ctx, obj); err != nil {
 		return ipam.Claim{}, notWritten(ctx, want, pool, obj, err)
 	}

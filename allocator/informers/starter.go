@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
@@ -38,7 +40,9 @@ const syncTimeout = 30 * time.Second
 // Starter starts the informers of all sources, each as soon as its CRD is served:
 // this program may be installed before CAPV or the IPAM provider, or without.
 type Starter struct {
-	mgr manager.Manager
+	cache  cache.Cache
+	mapper meta.RESTMapper
+	log    logr.Logger
 	// live reads a CRD when it matters which versions it serves.
 	live client.Reader
 	// choose makes the scheme that the program would have if it were started now.
@@ -53,60 +57,78 @@ type Starter struct {
 
 // kind is a kind of object that some part of the program reads or watches.
 type kind struct {
-	sources []Source
+	sources []*started
 	version string
 	// needed says that admission cannot do without it.
 	needed bool
 
 	// expected: its CRD exists, and its informers have not synced. started: they
-	// have. said: it was logged that its CRD does not serve the version.
-	expected, started, said bool
+	// have. said: it was logged that its CRD does not serve the version. missing: it
+	// was logged that there is no CRD.
+	expected, started, said, missing bool
 	// served is the state in which its CRD was last seen to serve the version,
 	// reviewed that in which it was last read, and looks how often since.
 	served, reviewed string
 	looks            int
 }
 
+// started is a source, and what of it has been started.
+type started struct {
+	Source
+	indexed map[string]bool
+	handled bool
+}
+
 // NewStarter adds to the manager what starts the informers: of what admission
 // needs to be ready, and of what only controllers need.
 func NewStarter(mgr manager.Manager, live client.Reader, choose func() (*runtime.Scheme, error), needed, others []Source) (*Starter, error) {
 	k := &Starter{
-		mgr:      mgr,
+		cache:    mgr.GetCache(),
+		mapper:   mgr.GetRESTMapper(),
+		log:      mgr.GetLogger(),
 		live:     live,
 		choose:   choose,
 		outdated: make(chan error, 1),
-		kinds:    map[schema.GroupKind]*kind{},
 	}
+	if err := k.collect(mgr.GetScheme(), needed, others); err != nil {
+		return nil, err
+	}
+	return k, k.watch(mgr)
+}
+
+// collect puts the sources of one kind together.
+func (k *Starter) collect(scheme *runtime.Scheme, needed, others []Source) error {
+	k.kinds = map[schema.GroupKind]*kind{}
 	for i, s := range slices.Concat(others, needed) {
-		gvk, err := apiutil.GVKForObject(s.Object, mgr.GetScheme())
+		gvk, err := apiutil.GVKForObject(s.Object, scheme)
 		if err != nil {
-			return nil, fmt.Errorf("finding the kind of a source: %w", err)
+			return fmt.Errorf("finding the kind of a source: %w", err)
 		}
 		known := k.kinds[gvk.GroupKind()]
 		if known == nil {
 			known = &kind{version: gvk.Version}
 			k.kinds[gvk.GroupKind()] = known
 		}
-		known.sources = append(known.sources, s)
+		known.sources = append(known.sources, &started{Source: s, indexed: map[string]bool{}})
 		known.needed = known.needed || i >= len(others)
 	}
-	return k, k.watch()
+	return nil
 }
 
 // watch adds the controller that follows the CRDs, on every replica.
-func (k *Starter) watch() error {
-	c, err := controller.New("kinds", k.mgr, controller.Options{
+func (k *Starter) watch(mgr manager.Manager) error {
+	c, err := controller.New("kinds", mgr, controller.Options{
 		Reconciler:              k,
 		MaxConcurrentReconciles: len(k.kinds),
 		RateLimiter:             limit.Failures[reconcile.Request](),
 		NeedLeaderElection:      new(false),
-		LogConstructor:          func(*reconcile.Request) logr.Logger { return k.mgr.GetLogger() },
+		LogConstructor:          func(*reconcile.Request) logr.Logger { return k.log },
 	})
 	if err != nil {
 		return fmt.Errorf("adding the controller of kinds: %w", err)
 	}
 	enqueue := handler.TypedEnqueueRequestsFromMapFunc(func(_ context.Context, crd *metav1.PartialObjectMetadata) []reconcile.Request {
-		if known, ok := k.mgr.GetRESTMapper().(*mapper.Mapper); ok {
+		if known, ok := k.mapper.(*mapper.Mapper); ok {
 			known.Changed()
 		}
 		gk, ok := k.kindOf(crd.Name)
@@ -116,10 +138,10 @@ func (k *Starter) watch() error {
 		k.expect(gk)
 		return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: crd.Name}}}
 	})
-	if err := c.Watch(source.Kind(k.mgr.GetCache(), crdMetadata(), enqueue)); err != nil {
+	if err := c.Watch(source.Kind(k.cache, crdMetadata(), enqueue)); err != nil {
 		return fmt.Errorf("watching CRDs: %w", err)
 	}
-	return k.mgr.Add(k)
+	return mgr.Add(k)
 }
 
 func crdMetadata() *metav1.PartialObjectMetadata {
@@ -144,7 +166,9 @@ func (k *Starter) kindOf(crd string) (schema.GroupKind, bool) {
 func (k *Starter) expect(gk schema.GroupKind) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if known := k.kinds[gk]; !known.started && !known.said {
+	known := k.kinds[gk]
+	known.missing = false
+	if !known.started && !known.said {
 		known.expected = true
 	}
 }
@@ -153,19 +177,23 @@ func (k *Starter) expect(gk schema.GroupKind) {
 func (k *Starter) NeedLeaderElection() bool { return false }
 
 // Start implements manager.Runnable. It notes when the CRDs that exist have all
-// been seen: before that it is not known what there is to wait for. It ends with
+// been seen: before that it is not known what there is to wait for, and what is
+// missing. It ends with
 // an error, and the program with it, when that has to be started again.
 func (k *Starter) Start(ctx context.Context) error {
 	var crds metav1.PartialObjectMetadataList
 	crds.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinitionList"))
-	if err := k.mgr.GetCache().List(ctx, &crds); client.IgnoreNotFound(err) != nil {
+	if err := k.cache.List(ctx, &crds); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("listing CRDs: %w", err)
 	}
+	missing := slices.Collect(maps.Keys(k.kinds))
 	for i := range crds.Items {
 		if gk, ok := k.kindOf(crds.Items[i].Name); ok {
 			k.expect(gk)
+			missing = slices.DeleteFunc(missing, func(other schema.GroupKind) bool { return other == gk })
 		}
 	}
+	k.sayMissing(missing...)
 	k.mu.Lock()
 	k.listed = true
 	k.mu.Unlock()
@@ -185,9 +213,10 @@ func (k *Starter) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 		return reconcile.Result{}, nil
 	}
 	crd := crdMetadata()
-	if err := k.mgr.GetCache().Get(ctx, req.NamespacedName, crd); err != nil {
+	if err := k.cache.Get(ctx, req.NamespacedName, crd); err != nil {
 		if apierrors.IsNotFound(err) {
 			k.settle(gk, func(known *kind) { known.expected, known.said = false, false })
+			k.sayMissing(gk)
 		}
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
@@ -222,30 +251,50 @@ func (k *Starter) settle(gk schema.GroupKind, change func(*kind)) {
 	change(k.kinds[gk])
 }
 
-// start adds all indexes of a kind before anything reads by them. Indexes that
-// were added by an earlier try are left as they are.
-func (k *Starter) start(ctx context.Context, gk schema.GroupKind) error {
-	sources := k.kinds[gk].sources
-	for i, s := range sources {
-		for name, index := range s.Indexes {
-			if err := k.mgr.GetFieldIndexer().IndexField(ctx, s.Object, name, index); err != nil {
-				return fmt.Errorf("adding index %s: %w", name, err)
-			}
-			delete(sources[i].Indexes, name)
+// sayMissing logs that there are no CRDs of some kinds, once until there are.
+func (k *Starter) sayMissing(kinds ...schema.GroupKind) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var names []string
+	for _, gk := range kinds {
+		if known := k.kinds[gk]; !known.missing {
+			known.missing = true
+			names = append(names, gk.String())
 		}
 	}
-	for i, s := range sources {
-		informer, err := k.mgr.GetCache().GetInformer(ctx, s.Object)
+	if len(names) > 0 {
+		slices.Sort(names)
+		k.log.Info("Kinds are not served: what needs them is refused or does not work", "kinds", strings.Join(names, ","))
+	}
+}
+
+// start adds all indexes of a kind before anything reads by them. What an earlier
+// try has done is left as it is.
+func (k *Starter) start(ctx context.Context, gk schema.GroupKind) error {
+	sources := k.kinds[gk].sources
+	for _, s := range sources {
+		for name, index := range s.Indexes {
+			if s.indexed[name] {
+				continue
+			}
+			if err := k.cache.IndexField(ctx, s.Object, name, index); err != nil {
+				return fmt.Errorf("adding index %s: %w", name, err)
+			}
+			s.indexed[name] = true
+		}
+	}
+	for _, s := range sources {
+		informer, err := k.cache.GetInformer(ctx, s.Object)
 		if err != nil {
 			return fmt.Errorf("starting the informer: %w", err)
 		}
-		if s.Started == nil {
+		if s.Started == nil || s.handled {
 			continue
 		}
 		if err := s.Started(ctx, informer); err != nil {
 			return fmt.Errorf("adding a handler: %w", err)
 		}
-		sources[i].Started = nil
+		s.handled = true
 	}
 	return nil
 }

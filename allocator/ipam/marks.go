@@ -51,6 +51,9 @@ const (
 	RequestedByAnnotation = "capv-static-ip.dev/requested-by"
 	// ForAnnotation on somebody's own claim names the machine that may take it over.
 	ForAnnotation = "capv-static-ip.dev/for"
+	// TakenOverAnnotation is on such a claim when that has happened: what was on it
+	// before, see NoteTakenOver.
+	TakenOverAnnotation = "capv-static-ip.dev/taken-over"
 	// DeviceAnnotation holds, on a claim, the index of the device that it is for.
 	DeviceAnnotation = "capv-static-ip.dev/device"
 	// KeptAnnotation is on a claim that was not bound while its request had time.

@@ -30,6 +30,9 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 	}
 	before := h.claim.DeepCopyObject().(client.Object)
 	r.own(h.claim.Object, s, h.annotated)
+	if err := ipam.NoteTakenOver(h.claim.Object, before); err != nil {
+		return err
+	}
 	if equality.Semantic.DeepEqual(before, h.claim.Object) {
 		return nil
 	}

@@ -119,8 +119,9 @@ const (
 	// busyCheck is how often adoption that was put off is considered again.
 	busyCheck = 2 * time.Second
 	// adoptionPatience is for how long after a machine's creation adoption can be
-	// put off.
-	adoptionPatience = 2 * time.Minute
+	// put off. It is short because whoever may write claims can make it look as if
+	// requests waited.
+	adoptionPatience = 10 * time.Second
 )
 
 // decide is the next step for one holding of the machine of this name. Where

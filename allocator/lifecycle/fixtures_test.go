@@ -84,10 +84,10 @@ func ownedBy(uid types.UID) option {
 
 // spare is an address that was protected for the machine while it was admitted,
 // and that it was then not given.
-func spare(age time.Duration) holding {
-	return bound(withoutClaim, withoutAnnotation, made(age), func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+func spare(age time.Duration, options ...option) holding {
+	return bound(append([]option{withoutClaim, withoutAnnotation, made(age), func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 		delete(a.Annotations, ipam.MachineUIDAnnotation)
-	})
+	}}, options...)...)
 }
 
 // spareClaim is one that a create of the machine made, and that it was then stored

@@ -54,6 +54,8 @@ const (
 	lost
 	// moved: its machine uses it in another management cluster. It stays taken.
 	moved
+	// handedBack: it stays that of a claim which is its maker's again.
+	handedBack
 )
 
 // unprotect takes our finalizer and marks off the address.
@@ -73,12 +75,15 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error
 	}
 	if then == moved {
 		annotations[ipam.MovedAnnotation] = ""
+	}
+	if then == moved || then == handedBack {
 		delete(address.GetLabels(), ipam.MachineLabel)
 	}
 	address.SetAnnotations(annotations)
 	if err := r.patch(ctx, address, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("unprotecting address %s: %w", klog.KObj(address), err)
 	}
+	r.ownWrite(address)
 	klog.FromContext(ctx).Info("Unprotected an address", "address", klog.KObj(address))
 	return nil
 }

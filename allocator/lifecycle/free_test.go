@@ -7,10 +7,12 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -99,6 +101,9 @@ func TestAddressThatWasLeftBehindStaysOnlyIfItsMachineWasMoved(t *testing.T) {
 				r.goes(key, last)
 			}
 
+			r.at(now)
+			r.settle(t.Context(), t)
+			r.at(now.Add(r.grace))
 			r.settle(t.Context(), t)
 
 			got := &ipamv1.IPAddress{}
@@ -115,15 +120,46 @@ func TestAddressThatWasLeftBehindStaysOnlyIfItsMachineWasMoved(t *testing.T) {
 	}
 }
 
-// An address that no machine was ever stored with is of no use to anybody.
-func TestAddressOfAMachineThatNeverCameIsDiscarded(t *testing.T) {
-	address := left(time.Now().Add(-time.Hour))
-	r := reconciler(t, address)
+// An address that no machine was ever stored with is of no use to anybody. When it
+// was made is the API server's word.
+func TestAddressOfAMachineThatNeverCameIsDiscardedByTheLeadersOwnClock(t *testing.T) {
+	for name, created := range map[string]time.Time{"long ago": now.Add(-time.Hour), "in the future": now.Add(time.Hour)} {
+		t.Run(name, func(t *testing.T) {
+			address := left(created)
+			r := reconciler(t, address)
+			exists := func(at time.Time) bool {
+				r.at(at)
+				r.settle(t.Context(), t)
+				return r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address) == nil
+			}
 
-	r.settle(t.Context(), t)
+			if !exists(now) || !exists(now.Add(r.grace-time.Second)) {
+				t.Fatal("it was discarded before this leader had seen it for the grace period")
+			}
+			if exists(now.Add(r.grace)) {
+				t.Errorf("it has the finalizers %v after the grace period, want it gone", address.Finalizers)
+			}
+		})
+	}
+}
 
-	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); !apierrors.IsNotFound(err) {
-		t.Errorf("got error %v and finalizers %v, want it gone", err, address.Finalizers)
+// What this leader writes itself is no use of an address, and does not make it wait
+// anew.
+func TestSpareAddressWaitsForOneGracePeriod(t *testing.T) {
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}
+	address := left(now.Add(-time.Hour))
+	r := reconciler(t, machine, address)
+	exists := func(at time.Time) bool {
+		r.at(at)
+		r.settle(t.Context(), t)
+		return r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address) == nil
+	}
+
+	if !exists(now) || !exists(now.Add(r.grace-time.Second)) || !isProtected(address) {
+		t.Fatal("it was unprotected before this leader had seen it for the grace period")
+	}
+	if exists(now.Add(r.grace)) {
+		t.Errorf("it has the finalizers %v after the grace period, want it gone", address.Finalizers)
 	}
 }
 
@@ -144,4 +180,50 @@ func TestAddressIsProtectedForAVMThatOutlivesItsMachine(t *testing.T) {
 	if !slices.Contains(got.Finalizers, ipam.InUseFinalizer) {
 		t.Errorf("it has the finalizers %v, want ours", got.Finalizers)
 	}
+}
+
+// The garbage collector holds a machine that is deleted in the foreground, and a
+// provider with a reuse grace period holds its claim and address. They are then
+// looked at again, when they are given back already.
+func TestReleaseCountsOnceHoweverOftenItIsLookedAt(t *testing.T) {
+	gone := metav1.NewTime(now)
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: "cp-0", UID: "uid", DeletionTimestamp: &gone,
+		Finalizers: []string{ipam.ReleaseFinalizer, metav1.FinalizerDeleteDependents},
+	}}
+	h := bound(named, held)
+	claim, address := h.claim.Object.(*ipamv1.IPClaim), h.address.Object.(*ipamv1.IPAddress)
+	claim.Namespace, address.Namespace, address.Name = "ns", "ns", "address"
+	claim.Spec.Pool.Name, address.Spec.Pool.Name = "pool", "pool"
+	// Its provider's finalizer holds each of them.
+	address.Finalizers = append(address.Finalizers, ipamv1.IPAddressFinalizer)
+	pool := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}
+	r := reconciler(t, machine, claim, address, pool)
+	told := events.NewFakeRecorder(10)
+	r.events = told
+	before := valueOf(t, claimsReleased)
+
+	r.settle(t.Context(), t)
+
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); err != nil || claim.DeletionTimestamp.IsZero() {
+		t.Fatalf("its claim is deleted at %v (error %v), want it to be on its way", claim.DeletionTimestamp, err)
+	}
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(machine), machine); err != nil {
+		t.Fatalf("the machine, which was to be looked at again: %v", err)
+	}
+	if got := valueOf(t, claimsReleased) - before; got != 1 {
+		t.Errorf("it was counted %v times, want once", got)
+	}
+	if got := len(told.Events); got != 1 {
+		t.Errorf("it was told %d times, want once", got)
+	}
+}
+
+func valueOf(t *testing.T, counter prometheus.Counter) float64 {
+	t.Helper()
+	metric := &dto.Metric{}
+	if err := counter.Write(metric); err != nil {
+		t.Fatal(err)
+	}
+	return metric.GetCounter().GetValue()
 }

@@ -99,7 +99,7 @@ func indexClaims(provider ipam.Provider) map[string]client.IndexerFunc {
 	indexes := indexByMachine(machineOfClaim)
 	indexes[waiting] = func(obj client.Object) []string {
 		claim := provider.ReadClaim(obj)
-		if wasAdopted(claim) || claim.Address != "" || claim.Failure != "" || !claim.GetDeletionTimestamp().IsZero() {
+		if wasAdopted(claim) || !ipam.IsMarked(claim, ipam.MachineOf(claim)) || claim.Address != "" || claim.Failure != "" || !claim.GetDeletionTimestamp().IsZero() {
 			return nil
 		}
 		return []string{claim.Pool.String()}

@@ -69,6 +69,14 @@ func (r *Reconciler) see(obj client.Object) time.Time {
 	}).at
 }
 
+// ownWrite notes the version of an object that this leader has written itself. That
+// is no use of the object, so it has been seen for as long as before.
+func (r *Reconciler) ownWrite(obj client.Object) {
+	if _, seen := r.sightings.get(obj.GetUID()); seen {
+		r.sightings.update(obj.GetUID(), func(s *sighting) { s.version = obj.GetResourceVersion() })
+	}
+}
+
 // departure is what was last seen of a claim or a machine that is gone.
 type departure struct {
 	// moved says that clusterctl had marked it as one that lives on elsewhere.

@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -58,20 +57,30 @@ func graceOf(claim client.Object, grace time.Duration) time.Duration {
 }
 
 // lastUsed is the latest of when a request used the claim, when it was made, and
-// when this leader first saw it as it is. The first two are by other clocks: what
-// is in the future by this one says nothing.
+// when this leader first saw it as it is.
 func (h holding) lastUsed(now time.Time) time.Time {
-	latest := h.seen
 	times := []time.Time{h.claim.GetCreationTimestamp().Time}
 	if stamp, err := ipam.StampOf(h.claim); err == nil {
 		times = append(times, stamp.Time)
 	}
-	for _, t := range times {
-		if t.After(latest) && !t.After(now) {
-			latest = t
+	return latest(now, h.seen, times...)
+}
+
+// lastMade is the latest of when the address was made, and when this leader first
+// saw it as it is.
+func (h holding) lastMade(now time.Time) time.Time {
+	return latest(now, h.seen, h.address.GetCreationTimestamp().Time)
+}
+
+// latest is the latest of when this leader saw an object, by its own clock, and of
+// times by the clocks of others: what is in the future by this one says nothing.
+func latest(now, seen time.Time, others ...time.Time) time.Time {
+	for _, t := range others {
+		if t.After(seen) && !t.After(now) {
+			seen = t
 		}
 	}
-	return latest
+	return seen
 }
 
 // tellKept says on a claim, once, for how long it waits for its machine.
@@ -115,19 +124,13 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 }
 
 // handBack takes our marks off a claim that somebody made for a machine, and off
-// its address: it is its maker's again.
+// its address: both are its maker's again.
 func (r *Reconciler) handBack(ctx context.Context, h *holding, claim client.Object) error {
-	if err := r.unprotect(ctx, h, freed); err != nil {
+	if err := r.unprotect(ctx, h, handedBack); err != nil {
 		return err
 	}
 	before := claim.DeepCopyObject().(client.Object)
-	controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer)
-	delete(claim.GetLabels(), ipam.MachineLabel)
-	annotations := claim.GetAnnotations()
-	for _, key := range []string{ipam.MachineNameAnnotation, ipam.LastUsedAnnotation, ipam.RequestedByAnnotation} {
-		delete(annotations, key)
-	}
-	claim.SetAnnotations(annotations)
+	ipam.HandBack(claim)
 	if err := r.patch(ctx, claim, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("handing back claim %s: %w", klog.KObj(claim), err)
 	}

@@ -18,7 +18,7 @@ func (h holding) isSpare(m machineState) bool {
 
 // decideSpare unprotects a spare address, which makes it a stray one.
 func decideSpare(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
-	switch wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); {
+	switch wait := grace - now.Sub(h.lastMade(now)); {
 	case wait > 0:
 		return leave, wait
 	case h.isStillUsed():

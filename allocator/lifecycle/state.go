@@ -86,7 +86,7 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
 	}
 	h.onDevice = s.exists && h.address != nil && deviceOf(s.object, capi.ParseAddress(h.address.IP)) >= 0
-	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) {
+	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) || h.isSpare(s.machineState) || h.isStray(s.name) {
 		_, h.departed = r.departures.get(key)
 		switch {
 		case h.claim != nil:
@@ -314,12 +314,19 @@ func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
 	}
 	count := 0
 	for _, claim := range claims {
-		// Nobody waits for longer than a request can take.
-		if r.now().Sub(claim.GetCreationTimestamp().Time) < requestLimit {
+		if r.isWaitedFor(claim) {
 			count++
 		}
 	}
 	return count >= busyClaims, nil
+}
+
+// isWaitedFor tells whether a request may still wait for a claim: one has used it no
+// longer ago than requests take. The stamp is by the clock of another replica, which
+// may be ahead by as much.
+func (r *Reconciler) isWaitedFor(claim client.Object) bool {
+	stamp, err := ipam.StampOf(claim)
+	return err == nil && r.now().Sub(stamp.Time).Abs() < requestLimit
 }
 
 // isAbandoned tells whether the claim is being deleted and never will be. It is asked

@@ -1,10 +1,15 @@
 package lifecycle
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 )
@@ -20,5 +25,53 @@ func TestAddressThatTheMachineWasGivenComesBeforeTheOneThatTheClaimNames(t *test
 	got, err := (&Reconciler{}).addressOf(t.Context(), "ns", &named, []ipam.Address{*named.address, *given.address})
 	if err != nil || got.GetName() != "first" {
 		t.Errorf("got %v and error %v, want the address named first", got, err)
+	}
+}
+
+// Whoever may write claims may write what our marks are made of. Only those are
+// waited for that a request of ours can wait for.
+func TestOnlyClaimsThatARequestWaitsForMakeAProviderBusy(t *testing.T) {
+	for name, test := range map[string]struct {
+		mark func(*ipamv1.IPClaim)
+		want bool
+	}{
+		"of requests":                   {func(c *ipamv1.IPClaim) { ipam.Use(c, ipam.Stamp{Time: now, Request: "request"}) }, true},
+		"of requests by a clock before": {func(c *ipamv1.IPClaim) { ipam.Use(c, ipam.Stamp{Time: now.Add(time.Second), Request: "request"}) }, true},
+		"used again": {func(c *ipamv1.IPClaim) {
+			c.CreationTimestamp = metav1.NewTime(now.Add(-time.Hour))
+			ipam.Use(c, ipam.Stamp{Time: now}.Again())
+		}, true},
+		"of requests that are over": {func(c *ipamv1.IPClaim) { ipam.Use(c, ipam.Stamp{Time: now.Add(-requestLimit), Request: "request"}) }, false},
+		"stamped in the far future": {func(c *ipamv1.IPClaim) { ipam.Use(c, ipam.Stamp{Time: now.Add(time.Hour), Request: "request"}) }, false},
+		"not stamped":               {func(*ipamv1.IPClaim) {}, false},
+		"not marked": {func(c *ipamv1.IPClaim) {
+			c.Labels, c.Annotations = nil, map[string]string{ipam.RequestedByAnnotation: "none"}
+			ipam.Use(c, ipam.Stamp{Time: now, Request: "request"})
+		}, false},
+		"marked by half": {func(c *ipamv1.IPClaim) {
+			c.Labels = nil
+			ipam.Use(c, ipam.Stamp{Time: now, Request: "request"})
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var objects []client.Object
+			for i := range 2 * busyClaims {
+				machine := fmt.Sprintf("md-%d", i)
+				claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: ipam.ClaimName(machine, 0), CreationTimestamp: metav1.NewTime(now)}}
+				ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Name: machine}})
+				requested(nil, claim, nil)
+				test.mark(claim)
+				objects = append(objects, claim)
+			}
+			r := reconciler(t, objects...)
+			r.at(now)
+			h := bound(withoutOwner)
+			h.claim.SetNamespace("ns")
+
+			got, err := r.isBusy(t.Context(), &h)
+			if err != nil || got != test.want {
+				t.Errorf("busy is %t (error %v), want %t", got, err, test.want)
+			}
+		})
 	}
 }

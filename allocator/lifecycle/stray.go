@@ -34,7 +34,7 @@ func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Dura
 	if h.address.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
 		grace = max(grace, restorePatience)
 	}
-	switch wait := grace - now.Sub(h.address.GetCreationTimestamp().Time); {
+	switch wait := grace - now.Sub(h.lastMade(now)); {
 	case wait > 0:
 		return leave, wait
 	case h.vmExists || h.sharedWith != "" || h.onDevice:

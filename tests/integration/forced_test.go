@@ -3,10 +3,14 @@ package integration
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -14,6 +18,7 @@ import (
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -36,7 +41,10 @@ func TestAddressWhoseClaimWasForcedAwayComesBack(t *testing.T) {
 		pool := s.pool(f, f.WithIPs(88, 88))
 		machine := s.asks(f, "cp-0", harness.WithFinalizer(harness.MachineFinalizer))
 		s.create(machine)
-		ip := s.settled("cp-0")
+		address, err := s.address(s.settled("cp-0"))
+		if err != nil {
+			t.Fatal(err)
+		}
 		// The in-cluster provider does not look at claims of a paused pool.
 		if f.Is(harness.OfInCluster) {
 			s.annotate(pool, "cluster.x-k8s.io/paused", new(""))
@@ -44,7 +52,7 @@ func TestAddressWhoseClaimWasForcedAwayComesBack(t *testing.T) {
 
 		s.forceAway(machine, f.Claim(s.ns, "cp-0-0", f.PoolName))
 
-		s.returned(ip)
+		s.within(gracePeriod+harness.Soon, "the address to be discarded", s.isGone(address))
 		if f.Is(harness.OfInCluster) {
 			s.annotate(pool, "cluster.x-k8s.io/paused", nil)
 		}
@@ -173,45 +181,137 @@ func TestMachineGoesAlthoughItsProviderIsDown(t *testing.T) {
 
 // The in-cluster provider keeps a claim for as long as its address is not to be
 // used again. The garbage collector would keep the machine for as long, if the claim
-// were one that holds it up.
-func TestMachineDeletedInTheForegroundDoesNotWaitForTheReuseOfItsAddress(t *testing.T) {
+// were one that holds it up. Here something else holds it up for a moment, so that
+// what was released is looked at again.
+func TestMachineDeletedInTheForegroundIsReleasedOnceAndDoesNotWaitForTheReuseOfItsAddress(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, shared)
+	env := ownEnvironment(t, harness.Options{WithoutMetal3: true}, 1)
+	if _, err := env.StartInCluster(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s := newScene(t, env)
 	s.inClusterPool(harness.InClusterField(int64(300), "addressReuseGracePeriodSeconds"))
 	machine := s.inClusterMachine("cp-0", harness.WithFinalizer(harness.MachineFinalizer))
 	s.create(machine)
 	ip := s.settled("cp-0")
+	holder := s.holdsUp(machine)
 
 	s.delete(machine, client.PropagationPolicy(metav1.DeletePropagationForeground))
 	s.dropFinalizer(machine, harness.MachineFinalizer)
-	s.gone(machine)
+	s.told("cp-0", "AddressReleased")
+	s.eventually("the finalizer to be off", func(context.Context) error {
+		if finalizers := s.machine("cp-0").Finalizers; slices.Contains(finalizers, ipam.ReleaseFinalizer) {
+			return fmt.Errorf("the machine has the finalizers %v", finalizers)
+		}
+		return nil
+	})
+	reconciled := s.reconciles()
+	for i := range 3 {
+		s.annotate(machine, "example.org/look", new(strconv.Itoa(i)))
+		s.eventually("it to be looked at again", func(context.Context) error {
+			if now := s.reconciles(); now == reconciled {
+				return fmt.Errorf("it was reconciled %v times", now)
+			}
+			return nil
+		})
+		reconciled = s.reconciles()
+	}
 
+	if count := s.metric("capv_static_ip_claims_released_total", nil); count != 1 {
+		t.Errorf("it was released %v times, want once", count)
+	}
+	s.dropFinalizer(holder, hold)
+	s.gone(machine)
 	if _, err := s.address(ip); err != nil {
 		t.Errorf("the provider does not keep the address: %v", err)
 	}
-	s.told("cp-0", "AddressReleased")
-	for _, event := range s.eventsAbout("VSphereMachine", "cp-0") {
-		if event.Reason == "AddressReleased" && event.Series != nil {
-			t.Errorf("it was released %d times", event.Series.Count)
-		}
+	if count := s.metric("capv_static_ip_claims_released_total", nil); count != 1 {
+		t.Errorf("it was released %v times in all, want once", count)
 	}
 }
 
+// holdsUp makes a dependent of a machine for which a deletion in the foreground
+// waits.
+func (s *scene) holdsUp(machine *capvv1.VSphereMachine) client.Object {
+	s.Helper()
+	holder := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "holder"}}
+	harness.WithOwner(machine)(holder)
+	holder.OwnerReferences[0].BlockOwnerDeletion = new(true)
+	harness.WithFinalizer(hold)(holder)
+	s.create(holder)
+	return holder
+}
+
+// reconciles counts those of the release controller.
+func (s *scene) reconciles() float64 {
+	s.Helper()
+	return s.metric("controller_runtime_reconcile_total", map[string]string{"controller": "release"})
+}
+
 // Claims that wait on another pool, or that no request of ours waits for, delay
-// nobody's adoption.
-func TestClaimsThatWaitElsewhereDoNotDelayAdoption(t *testing.T) {
+// nobody's adoption. Whoever may write claims may make one look like a request's:
+// that delays it by seconds.
+func TestClaimsThatNobodyWaitsForDoNotDelayAdoption(t *testing.T) {
 	t.Parallel()
-	hog, s := newScene(t, shared), newScene(t, shared)
-	pool := harness.Pool(hog.ns, harness.PoolWith(func(pool *ipamv1.IPPool) { pool.Spec.ClusterName = new("missing") }))
-	hog.create(pool)
-	for i := range 8 {
-		claim := harness.Claim(hog.ns, fmt.Sprintf("hog-%d-0", i), harness.DefaultPool)
-		harness.WithAnnotation(ipam.MachineNameAnnotation, fmt.Sprintf("hog-%d", i))(claim)
-		harness.WithAnnotation(ipam.RequestedByAnnotation, "none")(claim)
-		hog.create(claim)
+	t.Run("on the pool of another namespace", func(t *testing.T) {
+		t.Parallel()
+		hog, s := newScene(t, shared), newScene(t, shared)
+		pool := harness.Pool(hog.ns, harness.PoolWith(func(pool *ipamv1.IPPool) { pool.Spec.ClusterName = new("missing") }))
+		hog.create(pool)
+		for i := range 8 {
+			claim := harness.Claim(hog.ns, ipam.ClaimName(hogOf(i), 0), harness.DefaultPool)
+			likeOneOfARequest(claim, hogOf(i))
+			hog.create(claim)
+		}
+		s.create(harness.Pool(s.ns), s.pooled("cp-0"))
+		ip := s.ip("cp-0")
+		s.within(promptly, "the machine to be adopted", func(context.Context) error { return s.isFullyAdopted("cp-0", ip) })
+	})
+	for name, test := range map[string]struct {
+		mark   func(claim client.Object, machine string)
+		within time.Duration
+	}{
+		"on the same pool, as anybody makes them": {
+			mark:   func(claim client.Object, _ string) { kube.SetAnnotation(claim, ipam.RequestedByAnnotation, "none") },
+			within: promptly,
+		},
+		"on the same pool, like those of requests": {mark: likeOneOfARequest, within: promptly + 10*time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			s.inClusterPool()
+			for i := range 8 {
+				claim := harness.AddressClaim(s.ns, ipam.ClaimName(hogOf(i), 0), harness.InClusterPoolKind, harness.DefaultInClusterPool)
+				// The provider leaves it as it is.
+				harness.WithAnnotation("cluster.x-k8s.io/paused", "")(claim)
+				test.mark(claim, hogOf(i))
+				s.create(claim)
+				s.Cleanup(func() {
+					if err := s.env.Client.Delete(context.Background(), claim); client.IgnoreNotFound(err) != nil {
+						t.Error(err)
+					}
+				})
+			}
+			s.create(s.inClusterMachine("cp-0"))
+			ip := s.ip("cp-0")
+			s.within(test.within, "the machine to be adopted", func(context.Context) error { return s.isAdopted("cp-0", ip) })
+		})
 	}
-	s.create(harness.Pool(s.ns), s.pooled("cp-0"))
-	s.settled("cp-0")
+}
+
+// promptly is how long the adoption of a machine may take that nothing delays: a
+// change waits a second for others to come with it.
+const promptly = 8 * time.Second
+
+func hogOf(i int) string { return fmt.Sprintf("hog-%d", i) }
+
+// likeOneOfARequest marks a claim as a request does, and for long.
+func likeOneOfARequest(claim client.Object, machine string) {
+	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, "none")
+	kube.SetAnnotation(claim, ipam.MachineNameAnnotation, machine)
+	kube.SetLabel(claim, ipam.MachineLabel, ipam.MachineLabelValue(machine))
+	ipam.Use(claim, ipam.Stamp{Time: time.Now().Add(20 * time.Second), Request: "request"})
 }
 
 // A claim that is deleted in the moment in which metal3 binds it leaves its

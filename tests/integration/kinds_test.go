@@ -29,6 +29,9 @@ const (
 	inClusterVersion  = "v1alpha2"
 )
 
+// missingKinds is what the log says of kinds that have no CRD.
+var missingKinds = regexp.MustCompile(`"Kinds are not served: .*`)
+
 // The version of a kind is chosen at start. When an upgrade of Cluster API drops
 // it, whoever uses it has to be started again, which a Deployment does.
 func TestManagersEndWhenTheirVersionOfTheClaimAPIIsDropped(t *testing.T) {
@@ -46,6 +49,15 @@ func TestManagersEndWhenTheirVersionOfTheClaimAPIIsDropped(t *testing.T) {
 		}
 		return errors.Join(env.managers[0].Ready(ctx), env.managers[1].Ready(ctx))
 	})
+	for _, manager := range env.managers {
+		s.eventually(manager.Name+" to say once what is missing", func(context.Context) error {
+			log, err := os.ReadFile(manager.LogPath)
+			if lines := missingKinds.FindAllString(string(log), -1); err == nil && (len(lines) != 1 || !strings.Contains(lines[0], "IPPool.ipam.metal3.io")) {
+				err = fmt.Errorf("its log says %q", lines)
+			}
+			return err
+		})
+	}
 	for _, crd := range []string{claimsCRD, addressesCRD} {
 		s.serve(crd, oldVersion, false)
 	}

@@ -2,8 +2,8 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"errors"
 	"testing"
 	"time"
 
@@ -141,36 +141,4 @@ func TestClaimStampedByAClockThatIsBehindIsNotReapedEarly(t *testing.T) {
 	if age := time.Since(start); age < gracePeriod {
 		t.Errorf("it was reaped %s after it was made, want no less than %s", age, gracePeriod)
 	}
-}
-
-// A claim that somebody made for a machine that never came is not ours to delete.
-func TestClaimOfferedToAMachineThatNeverCameIsHandedBack(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	s.create(harness.Pool(s.ns))
-	claim := harness.Claim(s.ns, "cp-0-0", harness.DefaultPool)
-	harness.WithAnnotation(ipam.ForAnnotation, "cp-0")(claim)
-	s.create(claim)
-	address := s.bind(claim)
-	// As a request does that takes it over, and then fails.
-	s.change(claim, func() {
-		ipam.Mark(claim, ipam.Machine{NamespacedName: s.key("cp-0")})
-		kube.SetAnnotation(claim, ipam.RequestedByAnnotation, "none")
-		ipam.Use(claim, ipam.Stamp{Time: time.Now(), Request: "test"})
-	})
-
-	s.within(gracePeriod+harness.Soon, "our marks to be taken off", func(ctx context.Context) error {
-		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(claim), claim); err != nil {
-			return err
-		}
-		if ipam.IsMarked(claim, "cp-0") || claim.Annotations[ipam.LastUsedAnnotation] != "" {
-			return fmt.Errorf("it has the labels %v and the annotations %v", claim.Labels, claim.Annotations)
-		}
-		return nil
-	})
-	if got := s.bind(claim); got.GetUID() != address.GetUID() {
-		t.Errorf("the claim has address %s, before it was %s", got.GetName(), address.GetName())
-	}
-	s.delete(claim)
-	s.gone(claim)
 }
