@@ -12,6 +12,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -170,6 +171,18 @@ func TestCureLeadsToATry(t *testing.T) {
 			cure:    func(s *scene) { s.delete(policyBinding(s.ns)) },
 			within:  unseen + gracePeriod,
 		},
+		"policy removed late": {
+			before: func(s *scene) {
+				s.create(harness.Pool(s.ns))
+				s.refuseMachinesAfterUs()
+			},
+			machine: pooled,
+			cure: func(s *scene) {
+				s.outlivesClaims(2)
+				s.delete(policyBinding(s.ns))
+			},
+			within: unseen + gracePeriod,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -178,6 +191,23 @@ func TestCureLeadsToATry(t *testing.T) {
 			s.leadsToAMachine(test.machine(s), test.cure, test.within)
 		})
 	}
+}
+
+// outlivesClaims waits until as many claims one after the other were made for
+// machines that were never stored, and are gone again.
+func (s *scene) outlivesClaims(count int) {
+	s.Helper()
+	seen := map[types.UID]bool{}
+	s.within(time.Duration(count)*(unseen+gracePeriod), "claims to come and go", func(context.Context) error {
+		claims := s.allClaims()
+		for _, claim := range claims {
+			seen[claim.GetUID()] = true
+		}
+		if len(seen) < count || len(claims) > 0 {
+			return fmt.Errorf("%d were there, %d are", len(seen), len(claims))
+		}
+		return nil
+	})
 }
 
 // refuseMachinesAfterUs refuses the machines of the scene when all webhooks have
