@@ -50,7 +50,7 @@ type Recorder struct {
 	client client.Client
 	// cache finds owners by UID.
 	cache client.Client
-	queue  workqueue.TypedRateLimitingInterface[refusedOwner]
+	queue workqueue.TypedRateLimitingInterface[refusedOwner]
 
 	mu      sync.Mutex
 	pending map[refusedOwner]Shortages

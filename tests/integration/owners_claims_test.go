@@ -240,6 +240,58 @@ func TestSlowProviderServesTheNextMachineOfTheOwner(t *testing.T) {
 	})
 }
 
+// All of them have been let in before the first of them was refused. It is not
+// parallel, so that nobody else keeps the provider busy.
+func TestMachinesThatAreRefusedSideBySideLeaveAddressesForOthers(t *testing.T) {
+	s := newScene(t, shared)
+	const bound, claimAtATime, tried = 64, 4, 200
+	s.inClusterPool(harness.InClusterAddresses("10.17.0.10-10.17.3.250"), harness.InClusterField(int64(16), "prefix"), harness.InClusterField("10.17.0.1", "gateway"))
+	s.rejectMarkedMachines()
+	create := func(name string, options ...harness.Option) error {
+		return s.env.Client.Create(t.Context(), s.inClusterMachine(name, options...))
+	}
+	var creates sync.WaitGroup
+	for i := range tried {
+		creates.Go(func() { _ = create(fmt.Sprintf("refused-%d", i), harness.WithLabel(rejectedLabel, "")) })
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		creates.Wait()
+	}()
+	most := 0
+	for running := true; running; most = max(most, len(s.addressClaims())) {
+		select {
+		case <-done:
+			running = false
+		case <-time.After(gracePeriod / 100):
+		}
+	}
+	t.Logf("there were %d claims at the most", most)
+	if limit := bound + claimAtATime*len(shared.managers); most > limit {
+		t.Errorf("there were %d claims without a machine, want %d at the most", most, limit)
+	}
+	s.within(2*gracePeriod+harness.Soon, "the addresses to be back", func(context.Context) error {
+		if left := len(s.addressClaims()); left > 0 {
+			return fmt.Errorf("%d claims are left", left)
+		}
+		return nil
+	})
+
+	// As many machines that are stored are not taken for such.
+	for i := range tried {
+		creates.Go(func() {
+			if err := create(fmt.Sprintf("stored-%d", i)); err != nil && strings.Contains(err.Error(), "then refused by something") {
+				t.Errorf("machine %d: %v", i, err)
+			}
+		})
+	}
+	creates.Wait()
+	if claims := len(s.addressClaims()); claims <= bound {
+		t.Errorf("%d machines were stored, want more than %d", claims, bound)
+	}
+}
+
 // metal3 answers claims of two APIs from one pool, each by a controller that does
 // not know of the latest of the other.
 func TestAddressThatMetal3GivesTwiceIsGivenToOneMachineOnly(t *testing.T) {
