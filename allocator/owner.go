@@ -197,7 +197,8 @@ func (a *Allocator) unstored(ctx context.Context, req Request, pool ipam.Pool) (
 		case err != nil:
 			return 0, 0, err
 		case exists:
-		case a.underWay.isSettling(key):
+		case a.underWay.isSettling(key), time.Since(claim.GetCreationTimestamp().Time) < 2*settlingTime:
+			// When another replica answers is not known here; as a rule soon.
 			settling++
 		default:
 			unstored++

@@ -154,7 +154,7 @@ func (r *Reconciler) handBack(ctx context.Context, h *holding, claim client.Obje
 	controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer)
 	delete(claim.GetLabels(), ipam.MachineLabel)
 	annotations := claim.GetAnnotations()
-	for _, key := range []string{ipam.MachineNameAnnotation, ipam.LastUsedAnnotation, ipam.RequestedByAnnotation} {
+	for _, key := range []string{ipam.MachineNameAnnotation, ipam.LastUsedAnnotation, ipam.RequestedByAnnotation, ipam.DeviceAnnotation, ipam.KeptAnnotation} {
 		delete(annotations, key)
 	}
 	claim.SetAnnotations(annotations)

@@ -240,6 +240,58 @@ func TestSlowProviderServesTheNextMachineOfTheOwner(t *testing.T) {
 	})
 }
 
+// Somebody offered a claim of theirs to one machine, by name. It is nobody else's,
+// not even if the request of that machine ran out of time.
+func TestClaimThatWasOfferedToAMachineIsNotKeptForAnother(t *testing.T) {
+	t.Parallel()
+	const offeredRanges = "offered." + rangeGroup
+	s := newScene(t, shared)
+	s.installRanges(offeredRanges)
+	s.grantRanges(offeredRanges)
+	s.create(newRange(offeredRanges, s.ns))
+	offered := harness.AddressClaim(s.ns, "md-0-0", "Range", "lab", harness.WithAnnotation(ipam.ForAnnotation, "md-0"))
+	offered.Spec.PoolRef.APIGroup = offeredRanges
+	s.create(offered)
+	stop := s.playContract(func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		if claim.Name == offered.Name {
+			return nil
+		}
+		return s.answersWith("10.16.64.89")(ctx, claim)
+	})
+	defer stop()
+	set := harness.MachineSet(s.ns, "md", "template")
+	s.create(set)
+	machine := func(name string) client.Object {
+		return harness.Machine(s.ns, name, harness.WithCluster(""), withPoolOf("0", "Range."+offeredRanges+"/lab"), harness.WithOwner(set))
+	}
+	hasty := s.client(func(config *rest.Config) { config.Timeout = shortTime })
+	s.eventually("the request to run out of time", func(ctx context.Context) error {
+		err := hasty.Create(ctx, machine("md-0"))
+		if err == nil || !strings.Contains(err.Error(), "has not bound a claim in time") {
+			return fmt.Errorf("it is told %w", err)
+		}
+		return nil
+	})
+
+	s.create(machine("md-1"))
+
+	if got := s.ip("md-1"); got != "10.16.64.89" {
+		t.Errorf("it got %s, want an address of its own", got)
+	}
+	s.within(gracePeriod+harness.Soon, "the offered claim to be its maker's again", func(ctx context.Context) error {
+		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(offered), offered); err != nil {
+			return err
+		}
+		for key := range offered.Annotations {
+			if strings.HasPrefix(key, "capv-static-ip.dev/") && key != ipam.ForAnnotation {
+				return fmt.Errorf("its annotations are %v", offered.Annotations)
+			}
+		}
+		return nil
+	})
+	s.delete(offered)
+}
+
 // All of them have been let in before the first of them was refused. It is not
 // parallel, so that nobody else keeps the provider busy.
 func TestMachinesThatAreRefusedSideBySideLeaveAddressesForOthers(t *testing.T) {

@@ -31,6 +31,7 @@ func TestPoolWithMoreDNSThanADeviceHoldsIsDeniedAndLeavesNothing(t *testing.T) {
 		text := listOf(count, "10.15.0.%d")
 		_, inCluster := annotated(nameservers, text)
 		return func(pool *ipamv1.IPPool) {
+			pool.Spec.DNSServers = nil
 			for server := range strings.SplitSeq(text, ",") {
 				pool.Spec.DNSServers = append(pool.Spec.DNSServers, ipamv1.IPAddressStr(server))
 			}
