@@ -71,6 +71,8 @@ func (a *Allocator) Claim(ctx context.Context, req Request) ([]ipam.Binding, err
 			return nil, err
 		}
 	}
+	req.way = &way{underWay: &a.underWay}
+	defer req.way.end()
 	bindings := make([]ipam.Binding, 0, len(req.Wants))
 	for i := range req.Wants {
 		binding, err := a.bind(ctx, req, &req.Wants[i], pools[req.Wants[i].Pool])

@@ -56,13 +56,16 @@ func (a *Allocator) claimAndAwait(ctx context.Context, req Request, want *ipam.W
 		}
 		pool = pools[want.Pool]
 	}
+	if err := a.awaitStored(ctx, req, pool); err != nil {
+		return ipam.Binding{}, ipam.Claim{}, err
+	}
 	// The claim is under way from before it exists, whatever its name will be.
-	defer a.underWay.add(req.claimKey(*want))()
+	req.way.note(req.claimKey(*want))
 	claim, err := a.ensureClaim(ctx, req, want, pool)
 	if err != nil {
 		return ipam.Binding{}, ipam.Claim{}, err
 	}
-	defer a.underWay.add(req.claimKey(*want))()
+	req.way.note(req.claimKey(*want))
 	start := time.Now()
 	binding, err := a.await(ctx, req, *want, pool, claim)
 	if err != nil {

@@ -22,11 +22,15 @@ const (
 	unadopted = "capv-static-ip.dev/unadopted"
 
 	// maxUnstored bounds the claims of one namespace on one pool whose machines
-	// were not stored. It is more than are under way at a time.
+	// were not stored. It is more than are answered and not yet stored at a time.
 	maxUnstored = 64
 	// storingTime is what the API server may take to store a machine after the
 	// answer, for the other webhooks and the write.
 	storingTime = 500 * time.Millisecond
+	// settlingTime is for how long a machine that was answered, and cannot be seen,
+	// may be on its way to the caches. lookForStored is how often it is looked for.
+	settlingTime  = 4 * storingTime
+	lookForStored = 100 * time.Millisecond
 )
 
 // indexUnadopted indexes claims that no machine has adopted.
@@ -124,7 +128,7 @@ func (a *Allocator) isStored(ctx context.Context, claim ipam.Claim) (bool, error
 			return exists, err
 		}
 	}
-	if stamp, err := ipam.StampOf(claim); err == nil && time.Since(stamp.Time) < 4*storingTime {
+	if stamp, err := ipam.StampOf(claim); err == nil && time.Since(stamp.Time) < settlingTime {
 		timer := time.NewTimer(storingTime)
 		defer timer.Stop()
 		select {
@@ -137,33 +141,73 @@ func (a *Allocator) isStored(ctx context.Context, claim ipam.Claim) (bool, error
 	return false, nil
 }
 
-// checkUnstored bounds the claims whose machines were not stored, whoever they
-// were made for.
+// checkUnstored refuses a request when there are as many claims as there may be
+// whose machines were not stored, whoever they were made for.
 func (a *Allocator) checkUnstored(ctx context.Context, req Request, pool ipam.Pool) error {
+	unstored, _, err := a.unstored(ctx, req, pool)
+	if err != nil || unstored < maxUnstored {
+		return err
+	}
+	return tooManyUnstored(req, pool)
+}
+
+// awaitStored is checkUnstored for a request that is about to claim. Machines that
+// were answered a moment ago may all be refused, or all be stored: while they tip
+// the balance, it waits for them.
+func (a *Allocator) awaitStored(ctx context.Context, req Request, pool ipam.Pool) error {
+	again := time.NewTicker(lookForStored)
+	defer again.Stop()
+	for {
+		unstored, settling, err := a.unstored(ctx, req, pool)
+		switch {
+		case err != nil:
+			return err
+		case unstored >= maxUnstored:
+			return tooManyUnstored(req, pool)
+		case unstored+settling < maxUnstored:
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return notBoundInTime(pool)
+		}
+	}
+}
+
+// unstored counts the claims of a namespace on a pool whose machines were not
+// stored, and apart from these the ones that were answered a moment ago. Those of
+// requests that are under way here are neither.
+func (a *Allocator) unstored(ctx context.Context, req Request, pool ipam.Pool) (unstored, settling int, err error) {
 	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(req.Machine.Namespace),
 		client.MatchingFields{unadopted: pool.Reference.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
-		return fmt.Errorf("listing the claims on %s: %w", pool.Reference, err)
+		return 0, 0, fmt.Errorf("listing the claims on %s: %w", pool.Reference, err)
 	}
 	if len(claims) < maxUnstored {
-		return nil
+		return 0, 0, nil
 	}
-	unstored := 0
 	for _, claim := range claims {
-		if a.underWay.has(client.ObjectKeyFromObject(claim)) {
+		key := client.ObjectKeyFromObject(claim)
+		if a.underWay.has(key) {
 			continue
 		}
-		exists, err := machineExists(ctx, a.client, types.NamespacedName{Namespace: claim.GetNamespace(), Name: ipam.MachineOf(claim)})
-		if err != nil {
-			return err
-		}
-		if !exists {
+		exists, err := machineExists(ctx, a.client, types.NamespacedName{Namespace: key.Namespace, Name: ipam.MachineOf(claim)})
+		switch {
+		case err != nil:
+			return 0, 0, err
+		case exists:
+		case a.underWay.isSettling(key), time.Since(claim.GetCreationTimestamp().Time) < 2*settlingTime:
+			// When another replica answers is not known here; as a rule soon.
+			settling++
+		default:
 			unstored++
 		}
 	}
-	if unstored < maxUnstored {
-		return nil
-	}
+	return unstored, settling, nil
+}
+
+func tooManyUnstored(req Request, pool ipam.Pool) error {
 	return ipam.Refuse(ipam.MachineNotStored, "%d machines in namespace %q were given addresses of %s and then refused by something after this webhook "+
 		"(a policy, a quota, the schema): correct that; the addresses come back after the grace period",
 		maxUnstored, req.Machine.Namespace, pool.Reference.In(pool.GetNamespace()))

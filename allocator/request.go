@@ -18,6 +18,9 @@ type Request struct {
 	Owner   ipam.Owner
 	// Wants are served in this order. Claim writes into each which claim it used.
 	Wants []ipam.Want
+
+	// way is that of the request's claims.
+	way *way
 }
 
 // claimKey names the claim of a want.

@@ -18,7 +18,8 @@ import (
 // up on a claim whose machine exists: the same create may have come in twice.
 //
 // A claim that its provider was too slow to bind is kept for the next machine of
-// the same owner, which finds it bound: each try would else begin anew.
+// the same owner, which finds it bound: each try would else begin anew. One that
+// somebody offered to this machine is not: the reaper hands it back.
 func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
 	var errs []error
 	for _, want := range req.Wants {
@@ -41,7 +42,8 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, want ipam.Want) e
 	}
 	stamp := claim.GetAnnotations()[ipam.LastUsedAnnotation]
 	made, found := stamp == req.Stamp.String(), stamp == req.Stamp.Again().String()
-	keep := want.Late && req.Owner.UID != ""
+	_, offered := claim.GetAnnotations()[ipam.ForAnnotation]
+	keep := want.Late && req.Owner.UID != "" && !offered
 	if isOurs := made || found && keep; !isOurs || !claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}

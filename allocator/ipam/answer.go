@@ -28,7 +28,7 @@ func (a Answer) Bind(pool Pool, claim string, want Want) (Binding, error) {
 		Pool:          want.Pool,
 		Claim:         claim,
 		Address:       netip.PrefixFrom(ip, a.Prefix),
-		SearchDomains: searchDomains(pool),
+		SearchDomains: SearchDomains(pool),
 	}
 	if a.Gateway == "" {
 		return binding, nil
@@ -40,7 +40,7 @@ func (a Answer) Bind(pool Pool, claim string, want Want) (Binding, error) {
 	if binding.Gateway.Is4() != ip.Is4() {
 		return Binding{}, Unusable(pool, "its gateway %s is of the other family", binding.Gateway)
 	}
-	return binding, nil
+	return binding, checkGateway(pool, binding.Gateway)
 }
 
 // Unusable refuses an answer. The text leaves the address out: every try is

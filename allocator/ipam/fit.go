@@ -7,10 +7,6 @@ import (
 	"go4.org/netipx"
 )
 
-// maxAddressText is the longest address with prefix length that CAPV's API takes
-// (api/govmomi/v1beta2, NetworkDeviceSpec.IPAddrs).
-const maxAddressText = 39
-
 // Family is IPv4 or IPv6, empty where it is not known.
 type Family string
 
@@ -36,6 +32,9 @@ func CheckFit(pool Pool, b Binding, of Family) error {
 	ip := b.Address.Addr()
 	if text := b.Address.String(); len(text) > maxAddressText {
 		return Unusable(pool, "written out with its prefix length it is longer than the %d characters that CAPV takes", maxAddressText)
+	}
+	if err := CheckDNS(pool.Reference.In(pool.GetNamespace()), b.Nameservers, b.SearchDomains); err != nil {
+		return err
 	}
 	if of != "" && FamilyOf(ip) != of {
 		return Refuse(PoolExhausted, "%s has no %s address left, and machines are given none of its other family: "+

@@ -6,8 +6,8 @@ import "sigs.k8s.io/controller-runtime/pkg/client"
 // SearchDomainsAnnotation.
 const elfSearchDomainAnnotation = "cluster.x-k8s.io/ip-search-domain"
 
-// searchDomains are the DNS search domains that a pool's annotation lists.
-func searchDomains(pool client.Object) []string {
+// SearchDomains are the DNS search domains that a pool's annotation lists.
+func SearchDomains(pool client.Object) []string {
 	annotations := pool.GetAnnotations()
 	if domains := SplitList(annotations[SearchDomainsAnnotation]); len(domains) > 0 {
 		return domains

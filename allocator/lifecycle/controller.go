@@ -21,6 +21,14 @@ import (
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspherevms,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
+// Refusals are written on the owners of machines, for the controller that makes
+// them try again.
+type Refusals interface {
+	// NoteUnstored has it written that a machine of the owner with this UID was
+	// answered here and then refused by something else.
+	NoteUnstored(ctx context.Context, namespace string, owner types.UID) error
+}
+
 // Reconciler takes each machine's bindings one step further. It is keyed by the
 // machine's name, because claims and addresses outlive the machine.
 type Reconciler struct {
@@ -28,6 +36,7 @@ type Reconciler struct {
 	client    client.Client
 	live      client.Reader
 	events    events.EventRecorder
+	refusals  Refusals
 	grace     time.Duration
 	// now is the leader's own clock.
 	now func() time.Time
@@ -125,6 +134,8 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		r.report(ctx, s, h)
 	case keep:
 		r.tellKept(s, h)
+	case note:
+		return r.noteUnstored(ctx, s, h)
 	case depart:
 		return r.depart(ctx, h)
 	case release:

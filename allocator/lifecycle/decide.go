@@ -71,6 +71,7 @@ const (
 	renew     step = "renew"     // delete a claim that failed, to make it again
 	report    step = "report"    // tell that the address is no longer the machine's
 	verify    step = "verify"    // see that an address that was made again is nobody else's
+	note      step = "note"      // tell the owner that something refuses its machines
 	keep      step = "keep"      // tell that a claim without a machine waits for it
 	depart    step = "depart"    // note on the address that its machine was moved away
 	release   step = "release"   // give claim and address back
@@ -95,6 +96,11 @@ const (
 	// that machine: a restore brings claims and addresses before machines, and may
 	// take its time.
 	restorePatience = time.Hour
+	// storingPatience is for how long an answered machine may take to be stored
+	// before its owner is told that something refuses it; noteInterval is how often
+	// it is told again. Both are short of the minute after which it is to try.
+	storingPatience = 5 * time.Second
+	noteInterval    = 20 * time.Second
 	// vmCheck is how often an address that only a VM keeps is looked at. A VM that
 	// goes is noticed; one that ceases to report an address is not.
 	vmCheck = time.Minute

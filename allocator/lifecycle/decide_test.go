@@ -177,6 +177,9 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 	adopted := func(options ...option) holding {
 		return bound(append([]option{withoutOwner, withoutAnnotation, unprotected}, options...)...)
 	}
+	answered := func(options ...option) holding {
+		return bound(append([]option{withoutOwner, withoutAnnotation, requestedFor("set")}, options...)...)
+	}
 	tests := map[string]struct {
 		holding holding
 		want    step
@@ -231,6 +234,13 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"claim held by us, by clusterctl":               {bound(withoutAnnotation, terminatingClaim, held, unprotected, movingClaim), leave, 0},
 		"address protected at admission":                {bound(withoutAnnotation, withoutOwner, requested), leave, grace},
 		"claim of a protected address, old":             {bound(withoutAnnotation, withoutOwner, requested, usedBefore(grace)), reap, 0},
+		"answered to an owner just now":                 {answered(), leave, storingPatience},
+		"answered to an owner, not stored":              {answered(usedBefore(storingPatience)), note, noteInterval},
+		"answered to an owner, soon reaped":             {answered(usedBefore(grace - time.Second)), note, time.Second},
+		"answered to an owner, old":                     {answered(usedBefore(grace)), reap, 0},
+		"answered to an owner, kept":                    {answered(usedBefore(storingPatience), kept), leave, grace - storingPatience},
+		"answered to an owner, unprotected":             {answered(usedBefore(storingPatience), unprotected), leave, grace - storingPatience},
+		"not bound for an owner":                        {answered(usedBefore(storingPatience), withoutAddress), leave, grace - storingPatience},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -178,6 +178,13 @@ func usedBefore(age time.Duration) option {
 func requested(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	kube.SetAnnotation(c, ipam.RequestedByAnnotation, "none")
 }
+
+// requestedFor makes the claim that of a request for a machine of this owner.
+func requestedFor(owner types.UID) option {
+	return func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+		kube.SetAnnotation(c, ipam.RequestedByAnnotation, ipam.RequestedBy(ipam.Owner{UID: owner}))
+	}
+}
 func kept(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	kube.SetAnnotation(c, ipam.KeptAnnotation, "")
 }

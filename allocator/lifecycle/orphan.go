@@ -24,11 +24,31 @@ func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration)
 	case wait > 0 && wasAdopted(h.claim):
 		return keep, wait
 	case wait > 0:
-		return leave, wait
+		return decideUnstored(h, now, wait)
 	case h.vmExists:
 		return leave, vmCheck
 	}
 	return reap, 0
+}
+
+// decideUnstored has the owner told of a machine that was answered and not stored,
+// again and again for as long as its claim is there: whatever refuses it leaves no
+// trace that could be watched, so the owner is to go on trying.
+func decideUnstored(h holding, now time.Time, wait time.Duration) (step, time.Duration) {
+	switch unstored := storingPatience - now.Sub(h.lastUsed(now)); {
+	case !h.wasAnswered():
+		return leave, wait
+	case unstored > 0:
+		return leave, min(wait, unstored)
+	}
+	return note, min(wait, noteInterval)
+}
+
+// wasAnswered tells whether an owner's request was answered with the claim, as far
+// as can be seen: its address is protected for a machine.
+func (h holding) wasAnswered() bool {
+	_, kept := h.claim.GetAnnotations()[ipam.KeptAnnotation]
+	return !kept && h.address != nil && isProtected(h.address) && ipam.RequesterOf(h.claim) != ""
 }
 
 // isOrphan tells whether the claim waits for a machine of this name that never
@@ -93,6 +113,16 @@ func (r *Reconciler) tellKept(s *state, h *holding) {
 	r.events.Eventf(h.claim.Object, nil, corev1.EventTypeWarning, "MachineMissing", "Reconcile",
 		"VSphereMachine %q, which held this claim, does not exist: the claim is deleted after %s unless the machine comes back; delete it to free the address at once",
 		s.name, max(r.grace, restorePatience))
+}
+
+// noteUnstored has written on the owner for which a machine was to be made that
+// something refuses its machines, so that it is made to try again. The machine may
+// have been stored after all, which costs its owner a try that finds nothing to do.
+func (r *Reconciler) noteUnstored(ctx context.Context, s *state, h *holding) error {
+	if err := r.refusals.NoteUnstored(ctx, s.namespace, ipam.RequesterOf(h.claim)); err != nil {
+		return fmt.Errorf("noting a machine that was not stored: %w", err)
+	}
+	return nil
 }
 
 // reap deletes a claim that no machine uses, or takes our marks off one that

@@ -32,15 +32,17 @@ import (
 // waits for the API server.
 const workers = 10
 
-// Setup adds the controller to the manager. It runs on the elected replica only. The sources that it returns must be started, on every replica: an
-// elected one continues with caches that are warm. What happens is told through
-// the recorder.
-func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventRecorder, grace time.Duration) ([]informers.Source, error) {
+// Setup adds the controller to the manager. It runs on the elected replica only.
+// The sources that it returns must be started, on every replica: an elected one
+// continues with caches that are warm. What happens is told through the recorder,
+// and to owners through their refusals.
+func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventRecorder, refusals Refusals, grace time.Duration) ([]informers.Source, error) {
 	r := &Reconciler{
 		providers: providers,
 		client:    mgr.GetClient(),
 		live:      mgr.GetAPIReader(),
 		events:    recorder,
+		refusals:  refusals,
 		grace:     grace,
 		now:       time.Now,
 	}

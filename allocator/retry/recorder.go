@@ -48,7 +48,9 @@ type refusedOwner struct {
 // never waits for it.
 type Recorder struct {
 	client client.Client
-	queue  workqueue.TypedRateLimitingInterface[refusedOwner]
+	// cache finds owners by UID.
+	cache client.Client
+	queue workqueue.TypedRateLimitingInterface[refusedOwner]
 
 	mu      sync.Mutex
 	pending map[refusedOwner]Shortages
@@ -56,12 +58,14 @@ type Recorder struct {
 	in map[string]int
 }
 
-// NewRecorder makes an Owners, to be started. The client reads and writes past
-// the caches, and should have a rate limit of its own.
-func NewRecorder(c client.Client) *Recorder {
+// NewRecorder makes a Recorder, to be started. The client reads and writes past
+// the caches, and should have a rate limit of its own; the cache has the indexes of
+// this package.
+func NewRecorder(c client.Client, cache client.Client) *Recorder {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[refusedOwner](100*time.Millisecond, writeTimeout)
 	return &Recorder{
 		client:  c,
+		cache:   cache,
 		queue:   workqueue.NewTypedRateLimitingQueue(limiter),
 		pending: map[refusedOwner]Shortages{},
 		in:      map[string]int{},
@@ -79,9 +83,32 @@ func (o *Recorder) Record(namespace string, ref metav1.OwnerReference, refusal *
 		return
 	}
 	key := types.NamespacedName{Namespace: namespace, Name: ref.Name}
-	refused := refusedOwner{kind: OwnerKinds()[i], NamespacedName: key, uid: ref.UID}
 	obstacle, needed := ObstacleOf(refusal)
-	if o.add(refused, Shortages{obstacle: needed}) {
+	o.enqueue(refusedOwner{kind: OwnerKinds()[i], NamespacedName: key, uid: ref.UID}, Shortages{obstacle: needed})
+}
+
+// NoteUnstored has it written soon that a machine of the owner with this UID was
+// answered and then refused by something else, unless the owner says so already.
+// An owner that is not there, or of another kind, is left alone.
+func (o *Recorder) NoteUnstored(ctx context.Context, namespace string, uid types.UID) error {
+	unstored := Obstacle{Reason: ipam.MachineNotStored}
+	for _, kind := range OwnerKinds() {
+		list := kube.MetadataListOf(capi.InScheme(o.cache.Scheme(), kind))
+		err := o.cache.List(ctx, list, client.InNamespace(namespace), client.MatchingFields{byUID: string(uid)}, client.UnsafeDisableDeepCopy)
+		if err != nil && !kube.IsAbsent(err) {
+			return fmt.Errorf("looking for %s with UID %s: %w", kind.Kind, uid, err)
+		}
+		for i := range list.Items {
+			if _, noted := lacksOf(&list.Items[i])[unstored]; !noted {
+				o.enqueue(refusedOwner{kind: kind, NamespacedName: client.ObjectKeyFromObject(&list.Items[i]), uid: uid}, Shortages{unstored: 1})
+			}
+		}
+	}
+	return nil
+}
+
+func (o *Recorder) enqueue(refused refusedOwner, lacks Shortages) {
+	if o.add(refused, lacks) {
 		o.queue.Add(refused)
 	}
 }

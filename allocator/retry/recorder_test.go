@@ -14,8 +14,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 var (
@@ -42,8 +44,9 @@ func notes(t *testing.T, failures int, objects ...client.Object) (*Recorder, cli
 			}
 			return c.Patch(ctx, obj, patch, opts...)
 		},
-	}).Build()
-	return NewRecorder(c), c
+	}).WithIndex(&clusterv1.MachineSet{}, byUID, indexByUID).
+		WithIndex(kube.MetadataOf(capi.InScheme(scheme, capi.KubeadmControlPlaneKind)), byUID, indexByUID).Build()
+	return NewRecorder(c, c), c
 }
 
 // drain writes what is noted, retries included, and returns what the MachineSet
@@ -119,7 +122,7 @@ func TestRefusalIsNotedOfNobodyElse(t *testing.T) {
 }
 
 func TestOwnersThatWaitToBeWrittenAreBounded(t *testing.T) {
-	o := NewRecorder(nil)
+	o := NewRecorder(nil, nil)
 	for namespace := range 2 * maxPending / maxPendingOfOne {
 		for i := range 2 * maxPendingOfOne {
 			ref := ofMachineSet
@@ -140,5 +143,39 @@ func TestOwnersThatWaitToBeWrittenAreBounded(t *testing.T) {
 	}
 	if len(o.in) > 0 {
 		t.Errorf("%v are counted as pending, and none is", o.in)
+	}
+}
+
+// The machine was answered and not stored, and nobody tells so but its claim.
+func TestMachineThatWasNotStoredIsNotedOnItsOwner(t *testing.T) {
+	const pool = "IPPool.ipam.metal3.io/pool"
+	for name, test := range map[string]struct {
+		before string
+		uid    types.UID
+		want   string
+	}{
+		"an owner that waits for nothing": {"", "uid", "MachineNotStored"},
+		"an owner that waits for a pool":  {pool, "uid", pool + ",MachineNotStored"},
+		"an owner that is gone":           {"", "another", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o, c := notes(t, 0, machineSet("uid", test.before))
+			if err := o.NoteUnstored(t.Context(), "ns", test.uid); err != nil {
+				t.Fatal(err)
+			}
+			if got := drain(t, o, c); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestOwnerThatSaysSoIsNotReadAgain(t *testing.T) {
+	o, _ := notes(t, 0, machineSet("uid", "MachineNotStored"))
+	if err := o.NoteUnstored(t.Context(), "ns", "uid"); err != nil {
+		t.Fatal(err)
+	}
+	if n := o.queue.Len(); n != 0 {
+		t.Errorf("%d are to be written, want none", n)
 	}
 }

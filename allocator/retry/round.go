@@ -84,14 +84,16 @@ func (r *round) observe(owners []refused, now time.Time) {
 
 // dueAt is when the owner may be touched next.
 func (v *visit) dueAt(owner refused, changed time.Time) time.Time {
-	since := v.since
-	if v.last.After(since) {
+	since, interval := v.since, patrolInterval
+	if owner.needsTry {
+		interval = v.interval(owner.uid)
+	}
+	// Who waits again after a touch goes on waiting: it may take a while until a
+	// refusal is noted.
+	if v.last.After(since) || since.Sub(v.last) < interval {
 		since = v.last
 	}
-	at := since.Add(patrolInterval)
-	if owner.needsTry {
-		at = since.Add(v.interval(owner.uid))
-	}
+	at := since.Add(interval)
 	if cured := v.afterChange(changed); !cured.IsZero() && cured.Before(at) {
 		return cured
 	}

@@ -127,3 +127,18 @@ func TestOwnersAreForgottenInTheEnd(t *testing.T) {
 		t.Error("not forgotten")
 	}
 }
+
+// A machine that was answered and refused behind us is noted later than one that
+// is denied, which must not add to the minute.
+func TestRefusalThatIsNotedLateDoesNotDelayTheNextTouch(t *testing.T) {
+	p := newPatrolled(t, true)
+	for range 6 {
+		p.after(p.after(0, 0), 1)
+	}
+	last := p.round.visits["0"].last
+	p.round.next(nil, p.changed, p.now) // touched, and not refused for a while
+	p.now = p.now.Add(12 * time.Second)
+	if wait := p.after(0, 0); p.now.Add(wait).Sub(last) > maxInterval {
+		t.Errorf("the next touch comes %s after the last, want %s at the most", p.now.Add(wait).Sub(last), maxInterval)
+	}
+}

@@ -31,6 +31,9 @@ const (
 	anyObstacle = "*"
 )
 
+// byUID is the name of the index of owners by their UIDs.
+const byUID = "capv-static-ip.dev/uid"
+
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachinetemplates,verbs=get;list;watch
 
 // Setup adds the controller to the manager. It runs on the elected replica
@@ -95,7 +98,7 @@ func (r *reconciler) ownerSources(c controller.TypedController[poolKey], from ca
 		owner := kube.MetadataOf(capi.InScheme(r.client.Scheme(), kind))
 		sources = append(sources, informers.Source{
 			Object:  owner,
-			Indexes: map[string]client.IndexerFunc{byPool: indexByPool},
+			Indexes: map[string]client.IndexerFunc{byPool: indexByPool, byUID: indexByUID},
 			Started: watch[client.Object](c, from, owner, poolsOfOwner),
 		})
 	}
@@ -155,6 +158,8 @@ func indexByPool(owner client.Object) []string {
 	}
 	return values
 }
+
+func indexByUID(owner client.Object) []string { return []string{string(owner.GetUID())} }
 
 func poolsOfOwner(_ context.Context, owner client.Object) []poolKey {
 	lacks := lacksOf(owner)

@@ -198,7 +198,7 @@ func addRefusals(mgr manager.Manager) (*retry.Recorder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the client for owners: %w", err)
 	}
-	owners := retry.NewRecorder(c)
+	owners := retry.NewRecorder(c, mgr.GetClient())
 	if err := mgr.Add(owners); err != nil {
 		return nil, fmt.Errorf("adding the writer of owners: %w", err)
 	}
@@ -216,7 +216,11 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	releaseSources, err := lifecycle.Setup(mgr, providers, events, opts.orphanGracePeriod)
+	refusals, err := addRefusals(mgr)
+	if err != nil {
+		return nil, err
+	}
+	releaseSources, err := lifecycle.Setup(mgr, providers, events, refusals, opts.orphanGracePeriod)
 	if err != nil {
 		return nil, err
 	}
@@ -239,10 +243,6 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 		return nil, err
 	}
 
-	refusals, err := addRefusals(mgr)
-	if err != nil {
-		return nil, err
-	}
 	handler := &webhook.Handler{
 		Allocator: alloc,
 		Cache:     cached,

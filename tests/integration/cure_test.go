@@ -8,6 +8,7 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -166,6 +167,18 @@ func TestCureLeadsToATry(t *testing.T) {
 			cure:    func(s *scene) { s.delete(policyBinding(s.ns)) },
 			within:  unseen + gracePeriod,
 		},
+		"policy removed late": {
+			before: func(s *scene) {
+				s.create(harness.Pool(s.ns))
+				s.rejectAfterUs("false", "not today")
+			},
+			machine: pooled,
+			cure: func(s *scene) {
+				s.outlivesClaims(2)
+				s.delete(policyBinding(s.ns))
+			},
+			within: unseen + gracePeriod,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -174,6 +187,23 @@ func TestCureLeadsToATry(t *testing.T) {
 			s.leadsToAMachine(test.machine(s), test.cure, test.within)
 		})
 	}
+}
+
+// outlivesClaims waits until as many claims one after the other were made for
+// machines that were never stored, and are gone again.
+func (s *scene) outlivesClaims(count int) {
+	s.Helper()
+	seen := map[types.UID]bool{}
+	s.within(time.Duration(count)*(unseen+gracePeriod), "claims to come and go", func(context.Context) error {
+		claims := s.claims()
+		for _, claim := range claims {
+			seen[claim.GetUID()] = true
+		}
+		if len(seen) < count || len(claims) > 0 {
+			return fmt.Errorf("%d were there, %d are", len(seen), len(claims))
+		}
+		return nil
+	})
 }
 
 // A try that is refused is noted anew, which is no reason to try again.

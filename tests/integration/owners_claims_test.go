@@ -228,6 +228,110 @@ func TestSlowProviderServesTheNextMachineOfTheOwner(t *testing.T) {
 	})
 }
 
+// Somebody offered a claim of theirs to one machine, by name. It is nobody else's,
+// not even if the request of that machine ran out of time.
+func TestClaimThatWasOfferedToAMachineIsNotKeptForAnother(t *testing.T) {
+	t.Parallel()
+	const offeredRanges = "offered." + rangeGroup
+	s := newScene(t, shared)
+	s.installRanges(offeredRanges)
+	s.grantRanges(offeredRanges)
+	s.create(newRange(offeredRanges, s.ns))
+	offered := harness.AddressClaim(s.ns, "md-0-0", "Range", "lab", harness.WithAnnotation(ipam.ForAnnotation, "md-0"))
+	offered.Spec.PoolRef.APIGroup = offeredRanges
+	s.create(offered)
+	stop := s.playContract(func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {
+		if claim.Name == offered.Name {
+			return nil
+		}
+		return s.answersWith("10.16.64.89")(ctx, claim)
+	})
+	defer stop()
+	set := harness.MachineSet(s.ns, "md", "template")
+	s.create(set)
+	machine := func(name string) client.Object {
+		return harness.Machine(s.ns, name, harness.WithCluster(""), withPoolOf("0", "Range."+offeredRanges+"/lab"), harness.WithOwner(set))
+	}
+	hasty := s.client(func(config *rest.Config) { config.Timeout = shortTime })
+	s.eventually("the request to run out of time", func(ctx context.Context) error {
+		err := hasty.Create(ctx, machine("md-0"))
+		if err == nil || !strings.Contains(err.Error(), "has not bound a claim in time") {
+			return fmt.Errorf("it is told %w", err)
+		}
+		return nil
+	})
+
+	s.create(machine("md-1"))
+
+	if got := s.ip("md-1"); got != "10.16.64.89" {
+		t.Errorf("it got %s, want an address of its own", got)
+	}
+	s.within(gracePeriod+harness.Soon, "the offered claim to be its maker's again", func(ctx context.Context) error {
+		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(offered), offered); err != nil {
+			return err
+		}
+		for key := range offered.Annotations {
+			if strings.HasPrefix(key, "capv-static-ip.dev/") && key != ipam.ForAnnotation {
+				return fmt.Errorf("its annotations are %v", offered.Annotations)
+			}
+		}
+		return nil
+	})
+	s.delete(offered)
+}
+
+// All of them have been let in before the first of them was refused. It is not
+// parallel, so that nobody else keeps the provider busy.
+func TestMachinesThatAreRefusedSideBySideLeaveAddressesForOthers(t *testing.T) {
+	s := newScene(t, shared)
+	const bound, claimAtATime, tried = 64, 4, 200
+	s.inClusterPool(harness.InClusterAddresses("10.17.0.10-10.17.3.250"), harness.InClusterField(int64(16), "prefix"), harness.InClusterField("10.17.0.1", "gateway"))
+	s.rejectMarkedMachines()
+	create := func(name string, options ...harness.Option) error {
+		return s.env.Client.Create(t.Context(), s.inClusterMachine(name, options...))
+	}
+	var creates sync.WaitGroup
+	for i := range tried {
+		creates.Go(func() { _ = create(fmt.Sprintf("refused-%d", i), harness.WithLabel(rejectedLabel, "")) })
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		creates.Wait()
+	}()
+	most := 0
+	for running := true; running; most = max(most, len(s.claims())) {
+		select {
+		case <-done:
+			running = false
+		case <-time.After(gracePeriod / 100):
+		}
+	}
+	t.Logf("there were %d claims at the most", most)
+	if limit := bound + claimAtATime*len(shared.managers); most > limit {
+		t.Errorf("there were %d claims without a machine, want %d at the most", most, limit)
+	}
+	s.within(2*gracePeriod+harness.Soon, "the addresses to be back", func(context.Context) error {
+		if left := len(s.claims()); left > 0 {
+			return fmt.Errorf("%d claims are left", left)
+		}
+		return nil
+	})
+
+	// As many machines that are stored are not taken for such.
+	for i := range tried {
+		creates.Go(func() {
+			if err := create(fmt.Sprintf("stored-%d", i)); err != nil && strings.Contains(err.Error(), "then refused by something") {
+				t.Errorf("machine %d: %v", i, err)
+			}
+		})
+	}
+	creates.Wait()
+	if claims := len(s.claims()); claims <= bound {
+		t.Errorf("%d machines were stored, want more than %d", claims, bound)
+	}
+}
+
 // metal3 answers claims of two APIs from one pool, each by a controller that does
 // not know of the latest of the other.
 func TestAddressThatMetal3GivesTwiceIsGivenToOneMachineOnly(t *testing.T) {

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -56,4 +58,58 @@ func TestPoolsWithOneNamePrefixAreNamedWhereTheirAddressesCollide(t *testing.T) 
 		t.Errorf("got %v, want to be told of the namePrefix", err)
 	}
 	s.delete(claim)
+}
+
+func TestPoolOfPrefixesIsDeniedAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	const prefixRanges = "prefix." + rangeGroup
+	s := newScene(t, shared)
+	s.installRanges(prefixRanges)
+	s.grantRanges(prefixRanges)
+	pool := newRange(prefixRanges, s.ns)
+	pool.Object["spec"] = map[string]any{"allocationPrefixLength": int64(64)}
+	s.create(pool)
+	asking := withPoolOf("0", "Range."+prefixRanges+"/lab")
+	s.readable(asking)
+
+	s.denyMachines(`Range "lab" in namespace "NAMESPACE" hands out prefixes, and a device needs an address: name a pool of addresses in `+byAnnotation, asking)
+
+	s.noClaims()
+}
+
+// Some providers have one address for each host name.
+func TestOneAddressForTwoDevicesIsDeniedAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	const oneRanges = "one." + rangeGroup
+	s := newScene(t, shared)
+	s.installRanges(oneRanges)
+	s.grantRanges(oneRanges)
+	s.create(newRange(oneRanges, s.ns))
+	ref := "Range." + oneRanges + "/lab"
+	s.readable(withPoolOf("0", ref))
+	defer s.playContract(s.answersWith("10.16.66.88"))()
+
+	s.expectDenial(s.env.Client.Create(t.Context(), harness.Machine(s.ns, "cp-0", harness.WithCluster(""), withPoolOf("0", ref), withPoolOf("1", ref),
+		harness.WithDevices(harness.StaticDevice(), harness.StaticDevice()))),
+		`Range "lab" answered with one address for device 0 and for device 1: name different pools for them`)
+
+	s.noClaims()
+}
+
+// readable waits until both managers can read the pool that such a machine asks
+// for: until then a dry run is told of what is missing, by a warning.
+func (s *scene) readable(asking harness.Option) {
+	s.Helper()
+	for _, manager := range s.env.managers {
+		s.eventually("a manager to read the pool", func(context.Context) error {
+			request := s.creation("probe", s.raw(harness.Machine(s.ns, "probe", harness.WithCluster(""), asking)))
+			request.DryRun = new(true)
+			for _, warning := range s.ask(manager, request).Warnings {
+				if strings.Contains(warning, "cannot be read") || strings.Contains(warning, "cannot exist") {
+					return errors.New(warning)
+				}
+			}
+			return nil
+		})
+	}
 }

@@ -223,15 +223,7 @@ func (s *scene) known(address string) {
 // setAside lists the claims of the scene that keep an address aside.
 func (s *scene) setAside() []client.Object {
 	s.Helper()
-	list := &ipamv1.IPClaimList{}
-	if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns), client.HasLabels{ipam.SetAsideLabel}); err != nil {
-		s.Fatal(err)
-	}
-	var claims []client.Object
-	for i := range list.Items {
-		claims = append(claims, &list.Items[i])
-	}
-	return slices.Clip(claims)
+	return slices.DeleteFunc(s.claims(), func(claim client.Object) bool { return !ipam.IsSetAside(claim) })
 }
 
 func ptr[T any](value T) *T { return &value }

@@ -282,7 +282,11 @@ func (c Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 	if err := served(ctx, reader, pool, name, machine); err != nil {
 		return ipam.Pool{}, err
 	}
-	if _, err := nameservers(pool, name); err != nil {
+	servers, err := nameservers(pool, name)
+	if err != nil {
+		return ipam.Pool{}, err
+	}
+	if err := ipam.CheckDNS(name, servers, ipam.SearchDomains(pool)); err != nil {
 		return ipam.Pool{}, err
 	}
 	return c.counted(ctx, reader, machine, ipam.Pool{Object: pool, Reference: want.Pool, Silent: true, Watched: watched})

@@ -223,6 +223,9 @@ func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 	if err := m.served(ctx, reader, pool); err != nil {
 		return ipam.Pool{}, err
 	}
+	if err := checkDNS(pool, want.Pool.In(namespace)); err != nil {
+		return ipam.Pool{}, err
+	}
 	used, err := m.used(ctx, reader, pool)
 	if err != nil {
 		return ipam.Pool{}, err
@@ -233,6 +236,25 @@ func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 		Total:     size(usableOf(pool)),
 		Free:      func(claims []string) (uint64, uint64) { return freeOf(pool, used, claims) },
 	}, nil
+}
+
+// checkDNS refuses a pool whose devices could not hold what it says for all of its
+// addresses, or for those of one entry.
+func checkDNS(pool *ipamv1.IPPool, name string) error {
+	lists := [][]ipamv1.IPAddressStr{pool.Spec.DNSServers}
+	for i := range pool.Spec.Pools {
+		lists = append(lists, pool.Spec.Pools[i].DNSServers)
+	}
+	for _, list := range lists {
+		servers := make([]string, len(list))
+		for i, server := range list {
+			servers[i] = string(server)
+		}
+		if err := ipam.CheckDNS(name, servers, ipam.SearchDomains(pool)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // served refuses a pool that metal3 ignores: one whose Cluster does not exist
