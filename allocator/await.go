@@ -45,9 +45,11 @@ func (a *Allocator) await(ctx context.Context, req Request, want ipam.Want, pool
 		case address.Object == nil && accepted == "":
 			accepted, binding = a.acceptEarly(ctx, req, want, pool, claim)
 		case address.Object == nil:
+			// Accepted early: the claim does not name the address yet.
 		case address.GetUID() == accepted:
 			return binding, nil
 		default:
+			// Nothing was accepted early, or another address: the claim's word counts.
 			return a.accept(ctx, req, want, pool, address)
 		}
 		select {

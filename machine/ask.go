@@ -25,22 +25,53 @@ const (
 // Asker is metadata that may ask for pools: the machine's own, or its template's.
 type Asker struct {
 	metav1.Object
-	// name is how a sentence names it.
+	// Name is how a sentence names it.
 	Name string
 }
 
-// Ask is one way in which an asker names a pool.
+// Ask is what an asker wants for a device.
 type Ask struct {
+	Device ipam.Device
+	// Pool may leave its kind or its API group open.
 	Pool ipam.PoolReference
-	// by says where it is written, for a denial that can be acted upon.
+	// By says where it is written, for a denial that can be acted upon.
 	By string
-	// from is whose label it is, nil if it is an annotation for just this device.
+	// From is whose label it is, nil if it is an annotation for just this device.
 	From *Asker
 }
 
-// Ask is what the asker wants for the device: its annotation for just this
+// Asks lists what the machine's eligible devices ask for. It warns of devices that
+// ask for nothing, and of what is asked for and no device can use. It returns a
+// Refusal if something is asked for a device that the machine does not have, or
+// in a way that cannot be served.
+func (m *Machine) Asks(asked []Asker) (asks []Ask, warnings []string, err error) {
+	if warnings, err = unused(asked, m); err != nil {
+		return nil, nil, err
+	}
+	for i, d := range m.Spec.Network.Devices {
+		if !Eligible(d) {
+			continue
+		}
+		found, err := firstAsk(asked, DeviceOf(d, i))
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case found == nil:
+			warnings = append(warnings, fmt.Sprintf("device %d has no source of addresses: "+
+				"set dhcp4 or ipAddrs, or name a pool with label %s or annotation %s%d", i, PoolNameLabel, ipam.PoolsAnnotationPrefix, i))
+		case i >= ipam.MaxDevices:
+			return nil, nil, ipam.Refuse(ipam.DeviceNotFound, "%s asks for an address for device %d, but only the first %d devices of a machine are given one: "+
+				"remove the others, or give them addresses of their own", found.By, i, ipam.MaxDevices)
+		default:
+			asks = append(asks, *found)
+		}
+	}
+	return asks, warnings, nil
+}
+
+// ask is what the asker wants for the device: its annotation for just this
 // device, or else its label for all.
-func (a Asker) Ask(device ipam.Device) (*Ask, error) {
+func (a Asker) ask(device ipam.Device) (*Ask, error) {
 	for _, key := range keysOf(device) {
 		text, ok := a.GetAnnotations()[ipam.PoolsAnnotationPrefix+key]
 		if !ok {
@@ -54,14 +85,14 @@ func (a Asker) Ask(device ipam.Device) (*Ask, error) {
 		if err != nil {
 			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s is not a reference to a pool: %s; write NAME, KIND/NAME or KIND.GROUP/NAME", by, err)
 		}
-		return &Ask{Pool: pool, By: by}, nil
+		return &Ask{Device: device, Pool: pool, By: by}, nil
 	}
 	switch label := a.label(); label {
 	case "":
 		return nil, nil
 	case PoolNameLabel:
 		name := a.GetLabels()[label]
-		return &Ask{Pool: ipam.PoolReference{Name: name}, By: fmt.Sprintf("label %s of %s", label, a.Name), From: &a}, nil
+		return &Ask{Device: device, Pool: ipam.PoolReference{Name: name}, By: fmt.Sprintf("label %s of %s", label, a.Name), From: &a}, nil
 	default:
 		return nil, ipam.Refuse(ipam.PoolNotNamed, "label %s of %s selects a pool by the labels of the pool, which is not supported: "+
 			"name the pool there, in label %s or annotation %s%d", label, a.Name, PoolNameLabel, ipam.PoolsAnnotationPrefix, device.Index)
@@ -98,17 +129,17 @@ func (a Asker) AnswersFor(m *Machine) bool {
 		if !Eligible(d) {
 			continue
 		}
-		if found, err := a.Ask(DeviceOf(d, i)); found == nil && err == nil {
+		if found, err := a.ask(DeviceOf(d, i)); found == nil && err == nil {
 			return false
 		}
 	}
 	return true
 }
 
-// FirstAsk is the first answer for a device, nil if nobody asks for it.
-func FirstAsk(asked []Asker, device ipam.Device) (*Ask, error) {
+// firstAsk is the first answer for a device, nil if nobody asks for it.
+func firstAsk(asked []Asker, device ipam.Device) (*Ask, error) {
 	for _, by := range asked {
-		found, err := by.Ask(device)
+		found, err := by.ask(device)
 		if err != nil || found != nil {
 			return found, err
 		}

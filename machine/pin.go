@@ -2,7 +2,6 @@ package machine
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -10,25 +9,6 @@ import (
 
 	"capv-static-ip.dev/allocator/ipam"
 )
-
-// AsStored completes a binding of which no more than the address is known by what
-// stands on the device that has it.
-func (m *Machine) AsStored(b ipam.Binding, index int) ipam.Binding {
-	d := m.Spec.Network.Devices[index]
-	for _, text := range d.IPAddrs {
-		if stored := addressOf(text); stored.Addr() == b.Address.Addr() {
-			b.Address = stored
-		}
-	}
-	gateway := d.Gateway6
-	if b.Address.Addr().Is4() {
-		gateway = d.Gateway4
-	}
-	// One that does not parse is not one that was injected.
-	b.Gateway, _ = netip.ParseAddr(gateway)
-	b.Device, b.Nameservers, b.SearchDomains = DeviceOf(d, index), d.Nameservers, d.SearchDomains
-	return b
-}
 
 // Pin gives back to a machine what an update took from its bound
 // devices, and returns the indexes of these. It returns a Refusal where the device

@@ -11,10 +11,10 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// Unused warns of requests that no device can use, because it has another source
+// unused warns of requests that no device can use, because it has another source
 // of addresses and keeps that. A request for a device that does not exist is
 // refused: whoever wrote it waits for an address that no device would get.
-func Unused(asked []Asker, m *Machine) (warnings []string, err error) {
+func unused(asked []Asker, m *Machine) (warnings []string, err error) {
 	for _, by := range asked {
 		more, err := unusedAnnotations(by, m)
 		if err != nil {
@@ -73,7 +73,7 @@ func halfServed(asked []Asker, m *Machine) (warnings []string) {
 		if has == "" || m.isServed(d) {
 			continue
 		}
-		found, err := FirstAsk(asked, DeviceOf(d, i))
+		found, err := firstAsk(asked, DeviceOf(d, i))
 		if err != nil || found == nil || found.From == nil {
 			continue
 		}

@@ -17,10 +17,10 @@ import (
 // by an annotation on the Cluster, another by a label beside the pool's name.
 const PoolNamespaceKey = "cluster.x-k8s.io/ip-pool-namespace"
 
-// seePoolsHere refuses a label whose pool is, by the rules of the adapter that it
+// checkPoolsHere refuses a label whose pool is, by the rules of the adapter that it
 // was written for, in another namespace. A pool of that name in the machine's own
 // namespace is not what was asked for: as a rule it is for another network.
-func (h *Handler) seePoolsHere(ctx context.Context, m *machine.Machine, by machine.Asker) error {
+func (h *Handler) checkPoolsHere(ctx context.Context, m *machine.Machine, by machine.Asker) error {
 	elsewhere := func(what, namespace string) error {
 		return ipam.Refuse(ipam.PoolElsewhere, "%s is %q, but addresses are claimed in the machine's own namespace only: "+
 			"put the pool into namespace %q and remove that", what, namespace, m.Namespace)

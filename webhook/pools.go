@@ -19,33 +19,19 @@ import (
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachinetemplates,verbs=get;list;watch
 
-// wants lists what the machine's eligible devices ask for, and warns of those
-// that ask for nothing and of requests that no device can use. A request for a
-// device that the machine does not have is refused.
+// wants lists what the machine's eligible devices ask for, each with its pool, and
+// warns of what is asked for in vain.
 func (h *Handler) wants(ctx context.Context, m *machine.Machine) (wants []ipam.Want, warnings []string, err error) {
 	asked, err := h.askers(ctx, m)
 	if err != nil {
 		return nil, nil, err
 	}
-	warnings, err = machine.Unused(asked, m)
+	asks, warnings, err := m.Asks(asked)
 	if err != nil {
 		return nil, nil, err
 	}
-	for i, d := range m.Spec.Network.Devices {
-		if !machine.Eligible(d) {
-			continue
-		}
-		device := machine.DeviceOf(d, i)
-		found, err := machine.FirstAsk(asked, device)
-		if err != nil {
-			return nil, nil, err
-		}
-		if found == nil {
-			warnings = append(warnings, fmt.Sprintf("device %d has no source of addresses: "+
-				"set dhcp4 or ipAddrs, or name a pool with label %s or annotation %s%d", i, machine.PoolNameLabel, ipam.PoolsAnnotationPrefix, i))
-			continue
-		}
-		want, err := h.want(ctx, m, device, found)
+	for _, ask := range asks {
+		want, err := h.want(ctx, m, ask)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -54,15 +40,11 @@ func (h *Handler) wants(ctx context.Context, m *machine.Machine) (wants []ipam.W
 	return wants, warnings, nil
 }
 
-// want makes of a request for a device the want of a given pool.
-func (h *Handler) want(ctx context.Context, m *machine.Machine, device ipam.Device, found *machine.Ask) (ipam.Want, error) {
-	want := ipam.Want{Device: device, Pool: found.Pool, AskedBy: found.By}
-	if device.Index >= ipam.MaxDevices {
-		return want, ipam.Refuse(ipam.DeviceNotFound, "%s asks for an address for device %d, but only the first %d devices of a machine are given one: "+
-			"remove the others, or give them addresses of their own", found.By, device.Index, ipam.MaxDevices)
-	}
-	if found.From != nil {
-		if err := h.seePoolsHere(ctx, m, *found.From); err != nil {
+// want names the pool that an ask means.
+func (h *Handler) want(ctx context.Context, m *machine.Machine, ask machine.Ask) (ipam.Want, error) {
+	want := ipam.Want{Device: ask.Device, Pool: ask.Pool, AskedBy: ask.By}
+	if ask.From != nil {
+		if err := h.checkPoolsHere(ctx, m, *ask.From); err != nil {
 			return want, err
 		}
 	}

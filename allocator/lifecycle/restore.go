@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -14,6 +13,7 @@ import (
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/machine"
 )
 
 // restore gives a living machine its annotation and finalizer back, if they
@@ -29,17 +29,17 @@ func (r *Reconciler) restore(ctx context.Context, s *state) error {
 	if err := r.rejoin(ctx, s); err != nil || !s.lacksMarks() {
 		return err
 	}
-	machine := &capi.VSphereMachine{}
-	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
+	stored := &capi.VSphereMachine{}
+	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), stored); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	if machine.UID != s.uid || !machine.DeletionTimestamp.IsZero() {
+	if stored.UID != s.uid || !stored.DeletionTimestamp.IsZero() {
 		return nil
 	}
 	bindings := ipam.Bindings{Machine: s.name}
 	for _, h := range s.holdings {
 		if h.annotated == nil {
-			h.annotated = restored(machine, s.machineState, h)
+			h.annotated = restored(stored, s.machineState, h)
 		}
 		if h.annotated != nil {
 			bindings.Bindings = append(bindings.Bindings, *h.annotated)
@@ -154,44 +154,17 @@ func (r *Reconciler) rename(ctx context.Context, s *state, binding ipam.Binding,
 	return r.patch(ctx, s.object, before)
 }
 
-// restored is the binding that a claim and a device agree upon, nil if none. The
-// device is found by the address: others may have been put before it.
-// What else stands on the device now counts as injected with the address.
-func restored(machine *capi.VSphereMachine, m machineState, h *holding) *ipam.Binding {
+// restored is the binding that a claim and a device agree upon, nil if none.
+func restored(stored *capi.VSphereMachine, m machineState, h *holding) *ipam.Binding {
 	if h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}
 	if !h.belongsTo(m) && !isOffered(h.claim, m.name) {
 		return nil
 	}
-	ip := capi.ParseAddress(h.address.IP)
-	i := deviceOf(machine, ip)
-	if i < 0 || !ip.IsValid() {
+	binding, ok := machine.Injected(stored.Spec.Network.Devices, *h.claim, capi.ParseAddress(h.address.IP))
+	if !ok {
 		return nil
 	}
-	device := machine.Spec.Network.Devices[i]
-	at := slices.IndexFunc(device.IPAddrs, func(text string) bool { return capi.ParseAddress(text) == ip })
-	prefix, err := netip.ParsePrefix(device.IPAddrs[at])
-	if err != nil {
-		return nil
-	}
-	return &ipam.Binding{
-		Device:        ipam.Device{Index: i, DeviceName: device.DeviceName, NetworkName: device.NetworkName},
-		Pool:          h.claim.Pool,
-		Claim:         h.claim.GetName(),
-		Address:       prefix,
-		Gateway:       gatewayOf(device, prefix.Addr()),
-		Nameservers:   device.Nameservers,
-		SearchDomains: device.SearchDomains,
-	}
-}
-
-func gatewayOf(device capi.Device, ip netip.Addr) netip.Addr {
-	text := device.Gateway6
-	if ip.Is4() {
-		text = device.Gateway4
-	}
-	// A gateway that does not parse is not one that was injected.
-	gateway, _ := netip.ParseAddr(text)
-	return gateway
+	return &binding
 }
