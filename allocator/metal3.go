@@ -30,6 +30,11 @@ const (
 	// not at all (ipam/utils.go, IPAddressAnnotation).
 	metal3RequestAnnotation = "ipAddress"
 
+	// metal3Address and metal3AddressClaim are metal3's finalizers on the objects of
+	// the IPAM contract, as it answers claims of both APIs (ipam/ippool_manager.go).
+	metal3Address      = "ipam.metal3.io/ipaddress"
+	metal3AddressClaim = "ipam.metal3.io/ipaddressclaim"
+
 	// metal3Exhausted is what metal3 writes into a claim's status.errorMessage
 	// (ipam/ippool_manager.go, allocateAddress).
 	metal3Exhausted = "Exhausted IP Pools"
@@ -91,7 +96,7 @@ func (Metal3) HonoursFinalizers() bool { return true }
 // IsFree implements Provider.
 func (Metal3) IsFree(obj client.Object) bool {
 	return !slices.ContainsFunc(obj.GetFinalizers(), func(f string) bool {
-		return f != ipamv1.IPClaimFinalizer && f != ipamv1.IPAddressFinalizer
+		return f != ipamv1.IPClaimFinalizer && f != ipamv1.IPAddressFinalizer && f != metal3Address && f != metal3AddressClaim
 	})
 }
 

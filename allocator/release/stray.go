@@ -83,7 +83,7 @@ func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 // isUsed tells whether a machine says that it holds the address, or a claim may
 // yet give it to one.
 func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, error) {
-	provider := r.providers.For(h.address.Pool)
+	provider := r.providers.OfAddress(h.address.Object)
 	obj := allocator.EmptyClaim(provider)
 	claimExists, err := r.exists(ctx, keyOf(h.address, h.address.Claim), obj)
 	if err != nil {
