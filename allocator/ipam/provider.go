@@ -3,6 +3,7 @@ package ipam
 import (
 	"context"
 	"net/netip"
+	"reflect"
 	"slices"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -198,6 +199,17 @@ func (p Providers) For(pool PoolReference) Provider {
 		i = len(p) - 1
 	}
 	return p[i]
+}
+
+// OfAddress is the provider of whose API an address object is. That of its pool may be
+// another one, see Twinned.
+func (p Providers) OfAddress(address client.Object) Provider {
+	for _, provider := range p {
+		if _, kind := provider.Kinds(); reflect.TypeOf(kind) == reflect.TypeOf(address) {
+			return provider
+		}
+	}
+	return p[len(p)-1]
 }
 
 // Pool reads a pool through its provider.

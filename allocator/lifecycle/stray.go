@@ -67,7 +67,7 @@ func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 // isUsed tells whether a machine holds the address, or a claim may yet give it to
 // one.
 func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, error) {
-	provider := r.providers.For(h.address.Pool)
+	provider := r.providers.OfAddress(h.address.Object)
 	obj := ipam.EmptyClaim(provider)
 	claimExists, err := r.exists(ctx, keyOf(h.address, h.address.Claim), obj)
 	if err != nil {

@@ -100,6 +100,7 @@ func leaderIsKilled(s *scene) {
 	ip := s.settled("cp-0")
 
 	leader.Kill()
+	s.reconnected()
 	s.create(s.pooled("cp-1"))
 	s.delete(machine)
 	if err := harness.WaitGone(s.Context(), s.env.Client, machine, 15*time.Second+harness.Soon); err != nil {
@@ -215,7 +216,13 @@ func (s *scene) sendTrafficTo(manager *harness.Manager) {
 	for _, other := range s.env.managers {
 		s.env.Forwarder.Cut(other.WebhookAddress)
 	}
-	// The API server may notice only now that its connection is gone.
+	s.reconnected()
+}
+
+// reconnected waits until the API server calls the webhook again. It may notice only
+// with a call that its connection is gone, and that call fails.
+func (s *scene) reconnected() {
+	s.Helper()
 	s.eventually("the API server to call the webhook again", func(ctx context.Context) error {
 		return s.env.Client.Create(ctx, s.pooled("probe"), client.DryRunAll)
 	})

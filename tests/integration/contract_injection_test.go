@@ -9,7 +9,9 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -169,9 +171,10 @@ func TestLabelFallsBackToAnInClusterPool(t *testing.T) {
 			s.gone(machine)
 		}
 		// And it looks at the addresses only when the pool or a claim changes: one
-		// look may find the last address on its way out, so give it more.
+		// look may find the last address on its way out, so give it more. One that it
+		// made for the claim of cp-1 and then lost stays for the grace period.
 		looks := 0
-		s.eventually("the IPPool to be let go", func(ctx context.Context) error {
+		s.within(gracePeriod+harness.Soon, "the IPPool to be let go", func(ctx context.Context) error {
 			if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(old), old); err != nil {
 				return client.IgnoreNotFound(err)
 			}
@@ -182,9 +185,27 @@ func TestLabelFallsBackToAnInClusterPool(t *testing.T) {
 			if err := s.env.Client.Patch(ctx, old, client.MergeFrom(before)); err != nil {
 				return client.IgnoreNotFound(err)
 			}
-			return fmt.Errorf("it is there, with finalizers %v, after %d looks", old.GetFinalizers(), looks)
+			return fmt.Errorf("it is there, with finalizers %v, after %d looks; metal3 counts %v, of the addresses %v",
+				old.GetFinalizers(), looks, old.Status.Allocations, s.addressObjects())
 		})
 	})
+}
+
+// addressObjects describes all addresses, of both APIs.
+func (s *scene) addressObjects() (all []string) {
+	s.Helper()
+	for _, list := range []client.ObjectList{&ipamv1.IPAddressList{}, &capiipamv1.IPAddressList{}} {
+		if err := s.env.Client.List(s.Context(), list, client.InNamespace(s.ns)); err != nil {
+			s.Fatal(err)
+		}
+		_ = meta.EachListItem(list, func(item runtime.Object) error {
+			address := item.(client.Object)
+			all = append(all, fmt.Sprintf("%T %s with finalizers %v, labels %v, made %s, deleted at %v",
+				address, address.GetName(), address.GetFinalizers(), address.GetLabels(), address.GetCreationTimestamp(), address.GetDeletionTimestamp()))
+			return nil
+		})
+	}
+	return all
 }
 
 // knownToTerminate waits until every replica knows that a pool is being deleted.

@@ -33,7 +33,12 @@ const (
 	// not at all (ipam/utils.go, IPAddressAnnotation).
 	RequestAnnotation = "ipAddress"
 
-	// metal3Exhausted is what metal3 writes into a claim's status.errorMessage
+	// addressFinalizer and claimFinalizer are metal3's finalizers on the objects of
+	// the IPAM contract, as it answers claims of both APIs (ipam/ippool_manager.go).
+	addressFinalizer = "ipam.metal3.io/ipaddress"
+	claimFinalizer   = "ipam.metal3.io/ipaddressclaim"
+
+	// exhausted is what metal3 writes into a claim's status.errorMessage
 	// (ipam/ippool_manager.go, allocateAddress).
 	exhausted = "Exhausted IP Pools"
 )
@@ -113,7 +118,7 @@ func (Provider) EmptyPool(ipam.PoolReference) client.Object { return &ipamv1.IPP
 // HasOnlyOwnFinalizers implements ipam.Objects.
 func (Provider) HasOnlyOwnFinalizers(obj client.Object) bool {
 	return !slices.ContainsFunc(obj.GetFinalizers(), func(f string) bool {
-		return f != ipamv1.IPClaimFinalizer && f != ipamv1.IPAddressFinalizer
+		return f != ipamv1.IPClaimFinalizer && f != ipamv1.IPAddressFinalizer && f != addressFinalizer && f != claimFinalizer
 	})
 }
 
