@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -22,9 +23,9 @@ type Allocator struct {
 	// live reads from the API server, where a stale answer would do harm.
 	live client.Reader
 	// bound wakes by claim, full by pool, stored by machine.
-	bound, full, stored wakeups
-	// turns are those of the requests that want to claim from a pool.
-	turns turns
+	bound, full, stored notifier
+	// queue are those of the requests that want to claim from a pool.
+	queue queue
 	// underWay are the claims of the requests that are being answered here.
 	underWay underWay
 	// promised are the addresses that were answered here a moment ago.
@@ -53,7 +54,7 @@ func (a *Allocator) Check(ctx context.Context, req Request) error {
 // Claims made by a call that failed are left for TakeBack. The errors are a
 // Refusal, ErrMachineExists, or what the API server said.
 func (a *Allocator) Claim(ctx context.Context, req Request) ([]ipam.Binding, error) {
-	if err := a.seeNoMachine(ctx, req.Machine); err != nil {
+	if err := a.checkNoMachine(ctx, req.Machine); err != nil {
 		return nil, err
 	}
 	if err := a.checkEarlier(ctx, req); err != nil {
@@ -99,17 +100,17 @@ func checkDistinct(bindings []ipam.Binding, next ipam.Binding) error {
 	return nil
 }
 
-// seeNoMachine returns ErrMachineExists if a machine of this name lives. The
+// checkNoMachine returns ErrMachineExists if a machine of this name lives. The
 // cache may be behind: a claim that exists already makes ensureClaim ask again.
-func (a *Allocator) seeNoMachine(ctx context.Context, machine ipam.Machine) error {
+func (a *Allocator) checkNoMachine(ctx context.Context, machine ipam.Machine) error {
 	exists, err := machineExists(ctx, a.client, machine.NamespacedName)
 	if err != nil || !exists {
 		return err
 	}
-	return a.seeNoLiveMachine(ctx, machine)
+	return a.checkNoLiveMachine(ctx, machine)
 }
 
-func (a *Allocator) seeNoLiveMachine(ctx context.Context, machine ipam.Machine) error {
+func (a *Allocator) checkNoLiveMachine(ctx context.Context, machine ipam.Machine) error {
 	exists, err := machineExists(ctx, a.live, machine.NamespacedName)
 	if err != nil {
 		return err
@@ -191,3 +192,8 @@ func (a *Allocator) claimExists(ctx context.Context, reader client.Reader, req R
 	}
 	return err == nil, nil
 }
+
+// ErrMachineExists says that a machine of this name lives already: the API
+// server will answer the create with a conflict, and the claims found belong
+// to the living machine.
+var ErrMachineExists = errors.New("a machine of this name exists")

@@ -13,9 +13,9 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// lookAgain is how often a pool is asked whether it still has room for a claim
+// recheckInterval is how often a pool is asked whether it still has room for a claim
 // that waits.
-const lookAgain = time.Second
+const recheckInterval = time.Second
 
 // await waits until the provider has bound the claim, and accepts the address.
 // Every change of the claim or of an address that answers it wakes it; it does
@@ -28,10 +28,10 @@ func (a *Allocator) await(ctx context.Context, req Request, want ipam.Want, pool
 	defer done()
 	full, done := a.full.subscribe(client.ObjectKeyFromObject(pool))
 	defer done()
-	late := time.NewTicker(lookAgain)
+	late := time.NewTicker(recheckInterval)
 	defer late.Stop()
 	if a.isFull(ctx, pool) {
-		if err := a.seeRoom(ctx, req.Machine, pool, claim, a.live); err != nil {
+		if err := a.checkRoom(ctx, req.Machine, pool, claim, a.live); err != nil {
 			return ipam.Binding{}, err
 		}
 	}
@@ -55,9 +55,9 @@ func (a *Allocator) await(ctx context.Context, req Request, want ipam.Want, pool
 		select {
 		case <-woken:
 		case <-full:
-			err = a.seeRoom(ctx, req.Machine, pool, claim, a.live)
+			err = a.checkRoom(ctx, req.Machine, pool, claim, a.live)
 		case <-late.C:
-			err = a.seeRoom(ctx, req.Machine, pool, claim, a.client, a.live)
+			err = a.checkRoom(ctx, req.Machine, pool, claim, a.client, a.live)
 		case <-ctx.Done():
 			err = a.notBound(context.WithoutCancel(ctx), pool, claim)
 		}
@@ -114,11 +114,11 @@ func (a *Allocator) isFull(ctx context.Context, pool ipam.Pool) bool {
 	return err == nil && a.providers.For(pool.Reference).IsFull(fresh)
 }
 
-// seeRoom refuses a claim that waits while others have taken the last addresses
+// checkRoom refuses a claim that waits while others have taken the last addresses
 // of its pool, if none of these readers, asked in turn, knows of room. A pool's
 // own word that it is full does not do: it may be late, and one of the addresses
 // that fill the pool may be for this claim.
-func (a *Allocator) seeRoom(ctx context.Context, machine ipam.Machine, pool ipam.Pool, claim ipam.Claim, readers ...client.Reader) error {
+func (a *Allocator) checkRoom(ctx context.Context, machine ipam.Machine, pool ipam.Pool, claim ipam.Claim, readers ...client.Reader) error {
 	if !pool.Silent {
 		return nil
 	}
@@ -171,7 +171,7 @@ func (a *Allocator) answer(ctx context.Context, pool ipam.Pool, claim ipam.Claim
 		return ipam.Address{}, ipam.Refuse(ipam.ClaimRefused, "%s refused a claim: %s; correct the pool",
 			pool.Reference.In(pool.GetNamespace()), claim.Failure)
 	case claim.Address == "":
-		return ipam.Address{}, a.seeNoneLeft(ctx, claim)
+		return ipam.Address{}, a.checkNoneLeft(ctx, claim)
 	}
 
 	provider := a.providers.For(pool.Reference)
@@ -203,10 +203,10 @@ func inherits(provider ipam.Provider, obj client.Object, claim ipam.Claim) bool 
 		annotations[ipam.MachineUIDAnnotation] == "" && (holder == "" || ipam.IsMarked(claim, holder))
 }
 
-// seeNoneLeft refuses a claim that an address is in the way of: one of an earlier
+// checkNoneLeft refuses a claim that an address is in the way of: one of an earlier
 // claim of the name, which is being deleted while a VM still uses it. Providers
 // that name an address after its claim cannot make another until it is gone.
-func (a *Allocator) seeNoneLeft(ctx context.Context, claim ipam.Claim) error {
+func (a *Allocator) checkNoneLeft(ctx context.Context, claim ipam.Claim) error {
 	provider, key := a.providers.For(claim.Pool), client.ObjectKeyFromObject(claim)
 	obj := ipam.EmptyAddress(provider)
 	if err := a.client.Get(ctx, key, obj); err != nil {

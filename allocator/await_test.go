@@ -296,7 +296,7 @@ func TestPoolThatFillsUpRefusesTheClaimThatWaits(t *testing.T) {
 		if refusal, ok := ipam.AsRefusal(err); !ok || refusal.Reason != ipam.PoolExhausted {
 			t.Errorf("got %v, want a refusal %s", err, ipam.PoolExhausted)
 		}
-		if waited := time.Since(start); waited > 2*lookAgain {
+		if waited := time.Since(start); waited > 2*recheckInterval {
 			t.Errorf("waited for %s", waited)
 		}
 	})

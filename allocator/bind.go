@@ -13,9 +13,9 @@ const (
 	// leastBindingTime is the time that it takes, at the least, to have a claim
 	// bound. With less left, no claim is made.
 	leastBindingTime = time.Second
-	// turnLimit is how long a claim may keep its turn. A provider that works binds
+	// maxTurn is how long a claim may keep its turn. A provider that works binds
 	// it sooner; one that ignores it must not hold up the others.
-	turnLimit = 2 * time.Second
+	maxTurn = 2 * time.Second
 )
 
 // bind claims an address for one want. An address that cannot be given is set
@@ -85,14 +85,23 @@ func (a *Allocator) takeTurn(ctx context.Context, machine ipam.Machine, pool ipa
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-leastBindingTime))
 		defer cancel()
 	}
-	waited, release, err := a.turns.take(ctx, turnOf(pool, machine.Namespace))
+	waited, release, err := a.queue.enter(ctx, queueKeyOf(pool, machine.Namespace))
 	if err != nil {
 		return waited, nil, err
 	}
 	release = sync.OnceFunc(release)
-	limit := time.AfterFunc(turnLimit, release)
+	limit := time.AfterFunc(maxTurn, release)
 	return waited, func() {
 		limit.Stop()
 		release()
 	}, nil
 }
+
+const (
+	// maxClaimTries bounds the claims that one request makes for a device because
+	// the addresses of earlier ones had to be set aside.
+	maxClaimTries = 4
+	// maxClaimNames bounds the names that they may have: all claims that keep an
+	// address of the pool aside may have been made for machines of one name.
+	maxClaimNames = maxSetAside + maxClaimTries
+)

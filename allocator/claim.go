@@ -41,7 +41,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *ipam.Wan
 		}
 		// What exists may be a living machine's, to which the API server is about
 		// to answer with a conflict.
-		if err := a.seeNoLiveMachine(ctx, req.Machine); err != nil {
+		if err := a.checkNoLiveMachine(ctx, req.Machine); err != nil {
 			return ipam.Claim{}, err
 		}
 		claim, err := a.reuseOrJudgeAgain(ctx, req, *want, pool)

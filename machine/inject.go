@@ -60,7 +60,7 @@ func Inject(doc Document, into []ipam.Binding, all ipam.Bindings) error {
 	if err != nil {
 		return err
 	}
-	return doc.hold(text)
+	return doc.addMarks(text)
 }
 
 // injectBinding gives a device its address, and a gateway where it has none.
@@ -98,9 +98,9 @@ func (doc Document) device(index int) (map[string]any, error) {
 	return device, nil
 }
 
-// hold adds the finalizer and the bindings annotation, given as its text. An
+// addMarks adds the finalizer and the bindings annotation, given as its text. An
 // empty text leaves the annotation as it is.
-func (doc Document) hold(bindings string) error {
+func (doc Document) addMarks(bindings string) error {
 	metadata, ok := doc["metadata"].(map[string]any)
 	if !ok {
 		return errors.New("the machine has no metadata")

@@ -33,7 +33,7 @@ func Pin(before, after *Machine, held []ipam.Binding, doc Document) (pinned []in
 	if annotated, err := before.Bindings(); err == nil && annotated.Machine == before.Name {
 		text = before.Annotations[ipam.BindingsAnnotation]
 	}
-	return pinned, doc.hold(text)
+	return pinned, doc.addMarks(text)
 }
 
 // pinBinding is pinBindings for one binding and the index of its device.

@@ -11,8 +11,8 @@ const (
 	defaultTimeout = 10 * time.Second
 	// minTimeout is the least time in which it makes sense to start claiming.
 	minTimeout = 3 * time.Second
-	// margin is kept for taking claims back and for the answer's way home.
-	margin = 1500 * time.Millisecond
+	// answerMargin is kept for taking claims back and for the answer's way home.
+	answerMargin = 1500 * time.Millisecond
 	// wayHome is kept for the answer's way home alone. The API server counts its
 	// own dial and handshake in the timeout as well.
 	wayHome = 700 * time.Millisecond

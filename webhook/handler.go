@@ -45,9 +45,9 @@ type Allocator interface {
 	Claim(ctx context.Context, req allocator.Request) ([]ipam.Binding, error)
 	// TakeBack undoes what a failed Claim of the same request left.
 	TakeBack(ctx context.Context, req allocator.Request) error
-	// CheckUnshared fails with a Refusal if another living machine holds one of
+	// CheckNotCopied fails with a Refusal if another living machine holds one of
 	// the bindings.
-	CheckUnshared(ctx context.Context, machine ipam.Machine, bindings ipam.Bindings) error
+	CheckNotCopied(ctx context.Context, machine ipam.Machine, bindings ipam.Bindings) error
 	// IsUnderWay tells whether the bindings are those of a create of this machine
 	// that is not done yet.
 	IsUnderWay(ctx context.Context, machine ipam.Machine, bindings []ipam.Binding) (bool, error)
@@ -193,7 +193,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	if isDryRun(req) {
 		v = h.preview(ctx, claim)
 	} else {
-		v = h.inject(ctx, req.Object.Raw, claim, injection{machine: m, dropped: dropped})
+		v = h.claimAndInject(ctx, req.Object.Raw, claim, injection{machine: m, dropped: dropped})
 	}
 	v.warnings = append(v.warnings, warnings...)
 	return v
@@ -222,15 +222,15 @@ type injection struct {
 	dropped []ipam.Binding
 }
 
-// inject claims the addresses and writes them into the machine. Whatever fails
+// claimAndInject claims the addresses and writes them into the machine. Whatever fails
 // after the first claim, the claims are taken back before the answer.
-func (h *Handler) inject(ctx context.Context, raw []byte, claim allocator.Request, into injection) verdict {
+func (h *Handler) claimAndInject(ctx context.Context, raw []byte, claim allocator.Request, into injection) verdict {
 	granted := grantOf(ctx)
 	if granted.timeout < minTimeout {
 		return deny(ipam.Refuse(ipam.TimeoutTooShort, "the API server grants this call less than %s, too little to bind an address: "+
 			"raise timeoutSeconds in the webhook configuration, or the client's own timeout", minTimeout))
 	}
-	bounded, cancel := context.WithDeadline(ctx, granted.end().Add(-margin))
+	bounded, cancel := context.WithDeadline(ctx, granted.end().Add(-answerMargin))
 	defer cancel()
 
 	v, err := h.claimAndPatch(bounded, raw, claim, into)

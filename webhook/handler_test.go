@@ -65,7 +65,7 @@ func (a *brokenAllocator) TakeBack(context.Context, allocator.Request) error {
 	return a.err
 }
 
-func (a *brokenAllocator) CheckUnshared(context.Context, ipam.Machine, ipam.Bindings) error {
+func (a *brokenAllocator) CheckNotCopied(context.Context, ipam.Machine, ipam.Bindings) error {
 	return a.err
 }
 

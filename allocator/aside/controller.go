@@ -95,7 +95,7 @@ func (r *reconciler) abandon(ctx context.Context, claim ipam.Claim) error {
 	if err != nil || !abandoned {
 		return err
 	}
-	return ipam.Abandon(ctx, r.client, r.provider, claim.Object)
+	return ipam.DropFinalizers(ctx, r.client, r.provider, claim.Object)
 }
 
 // note remembers a claim, and tells whether it is new.

@@ -62,7 +62,7 @@ func (p *plane) List(_ context.Context, list client.ObjectList, _ ...client.List
 	return nil
 }
 
-func (p *plane) IndexField(_ context.Context, obj client.Object, name string, _ client.IndexerFunc) error {
+func (p *plane) IndexField(_ context.Context, _ client.Object, name string, _ client.IndexerFunc) error {
 	if p.failing[name] {
 		return errors.New("the index fails")
 	}

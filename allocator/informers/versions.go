@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	// lookAgain is the time after which a kind is tried again that its CRD serves
+	// recheckInterval is the time after which a kind is tried again that its CRD serves
 	// and discovery does not show yet.
-	lookAgain = time.Second
+	recheckInterval = time.Second
 	// patience is how many looks a CRD has to be established, when it is new.
-	patience = 5
+	maxLooksForNew = 5
 	// maxLooks is how often it is asked what would be chosen now that a version is
 	// not served any more: discovery shows that a little after the CRD.
 	maxLooks = 30
@@ -93,9 +93,9 @@ func (k *Starter) review(ctx context.Context, gk schema.GroupKind, crd *metav1.P
 		}
 		k.settle(gk, func(known *kind) { known.expected, known.said = true, false })
 		klog.FromContext(ctx).V(2).Info("Kind is not served yet", "kind", gk.String())
-		return reconcile.Result{RequeueAfter: lookAgain}, nil
+		return reconcile.Result{RequeueAfter: recheckInterval}, nil
 	}
-	if known.looks++; d.established || known.looks > patience {
+	if known.looks++; d.established || known.looks > maxLooksForNew {
 		k.say(ctx, gk, d)
 	}
 	version, err := k.chosen(gk)
@@ -110,7 +110,7 @@ func (k *Starter) review(ctx context.Context, gk schema.GroupKind, crd *metav1.P
 	if known.looks > maxLooks {
 		return reconcile.Result{}, nil
 	}
-	return reconcile.Result{RequeueAfter: lookAgain}, nil
+	return reconcile.Result{RequeueAfter: recheckInterval}, nil
 }
 
 // stateOf changes whenever somebody changes which versions a CRD serves.

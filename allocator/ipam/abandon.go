@@ -11,9 +11,9 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// Abandon finishes the deletion of a claim that its provider will never look at
+// DropFinalizers finishes the deletion of a claim that its provider will never look at
 // again, see Provider.Abandons, unless others still hold it.
-func Abandon(ctx context.Context, c client.Writer, provider Provider, claim client.Object) error {
+func DropFinalizers(ctx context.Context, c client.Writer, provider Provider, claim client.Object) error {
 	before := claim.DeepCopyObject().(client.Object)
 	controllerutil.RemoveFinalizer(claim, InUseFinalizer)
 	if !provider.HasOnlyOwnFinalizers(claim) {

@@ -67,9 +67,9 @@ const (
 	// MovedAnnotation is on an address whose machine was moved to another
 	// management cluster without it: there the address is in use.
 	MovedAnnotation = "capv-static-ip.dev/moved"
-	// RebuiltAnnotation is on a claim that was made again together with its
+	// RecreatedAnnotation is on a claim that was made again together with its
 	// address, until the pool has been searched for another claim on it.
-	RebuiltAnnotation = "capv-static-ip.dev/rebuilt"
+	RecreatedAnnotation = "capv-static-ip.dev/recreated"
 
 	// PoolsAnnotationPrefix and the index or the deviceName of a device make the
 	// annotation, on a machine or on its template, that names the device's pool.
@@ -227,4 +227,30 @@ func StampOf(claim client.Object) (Stamp, error) {
 		return Stamp{}, fmt.Errorf("reading annotation %s: %w", LastUsedAnnotation, err)
 	}
 	return Stamp{Time: t, Request: types.UID(request)}, nil
+}
+
+// RequestedBy is the value of RequestedByAnnotation.
+func RequestedBy(owner Owner) string {
+	if owner.UID == "" {
+		return "none"
+	}
+	return string(owner.UID) + "." + shortHash(owner.User)
+}
+
+// RequesterOf is the UID of the owner of the machine that a claim was made for,
+// empty if that machine had none, or has adopted the claim.
+func RequesterOf(claim client.Object) types.UID {
+	uid, _, _ := strings.Cut(claim.GetAnnotations()[RequestedByAnnotation], ".")
+	if uid == RequestedBy(Owner{}) {
+		return ""
+	}
+	return types.UID(uid)
+}
+
+// IsKeptFor tells whether a claim was kept for the next machine of an owner, see
+// KeptAnnotation.
+func IsKeptFor(claim client.Object, owner Owner) bool {
+	annotations := claim.GetAnnotations()
+	_, kept := annotations[KeptAnnotation]
+	return kept && owner.UID != "" && annotations[RequestedByAnnotation] == RequestedBy(owner)
 }

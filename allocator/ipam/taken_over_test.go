@@ -50,7 +50,7 @@ func TestClaimIsHandedBackAsItWasBeforeItWasTakenOver(t *testing.T) {
 			annotations: offer,
 			after: func(claim *ipamv1.IPClaim) {
 				takeOver(t, claim)
-				kube.SetAnnotation(claim, RebuiltAnnotation, "10.0.0.2")
+				kube.SetAnnotation(claim, RecreatedAnnotation, "10.0.0.2")
 				kube.SetAnnotation(claim, KeptAnnotation, "")
 			},
 			wantAnnotations: offer,

@@ -29,7 +29,7 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 		return err
 	}
 	before := h.claim.DeepCopyObject().(client.Object)
-	r.own(h.claim.Object, s, h.annotated)
+	r.markOwned(h.claim.Object, s, h.annotated)
 	if err := ipam.NoteTakenOver(h.claim.Object, before); err != nil {
 		return err
 	}
@@ -47,10 +47,10 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 	return nil
 }
 
-// own writes into a claim that it is the machine's: the mark, the owner, what
+// markOwned writes into a claim that it is the machine's: the mark, the owner, what
 // makes clusterctl move it, a request for the address that it has, and what
 // keeps the provider from freeing that. It is not a request's any more.
-func (r *Reconciler) own(claim client.Object, s *state, b *ipam.Binding) {
+func (r *Reconciler) markOwned(claim client.Object, s *state, b *ipam.Binding) {
 	ipam.Mark(claim, identityOf(s.object))
 	annotations := claim.GetAnnotations()
 	delete(annotations, ipam.RequestedByAnnotation)

@@ -8,11 +8,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// seeDevice tells, once, that a living machine has another address on its devices
+// checkDevice tells, once, that a living machine has another address on its devices
 // than the one that it was given: a webhook after ours changed it, as a rule. Both
 // stay taken: the one that it was given is its own, and no address is given to
 // anybody while it is on a device.
-func (r *Reconciler) seeDevice(ctx context.Context, s *state, h *holding) {
+func (r *Reconciler) checkDevice(ctx context.Context, s *state, h *holding) {
 	if !s.exists || s.deleting || s.moving || h.paused || !h.offDevice || h.claim == nil || !h.belongsTo(s.machineState) {
 		return
 	}

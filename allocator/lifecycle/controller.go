@@ -65,7 +65,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	default:
 		requeue = providerRetry
 	}
-	if err := r.letGo(ctx, s); err != nil {
+	if err := r.removeMachineFinalizer(ctx, s); err != nil {
 		return result(ctx, fmt.Errorf("letting go of VSphereMachine %s: %w", req.NamespacedName, err))
 	}
 	if !s.exists && len(s.holdings) == 0 {
@@ -80,7 +80,7 @@ func (r *Reconciler) performAll(ctx context.Context, s *state) (time.Duration, e
 	var requeue time.Duration
 	var errs []error
 	for _, h := range s.holdings {
-		r.seeDevice(ctx, s, h)
+		r.checkDevice(ctx, s, h)
 		next, wait := decide(s.machineState, *h, r.now(), r.grace)
 		if next.frees() {
 			// Nothing is freed that a VM uses, whatever else is known of it.
@@ -124,33 +124,33 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.adopt(ctx, s, h)
 	case protect:
 		return r.protect(ctx, s, h)
-	case remake:
-		return r.remake(ctx, s, h)
-	case renew:
-		return r.renew(ctx, s, h)
+	case recreate:
+		return r.recreate(ctx, s, h)
+	case deleteFailed:
+		return r.deleteFailed(ctx, s, h)
 	case verify:
 		return r.verify(ctx, s, h)
 	case report:
 		r.report(ctx, s, h)
-	case keep:
+	case awaitMachine:
 		r.tellKept(s, h)
 	case note:
 		return r.noteUnstored(ctx, s, h)
-	case depart:
+	case markMoved:
 		return r.depart(ctx, h)
 	case release:
 		return r.release(ctx, s, h)
-	case yield:
-		return r.yield(ctx, h.claim.Object)
+	case removeClaimFinalizer:
+		return r.removeClaimFinalizer(ctx, h.claim.Object)
 	case unprotect:
-		return r.unprotectLeft(ctx, s, h)
+		return r.releaseLeft(ctx, s, h)
 	case reap:
 		return r.reap(ctx, s, h)
-	case discard:
-		return r.discard(ctx, s, h)
-	case abandon:
-		return ipam.Abandon(ctx, r.client, r.providers.For(h.claim.Pool), h.claim.Object)
-	case leave:
+	case deleteStray:
+		return r.deleteStray(ctx, s, h)
+	case dropFinalizers:
+		return ipam.DropFinalizers(ctx, r.client, r.providers.For(h.claim.Pool), h.claim.Object)
+	case idle:
 	}
 	return nil
 }
@@ -161,6 +161,6 @@ func (r *Reconciler) event(s *state, kind, reason, format string, args ...any) {
 	}
 }
 
-func keyOf(obj client.Object, name string) types.NamespacedName {
+func machineKey(obj client.Object, name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}
 }

@@ -64,28 +64,28 @@ type holding struct {
 type step string
 
 const (
-	leave     step = "leave"
-	adopt     step = "adopt"     // tie claim and address to the machine
-	protect   step = "protect"   // put our finalizer on the address
-	remake    step = "remake"    // make a claim that is missing again, for the same address
-	renew     step = "renew"     // delete a claim that failed, to make it again
-	report    step = "report"    // tell that the address is no longer the machine's
-	verify    step = "verify"    // see that an address that was made again is nobody else's
-	note      step = "note"      // tell the owner that something refuses its machines
-	keep      step = "keep"      // tell that a claim without a machine waits for it
-	depart    step = "depart"    // note on the address that its machine was moved away
-	release   step = "release"   // give claim and address back
-	yield     step = "yield"     // take our finalizer off a claim that others delete
-	unprotect step = "unprotect" // take our finalizer off the address
-	reap      step = "reap"      // delete the claim of a machine that never came, or does not use it
-	abandon   step = "abandon"   // finish the deletion of a claim without a pool
-	discard   step = "discard"   // delete an address that the provider has lost
+	idle                 step = "idle"
+	adopt                step = "adopt"                  // tie claim and address to the machine
+	protect              step = "protect"                // put our finalizer on the address
+	recreate             step = "recreate"               // make a claim that is missing again, for the same address
+	deleteFailed         step = "delete-failed"          // delete a claim that failed, to make it again
+	report               step = "report"                 // tell that the address is no longer the machine's
+	verify               step = "verify"                 // see that an address that was made again is nobody else's
+	note                 step = "note"                   // tell the owner that something refuses its machines
+	awaitMachine         step = "await-machine"          // tell that a claim without a machine waits for it
+	markMoved            step = "mark-moved"             // note on the address that its machine was moved away
+	release              step = "release"                // give claim and address back
+	removeClaimFinalizer step = "remove-claim-finalizer" // take our finalizer off a claim that others delete
+	unprotect            step = "unprotect"              // take our finalizer off the address
+	reap                 step = "reap"                   // delete the claim of a machine that never came, or does not use it
+	dropFinalizers       step = "drop-finalizers"        // finish the deletion of a claim without a pool
+	deleteStray          step = "delete-stray"           // delete an address that the provider has lost
 )
 
 // frees tells whether a step may give an address back to its pool.
 func (s step) frees() bool {
 	switch s {
-	case release, yield, unprotect, reap, discard:
+	case release, removeClaimFinalizer, unprotect, reap, deleteStray:
 		return true
 	}
 	return false
@@ -107,9 +107,9 @@ const (
 	// terminatingCheck is how often a claim that is being deleted is looked at:
 	// nothing tells of the end of its pool.
 	terminatingCheck = 10 * time.Second
-	// renewInterval is the age at which a claim that failed is made again. The
+	// failedClaimAge is the age at which a claim that failed is made again. The
 	// provider does not look at it any more, even if its address is free by then.
-	renewInterval = 30 * time.Second
+	failedClaimAge = 30 * time.Second
 
 	// verifyInterval is how often it is looked whether another claim that was made
 	// again for the same address has given way.
@@ -135,19 +135,19 @@ const (
 func decide(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	switch {
 	case h.abandoned && ipam.IsMarked(h.claim, m.name):
-		return abandon, 0
+		return dropFinalizers, 0
 	case h.isLeftByAMove(m):
-		return depart, 0
+		return markMoved, 0
 	case h.isStray(m.name):
 		return decideStray(h, now, grace)
 	case !m.exists || h.isOfEarlierMachine(m):
 		return decideGone(m, h, now, grace)
 	case m.moving:
-		return leave, 0
+		return idle, 0
 	case m.deleting:
 		return decideDeleting(m, h), 0
 	case h.paused:
-		return leave, 0
+		return idle, 0
 	}
 	return decideLiving(m, h, now, grace)
 }
@@ -166,21 +166,21 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 			return protect, 0
 		}
 		// The claim is made again.
-		return yield, 0
+		return removeClaimFinalizer, 0
 	case !h.claim.GetDeletionTimestamp().IsZero():
-		return leave, terminatingCheck
+		return idle, terminatingCheck
 	case h.annotated == nil || !h.belongsTo(m) && !h.isOffered(m):
-		return leave, 0
+		return idle, 0
 	case h.claim.Failure != "":
 		return decideFailed(h, now)
 	case h.address == nil:
-		return leave, 0
-	case isRebuilt(h.claim):
-		return decideRebuilt(h)
+		return idle, 0
+	case isRecreated(h.claim):
+		return decideRecreated(h)
 	case !h.isAnnotatedAddress():
 		return report, 0
 	case h.busy && isProtected(h.address) && len(h.claim.GetOwnerReferences()) == 0 && now.Sub(m.created) < adoptionPatience:
-		return leave, busyCheck
+		return idle, busyCheck
 	}
 	return adopt, 0
 }
@@ -191,10 +191,10 @@ func decideFailed(h holding, now time.Time) (step, time.Duration) {
 	if !h.requestable {
 		return report, 0
 	}
-	if wait := renewInterval - now.Sub(h.claim.GetCreationTimestamp().Time); wait > 0 {
+	if wait := failedClaimAge - now.Sub(h.claim.GetCreationTimestamp().Time); wait > 0 {
 		return report, wait
 	}
-	return renew, 0
+	return deleteFailed, 0
 }
 
 // decideDeleting gives a binding back when nobody else is left on the machine
@@ -202,40 +202,40 @@ func decideFailed(h holding, now time.Time) (step, time.Duration) {
 func decideDeleting(m machineState, h holding) step {
 	switch {
 	case !m.done || !h.belongsTo(m):
-		return leave
+		return idle
 	case !h.vmExists:
 		return release
 	case h.address != nil && h.address.GetDeletionTimestamp().IsZero() && !isProtected(h.address):
 		// CAPV lets go of a machine without an owner Machine before the VM is gone.
 		return protect
 	}
-	return leave
+	return idle
 }
 
 // decideGone cleans up behind a machine that does not exist (any more).
 func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	switch {
 	case h.paused || h.isMoving():
-		return leave, 0
+		return idle, 0
 	case h.isClaimed():
 		return decideOrphan(m, h, now, grace)
 	case h.address != nil && h.isProtectedFor(m.name):
 		return decideLeft(h, now)
 	case h.isHeldBack(m.name) && !h.vmExists:
-		return yield, 0
+		return removeClaimFinalizer, 0
 	case h.claim != nil:
-		return leave, terminatingCheck
+		return idle, terminatingCheck
 	}
-	return leave, 0
+	return idle, 0
 }
 
 // decideLeft unprotects an address that a machine has left behind.
 func decideLeft(h holding, now time.Time) (step, time.Duration) {
 	switch wait := restorePatience - now.Sub(h.seen); {
 	case h.vmExists:
-		return leave, vmCheck
+		return idle, vmCheck
 	case h.isUnexplained() && wait > 0:
-		return leave, wait
+		return idle, wait
 	}
 	return unprotect, 0
 }

@@ -209,7 +209,7 @@ func offDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.offDevice
 func onDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.onDevice = true }
 func placed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { h.placed = true }
 func rebuilt(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
-	kube.SetAnnotation(c, ipam.RebuiltAnnotation, "10.0.0.1")
+	kube.SetAnnotation(c, ipam.RecreatedAnnotation, "10.0.0.1")
 }
 func named(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	c.Status.Address = &corev1.ObjectReference{Name: "address"}

@@ -29,7 +29,7 @@ func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
 	given := false
 	if h.claim != nil {
 		var err error
-		if given, err = r.giveUp(ctx, h.claim.Object); err != nil {
+		if given, err = r.deleteClaim(ctx, h.claim.Object); err != nil {
 			return fmt.Errorf("releasing claim %s: %w", klog.KObj(h.claim), err)
 		}
 	}
@@ -88,9 +88,9 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error
 	return nil
 }
 
-// giveUp deletes a claim, unless it is being deleted already, so that its
+// deleteClaim deletes a claim, unless it is being deleted already, so that its
 // provider frees the address. It tells whether there was anything to be done.
-func (r *Reconciler) giveUp(ctx context.Context, claim client.Object) (bool, error) {
+func (r *Reconciler) deleteClaim(ctx context.Context, claim client.Object) (bool, error) {
 	before := claim.DeepCopyObject().(client.Object)
 	controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer)
 	changed := !equality.Semantic.DeepEqual(before, claim)
@@ -105,8 +105,8 @@ func (r *Reconciler) giveUp(ctx context.Context, claim client.Object) (bool, err
 	return true, kube.DeleteAsRead(ctx, r.client, claim)
 }
 
-// yield takes our finalizer off a claim.
-func (r *Reconciler) yield(ctx context.Context, claim client.Object) error {
+// removeClaimFinalizer takes our finalizer off a claim.
+func (r *Reconciler) removeClaimFinalizer(ctx context.Context, claim client.Object) error {
 	before := claim.DeepCopyObject().(client.Object)
 	if !controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer) {
 		return nil
@@ -125,11 +125,11 @@ func (r *Reconciler) depart(ctx context.Context, h *holding) error {
 	return nil
 }
 
-// unprotectLeft unprotects what a machine has left behind, unless the cache was
+// releaseLeft unprotects what a machine has left behind, unless the cache was
 // wrong about it.
-func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) error {
+func (r *Reconciler) releaseLeft(ctx context.Context, s *state, h *holding) error {
 	machine := &capi.VSphereMachine{}
-	exists, err := r.exists(ctx, keyOf(h.address, s.name), machine)
+	exists, err := r.exists(ctx, machineKey(h.address, s.name), machine)
 	if err != nil {
 		return fmt.Errorf("looking for the machine: %w", err)
 	}
@@ -148,7 +148,7 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 		return r.unprotect(ctx, h, lost)
 	}
 	claim := ipam.EmptyClaim(r.providers.For(h.address.Pool))
-	exists, err = r.exists(ctx, keyOf(h.address, h.address.Claim), claim)
+	exists, err = r.exists(ctx, machineKey(h.address, h.address.Claim), claim)
 	if err != nil {
 		return fmt.Errorf("looking for the claim: %w", err)
 	}
@@ -157,7 +157,7 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 		// It is protected for a machine that is being admitted.
 		return nil
 	}
-	switch departure, _ := r.departures.get(keyOf(h.address, s.name)); {
+	switch departure, _ := r.departures.get(machineKey(h.address, s.name)); {
 	case departure.moved || hasMoved(h.address):
 		return r.unprotect(ctx, h, moved)
 	case !answers && h.address.GetDeletionTimestamp().IsZero():
@@ -167,12 +167,12 @@ func (r *Reconciler) unprotectLeft(ctx context.Context, s *state, h *holding) er
 		return err
 	}
 	// Its provider frees the address when the claim may go.
-	return r.yield(ctx, h.claim.Object)
+	return r.removeClaimFinalizer(ctx, h.claim.Object)
 }
 
-// letGo takes our finalizer off a machine that is otherwise done. What its VMs
+// removeMachineFinalizer takes our finalizer off a machine that is otherwise done. What its VMs
 // still use stays protected without it.
-func (r *Reconciler) letGo(ctx context.Context, s *state) error {
+func (r *Reconciler) removeMachineFinalizer(ctx context.Context, s *state) error {
 	if !s.done || s.moving || !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer) {
 		return nil
 	}

@@ -86,7 +86,7 @@ func (r *Reconciler) machinesOn(ctx context.Context, vm *capi.VSphereVM) []types
 			}
 			for _, obj := range objects {
 				if name := machineOf(obj); name != "" {
-					machines = append(machines, keyOf(vm, name))
+					machines = append(machines, machineKey(vm, name))
 				}
 			}
 		}

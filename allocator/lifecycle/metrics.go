@@ -16,13 +16,13 @@ var (
 		Help: "Claims deleted because their machine was never stored, or stored without them.",
 	})
 
-	addressesDiscarded = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "capv_static_ip_addresses_discarded_total",
+	strayAddressesDeleted = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_stray_addresses_deleted_total",
 		Help: "Address objects deleted because the provider had lost them: no claim led to them.",
 	})
 
-	claimsRebuilt = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "capv_static_ip_claims_rebuilt_total",
+	claimsRecreated = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_claims_recreated_total",
 		Help: "Claims made again for the address that a living machine has, because they were missing.",
 	})
 
@@ -38,5 +38,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(claimsReleased, claimsReaped, claimsRebuilt, addressesDiscarded, addressesLost, addressesChanged)
+	metrics.Registry.MustRegister(claimsReleased, claimsReaped, claimsRecreated, strayAddressesDeleted, addressesLost, addressesChanged)
 }

@@ -18,15 +18,15 @@ import (
 // as the claim lives.
 func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	if m.exists || !isOrphan(h.claim, m.name) {
-		return leave, 0
+		return idle, 0
 	}
 	switch wait := graceOf(h.claim, grace) - now.Sub(h.lastUsed(now)); {
 	case wait > 0 && wasAdopted(h.claim):
-		return keep, wait
+		return awaitMachine, wait
 	case wait > 0:
 		return decideUnstored(h, now, wait)
 	case h.vmExists:
-		return leave, vmCheck
+		return idle, vmCheck
 	}
 	return reap, 0
 }
@@ -37,9 +37,9 @@ func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration)
 func decideUnstored(h holding, now time.Time, wait time.Duration) (step, time.Duration) {
 	switch unstored := storingPatience - now.Sub(h.lastUsed(now)); {
 	case !h.wasAnswered():
-		return leave, wait
+		return idle, wait
 	case unstored > 0:
-		return leave, min(wait, unstored)
+		return idle, min(wait, unstored)
 	}
 	return note, min(wait, noteInterval)
 }
@@ -139,13 +139,13 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 		return nil
 	}
 	machine := &capi.VSphereMachine{}
-	if exists, err := r.exists(ctx, keyOf(claim, s.name), machine); err != nil || exists != s.exists || machine.UID != s.uid || r.holds(machine, h) {
+	if exists, err := r.exists(ctx, machineKey(claim, s.name), machine); err != nil || exists != s.exists || machine.UID != s.uid || r.holds(machine, h) {
 		return err
 	}
 	if _, offered := claim.GetAnnotations()[ipam.ForAnnotation]; offered {
 		return r.handBack(ctx, h, claim)
 	}
-	if _, err := r.giveUp(ctx, claim); err != nil {
+	if _, err := r.deleteClaim(ctx, claim); err != nil {
 		return fmt.Errorf("reaping claim %s: %w", klog.KObj(claim), err)
 	}
 	claimsReaped.Inc()

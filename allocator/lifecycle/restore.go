@@ -101,7 +101,7 @@ func (r *Reconciler) rejoin(ctx context.Context, s *state) error {
 			return err
 		}
 		if h.claim != nil {
-			if _, err := r.giveUp(ctx, h.claim.Object); err != nil {
+			if _, err := r.deleteClaim(ctx, h.claim.Object); err != nil {
 				return fmt.Errorf("deleting claim %s, which failed: %w", klog.KObj(h.claim), err)
 			}
 		}

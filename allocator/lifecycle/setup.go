@@ -85,11 +85,11 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []inform
 	return sources
 }
 
-// settling is how long a change waits for others to come with it, unless
+// settleDelay is how long a change waits for others to come with it, unless
 // something is being deleted. While machines are made, each of them, its claim
 // and its address are written some ten times within a second, and what is done
 // about one machine then is at the expense of the next.
-const settling = time.Second
+const settleDelay = time.Second
 
 // watchVMs enqueues the machine that owns a VM, and, when the VM is gone, those
 // whose addresses it had: an owner it need not have.
@@ -124,18 +124,18 @@ func watch(c controller.Controller, from cache.Cache, kind client.Object, machin
 		if !obj.GetDeletionTimestamp().IsZero() {
 			after = 0
 		}
-		q.AddAfter(reconcile.Request{NamespacedName: keyOf(obj, name)}, after)
+		q.AddAfter(reconcile.Request{NamespacedName: machineKey(obj, name)}, after)
 	}
 	events := handler.Funcs{
 		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			enqueue(q, e.Object, settling)
+			enqueue(q, e.Object, settleDelay)
 		},
 		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			enqueue(q, e.ObjectOld, settling)
-			enqueue(q, e.ObjectNew, settling)
+			enqueue(q, e.ObjectOld, settleDelay)
+			enqueue(q, e.ObjectNew, settleDelay)
 		},
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			gone(keyOf(e.Object, machineOf(e.Object)), e.Object)
+			gone(machineKey(e.Object, machineOf(e.Object)), e.Object)
 			enqueue(q, e.Object, 0)
 		},
 	}
@@ -180,7 +180,7 @@ func (r *Reconciler) machinesOfCluster(ctx context.Context, cluster client.Objec
 		}
 		for _, obj := range objects {
 			if name := kind.machineOf(obj); name != "" {
-				requests = append(requests, reconcile.Request{NamespacedName: keyOf(obj, name)})
+				requests = append(requests, reconcile.Request{NamespacedName: machineKey(obj, name)})
 			}
 		}
 	}

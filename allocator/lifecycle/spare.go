@@ -20,9 +20,9 @@ func (h holding) isSpare(m machineState) bool {
 func decideSpare(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	switch wait := grace - now.Sub(h.lastMade(now)); {
 	case wait > 0:
-		return leave, wait
+		return idle, wait
 	case h.isStillUsed():
-		return leave, vmCheck
+		return idle, vmCheck
 	}
 	return unprotect, 0
 }
@@ -43,23 +43,23 @@ func (h holding) isSpareClaim(m machineState) bool {
 // waits for the machine's age, too: what was stored a moment ago may be changed yet.
 func decideSpareClaim(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	if h.isMoving() {
-		return leave, 0
+		return idle, 0
 	}
 	if !h.claim.GetDeletionTimestamp().IsZero() {
 		if h.address != nil && isProtected(h.address) && !h.isStillUsed() {
 			return unprotect, 0
 		}
-		return leave, terminatingCheck
+		return idle, terminatingCheck
 	}
 	unseen := h.claim.Address != "" && h.address == nil
 	switch wait := grace - min(now.Sub(h.lastUsed(now)), now.Sub(m.created)); {
 	case unseen:
 		// What cannot be seen may be on a device.
-		return leave, 0
+		return idle, 0
 	case wait > 0:
-		return leave, wait
+		return idle, wait
 	case h.isStillUsed():
-		return leave, vmCheck
+		return idle, vmCheck
 	}
 	return reap, 0
 }

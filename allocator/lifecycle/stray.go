@@ -29,24 +29,24 @@ func (h holding) isStray(machine string) bool {
 // that was a machine's is unprotected because a backup brought it back so.
 func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	if h.paused || h.isMoving() {
-		return leave, 0
+		return idle, 0
 	}
 	if h.address.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
 		grace = max(grace, restorePatience)
 	}
 	switch wait := grace - now.Sub(h.lastMade(now)); {
 	case wait > 0:
-		return leave, wait
+		return idle, wait
 	case h.vmExists || h.sharedWith != "" || h.onDevice:
-		return leave, vmCheck
+		return idle, vmCheck
 	}
-	return discard, 0
+	return deleteStray, 0
 }
 
-// discard deletes a stray address, and takes its provider's finalizers off
+// deleteStray deletes a stray address, and takes its provider's finalizers off
 // before: no claim leads the provider to it. What the cache says of claim and
 // machine is asked again of the API server.
-func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
+func (r *Reconciler) deleteStray(ctx context.Context, s *state, h *holding) error {
 	used, err := r.isUsed(ctx, s, h)
 	if err != nil || used || !r.providers.For(h.address.Pool).HasOnlyOwnFinalizers(h.address.Object) {
 		return err
@@ -59,7 +59,7 @@ func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 	if err := kube.DeleteAsRead(ctx, r.client, h.address.Object); err != nil {
 		return fmt.Errorf("discarding address %s: %w", klog.KObj(h.address), err)
 	}
-	addressesDiscarded.Inc()
+	strayAddressesDeleted.Inc()
 	klog.FromContext(ctx).Info("Discarded an address that the provider had lost", "address", klog.KObj(h.address), "claim", h.address.Claim)
 	return nil
 }
@@ -69,12 +69,12 @@ func (r *Reconciler) discard(ctx context.Context, s *state, h *holding) error {
 func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, error) {
 	provider := r.providers.OfAddress(h.address.Object)
 	obj := ipam.EmptyClaim(provider)
-	claimExists, err := r.exists(ctx, keyOf(h.address, h.address.Claim), obj)
+	claimExists, err := r.exists(ctx, machineKey(h.address, h.address.Claim), obj)
 	if err != nil {
 		return false, fmt.Errorf("looking for claim %s: %w", h.address.Claim, err)
 	}
 	machine := &capi.VSphereMachine{}
-	if _, err := r.exists(ctx, keyOf(h.address, s.name), machine); err != nil {
+	if _, err := r.exists(ctx, machineKey(h.address, s.name), machine); err != nil {
 		return false, fmt.Errorf("looking for the machine: %w", err)
 	}
 	if hasAddress(machine, capi.ParseAddress(h.address.IP)) {

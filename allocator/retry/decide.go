@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	// patience is how long a touched owner may take for its address before the
+	// touchPatience is how long a touched owner may take for its address before the
 	// next one is touched for the same: it may not need one any more.
-	patience = 5 * time.Second
+	touchPatience = 5 * time.Second
 	// minInterval is the least time between two touches of one owner.
 	minInterval = time.Second
 	// firstInterval is the time after which an owner is touched again for an
@@ -73,7 +73,7 @@ func (r *record) observe(free uint64, now time.Time) {
 // For whom this leaves waiting it says when to look again; zero waits for a
 // change.
 func (r *record) next(waiters []waiter, now time.Time) (due []waiter, wait time.Duration) {
-	r.open = slices.DeleteFunc(r.open, func(t touch) bool { return now.Sub(t.at) >= patience })
+	r.open = slices.DeleteFunc(r.open, func(t touch) bool { return now.Sub(t.at) >= touchPatience })
 	left := r.free
 	for _, t := range r.open {
 		left -= min(left, t.needed)
@@ -86,9 +86,9 @@ func (r *record) next(waiters []waiter, now time.Time) (due []waiter, wait time.
 		case w.needed > r.free:
 			continue
 		case w.needed > left && len(r.open) > 0:
-			until = max(until, r.open[0].at.Add(patience).Sub(now))
+			until = max(until, r.open[0].at.Add(touchPatience).Sub(now))
 		case w.needed > left:
-			until = max(until, patience) // those that are due now come first
+			until = max(until, touchPatience) // those that are due now come first
 		case until <= 0:
 			due = append(due, w)
 			left -= w.needed

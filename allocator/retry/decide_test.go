@@ -77,16 +77,16 @@ func TestOneOwnerIsTouchedPerFreedAddress(t *testing.T) {
 
 func TestAddressThatIsLeftGoesToTheNextOwner(t *testing.T) {
 	s := newStage(t, 1, 1, 1)
-	if wait := s.after(0, 1, "a"); wait == 0 || wait > patience {
-		t.Errorf("looks again after %s, want at most %s", wait, patience)
+	if wait := s.after(0, 1, "a"); wait == 0 || wait > touchPatience {
+		t.Errorf("looks again after %s, want at most %s", wait, touchPatience)
 	}
 	s.gone("a")
-	if wait := s.after(time.Second, 1, ""); wait != patience-time.Second {
-		t.Errorf("looks again after %s, want %s", wait, patience-time.Second)
+	if wait := s.after(time.Second, 1, ""); wait != touchPatience-time.Second {
+		t.Errorf("looks again after %s, want %s", wait, touchPatience-time.Second)
 	}
-	s.after(patience-time.Second, 1, "b")
+	s.after(touchPatience-time.Second, 1, "b")
 	s.gone("b")
-	s.after(patience, 1, "c")
+	s.after(touchPatience, 1, "c")
 }
 
 func TestOwnerWithMoreMachinesIsTouchedForEachAddress(t *testing.T) {
@@ -121,16 +121,16 @@ func TestOwnerThatTouchesDoNotHelpIsTouchedMoreAndMoreRarely(t *testing.T) {
 func TestOwnersTakeTurns(t *testing.T) {
 	s := newStage(t, 1, 1, 1)
 	s.after(0, 1, "a")
-	s.after(patience, 1, "b")
-	s.after(patience, 1, "c")
-	s.after(patience, 1, "a")
+	s.after(touchPatience, 1, "b")
+	s.after(touchPatience, 1, "c")
+	s.after(touchPatience, 1, "a")
 }
 
 func TestOwnerWaitsForEnough(t *testing.T) {
 	s := newStage(t, 3, 1)
 	s.after(0, 2, "b")
 	s.gone("b")
-	s.after(patience, 2, "")
+	s.after(touchPatience, 2, "")
 	s.after(0, 3, "a")
 }
 

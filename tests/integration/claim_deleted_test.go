@@ -38,8 +38,8 @@ func TestClaimDeletedByHandKeepsItsAddressAndComesBack(t *testing.T) {
 
 	s.annotate(machine, "cluster.x-k8s.io/paused", nil)
 	s.eventually("the claim to come back with its address", func(context.Context) error { return s.isRebuilt("cp-0", ip, claim) })
-	if note := s.told("cp-0", "ClaimRebuilt"); !strings.Contains(note, ip) {
-		t.Errorf("event ClaimRebuilt says %q, want it to name %s", note, ip)
+	if note := s.told("cp-0", "ClaimRecreated"); !strings.Contains(note, ip) {
+		t.Errorf("event ClaimRecreated says %q, want it to name %s", note, ip)
 	}
 
 	// The same again at full speed.

@@ -108,7 +108,7 @@ func (s *scene) claimComesBack(ip string) {
 		s.Errorf("the machine has %s, had %s", got, ip)
 	}
 	s.expectOwner("cp-0")
-	s.toldInServedVersion("ClaimRebuilt")
+	s.toldInServedVersion("ClaimRecreated")
 }
 
 // toldInServedVersion waits for an event about machine cp-0, as it is stored.

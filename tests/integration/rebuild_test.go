@@ -48,8 +48,8 @@ func TestRestoredMachineGetsItsClaimBackForTheVeryAddress(t *testing.T) {
 		machine := s.restored("cp-0", f.Reference(f.PoolName), ip)
 
 		s.eventually("the claim to come back with its address", func(context.Context) error { return s.isFullyAdopted("cp-0", ip) })
-		if note := s.told("cp-0", "ClaimRebuilt"); !strings.Contains(note, ip) {
-			t.Errorf("event ClaimRebuilt says %q, want it to name the address", note)
+		if note := s.told("cp-0", "ClaimRecreated"); !strings.Contains(note, ip) {
+			t.Errorf("event ClaimRecreated says %q, want it to name the address", note)
 		}
 		claim, err := s.claim("cp-0")
 		if err != nil {
@@ -59,7 +59,7 @@ func TestRestoredMachineGetsItsClaimBackForTheVeryAddress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if bound := f.Provider.ReadClaim(claim).Address; bound != address.GetName() || claim.GetAnnotations()[ipam.RebuiltAnnotation] != "" {
+		if bound := f.Provider.ReadClaim(claim).Address; bound != address.GetName() || claim.GetAnnotations()[ipam.RecreatedAnnotation] != "" {
 			t.Errorf("it names address %q, want %s, and has the annotations %v", bound, address.GetName(), claim.GetAnnotations())
 		}
 		s.delete(machine)
@@ -162,7 +162,7 @@ func TestAddressThatALivingMachineUsesIsNotGivenToANewOne(t *testing.T) {
 			pool := test.pool(s)
 			holder := test.holder(s)
 			old := holder.restored("old", pool, inClusterFirst)
-			holder.told("old", "ClaimRebuilt")
+			holder.told("old", "ClaimRecreated")
 			ref := withPoolOf("0", pool.Kind+"/"+pool.Name)
 
 			for i := range tries {

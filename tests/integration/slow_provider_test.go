@@ -1,12 +1,13 @@
 package integration
 
 import (
-	"capv-static-ip.dev/allocator/ipam"
 	"context"
 	"fmt"
 	"sync"
 	"testing"
 	"time"
+
+	"capv-static-ip.dev/allocator/ipam"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"k8s.io/client-go/rest"

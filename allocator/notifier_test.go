@@ -7,7 +7,7 @@ import (
 )
 
 func TestWakeupReachesWhoWaitsForTheClaim(t *testing.T) {
-	var w wakeups
+	var w notifier
 	mine, other := types.NamespacedName{Name: "mine"}, types.NamespacedName{Name: "other"}
 	first, endFirst := w.subscribe(mine)
 	second, endSecond := w.subscribe(mine)

@@ -20,14 +20,14 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// decideRebuilt waits with a claim that was made again until its provider has
+// decideRecreated waits with a claim that was made again until its provider has
 // bound it: only from then on it gives the address to nobody else.
-func decideRebuilt(h holding) (step, time.Duration) {
+func decideRecreated(h holding) (step, time.Duration) {
 	switch {
 	case h.claim.Address == "":
-		return leave, 0
+		return idle, 0
 	case !h.isAnnotatedAddress():
-		return renew, renewInterval
+		return deleteFailed, failedClaimAge
 	}
 	return verify, verifyInterval
 }
@@ -38,34 +38,34 @@ func decideRebuilt(h holding) (step, time.Duration) {
 func decideWithoutClaim(m machineState, h holding) (step, time.Duration) {
 	switch {
 	case h.annotated == nil:
-		return leave, 0
+		return idle, 0
 	case h.address == nil && h.offDevice:
-		return leave, 0
+		return idle, 0
 	case h.address == nil && h.requestable:
-		return remake, renewInterval
+		return recreate, failedClaimAge
 	case h.address == nil || !h.isAnnotatedAddress():
 		return report, 0
 	case !h.belongsTo(m):
-		return leave, 0
+		return idle, 0
 	case isProtected(h.address) && h.requestable && !h.offDevice && (!h.placed || h.address.GetDeletionTimestamp().IsZero()):
-		return remake, renewInterval
+		return recreate, failedClaimAge
 	case isProtected(h.address) || h.address.GetDeletionTimestamp().IsZero():
 		return protect, 0
 	}
 	return report, 0
 }
 
-// isRebuilt tells whether a claim was made again, and it has not been seen yet
+// isRecreated tells whether a claim was made again, and it has not been seen yet
 // that nobody else has its address.
-func isRebuilt(claim client.Object) bool {
-	_, ok := claim.GetAnnotations()[ipam.RebuiltAnnotation]
+func isRecreated(claim client.Object) bool {
+	_, ok := claim.GetAnnotations()[ipam.RecreatedAnnotation]
 	return ok
 }
 
-// remake makes a claim again that others deleted while the machine lives, or
+// recreate makes a claim again that others deleted while the machine lives, or
 // that was lost in a move or a restore. The claim gets the very address that the
 // machine has: it asks for it, or its address is there before it.
-func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
+func (r *Reconciler) recreate(ctx context.Context, s *state, h *holding) error {
 	uses, err := r.confirmUse(ctx, s, h.annotated)
 	if err != nil || !uses {
 		return err
@@ -78,13 +78,13 @@ func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
 	b := h.annotated
 	provider := r.providers.For(b.Pool)
 	claim := provider.NewClaim(ipam.ClaimSpec{Name: b.Claim, Machine: identityOf(s.object), Pool: b.Pool})
-	r.own(claim, s, b)
+	r.markOwned(claim, s, b)
 	ipam.Use(claim, ipam.Stamp{Time: r.now()})
 	if h.placed {
 		if placed, err := r.place(ctx, s, h); err != nil || !placed {
 			return err
 		}
-		kube.SetAnnotation(claim, ipam.RebuiltAnnotation, b.Address.Addr().String())
+		kube.SetAnnotation(claim, ipam.RecreatedAnnotation, b.Address.Addr().String())
 	}
 	if err := r.client.Create(ctx, claim); err != nil {
 		if apierrors.IsAlreadyExists(err) {
@@ -93,15 +93,15 @@ func (r *Reconciler) remake(ctx context.Context, s *state, h *holding) error {
 		return fmt.Errorf("making claim %s again: %w", klog.KObj(claim), err)
 	}
 	if !h.placed {
-		r.tellRebuilt(ctx, s, claim, b)
+		r.tellRecreated(ctx, s, claim, b)
 	}
 	return nil
 }
 
-func (r *Reconciler) tellRebuilt(ctx context.Context, s *state, claim client.Object, b *ipam.Binding) {
-	claimsRebuilt.Inc()
+func (r *Reconciler) tellRecreated(ctx context.Context, s *state, claim client.Object, b *ipam.Binding) {
+	claimsRecreated.Inc()
 	klog.FromContext(ctx).Info("Made a claim again that was missing", "claim", klog.KObj(claim), "address", b.Address)
-	r.event(s, corev1.EventTypeNormal, "ClaimRebuilt", "Claim %s was missing; made it again for %s", claim.GetName(), b.Address)
+	r.event(s, corev1.EventTypeNormal, "ClaimRecreated", "Claim %s was missing; made it again for %s", claim.GetName(), b.Address)
 }
 
 // place makes the address object of a claim that is to be made again, unless the
@@ -217,12 +217,12 @@ func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
 	}
 	before := h.claim.DeepCopyObject().(client.Object)
 	annotations := h.claim.GetAnnotations()
-	delete(annotations, ipam.RebuiltAnnotation)
+	delete(annotations, ipam.RecreatedAnnotation)
 	h.claim.SetAnnotations(annotations)
 	if err := r.patch(ctx, h.claim.Object, before); err != nil {
 		return fmt.Errorf("confirming claim %s: %w", klog.KObj(h.claim), err)
 	}
-	r.tellRebuilt(ctx, s, h.claim, h.annotated)
+	r.tellRecreated(ctx, s, h.claim, h.annotated)
 	return nil
 }
 
@@ -231,11 +231,11 @@ func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
 // one machine, one has to stay.
 func (r *Reconciler) losesTo(ctx context.Context, h *holding, other ipam.Address) (bool, error) {
 	claim := ipam.EmptyClaim(r.providers.For(other.Pool))
-	exists, err := r.exists(ctx, keyOf(other, other.Claim), claim)
+	exists, err := r.exists(ctx, machineKey(other, other.Claim), claim)
 	if err != nil {
 		return false, fmt.Errorf("reading claim %s: %w", other.Claim, err)
 	}
-	return !exists || !isRebuilt(claim) || other.GetUID() < h.address.GetUID(), nil
+	return !exists || !isRecreated(claim) || other.GetUID() < h.address.GetUID(), nil
 }
 
 // takeBack undoes what remake did.
@@ -244,19 +244,19 @@ func (r *Reconciler) takeBack(ctx context.Context, s *state, h *holding) error {
 	if err := r.unprotect(ctx, h, freed); err != nil {
 		return err
 	}
-	if _, err := r.giveUp(ctx, h.claim.Object); err != nil {
+	if _, err := r.deleteClaim(ctx, h.claim.Object); err != nil {
 		return fmt.Errorf("taking back claim %s: %w", klog.KObj(h.claim), err)
 	}
 	return nil
 }
 
-// renew deletes a claim that failed; when it is gone, it is made again.
-func (r *Reconciler) renew(ctx context.Context, s *state, h *holding) error {
+// deleteFailed deletes a claim that failed; when it is gone, it is made again.
+func (r *Reconciler) deleteFailed(ctx context.Context, s *state, h *holding) error {
 	r.report(ctx, s, h)
 	if err := r.confirm(ctx, s); err != nil {
 		return err
 	}
-	if _, err := r.giveUp(ctx, h.claim.Object); err != nil {
+	if _, err := r.deleteClaim(ctx, h.claim.Object); err != nil {
 		return fmt.Errorf("deleting claim %s, which failed: %w", klog.KObj(h.claim), err)
 	}
 	return nil

@@ -11,9 +11,9 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// CheckUnshared sees that none of the bindings' claims belongs to another
+// CheckNotCopied sees that none of the bindings' claims belongs to another
 // machine that lives. It returns a Refusal if one does.
-func (a *Allocator) CheckUnshared(ctx context.Context, machine ipam.Machine, bindings ipam.Bindings) error {
+func (a *Allocator) CheckNotCopied(ctx context.Context, machine ipam.Machine, bindings ipam.Bindings) error {
 	for _, b := range bindings.Bindings {
 		claim := ipam.EmptyClaim(a.providers.For(b.Pool))
 		err := a.live.Get(ctx, types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim}, claim)

@@ -6,9 +6,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// wakeups wakes the requests that wait for something, a claim to be bound or a
+// notifier wakes the requests that wait for something, a claim to be bound or a
 // pool to be full, when a watch says that it may have happened.
-type wakeups struct {
+type notifier struct {
 	mu      sync.Mutex
 	waiting map[types.NamespacedName]map[chan struct{}]struct{}
 }
@@ -16,7 +16,7 @@ type wakeups struct {
 // subscribe returns a channel that receives after every later notify for the
 // key, and a function that ends the subscription. Changes that come faster
 // than they are received become one.
-func (w *wakeups) subscribe(key types.NamespacedName) (<-chan struct{}, func()) {
+func (w *notifier) subscribe(key types.NamespacedName) (<-chan struct{}, func()) {
 	woken := make(chan struct{}, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -38,7 +38,7 @@ func (w *wakeups) subscribe(key types.NamespacedName) (<-chan struct{}, func()) 
 	}
 }
 
-func (w *wakeups) notify(key types.NamespacedName) {
+func (w *notifier) notify(key types.NamespacedName) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for woken := range w.waiting[key] {

@@ -17,66 +17,66 @@ import (
 // its two controllers, so that of thirty some would wait past their deadline.
 const waitingClaims = 4
 
-// turns let the requests for a pool claim in the order in which they came.
-type turns struct {
+// queue lets the requests for a pool claim in the order in which they came.
+type queue struct {
 	mu    sync.Mutex
-	pools map[poolKey]*turn
+	pools map[queueKey]*queueOfPool
 }
 
-// poolKey tells pools apart, and whose claims on them: a namespace does not wait
+// queueKey tells pools apart, and whose claims on them: a namespace does not wait
 // for the claims of another one on a pool that all share.
-type poolKey struct {
+type queueKey struct {
 	reference ipam.PoolReference
 	key       types.NamespacedName
 	claimant  string
 }
 
-func turnOf(pool ipam.Pool, namespace string) poolKey {
-	return poolKey{reference: pool.Reference, key: client.ObjectKeyFromObject(pool), claimant: namespace}
+func queueKeyOf(pool ipam.Pool, namespace string) queueKey {
+	return queueKey{reference: pool.Reference, key: client.ObjectKeyFromObject(pool), claimant: namespace}
 }
 
-// turn is where the requests for one pool wait.
-type turn struct {
+// queueOfPool is where the requests for one pool wait.
+type queueOfPool struct {
 	*semaphore.Weighted
 	// users are the requests that wait or have their turn.
 	users int
 }
 
-// take waits for a turn on a pool, or for the end of the context, which is its
+// enter waits for a turn on a pool, or for the end of the context, which is its
 // only error. It tells whether it had to wait. The returned function ends the turn.
-func (t *turns) take(ctx context.Context, pool poolKey) (waited bool, end func(), err error) {
-	turn := t.join(pool)
+func (q *queue) enter(ctx context.Context, pool queueKey) (waited bool, end func(), err error) {
+	turn := q.join(pool)
 	if !turn.TryAcquire(1) {
 		waited = true
 		if err := turn.Acquire(ctx, 1); err != nil {
-			t.leave(pool, turn)
+			q.forget(pool, turn)
 			return waited, nil, err
 		}
 	}
 	return waited, func() {
 		turn.Release(1)
-		t.leave(pool, turn)
+		q.forget(pool, turn)
 	}, nil
 }
 
-func (t *turns) join(pool poolKey) *turn {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.pools == nil {
-		t.pools = map[poolKey]*turn{}
+func (q *queue) join(pool queueKey) *queueOfPool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.pools == nil {
+		q.pools = map[queueKey]*queueOfPool{}
 	}
-	if t.pools[pool] == nil {
-		t.pools[pool] = &turn{Weighted: semaphore.NewWeighted(waitingClaims)}
+	if q.pools[pool] == nil {
+		q.pools[pool] = &queueOfPool{Weighted: semaphore.NewWeighted(waitingClaims)}
 	}
-	t.pools[pool].users++
-	return t.pools[pool]
+	q.pools[pool].users++
+	return q.pools[pool]
 }
 
 // leave forgets a pool for which nobody waits any more.
-func (t *turns) leave(pool poolKey, turn *turn) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (q *queue) forget(pool queueKey, turn *queueOfPool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	if turn.users--; turn.users == 0 {
-		delete(t.pools, pool)
+		delete(q.pools, pool)
 	}
 }

@@ -15,16 +15,16 @@ import (
 	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
-func poolNamed(name string) poolKey {
-	return poolKey{reference: metal3.PoolNamed(name), key: types.NamespacedName{Namespace: "ns", Name: name}}
+func poolNamed(name string) queueKey {
+	return queueKey{reference: metal3.PoolNamed(name), key: types.NamespacedName{Namespace: "ns", Name: name}}
 }
 
 // takeAll takes all turns of a pool, and returns what ends each.
-func takeAll(t *testing.T, turns *turns, pool poolKey) []func() {
+func takeAll(t *testing.T, turns *queue, pool queueKey) []func() {
 	t.Helper()
 	var ends []func()
 	for range waitingClaims {
-		waited, end, err := turns.take(t.Context(), pool)
+		waited, end, err := turns.enter(t.Context(), pool)
 		if err != nil || waited {
 			t.Fatalf("a turn on %v is not free: waited %v, %v", pool.key, waited, err)
 		}
@@ -35,12 +35,12 @@ func takeAll(t *testing.T, turns *turns, pool poolKey) []func() {
 
 func TestRequestsClaimFromAPoolInTheOrderOfTheirComing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var turns turns
+		var turns queue
 		ends := takeAll(t, &turns, poolNamed("pool"))
 		var order []int
 		for i := range 3 {
 			go func() {
-				waited, end, err := turns.take(t.Context(), poolNamed("pool"))
+				waited, end, err := turns.enter(t.Context(), poolNamed("pool"))
 				if err != nil || !waited {
 					t.Errorf("request %d: waited %v, %v", i, waited, err)
 					return
@@ -69,7 +69,7 @@ func TestRequestsClaimFromAPoolInTheOrderOfTheirComing(t *testing.T) {
 }
 
 func TestPoolsDoNotWaitForEachOther(t *testing.T) {
-	var turns turns
+	var turns queue
 	takeAll(t, &turns, poolNamed("busy"))
 
 	takeAll(t, &turns, poolNamed("idle"))
@@ -77,13 +77,13 @@ func TestPoolsDoNotWaitForEachOther(t *testing.T) {
 
 func TestRequestThatGivesUpLeavesItsTurnToTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var turns turns
+		var turns queue
 		ends := takeAll(t, &turns, poolNamed("pool"))
 		ctx, cancel := context.WithCancel(t.Context())
 		gaveUp, served := make(chan error, 1), make(chan error, 1)
 		for ctx, done := range map[context.Context]chan error{ctx: gaveUp, t.Context(): served} {
 			go func() {
-				_, _, err := turns.take(ctx, poolNamed("pool"))
+				_, _, err := turns.enter(ctx, poolNamed("pool"))
 				done <- err
 			}()
 		}
@@ -114,13 +114,13 @@ func TestClaimThatIsNotBoundKeepsItsTurnForTwoSecondsOnly(t *testing.T) {
 
 		waited, end, err := a.takeTurn(t.Context(), ipam.Machine{}, pool)
 
-		if err != nil || !waited || time.Since(start) != turnLimit {
-			t.Errorf("the next request waited for %s (%v, %v), want %s", time.Since(start), waited, err, turnLimit)
+		if err != nil || !waited || time.Since(start) != maxTurn {
+			t.Errorf("the next request waited for %s (%v, %v), want %s", time.Since(start), waited, err, maxTurn)
 		}
 		end()
 		synctest.Wait()
-		if len(a.turns.pools) > 0 {
-			t.Errorf("%d pools are remembered that nobody waits for", len(a.turns.pools))
+		if len(a.queue.pools) > 0 {
+			t.Errorf("%d pools are remembered that nobody waits for", len(a.queue.pools))
 		}
 	})
 }

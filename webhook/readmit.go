@@ -26,13 +26,13 @@ func (h *Handler) readmit(ctx context.Context, req admission.Request, m *machine
 			return h.serve(ctx, req, m)
 		}
 	}
-	return h.leave(ctx, req, m)
+	return h.admitUnchanged(ctx, req, m)
 }
 
-// leave admits a machine that had a life before as it is: its addresses are in
+// admitUnchanged admits a machine that had a life before as it is: its addresses are in
 // use. Only a copy of a living machine's manifest is denied. What is written in the
 // annotation of a machine that has a VM keeps no machine out: it is no authority.
-func (h *Handler) leave(ctx context.Context, req admission.Request, m *machine.Machine) verdict {
+func (h *Handler) admitUnchanged(ctx context.Context, req admission.Request, m *machine.Machine) verdict {
 	var warnings []string
 	bindings, err := m.Bindings()
 	switch {
@@ -41,7 +41,7 @@ func (h *Handler) leave(ctx context.Context, req admission.Request, m *machine.M
 	case err != nil:
 		warnings = append(warnings, err.Error())
 	}
-	if err := h.Allocator.CheckUnshared(ctx, m.Identity(), bindings); err != nil {
+	if err := h.Allocator.CheckNotCopied(ctx, m.Identity(), bindings); err != nil {
 		return deny(err)
 	}
 	told, err := h.judgeShared(ctx, req, m)
