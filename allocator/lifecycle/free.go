@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -102,7 +103,19 @@ func (r *Reconciler) deleteClaim(ctx context.Context, claim client.Object) (bool
 	if !claim.GetDeletionTimestamp().IsZero() {
 		return changed, nil
 	}
-	return true, kube.DeleteAsRead(ctx, r.client, claim)
+	err := kube.DeleteAsRead(ctx, r.client, claim)
+	if apierrors.IsConflict(err) && r.isGoing(ctx, claim) {
+		err = nil
+	}
+	return true, err
+}
+
+// isGoing tells whether others, as a rule the garbage collector, were quicker to
+// delete the object.
+func (r *Reconciler) isGoing(ctx context.Context, read client.Object) bool {
+	obj := read.DeepCopyObject().(client.Object)
+	exists, err := r.exists(ctx, client.ObjectKeyFromObject(read), obj)
+	return err == nil && (!exists || obj.GetUID() != read.GetUID() || !obj.GetDeletionTimestamp().IsZero())
 }
 
 // removeClaimFinalizer takes our finalizer off a claim.

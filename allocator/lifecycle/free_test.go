@@ -2,9 +2,16 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"github.com/prometheus/client_golang/prometheus"
@@ -226,4 +233,41 @@ func valueOf(t *testing.T, counter prometheus.Counter) float64 {
 		t.Fatal(err)
 	}
 	return metric.GetCounter().GetValue()
+}
+
+// The garbage collector deletes the claim of a machine that is deleted in the
+// foreground, as a rule in the same moment.
+func TestReleaseIsToldOnceThoughOthersDeleteTheClaimFirst(t *testing.T) {
+	deleted := metav1.NewTime(now)
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: "cp-0", UID: "uid", DeletionTimestamp: &deleted, Finalizers: []string{ipam.ReleaseFinalizer},
+	}}
+	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{
+		Namespace: "ns", Name: "cp-0-0", UID: "claim", Finalizers: []string{ipamv1.IPClaimFinalizer},
+		OwnerReferences: []metav1.OwnerReference{{Kind: capi.VSphereMachineKind.Kind, Name: "cp-0", UID: "uid"}},
+	}}
+	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}})
+	address := left(now)
+	address.Annotations[ipam.MachineUIDAnnotation] = "uid"
+	claim.Status.Address = &corev1.ObjectReference{Name: address.Name}
+	r := reconciler(t, machine, claim, address)
+	told := events.NewFakeRecorder(10)
+	r.events = told
+	r.client = interceptor.NewClient(r.client.(client.WithWatch), interceptor.Funcs{
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, _ ...client.DeleteOption) error {
+			if err := c.Delete(ctx, obj); err != nil {
+				return err
+			}
+			return apierrors.NewConflict(schema.GroupResource{Resource: "ipclaims"}, obj.GetName(), errors.New("it has changed"))
+		},
+	})
+
+	r.settle(t.Context(), t)
+
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(machine), machine); !apierrors.IsNotFound(err) {
+		t.Errorf("got error %v, want the machine to be gone", err)
+	}
+	if len(told.Events) != 1 {
+		t.Errorf("it was told %d times, want once", len(told.Events))
+	}
 }
