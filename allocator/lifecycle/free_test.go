@@ -29,6 +29,7 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // reconciler is one over these objects, with metal3 as the only provider.
@@ -269,5 +270,50 @@ func TestReleaseIsToldOnceThoughOthersDeleteTheClaimFirst(t *testing.T) {
 	}
 	if len(told.Events) != 1 {
 		t.Errorf("it was told %d times, want once", len(told.Events))
+	}
+}
+
+// notes are the owners of which it was noted that their machines were not stored.
+type notes []types.UID
+
+func (n *notes) NoteUnstored(_ context.Context, _ string, owner types.UID) error {
+	*n = append(*n, owner)
+	return nil
+}
+
+// A leader that comes late to the claim has not noted it before.
+func TestOwnerIsToldOfAMachineThatWasNotStoredBeforeItsClaimIsReaped(t *testing.T) {
+	for name, test := range map[string]struct {
+		owner ipam.Owner
+		want  int
+	}{
+		"of an owner": {ipam.Owner{UID: "set"}, 1},
+		"of nobody":   {ipam.Owner{}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{
+				Namespace: "ns", Name: "cp-0-0", UID: "claim", CreationTimestamp: metav1.NewTime(now.Add(-time.Hour)),
+			}}
+			ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}})
+			ipam.Use(claim, ipam.Stamp{Time: now.Add(-time.Hour)})
+			kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(test.owner))
+			address := left(now.Add(-time.Hour))
+			claim.Status.Address = &corev1.ObjectReference{Name: address.Name}
+			r := reconciler(t, claim, address)
+			told := &notes{}
+			r.refusals = told
+			r.now = func() time.Time { return now }
+			r.settle(t.Context(), t) // it is seen
+			r.now = func() time.Time { return now.Add(time.Hour) }
+
+			r.settle(t.Context(), t)
+
+			if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); !apierrors.IsNotFound(err) {
+				t.Errorf("got error %v, want the claim to be gone", err)
+			}
+			if len(*told) != test.want {
+				t.Errorf("noted of %v, want %d", *told, test.want)
+			}
+		})
 	}
 }

@@ -145,6 +145,12 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	if _, offered := claim.GetAnnotations()[ipam.ForAnnotation]; offered {
 		return r.handBack(ctx, h, claim)
 	}
+	if !s.exists && h.wasAnswered() {
+		// The last moment to say so: this leader may have come to the claim late.
+		if err := r.noteUnstored(ctx, s, h); err != nil {
+			return err
+		}
+	}
 	if _, err := r.deleteClaim(ctx, claim); err != nil {
 		return fmt.Errorf("reaping claim %s: %w", klog.KObj(claim), err)
 	}
