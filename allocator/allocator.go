@@ -39,7 +39,7 @@ func New(providers ipam.Providers, c client.Client, live client.Reader) *Allocat
 	return &Allocator{providers: providers, client: c, live: live}
 }
 
-// Check sees that every pool in the request exists, is served, and has a free
+// Check checks that every pool in the request exists, is served, and has a free
 // address for each claim that does not exist yet. It changes nothing. It
 // returns a Refusal if the request cannot be served.
 func (a *Allocator) Check(ctx context.Context, req Request) error {
@@ -129,7 +129,7 @@ func machineExists(ctx context.Context, reader client.Reader, key types.Namespac
 	return err == nil, nil
 }
 
-// pools reads the pools of a request and sees that they have room. What the
+// pools reads the pools of a request and checks that they have room. What the
 // cache refuses is asked again of the API server: a pool may have been made, or
 // an address freed, a moment ago.
 func (a *Allocator) pools(ctx context.Context, req Request) (map[ipam.PoolReference]ipam.Pool, error) {

@@ -11,7 +11,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// CheckNotCopied sees that none of the bindings' claims belongs to another
+// CheckNotCopied checks that none of the bindings' claims belongs to another
 // machine that lives. It returns a Refusal if one does.
 func (a *Allocator) CheckNotCopied(ctx context.Context, machine ipam.Machine, bindings ipam.Bindings) error {
 	for _, b := range bindings.Bindings {

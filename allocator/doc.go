@@ -1,7 +1,7 @@
 // Package allocator turns what a machine asks for into addresses that it holds.
 //
 // It is the only code that talks to IPAM objects. A request names devices and
-// pools; the allocator sees that every pool can serve, makes one claim for each
+// pools; the allocator checks that every pool can serve, makes one claim for each
 // device, waits on watches until the provider has bound them all, and answers
 // with bindings. It never chooses an address: the provider does.
 //

@@ -109,7 +109,7 @@ func (a Asker) label() string {
 	return ""
 }
 
-// Asks tells whether the asker asks for anything at all, be it wrongly.
+// Asks tells whether the asker asks for anything at all, even wrongly.
 func (a Asker) Asks() bool {
 	if a.label() != "" {
 		return true
@@ -122,7 +122,7 @@ func (a Asker) Asks() bool {
 	return false
 }
 
-// AnswersFor tells whether the asker has an answer, be it a wrong one, for each
+// AnswersFor tells whether the asker has an answer, right or wrong, for each
 // device of the machine that waits for one.
 func (a Asker) AnswersFor(m *Machine) bool {
 	for i, d := range m.Spec.Network.Devices {

@@ -205,7 +205,7 @@ func (k *Starter) Start(ctx context.Context) error {
 	}
 }
 
-// Reconcile starts the sources of the kind that a CRD defines, and sees that the
+// Reconcile starts the sources of the kind that a CRD defines, and checks that the
 // CRD serves the version of the kind that is used here.
 func (k *Starter) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
 	gk, ok := k.kindOf(req.Name)

@@ -70,7 +70,7 @@ func (k *Starter) define(ctx context.Context, name string) (definition, error) {
 	return d, nil
 }
 
-// review sees whether a CRD serves the version of a kind that is used here. If it
+// review checks whether a CRD serves the version of a kind that is used here. If it
 // does not, and another version would be chosen now, the program has to be started
 // again: its Deployment does that. Else that is said once, and nobody waits for
 // the kind: what needs it is refused until the CRD changes.

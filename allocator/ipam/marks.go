@@ -67,7 +67,7 @@ const (
 	// MovedAnnotation is on an address whose machine was moved to another
 	// management cluster without it: there the address is in use.
 	MovedAnnotation = "capv-static-ip.dev/moved"
-	// RecreatedAnnotation is on a claim that was made again together with its
+	// RecreatedAnnotation is on a claim that was recreated together with its
 	// address, until the pool has been searched for another claim on it.
 	RecreatedAnnotation = "capv-static-ip.dev/recreated"
 

@@ -3,7 +3,7 @@ package ipam
 import "strings"
 
 // readDomains end the names of the annotations that some part of this program
-// reads, be it on machines, pools, claims or addresses.
+// reads, whether on machines, pools, claims or addresses.
 func readDomains() []string { return []string{"capv-static-ip.dev", "cluster.x-k8s.io"} }
 
 // ReadsAnnotation tells whether some part of this program may read an annotation

@@ -116,7 +116,7 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	return nil
 }
 
-// confirm sees that the machine which the cache shows is the one that lives:
+// confirm checks that the machine which the cache shows is the one that lives:
 // tying a claim to a machine that is gone would have it collected as garbage.
 func (r *Reconciler) confirm(ctx context.Context, s *state) error {
 	if s.confirmed {
@@ -138,7 +138,7 @@ func (r *Reconciler) patch(ctx context.Context, obj, before client.Object) error
 	return kube.PatchAsRead(ctx, r.client, obj, before)
 }
 
-// confirmUse is confirm for a step that claims an address anew: it also sees that
+// confirmUse is confirm for a step that claims an address anew: it also checks that
 // one of the machine's devices has it. What an annotation says alone, anybody may
 // have written.
 func (r *Reconciler) confirmUse(ctx context.Context, s *state, b *ipam.Binding) (bool, error) {

@@ -42,7 +42,7 @@ type renamedBinding struct {
 // confirmedBindings are those whose claim is the machine's: by its name, by its
 // own marks, or by those of its address. What the annotation says, anybody may have
 // written. A claim of another name that left no trace (it was kept for the machine
-// by one before it) is made again under the machine's own.
+// by one before it) is recreated under the machine's own.
 func (r *Reconciler) confirmedBindings(ctx context.Context, s *state, isKnown func(ipam.Binding) bool, addresses []ipam.Address) []ipam.Binding {
 	var confirmed []ipam.Binding
 	for _, b := range r.annotatedBindings(ctx, s) {

@@ -70,7 +70,7 @@ const (
 	recreate             step = "recreate"               // make a claim that is missing again, for the same address
 	deleteFailed         step = "delete-failed"          // delete a claim that failed, to make it again
 	report               step = "report"                 // tell that the address is no longer the machine's
-	verify               step = "verify"                 // see that an address that was made again is nobody else's
+	verify               step = "verify"                 // check that a recreated address is nobody else's
 	note                 step = "note"                   // tell the owner that something refuses its machines
 	awaitMachine         step = "await-machine"          // tell that a claim without a machine waits for it
 	markMoved            step = "mark-moved"             // note on the address that its machine was moved away
@@ -107,7 +107,7 @@ const (
 	// terminatingCheck is how often a claim that is being deleted is looked at:
 	// nothing tells of the end of its pool.
 	terminatingCheck = 10 * time.Second
-	// failedClaimAge is the age at which a claim that failed is made again. The
+	// failedClaimAge is the age at which a claim that failed is deleted, to be recreated. The
 	// provider does not look at it any more, even if its address is free by then.
 	failedClaimAge = 30 * time.Second
 
@@ -165,7 +165,7 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 		if h.isUnprotected() {
 			return protect, 0
 		}
-		// The claim is made again.
+		// The claim is recreated.
 		return removeClaimFinalizer, 0
 	case !h.claim.GetDeletionTimestamp().IsZero():
 		return idle, terminatingCheck

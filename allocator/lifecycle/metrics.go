@@ -23,7 +23,7 @@ var (
 
 	claimsRecreated = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_claims_recreated_total",
-		Help: "Claims made again for the address that a living machine has, because they were missing.",
+		Help: "Claims recreated for the address that a living machine has, because they were missing.",
 	})
 
 	addressesLost = prometheus.NewCounter(prometheus.CounterOpts{

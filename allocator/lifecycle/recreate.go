@@ -20,7 +20,7 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// decideRecreated waits with a claim that was made again until its provider has
+// decideRecreated waits with a claim that was recreated until its provider has
 // bound it: only from then on it gives the address to nobody else.
 func decideRecreated(h holding) (step, time.Duration) {
 	switch {
@@ -55,7 +55,7 @@ func decideWithoutClaim(m machineState, h holding) (step, time.Duration) {
 	return report, 0
 }
 
-// isRecreated tells whether a claim was made again, and it has not been seen yet
+// isRecreated tells whether a claim was recreated, and it has not been seen yet
 // that nobody else has its address.
 func isRecreated(claim client.Object) bool {
 	_, ok := claim.GetAnnotations()[ipam.RecreatedAnnotation]
@@ -104,7 +104,7 @@ func (r *Reconciler) tellRecreated(ctx context.Context, s *state, claim client.O
 	r.event(s, corev1.EventTypeNormal, "ClaimRecreated", "Claim %s was missing; made it again for %s", claim.GetName(), b.Address)
 }
 
-// place makes the address object of a claim that is to be made again, unless the
+// place makes the address object of a claim that is to be recreated, unless the
 // address is somebody else's by now. It is protected and marked from the start.
 func (r *Reconciler) place(ctx context.Context, s *state, h *holding) (bool, error) {
 	others, err := r.others(ctx, s, h.annotated, r.client)
@@ -192,7 +192,7 @@ func (r *Reconciler) namespaceOf(machine string, pool ipam.PoolReference) (strin
 	return machine, nil
 }
 
-// verify sees, now that the provider has bound a claim which was made again, and
+// verify checks, now that the provider has bound a claim which was recreated, and
 // so knows of its address, that it has given that to nobody else meanwhile. If it
 // has, the claim is taken back: one owner is all that a provider can keep apart.
 func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
@@ -226,8 +226,8 @@ func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
 	return nil
 }
 
-// losesTo tells whether a claim that was made again has to give way to the one
-// that another address answers. Of two that were made again at once, for copies of
+// losesTo tells whether a claim that was recreated has to give way to the one
+// that another address answers. Of two that were recreated at once, for copies of
 // one machine, one has to stay.
 func (r *Reconciler) losesTo(ctx context.Context, h *holding, other ipam.Address) (bool, error) {
 	claim := ipam.EmptyClaim(r.providers.For(other.Pool))
@@ -238,7 +238,7 @@ func (r *Reconciler) losesTo(ctx context.Context, h *holding, other ipam.Address
 	return !exists || !isRecreated(claim) || other.GetUID() < h.address.GetUID(), nil
 }
 
-// takeBack undoes what remake did.
+// takeBack undoes what recreate did.
 func (r *Reconciler) takeBack(ctx context.Context, s *state, h *holding) error {
 	r.report(ctx, s, h)
 	if err := r.unprotect(ctx, h, freed); err != nil {
@@ -250,7 +250,7 @@ func (r *Reconciler) takeBack(ctx context.Context, s *state, h *holding) error {
 	return nil
 }
 
-// deleteFailed deletes a claim that failed; when it is gone, it is made again.
+// deleteFailed deletes a claim that failed; when it is gone, it is recreated.
 func (r *Reconciler) deleteFailed(ctx context.Context, s *state, h *holding) error {
 	r.report(ctx, s, h)
 	if err := r.confirm(ctx, s); err != nil {

@@ -28,7 +28,7 @@ var (
 		"see --webhook-client-name of capv-static-ip")
 )
 
-// newCallers sees that the authority can be read before anything is served.
+// newCallers checks that the authority can be read before anything is served.
 func newCallers(caFile string, names []string) (*callers, error) {
 	c := &callers{caFile: caFile, names: names}
 	_, err := c.authority()

@@ -31,7 +31,7 @@ const (
 	maxTouchInterval = time.Minute
 )
 
-// poolReconciler sees terminating IPPools off. metal3 counts a pool's addresses
+// poolReconciler makes metal3 finish the deletion of IPPools. metal3 counts a pool's addresses
 // when a claim or the pool changes, and at its resync every 10 minutes; an
 // address that we unprotect after that goes unseen, and the pool, and with it
 // the namespace, stays. Touching the pool makes metal3 count again. The
