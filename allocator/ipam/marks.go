@@ -124,36 +124,33 @@ func DeviceOfClaim(claim client.Object, machine string) (index int, ok bool) {
 	return index, err == nil && index >= 0
 }
 
-// deviceOfName is the reverse of claimName for a machine that is known.
+// deviceOfName is the index of the device in the name of a claim of this machine.
+// The name is made again and compared, because that of a long machine was cut.
 func deviceOfName(claim, machine string) (index int, ok bool) {
-	number, try, retried := strings.Cut(claim[strings.LastIndexByte(claim, '-')+1:], ".r")
-	index, err := strconv.Atoi(number)
-	if err != nil || index < 0 {
-		return 0, false
-	}
-	n := 1
-	if retried {
-		if n, err = strconv.Atoi(try); err != nil || n < 2 {
-			return 0, false
-		}
-	}
-	return index, claim == ClaimNameOfTry(machine, index, n)
+	_, index, try, ok := ParseClaimName(claim)
+	return index, ok && claim == ClaimNameOfTry(machine, index, try)
 }
 
-// AdapterMachine is the reverse of ClaimName for names that were not cut: the
-// machine to which a claim without a mark would belong. It is empty when the
-// name does not end in a device index.
-func AdapterMachine(claim string) string {
+// ParseClaimName reads the name of a claim backwards, see ClaimNameOfTry: the machine
+// (unless the name was cut), the index of the device, and which try it was. It is
+// false for a name that does not end in a device index.
+func ParseClaimName(claim string) (machine string, index, try int, ok bool) {
 	dash := strings.LastIndexByte(claim, '-')
 	if dash <= 0 {
-		return ""
+		return "", 0, 0, false
 	}
-	// The claim of a later try is named for the machine, too.
-	number, _, _ := strings.Cut(claim[dash+1:], ".r")
-	if _, err := strconv.ParseUint(number, 10, 16); err != nil {
-		return ""
+	number, retry, retried := strings.Cut(claim[dash+1:], ".r")
+	device, err := strconv.ParseUint(number, 10, 16)
+	if err != nil {
+		return "", 0, 0, false
 	}
-	return claim[:dash]
+	try = 1
+	if retried {
+		if try, err = strconv.Atoi(retry); err != nil || try < 2 {
+			return "", 0, 0, false
+		}
+	}
+	return claim[:dash], int(device), try, true
 }
 
 // MachineLabelValue is the value of MachineLabel for a machine of this name.

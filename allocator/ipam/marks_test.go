@@ -31,19 +31,33 @@ func TestClaimNameOfALongMachineIsShortAndItsOwn(t *testing.T) {
 	}
 }
 
-func TestAdapterMachineReversesClaimName(t *testing.T) {
-	for claim, want := range map[string]string{
-		"cp-x7k2p-0":  "cp-x7k2p",
-		"cp-12":       "cp",
-		"cp-12.r2":    "cp",
-		"cp":          "",
-		"cp-":         "",
-		"-0":          "",
-		"cp-x":        "",
-		"cp-99999999": "",
+func TestClaimNameIsReadBackwards(t *testing.T) {
+	type parts struct {
+		machine    string
+		index, try int
+	}
+	for claim, want := range map[string]parts{
+		"cp-x7k2p-0":   {"cp-x7k2p", 0, 1},
+		"cp-12":        {"cp", 12, 1},
+		"cp-12.r2":     {"cp", 12, 2},
+		"cp-0.r260":    {"cp", 0, 260},
+		"a.b-1":        {"a.b", 1, 1},
+		"cp":           {},
+		"cp-":          {},
+		"-0":           {},
+		"cp-x":         {},
+		"cp-0.r1":      {},
+		"cp-0.rx":      {},
+		"cp-99999999":  {},
+		"cp-0.r2.r3":   {},
+		"cp-0.example": {},
 	} {
-		if got := AdapterMachine(claim); got != want {
-			t.Errorf("claim %q: got machine %q, want %q", claim, got, want)
+		machine, index, try, ok := ParseClaimName(claim)
+		if got := (parts{machine, index, try}); got != want || ok != (want.machine != "") {
+			t.Errorf("claim %q: got %+v, %t, want %+v", claim, got, ok, want)
+		}
+		if ok && ClaimNameOfTry(machine, index, try) != claim {
+			t.Errorf("claim %q is named %q again", claim, ClaimNameOfTry(machine, index, try))
 		}
 	}
 }

@@ -35,7 +35,8 @@ func machineOfClaim(claim client.Object) string {
 	if name := claim.GetAnnotations()[ipam.ForAnnotation]; name != "" {
 		return name
 	}
-	return ipam.AdapterMachine(claim.GetName())
+	machine, _, _, _ := ipam.ParseClaimName(claim.GetName())
+	return machine
 }
 
 // machineOfAddress is the machine that an address names, in our annotation or by
@@ -46,7 +47,7 @@ func machineOfAddress(provider ipam.Provider) func(client.Object) string {
 		if name := ipam.MachineOf(address); name != "" {
 			return name
 		}
-		name := ipam.AdapterMachine(provider.ReadAddress(address).Claim)
+		name, _, _, _ := ipam.ParseClaimName(provider.ReadAddress(address).Claim)
 		if isProtected(address) || address.GetLabels()[ipam.MachineLabel] == ipam.MachineLabelValue(name) {
 			return name
 		}
