@@ -19,6 +19,7 @@ func Pin(before, after *Machine, held []ipam.Binding, doc Document) (pinned []in
 	for _, b := range held {
 		i := before.boundTo(b)
 		if i < 0 {
+			// The address was on no device before this update, which takes nothing away.
 			continue
 		}
 		pinned = append(pinned, i)
@@ -27,8 +28,11 @@ func Pin(before, after *Machine, held []ipam.Binding, doc Document) (pinned []in
 		}
 	}
 	if !after.DeletionTimestamp.IsZero() || isMoving(after) || len(held) == 0 {
+		// Nothing can be added to a machine that goes, and one that lives on elsewhere
+		// must not be kept here.
 		return pinned, nil
 	}
+	// The annotation is given back as it was, and only if it was this machine's.
 	text := ""
 	if annotated, err := before.Bindings(); err == nil && annotated.Machine == before.Name {
 		text = before.Annotations[ipam.BindingsAnnotation]
@@ -36,7 +40,7 @@ func Pin(before, after *Machine, held []ipam.Binding, doc Document) (pinned []in
 	return pinned, doc.addMarks(text)
 }
 
-// pinBinding is pinBindings for one binding and the index of its device.
+// pinBinding is Pin for one binding and the index of its device.
 func pinBinding(before, after *Machine, b ipam.Binding, i int, doc Document) error {
 	if i >= len(after.Spec.Network.Devices) {
 		return moved(b, i, "is gone")
@@ -56,6 +60,7 @@ func pinBinding(before, after *Machine, b ipam.Binding, i int, doc Document) err
 		return err
 	}
 	injectBinding(device, b)
+	// The user may have put addresses of his own beside ours.
 	device["ipAddrs"] = anySlice(held.IPAddrs)
 	return nil
 }

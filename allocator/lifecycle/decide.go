@@ -133,6 +133,9 @@ const (
 // decide is the next step for one holding of the machine of this name. Where
 // that is to wait, it says for how long; zero waits for a change.
 func decide(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	// What nobody will use any more comes first, whatever became of the machine. Then
+	// it matters whether there is a machine, whether it goes, and only then whether it
+	// is paused: deletions go on while a Cluster is paused.
 	switch {
 	case h.abandoned && ipam.IsMarked(h.claim, m.name):
 		return dropFinalizers, 0
@@ -154,6 +157,10 @@ func decide(m machineState, h holding, now time.Time, grace time.Duration) (step
 
 // decideLiving ties a binding to its machine, and mends it where others broke it.
 func decideLiving(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	// The cases go from less to more: parts that belong to no binding, a binding
+	// without a claim, one whose claim goes, one that is not the machine's, one that
+	// is not bound. What is left is whole, and each case may rely on what those
+	// before it have ruled out.
 	switch {
 	case h.isSpare(m):
 		return decideSpare(h, now, grace)
@@ -165,7 +172,7 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 		if h.isUnprotected() {
 			return protect, 0
 		}
-		// The claim is recreated.
+		// The provider finishes the deletion, and the claim is recreated.
 		return removeClaimFinalizer, 0
 	case !h.claim.GetDeletionTimestamp().IsZero():
 		return idle, terminatingCheck
@@ -185,8 +192,9 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	return adopt, 0
 }
 
-// decideFailed: somebody else has the machine's address, or had it when the
-// provider looked.
+// decideFailed handles a claim that its provider refused: the address is somebody
+// else's, or was when the provider looked. It reports that, and after failedClaimAge
+// has the claim deleted, so that it is recreated.
 func decideFailed(h holding, now time.Time) (step, time.Duration) {
 	if !h.requestable {
 		return report, 0
@@ -214,6 +222,9 @@ func decideDeleting(m machineState, h holding) step {
 
 // decideGone cleans up behind a machine that does not exist (any more).
 func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	// While a claim stays, its provider keeps the address, so the claim is decided
+	// upon first. The address comes next, and our finalizer on the claim last: without
+	// it the provider may free the address.
 	switch {
 	case h.paused || h.isMoving():
 		return idle, 0
