@@ -156,21 +156,17 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	if err != nil {
 		return deny(err)
 	}
-	wants, warnings, err := h.wants(ctx, m)
+	wants, unserved, err := h.wants(ctx, m)
 	if err != nil {
 		return deny(err)
 	}
-	warnings = append(told, warnings...)
+	warnings := slices.Concat(told, unserved)
 	wants, dropped, err := m.NewWants(wants)
 	if err != nil {
 		return deny(err)
 	}
 	if len(wants)+len(dropped) == 0 {
-		v := allow(warnings...)
-		if !slices.ContainsFunc(m.Spec.Network.Devices, machine.Eligible) {
-			v.unserved = warnings
-		}
-		return v
+		return verdict{warnings: warnings, unserved: unserved}
 	}
 	if m.Name == "" {
 		return allow("metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name")
@@ -196,6 +192,9 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 		v = h.claimAndInject(ctx, req.Object.Raw, claim, injection{machine: m, dropped: dropped})
 	}
 	v.warnings = append(v.warnings, warnings...)
+	if v.err == nil {
+		v.unserved = unserved
+	}
 	return v
 }
 

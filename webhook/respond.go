@@ -100,7 +100,7 @@ func (h *Handler) warn(regarding *corev1.ObjectReference, refusal *ipam.Refusal)
 }
 
 // tellUnserved puts into events on a machine's name, and on its owners, that it
-// has asked in vain.
+// has asked in vain, or that nobody asks for a device which CAPV will wait for.
 func (h *Handler) tellUnserved(req admission.Request, unserved []string) {
 	if len(unserved) == 0 || isDryRun(req) {
 		return

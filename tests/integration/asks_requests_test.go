@@ -166,6 +166,42 @@ func TestOwnerIsToldOfARequestInVain(t *testing.T) {
 	}
 }
 
+// CAPV waits for an address of such a device for ever, and says no more than that.
+func TestOwnerIsToldOfADeviceThatNobodyAsksFor(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		with []harness.Option
+		want string
+	}{
+		"nobody asks for anything": {want: warnNoPool0},
+		"nobody asks for one of its devices": {
+			with: []harness.Option{
+				harness.WithDevices(harness.StaticDevice(), harness.DHCPDevice(), onNetwork("storage")),
+				harness.WithAnnotation("pools.capv-static-ip.dev/0", harness.DefaultPool),
+			},
+			want: warnNoPool2,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			owner := s.machineSet("md-0")
+			s.create(harness.Pool(s.ns))
+
+			s.create(harness.Machine(s.ns, "md-0-a", append(test.with, harness.WithOwner(owner))...))
+
+			for kind, name := range map[string]string{"MachineSet": "md-0", "VSphereMachine": "md-0-a"} {
+				if note := s.toldAbout(kind, name, "AskedInVain").Note; note != test.want {
+					t.Errorf("%s %s is told %q, want %q", kind, name, note, test.want)
+				}
+			}
+			if value, noted := s.refusedBy(owner); noted {
+				t.Errorf("the owner waits for %q, want it left alone", value)
+			}
+		})
+	}
+}
+
 // deprecated is what the API server itself says of the older version.
 const deprecated = "infrastructure.cluster.x-k8s.io/v1beta1 VSphereMachine is deprecated; use infrastructure.cluster.x-k8s.io/v1beta2 VSphereMachine"
 

@@ -27,7 +27,7 @@ const removalPage = "docs/remove.md"
 type removal struct {
 	*scene
 	// The page's shell blocks, in its order.
-	withoutWebhook, held, unsafe, stripped, uninstalled string
+	withoutWebhook, functions, held, unsafe, stopped, stripped, uninstalled string
 }
 
 // One control plane, from which we are removed twice.
@@ -47,6 +47,10 @@ func TestRemovalByTheDocumentedWay(t *testing.T) {
 		r.create(machine)
 	}
 	r.awaitAdoption()
+	for _, machine := range []*capvv1.VSphereMachine{r.pooled(bereftOfMetal3), r.inClusterMachine(bereftOfInCluster)} {
+		r.create(machine)
+		r.settled(machine.Name)
+	}
 
 	t.Run("frees no address of the machines that stay", func(t *testing.T) { r.in(t).keepsMachines() })
 	t.Run("installed again, it adopts the machines that it finds", func(t *testing.T) { r.in(t).installAgain() })
@@ -65,7 +69,7 @@ func (r *removal) in(t *testing.T) *removal {
 // readSteps reads what the page tells to run.
 func (r *removal) readSteps() {
 	r.Helper()
-	steps := []*string{&r.withoutWebhook, &r.held, &r.unsafe, &r.stripped, &r.uninstalled}
+	steps := []*string{&r.withoutWebhook, &r.functions, &r.held, &r.unsafe, &r.stopped, &r.stripped, &r.uninstalled}
 	page, err := docs.Read(r.env.Root(), removalPage)
 	if err != nil {
 		r.Fatal(err)
@@ -116,9 +120,9 @@ func shell(t *testing.T, env *environment, flags string, commands ...string) str
 }
 
 // printsNothing returns an error as long as commands print something.
-func (r *removal) printsNothing(commands string) func(context.Context) error {
+func (r *removal) printsNothing(commands ...string) func(context.Context) error {
 	return func(context.Context) error {
-		if text := r.run(commands); text != "" {
+		if text := r.run(commands...); text != "" {
 			return fmt.Errorf("they print:\n%s", text)
 		}
 		return nil
@@ -171,9 +175,18 @@ func (r *removal) addressesAreTaken() error {
 
 func (r *removal) keepsMachines() {
 	r.run(r.withoutWebhook)
-	r.eventually("the page's commands to say that all is safe", r.printsNothing(r.unsafe))
+	r.eventually("the page's commands to say that all is safe", r.printsNothing(r.functions, r.unsafe))
 	r.stopManagers()
-	r.run(r.held, r.stripped)
+	bereft := r.bereave()
+	r.run(r.functions, r.unsafe, r.stopped)
+	printed := r.run(r.functions, r.stripped)
+	for _, line := range bereft.lines() {
+		if !strings.Contains(printed, "passed over, because it is being deleted: "+line) {
+			r.Errorf("the page's commands print\n%swant them to pass over %s", printed, line)
+		}
+	}
+	r.consistently("what is being deleted is kept", func(context.Context) error { return bereft.areKept() })
+	bereft.letGo()
 	r.uninstall()
 
 	everything := r.run("kubectl get vspheremachines,ipclaims,ipaddresses.ipam.metal3.io,ipaddressclaims,ipaddresses.ipam.cluster.x-k8s.io -A -o yaml")
@@ -183,6 +196,86 @@ func (r *removal) keepsMachines() {
 		}
 	}
 	r.consistently("every machine keeps its address", func(context.Context) error { return r.addressesAreTaken() })
+}
+
+// bereft are two machines of which somebody deletes the claims while no manager
+// runs. Their VMs use the addresses.
+type bereft struct {
+	*removal
+	// held is what our finalizer alone keeps, by the name of its kind: the claim of
+	// metal3, and the address of in-cluster, whose claim is gone.
+	held map[string]client.Object
+	// addresses are those of both machines.
+	addresses []client.Object
+}
+
+const (
+	bereftOfMetal3    = "bereft-metal3"
+	bereftOfInCluster = "bereft-in-cluster"
+)
+
+// bereave deletes their claims, and waits until the page's commands tell of it.
+func (r *removal) bereave() *bereft {
+	r.Helper()
+	b := &bereft{removal: r}
+	var claims []client.Object
+	for _, machine := range []string{bereftOfMetal3, bereftOfInCluster} {
+		claim, err := r.claim(machine)
+		if err != nil {
+			r.Fatal(err)
+		}
+		address, err := r.address(r.ip(machine))
+		if err != nil {
+			r.Fatal(err)
+		}
+		claims, b.addresses = append(claims, claim), append(b.addresses, address)
+		r.delete(claim)
+	}
+	b.held = map[string]client.Object{"ipclaims.ipam.metal3.io": claims[0], "ipaddresses.ipam.cluster.x-k8s.io": b.addresses[1]}
+	r.eventually("the page's commands to name what is being deleted", func(context.Context) error {
+		text := r.run(r.functions, r.unsafe)
+		for _, line := range b.lines() {
+			if !strings.Contains(text, line) {
+				return fmt.Errorf("they print\n%snot %s", text, line)
+			}
+		}
+		return nil
+	})
+	return b
+}
+
+// lines are how the page's commands name what is held.
+func (b *bereft) lines() []string {
+	var lines []string
+	for kind, object := range b.held {
+		lines = append(lines, fmt.Sprintf("%s %s %s\n", kind, b.ns, object.GetName()))
+	}
+	return lines
+}
+
+func (b *bereft) areKept() error {
+	for _, address := range b.addresses {
+		if err := b.env.Client.Get(b.Context(), client.ObjectKeyFromObject(address), address); err != nil {
+			return fmt.Errorf("reading address %s: %w", address.GetName(), err)
+		}
+	}
+	return nil
+}
+
+// letGo stands for the administrator who has replaced the machines.
+func (b *bereft) letGo() {
+	b.Helper()
+	for _, name := range []string{bereftOfMetal3, bereftOfInCluster} {
+		machine := b.machine(name)
+		b.delete(machine)
+		b.gone(machine)
+	}
+	for _, object := range b.held {
+		b.dropFinalizer(object, ipam.InUseFinalizer)
+	}
+	for _, address := range b.addresses {
+		b.gone(address)
+	}
 }
 
 func (r *removal) installAgain() {
@@ -200,16 +293,21 @@ func (r *removal) installAgain() {
 
 func (r *removal) followsMachines() {
 	r.run(r.withoutWebhook)
-	held := r.run(r.held)
-	for _, name := range []string{" metal3 ", " in-cluster ", " metal3-0 ", " in-cluster-0 "} {
-		if !strings.Contains(held, name) {
-			r.Errorf("of what is held, the page's commands print\n%swant them to name %q", held, name)
+	held := r.run(r.functions, r.held)
+	for _, object := range []string{
+		"vspheremachines.infrastructure.cluster.x-k8s.io " + r.ns + " metal3 ",
+		"vspheremachines.infrastructure.cluster.x-k8s.io " + r.ns + " in-cluster ",
+		"ipclaims.ipam.metal3.io " + r.ns + " metal3-0\n",
+		"ipaddressclaims.ipam.cluster.x-k8s.io " + r.ns + " in-cluster-0\n",
+	} {
+		if !strings.Contains(held, object) {
+			r.Errorf("of what is held, the page's commands print\n%swant them to name %q", held, object)
 		}
 	}
 	for _, name := range []string{"metal3", "in-cluster"} {
 		r.gone(r.deleted(r.machine(name), harness.MachineFinalizer))
 	}
-	r.eventually("the page's commands to say that nothing is held", r.printsNothing(r.held))
+	r.eventually("the page's commands to say that nothing is held", r.printsNothing(r.functions, r.held))
 	r.stopManagers()
 	r.uninstall()
 
