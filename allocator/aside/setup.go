@@ -5,10 +5,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
@@ -23,6 +21,7 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/allocator/limit"
 )
 
@@ -42,14 +41,9 @@ func Setup(mgr manager.Manager, engine *allocator.Allocator, providers ipam.Prov
 			known: map[types.NamespacedName]ipam.SetAside{},
 		}
 		c, err := controller.New("set-aside-"+strings.ToLower(gvk.Kind), mgr, controller.Options{
-			Reconciler:  r,
-			RateLimiter: limit.Failures[reconcile.Request](),
-			LogConstructor: func(req *reconcile.Request) logr.Logger {
-				if req == nil {
-					return mgr.GetLogger()
-				}
-				return mgr.GetLogger().WithValues("claim", klog.KRef(req.Namespace, req.Name))
-			},
+			Reconciler:     r,
+			RateLimiter:    limit.Failures[reconcile.Request](),
+			LogConstructor: kube.Logger(mgr, "claim"),
 		})
 		if err != nil {
 			return nil, fmt.Errorf("adding the controller of addresses that are set aside: %w", err)

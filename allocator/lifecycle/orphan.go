@@ -131,7 +131,6 @@ func (r *Reconciler) noteUnstored(ctx context.Context, s *state, h *holding) err
 func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	provider := r.providers.For(h.claim.Pool)
 	claim := ipam.EmptyClaim(provider)
-	// Live, and before the machine: a request that comes in between changes the claim.
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(h.claim), claim); err != nil {
 		return client.IgnoreNotFound(err)
 	}

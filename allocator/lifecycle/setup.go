@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
-	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -47,22 +45,12 @@ func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventR
 		now:       time.Now,
 	}
 	machines, err := controller.New("release", mgr, controller.Options{
-		Reconciler: r, MaxConcurrentReconciles: workers, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: logger(mgr),
+		Reconciler: r, MaxConcurrentReconciles: workers, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: kube.Logger(mgr, "VSphereMachine"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("adding the release controller: %w", err)
 	}
 	return r.sources(machines, mgr.GetCache()), nil
-}
-
-// logger makes loggers that name the machine in the way of CAPI's providers.
-func logger(mgr manager.Manager) func(*reconcile.Request) logr.Logger {
-	return func(req *reconcile.Request) logr.Logger {
-		if req == nil {
-			return mgr.GetLogger()
-		}
-		return mgr.GetLogger().WithValues("VSphereMachine", klog.KRef(req.Namespace, req.Name))
-	}
 }
 
 func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []informers.Source {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/go-logr/logr"
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -47,12 +46,7 @@ func Setup(mgr manager.Manager) ([]informers.Source, error) {
 	p := &poolReconciler{client: mgr.GetClient()}
 	c, err := controller.New("terminating-pool", mgr, controller.Options{
 		Reconciler: p, RateLimiter: limit.Failures[reconcile.Request](),
-		LogConstructor: func(req *reconcile.Request) logr.Logger {
-			if req == nil {
-				return mgr.GetLogger()
-			}
-			return mgr.GetLogger().WithValues("IPPool", klog.KRef(req.Namespace, req.Name))
-		},
+		LogConstructor: kube.Logger(mgr, "IPPool"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("adding the terminating-pool controller: %w", err)
