@@ -52,11 +52,7 @@ func marks(t *testing.T) string {
 }
 
 func TestUpdateOfABoundMachine(t *testing.T) {
-	tests := map[string]struct {
-		devices string
-		want    string // the devices as admitted
-		denied  string
-	}{
+	tests := map[string]pinning{
 		"leaves everything": {devices: first + "," + other, want: first + "," + other},
 		"drops all that was injected": {
 			devices: `{"networkName":"a"},{"networkName":"b"}`, want: first + "," + other},
@@ -84,60 +80,51 @@ func TestUpdateOfABoundMachine(t *testing.T) {
 			denied: "device 1 gains addressesFromPools"},
 	}
 	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			_, before := machineWith(t, marks(t), first+","+other)
-			raw, after := machineWith(t, marks(t), test.devices)
-			doc, err := decodeDocument([]byte(raw))
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = Pin(before, after, twoBound().Bindings, doc)
-			if test.denied != "" {
-				wantRefusal(t, err, ipam.DevicePinned, test.denied)
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			wantRaw, _ := machineWith(t, marks(t), test.want)
-			want, err := decodeDocument([]byte(wantRaw))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got, want := mustMarshal(t, doc), mustMarshal(t, want); got != want {
-				t.Errorf("got  %s\nwant %s", got, want)
-			}
-		})
+		t.Run(name, func(t *testing.T) { test.check(t, first+","+other) })
 	}
 }
 
 // A webhook behind ours put a device before those that were bound.
 func TestDeviceIsFoundByItsAddress(t *testing.T) {
 	const dhcp = `{"networkName":"c","dhcp4":true},`
-	for name, test := range map[string]struct{ devices, want, denied string }{
+	for name, test := range map[string]pinning{
 		"drops all that was injected": {devices: dhcp + `{"networkName":"a"},{"networkName":"b"}`, want: dhcp + first + "," + other},
 		"changes the prefix length":   {devices: dhcp + `{"networkName":"a","ipAddrs":["10.0.0.1/8"]},` + other, want: dhcp + `{"networkName":"a","ipAddrs":["10.0.0.1/24"],"gateway4":"10.0.0.254","nameservers":["10.0.0.53"],"searchDomains":["example"]},` + other},
 		"removes the device before":   {devices: first + "," + other, denied: "device 1 has another networkName, but holds 10.0.0.1/24"},
 		"moves the address away":      {devices: `{"networkName":"c","ipAddrs":["10.0.0.1/8"]},{"networkName":"a"},` + other, denied: "device 1 has lost its address to device 0"},
 	} {
-		t.Run(name, func(t *testing.T) {
-			_, before := machineWith(t, marks(t), dhcp+first+","+other)
-			raw, after := machineWith(t, marks(t), test.devices)
-			doc, err := decodeDocument([]byte(raw))
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = Pin(before, after, twoBound().Bindings, doc)
-			if test.denied != "" {
-				wantRefusal(t, err, ipam.DevicePinned, test.denied)
-				return
-			}
-			wantRaw, _ := machineWith(t, marks(t), test.want)
-			want, _ := decodeDocument([]byte(wantRaw))
-			if got, want := mustMarshal(t, doc), mustMarshal(t, want); err != nil || got != want {
-				t.Errorf("got  %s (%v)\nwant %s", got, err, want)
-			}
-		})
+		t.Run(name, func(t *testing.T) { test.check(t, dhcp+first+","+other) })
+	}
+}
+
+// pinning is an update of the devices of a bound machine: what they become, or why
+// it is denied.
+type pinning struct{ devices, want, denied string }
+
+// check makes the update of a machine that has these devices.
+func (p pinning) check(t *testing.T, had string) {
+	t.Helper()
+	_, before := machineWith(t, marks(t), had)
+	raw, after := machineWith(t, marks(t), p.devices)
+	doc, err := decodeDocument([]byte(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Pin(before, after, twoBound().Bindings, doc)
+	if p.denied != "" {
+		wantRefusal(t, err, ipam.DevicePinned, p.denied)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantRaw, _ := machineWith(t, marks(t), p.want)
+	want, err := decodeDocument([]byte(wantRaw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := mustMarshal(t, doc), mustMarshal(t, want); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 
