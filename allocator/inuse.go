@@ -65,27 +65,44 @@ func (u User) In(namespace string) string {
 func Users(ctx context.Context, c client.Client, live client.Reader, asker types.NamespacedName, place capi.Place) ([]User, error) {
 	var found []User
 	for _, kind := range capi.Users() {
-		gvk, err := c.GroupVersionKindFor(kind)
+		ofKind, err := usersOf(ctx, c, live, kind, asker, place, metav1.NamespaceAll)
 		if err != nil {
-			return nil, fmt.Errorf("finding the kind of what has %s: %w", place.IP, err)
+			return nil, err
 		}
-		objects, err := kube.List(ctx, c, kind, client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
+		found = append(found, ofKind...)
+	}
+	return found, nil
+}
+
+// MachinesWith is Users for machines of one namespace alone, or of all if that is
+// empty. Those of others are not read: where many networks have the same ranges,
+// there are as many machines with one address.
+func MachinesWith(ctx context.Context, c client.Client, live client.Reader, asker types.NamespacedName, place capi.Place, namespace string) ([]User, error) {
+	return usersOf(ctx, c, live, &capi.VSphereMachine{}, asker, place, namespace)
+}
+
+func usersOf(ctx context.Context, c client.Client, live client.Reader, kind capi.User, asker types.NamespacedName, place capi.Place, namespace string) ([]User, error) {
+	gvk, err := c.GroupVersionKindFor(kind)
+	if err != nil {
+		return nil, fmt.Errorf("finding the kind of what has %s: %w", place.IP, err)
+	}
+	objects, err := kube.List(ctx, c, kind, client.InNamespace(namespace), client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("listing what has %s: %w", place.IP, err)
+	}
+	var found []User
+	for _, obj := range objects {
+		_, isMachine := obj.(*capi.VSphereMachine)
+		if isMachine && client.ObjectKeyFromObject(obj) == asker || !has(obj.(capi.User), place) {
+			continue
+		}
+		fresh := kind.DeepCopyObject().(capi.User)
+		has, err := confirmUser(ctx, live, client.ObjectKeyFromObject(obj), fresh, place)
 		if err != nil {
-			return nil, fmt.Errorf("listing what has %s: %w", place.IP, err)
+			return nil, fmt.Errorf("reading %s %s: %w", gvk.Kind, client.ObjectKeyFromObject(obj), err)
 		}
-		for _, obj := range objects {
-			_, isMachine := obj.(*capi.VSphereMachine)
-			if isMachine && client.ObjectKeyFromObject(obj) == asker || !has(obj.(capi.User), place) {
-				continue
-			}
-			fresh := kind.DeepCopyObject().(capi.User)
-			has, err := confirmUser(ctx, live, client.ObjectKeyFromObject(obj), fresh, place)
-			if err != nil {
-				return nil, fmt.Errorf("reading %s %s: %w", gvk.Kind, client.ObjectKeyFromObject(obj), err)
-			}
-			if has {
-				found = append(found, User{Kind: gvk.Kind, NamespacedName: client.ObjectKeyFromObject(obj), Object: fresh})
-			}
+		if has {
+			found = append(found, User{Kind: gvk.Kind, NamespacedName: client.ObjectKeyFromObject(obj), Object: fresh})
 		}
 	}
 	return found, nil

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
@@ -261,29 +260,16 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, s
 	if err != nil {
 		return "", nil //nolint:nilerr // a machine cannot hold what is not an address
 	}
-	place := capi.Place{IP: ip.Unmap(), Network: s.networkOf(ip.Unmap())}
-	users, err := allocator.Users(ctx, r.client, r.live, key, place)
+	namespace, err := r.namespaceOf(key.Namespace, h.address.Pool)
 	if err != nil {
 		return "", err
 	}
-	for _, user := range users {
-		if user.Kind != capi.VSphereMachineKind.Kind {
-			continue
-		}
-		if shares, err := r.mayShare(h.address.Pool, key.Namespace, user.Namespace); err != nil || shares {
-			return user.Name, err
-		}
+	place := capi.Place{IP: ip.Unmap(), Network: s.networkOf(ip.Unmap())}
+	machines, err := allocator.MachinesWith(ctx, r.client, r.live, key, place, namespace)
+	if err != nil || len(machines) == 0 {
+		return "", err
 	}
-	return "", nil
-}
-
-// mayShare tells whether machines in two namespaces may have addresses of one pool.
-func (r *Reconciler) mayShare(pool ipam.PoolReference, a, b string) (bool, error) {
-	if a == b {
-		return true, nil
-	}
-	namespace, err := r.namespaceOf(a, pool)
-	return namespace == metav1.NamespaceAll && err == nil, err
+	return machines[0].Name, nil
 }
 
 // networkOf is the network on which the machine has an address, empty if that is

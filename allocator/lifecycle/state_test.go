@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -10,7 +11,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
@@ -73,5 +76,33 @@ func TestOnlyClaimsThatARequestWaitsForMakeAProviderBusy(t *testing.T) {
 				t.Errorf("busy is %t (error %v), want %t", got, err, test.want)
 			}
 		})
+	}
+}
+
+// Where many networks have the same ranges, one address is on a machine of each. A
+// release that read them all would take longer with each of them.
+func TestMachinesThatHaveTheSameAddressInOtherNamespacesAreNotRead(t *testing.T) {
+	address := left(now)
+	objects := []client.Object{address}
+	for i := range 5 {
+		machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: fmt.Sprintf("tenant-%d", i), Name: "cp-0"}}
+		machine.Spec.Network.Devices = []capi.Device{{NetworkName: "lab", IPAddrs: []string{"10.0.0.1/24"}}}
+		objects = append(objects, machine)
+	}
+	r := reconciler(t, objects...)
+	read := 0
+	r.live = interceptor.NewClient(r.client.(client.WithWatch), interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if key.Namespace != "ns" {
+				read++
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+	})
+
+	r.settle(t.Context(), t)
+
+	if read > 0 {
+		t.Errorf("read %d machines of other namespaces", read)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -303,6 +304,27 @@ func (c *ControlPlane) DumpLogs(to io.Writer, lines int) {
 	for _, process := range c.processes {
 		fmt.Fprintf(to, "--- %s (%s)\n%s\n", process.Name, process.LogPath, process.LogTail(lines))
 	}
+}
+
+// LogsAbout is every line that a process logged in which this text is, as a rule
+// the namespace of a test.
+func (c *ControlPlane) LogsAbout(text string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var about strings.Builder
+	for _, process := range c.processes {
+		log, err := os.ReadFile(process.LogPath)
+		if err != nil {
+			fmt.Fprintf(&about, "%s: %v\n", process.Name, err)
+			continue
+		}
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, text) {
+				about.WriteString(process.Name + ": " + line)
+			}
+		}
+	}
+	return about.String()
 }
 
 // staleAfter is how long the folder of a run that was cut short stays, for

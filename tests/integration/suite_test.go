@@ -166,6 +166,9 @@ func newScene(t *testing.T, env *environment) *scene {
 		if err != nil {
 			t.Error(err)
 		}
+		if t.Failed() {
+			t.Log(env.LogsAbout(ns))
+		}
 	})
 	return &scene{T: t, env: env, ns: ns}
 }
