@@ -142,7 +142,7 @@ func newControlPlane(options Options) (*ControlPlane, error) {
 	if err != nil {
 		return nil, err
 	}
-	ports, err := newPorts(builder.Cache)
+	ports, err := newPorts()
 	if err != nil {
 		return nil, err
 	}
@@ -331,15 +331,24 @@ func (c *ControlPlane) LogsAbout(text string) string {
 // people to read its logs.
 const staleAfter = time.Hour
 
+// planePrefix begins the names of the folders of control planes.
+const planePrefix = "plane-"
+
+// runsDir is the folder of all that runs for this user on this machine, whatever
+// cache of programs it uses.
+func runsDir() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("capv-static-ip-%d", os.Getuid()))
+}
+
 // newRunDir makes a folder for one control plane, locked while it is in use,
 // and removes those that earlier runs could not remove.
 func newRunDir() (string, *os.File, error) {
-	base := filepath.Join(os.TempDir(), fmt.Sprintf("capv-static-ip-%d", os.Getuid()))
+	base := runsDir()
 	if err := os.MkdirAll(base, 0o700); err != nil {
 		return "", nil, fmt.Errorf("making a folder for the control plane: %w", err)
 	}
 	removeStale(base)
-	dir, err := os.MkdirTemp(base, "plane-")
+	dir, err := os.MkdirTemp(base, planePrefix)
 	if err != nil {
 		return "", nil, fmt.Errorf("making a folder for the control plane: %w", err)
 	}
@@ -357,7 +366,7 @@ func removeStale(base string) {
 	}
 	for _, entry := range entries {
 		info, err := entry.Info()
-		if err != nil || time.Since(info.ModTime()) < staleAfter {
+		if err != nil || !strings.HasPrefix(entry.Name(), planePrefix) || time.Since(info.ModTime()) < staleAfter {
 			continue
 		}
 		dir := filepath.Join(base, entry.Name())

@@ -21,7 +21,7 @@ const (
 )
 
 // ports hands out loopback ports that nobody listens on, and that no other
-// control plane on this machine will get while this one runs.
+// control plane of this user will get while this one runs.
 type ports struct {
 	dir string
 
@@ -29,9 +29,9 @@ type ports struct {
 	locks []*os.File
 }
 
-func newPorts(cache string) (*ports, error) {
-	dir := filepath.Join(cache, "ports")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+func newPorts() (*ports, error) {
+	dir := filepath.Join(runsDir(), "ports")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("reserving ports: %w", err)
 	}
 	return &ports{dir: dir}, nil
