@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -20,12 +19,12 @@ func (a *Allocator) accept(ctx context.Context, al *allocation, address ipam.Add
 	if err != nil {
 		return ipam.Binding{}, err
 	}
-	// Both are round trips to the API server, and neither waits for the other, nor
-	// is it cut short if the other fails: it may have been carried out.
-	var group errgroup.Group
-	group.Go(func() error { return a.protect(ctx, al, address) })
-	group.Go(func() error { return a.checkGivenOnce(ctx, al.provider, al.pool, address, binding.Address.Addr()) })
-	if err := group.Wait(); err != nil {
+	if err := a.protect(ctx, al, address); err != nil {
+		return ipam.Binding{}, err
+	}
+	// This is not done beside protecting: the later it is looked, the more of what the
+	// other controller does at the same moment is there to be seen.
+	if err := a.checkGivenOnce(ctx, al.provider, al.pool, address, binding.Address.Addr()); err != nil {
 		return ipam.Binding{}, err
 	}
 	if err := a.promise(ctx, al, binding); err != nil {
