@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 
-	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -15,45 +14,45 @@ import (
 )
 
 // accept checks an address, and protects it for the machine.
-func (a *Allocator) accept(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool, address ipam.Address) (ipam.Binding, error) {
-	binding, err := a.judge(ctx, req, want, pool, address)
+func (a *Allocator) accept(ctx context.Context, al *allocation, address ipam.Address) (ipam.Binding, error) {
+	binding, err := a.judge(ctx, al, address)
 	if err != nil {
 		return ipam.Binding{}, err
 	}
-	// Both are round trips to the API server, and neither waits for the other, nor
-	// is it cut short if the other fails: it may have been carried out.
-	var group errgroup.Group
-	group.Go(func() error { return a.protect(ctx, req, want, address) })
-	group.Go(func() error { return a.checkGivenOnce(ctx, pool, address, binding.Address.Addr()) })
-	if err := group.Wait(); err != nil {
+	if err := a.protect(ctx, al, address); err != nil {
 		return ipam.Binding{}, err
 	}
-	if err := a.promise(ctx, req.Machine, pool, binding); err != nil {
+	// This is not done beside protecting: the later it is looked, the more of what the
+	// other controller does at the same moment is there to be seen.
+	if err := a.checkGivenOnce(ctx, al.provider, al.pool, address, binding.Address.Addr()); err != nil {
 		return ipam.Binding{}, err
 	}
-	return binding, a.checkProtectedOnce(ctx, req.Machine, pool, binding)
+	if err := a.promise(ctx, al, binding); err != nil {
+		return ipam.Binding{}, err
+	}
+	return binding, a.checkProtectedOnce(ctx, al, binding)
 }
 
 // judge makes a binding of an address that a machine can be given.
-func (a *Allocator) judge(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool, address ipam.Address) (ipam.Binding, error) {
-	if address.Pool != want.Pool {
+func (a *Allocator) judge(ctx context.Context, al *allocation, address ipam.Address) (ipam.Binding, error) {
+	if address.Pool != al.want.Pool {
 		// metal3 serves claims of the CAPI contract by the name of their pool alone.
 		return ipam.Binding{}, ipam.Refuse(ipam.InvalidAddress, "%s was answered for by the provider of another pool of that name, %s: give one of the two another name",
-			want.Pool.In(pool.GetNamespace()), address.Pool)
+			al.poolName(), address.Pool)
 	}
-	binding, err := a.providers.For(want.Pool).Bind(pool, address, want)
+	binding, err := al.provider.Bind(al.pool, address, al.want)
 	if err != nil {
 		return ipam.Binding{}, err
 	}
-	return binding, a.checkUnused(ctx, req.Machine, pool, binding)
+	return binding, a.checkUnused(ctx, al, binding)
 }
 
 // checkGivenOnce refuses an address that metal3 has also given to a claim of the
 // other API that it serves: its two controllers do not know of each other's
 // latest. An address that is of either API is named alike, and each of two
 // requests looks when its own exists, so one of them at least sees the other's.
-func (a *Allocator) checkGivenOnce(ctx context.Context, pool ipam.Pool, address ipam.Address, ip netip.Addr) error {
-	twinned, ok := a.providers.For(pool.Reference).(ipam.Twinned)
+func (a *Allocator) checkGivenOnce(ctx context.Context, provider ipam.Provider, pool ipam.Pool, address ipam.Address, ip netip.Addr) error {
+	twinned, ok := provider.(ipam.Twinned)
 	if !ok {
 		return nil
 	}
@@ -77,9 +76,8 @@ func (a *Allocator) checkGivenOnce(ctx context.Context, pool ipam.Pool, address 
 // it: the provider takes about as long for that as protecting takes. It returns
 // the address's UID, or nothing: what goes wrong here shows again, or not, when
 // the claim does name an address.
-func (a *Allocator) acceptEarly(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool, claim ipam.Claim) (types.UID, ipam.Binding) {
-	provider := a.providers.For(want.Pool)
-	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+func (a *Allocator) acceptEarly(ctx context.Context, al *allocation, claim ipam.Claim) (types.UID, ipam.Binding) {
+	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(al.provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
 	if err != nil {
 		return "", ipam.Binding{}
 	}
@@ -87,7 +85,7 @@ func (a *Allocator) acceptEarly(ctx context.Context, req Request, want ipam.Want
 		if !ipam.Answers(obj, claim.GetUID()) || !obj.GetDeletionTimestamp().IsZero() {
 			continue
 		}
-		if binding, err := a.accept(ctx, req, want, pool, provider.ReadAddress(obj)); err == nil {
+		if binding, err := a.accept(ctx, al, al.provider.ReadAddress(obj)); err == nil {
 			return obj.GetUID(), binding
 		}
 	}

@@ -43,49 +43,52 @@ func New(providers ipam.Providers, c client.Client, live client.Reader) *Allocat
 // address for each claim that does not exist yet. It changes nothing. It
 // returns a Refusal if the request cannot be served.
 func (a *Allocator) Check(ctx context.Context, req Request) error {
-	_, err := a.pools(ctx, req)
-	return err
+	return a.plan(ctx, a.attempt(req))
 }
 
 // Claim binds an address for every want of the request, or fails. All pools
 // are checked before the first claim is made, so that a refusal does not drain
 // the healthy ones. It waits for the provider until the context's deadline.
 //
-// Claims made by a call that failed are left for TakeBack. The errors are a
+// Claims made by an attempt that failed are left for TakeBack. The errors are a
 // Refusal, ErrMachineExists, or what the API server said.
-func (a *Allocator) Claim(ctx context.Context, req Request) ([]ipam.Binding, error) {
+func (a *Allocator) Claim(ctx context.Context, req Request) (*Attempt, error) {
+	attempt := a.attempt(req)
+	return attempt, a.serve(ctx, req, attempt)
+}
+
+func (a *Allocator) serve(ctx context.Context, req Request, attempt *Attempt) error {
 	if err := a.checkNoMachine(ctx, req.Machine); err != nil {
-		return nil, err
+		return err
 	}
-	if err := a.checkEarlier(ctx, req); err != nil {
-		return nil, err
+	if err := a.checkEarlier(ctx, req, attempt); err != nil {
+		return err
 	}
-	pools, err := a.pools(ctx, req)
-	if err != nil {
-		return nil, err
+	if err := a.plan(ctx, attempt); err != nil {
+		return err
 	}
-	for i, want := range req.Wants {
-		if slices.ContainsFunc(req.Wants[:i], func(earlier ipam.Want) bool { return earlier.Pool == want.Pool }) {
+	for i, al := range attempt.allocations {
+		if slices.ContainsFunc(attempt.allocations[:i], func(earlier *allocation) bool { return earlier.want.Pool == al.want.Pool }) {
 			continue
 		}
-		if err := a.checkUnstored(ctx, req, pools[want.Pool]); err != nil {
-			return nil, err
+		if err := a.checkUnstored(ctx, al); err != nil {
+			return err
 		}
 	}
-	req.way = &way{underWay: &a.underWay}
-	defer req.way.end()
-	bindings := make([]ipam.Binding, 0, len(req.Wants))
-	for i := range req.Wants {
-		binding, err := a.bind(ctx, req, &req.Wants[i], pools[req.Wants[i].Pool])
+	// All claims count as under way until the last of them is bound.
+	way := &way{underWay: &a.underWay}
+	defer way.end()
+	for _, al := range attempt.allocations {
+		binding, err := a.bind(ctx, attempt, al, way)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		if err := checkDistinct(bindings, binding); err != nil {
-			return nil, err
+		if err := checkDistinct(attempt.Bindings, binding); err != nil {
+			return err
 		}
-		bindings = append(bindings, binding)
+		attempt.Bindings = append(attempt.Bindings, binding)
 	}
-	return bindings, nil
+	return nil
 }
 
 // checkDistinct refuses an address that another device of the machine has been
@@ -125,70 +128,6 @@ func machineExists(ctx context.Context, reader client.Reader, key types.Namespac
 	err := reader.Get(ctx, key, &capi.VSphereMachine{})
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("reading VSphereMachine %s: %w", key, err)
-	}
-	return err == nil, nil
-}
-
-// pools reads the pools of a request and checks that they have room. What the
-// cache refuses is asked again of the API server: a pool may have been made, or
-// an address freed, a moment ago.
-func (a *Allocator) pools(ctx context.Context, req Request) (map[ipam.PoolReference]ipam.Pool, error) {
-	pools, err := a.poolsFrom(ctx, a.client, req)
-	if _, refused := ipam.AsRefusal(err); refused {
-		return a.poolsFrom(ctx, a.live, req)
-	}
-	return pools, err
-}
-
-func (a *Allocator) poolsFrom(ctx context.Context, reader client.Reader, req Request) (map[ipam.PoolReference]ipam.Pool, error) {
-	pools := map[ipam.PoolReference]ipam.Pool{}
-	fresh := map[ipam.PoolReference][]string{}
-	for _, want := range req.Wants {
-		if _, known := pools[want.Pool]; !known {
-			pool, err := a.providers.Pool(ctx, reader, req.Machine, want)
-			if err != nil {
-				return nil, ipam.WithShortage(err, ipam.Shortage{Pool: want.Pool, Needed: req.countOf(want.Pool)})
-			}
-			pools[want.Pool] = pool
-		}
-		exists, err := a.claimExists(ctx, reader, req, want)
-		if err != nil {
-			return nil, err
-		}
-		if !exists {
-			fresh[want.Pool] = append(fresh[want.Pool], req.claimKey(want).Name)
-		}
-	}
-	for _, want := range req.Wants {
-		pool := pools[want.Pool]
-		if pool.Free == nil {
-			continue
-		}
-		if free, needed := pool.Free(fresh[want.Pool]); free < needed {
-			return nil, exhausted(pool, free, needed)
-		}
-	}
-	return pools, nil
-}
-
-func exhausted(pool ipam.Pool, free, needed uint64) error {
-	more := ""
-	if needed > 1 {
-		more = fmt.Sprintf(" and the machine needs %d", needed)
-	}
-	name, lack := pool.Reference.In(pool.GetNamespace()), ipam.Shortage{Pool: pool.Reference, Needed: needed}
-	if pool.Free == nil {
-		return ipam.WithShortage(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), lack)
-	}
-	return ipam.WithShortage(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
-		name, pool.Total-min(free, pool.Total), pool.Total, more), lack)
-}
-
-func (a *Allocator) claimExists(ctx context.Context, reader client.Reader, req Request, want ipam.Want) (bool, error) {
-	key := req.claimKey(want)
-	err := reader.Get(ctx, key, ipam.EmptyClaim(a.providers.For(want.Pool)))
-	if client.IgnoreNotFound(err) != nil {
-		return false, fmt.Errorf("reading claim %s: %w", key, err)
 	}
 	return err == nil, nil
 }

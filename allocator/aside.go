@@ -52,13 +52,13 @@ func asUnfit(err error, device ipam.Device) (unfitAddress, bool) {
 // handed out. If the address is one that a living machine has lost, the claim
 // becomes that machine's. What it returns is for the user: the refusal of the
 // address, where it cannot be set aside.
-func (a *Allocator) setAside(ctx context.Context, req Request, pool ipam.Pool, claim ipam.Claim, bad unfitAddress) error {
-	loser, err := a.loserOf(ctx, req, pool, bad)
+func (a *Allocator) setAside(ctx context.Context, al *allocation, claim ipam.Claim, bad unfitAddress) error {
+	loser, err := a.loserOf(ctx, al, bad)
 	if err != nil {
 		return err
 	}
 	if loser == "" {
-		full, err := a.isSetAsideFull(ctx, pool)
+		full, err := a.isSetAsideFull(ctx, al)
 		if err != nil {
 			return err
 		}
@@ -66,13 +66,13 @@ func (a *Allocator) setAside(ctx context.Context, req Request, pool ipam.Pool, c
 			return bad.Unfit
 		}
 	}
-	err = kube.RetryOnConflict(func() error { return a.convert(ctx, req, claim, bad, loser) })
+	err = kube.RetryOnConflict(func() error { return a.convert(ctx, al, claim, bad, loser) })
 	if err != nil {
-		return fmt.Errorf("setting aside an address of %s: %w", pool.Reference, err)
+		return fmt.Errorf("setting aside an address of %s: %w", al.want.Pool, err)
 	}
 	log := klog.FromContext(ctx).WithValues("claim", klog.KObj(claim), "address", bad.IP)
 	if loser != "" {
-		log.Info("Gave an address back to the machine that has it", "holder", klog.KRef(req.Machine.Namespace, loser))
+		log.Info("Gave an address back to the machine that has it", "holder", klog.KRef(al.Machine.Namespace, loser))
 		return nil
 	}
 	addressesSetAside.WithLabelValues(string(bad.Cause)).Inc()
@@ -82,19 +82,18 @@ func (a *Allocator) setAside(ctx context.Context, req Request, pool ipam.Pool, c
 
 // convert takes the request's marks off the claim, and puts on it those of what
 // it is from now on. Somebody's own claim stays as it is.
-func (a *Allocator) convert(ctx context.Context, req Request, claim ipam.Claim, bad unfitAddress, loser string) error {
-	provider := a.providers.For(claim.Pool)
-	obj := ipam.EmptyClaim(provider)
+func (a *Allocator) convert(ctx context.Context, al *allocation, claim ipam.Claim, bad unfitAddress, loser string) error {
+	obj := ipam.EmptyClaim(al.provider)
 	if err := a.live.Get(ctx, client.ObjectKeyFromObject(claim), obj); err != nil {
 		return fmt.Errorf("reading claim %s: %w", klog.KObj(claim), err)
 	}
 	stamp := obj.GetAnnotations()[ipam.LastUsedAnnotation]
 	_, offered := obj.GetAnnotations()[ipam.ForAnnotation]
-	found := stamp == req.Stamp.Again().String()
-	if offered || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != req.Stamp.String() && !found {
+	found := stamp == al.Stamp.Again().String()
+	if offered || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != al.Stamp.String() && !found {
 		return bad.Unfit
 	}
-	if err := a.unprotect(ctx, provider, obj); err != nil {
+	if err := a.unprotect(ctx, al.provider, obj); err != nil {
 		return err
 	}
 	annotations, labels := obj.GetAnnotations(), obj.GetLabels()
@@ -108,10 +107,10 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim ipam.Claim, 
 	delete(labels, ipam.MachineLabel)
 	obj.SetAnnotations(annotations)
 	if loser != "" {
-		holder := req.Machine
+		holder := al.Machine
 		holder.Name = loser
 		ipam.Mark(obj, holder)
-		ipam.Use(obj, req.Stamp.Again())
+		ipam.Use(obj, al.Stamp.Again())
 		return a.client.Update(ctx, obj)
 	}
 	content, err := json.Marshal(ipam.SetAside{IP: bad.IP, Cause: bad.Cause, Network: bad.network})
@@ -125,10 +124,10 @@ func (a *Allocator) convert(ctx context.Context, req Request, claim ipam.Claim, 
 
 // loserOf names the machine that has an address of the pool by its own bindings
 // and lost it there, empty if there is none in the namespace of the request.
-func (a *Allocator) loserOf(ctx context.Context, req Request, pool ipam.Pool, bad unfitAddress) (string, error) {
+func (a *Allocator) loserOf(ctx context.Context, al *allocation, bad unfitAddress) (string, error) {
 	for _, user := range bad.users {
 		machine, ok := user.Object.(*capi.VSphereMachine)
-		if !ok || user.Namespace != req.Machine.Namespace || !machine.DeletionTimestamp.IsZero() {
+		if !ok || user.Namespace != al.Machine.Namespace || !machine.DeletionTimestamp.IsZero() {
 			continue
 		}
 		bindings, err := ipam.ParseBindings(machine.Annotations[ipam.BindingsAnnotation])
@@ -136,7 +135,7 @@ func (a *Allocator) loserOf(ctx context.Context, req Request, pool ipam.Pool, ba
 			continue
 		}
 		for _, b := range bindings.Bindings {
-			if b.Pool != pool.Reference || b.Address.Addr() != bad.IP {
+			if b.Pool != al.want.Pool || b.Address.Addr() != bad.IP {
 				continue
 			}
 			lost, err := a.isLost(ctx, user, b)
@@ -163,15 +162,15 @@ func (a *Allocator) isLost(ctx context.Context, holder User, b ipam.Binding) (bo
 	return provider.ReadClaim(obj).Address == "", nil
 }
 
-func (a *Allocator) isSetAsideFull(ctx context.Context, pool ipam.Pool) (bool, error) {
-	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(pool.GetNamespace()),
+func (a *Allocator) isSetAsideFull(ctx context.Context, al *allocation) (bool, error) {
+	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(al.provider), client.InNamespace(al.pool.GetNamespace()),
 		client.HasLabels{ipam.SetAsideLabel}, client.UnsafeDisableDeepCopy)
 	if err != nil {
-		return false, fmt.Errorf("listing what is set aside of %s: %w", pool.Reference, err)
+		return false, fmt.Errorf("listing what is set aside of %s: %w", al.want.Pool, err)
 	}
 	count := 0
 	for _, obj := range claims {
-		if a.providers.For(pool.Reference).ReadClaim(obj).Pool == pool.Reference {
+		if al.provider.ReadClaim(obj).Pool == al.want.Pool {
 			count++
 		}
 	}
@@ -208,7 +207,7 @@ func (a *Allocator) IsStillUnfit(ctx context.Context, claim ipam.Claim, content 
 	if err != nil || len(users) > 0 {
 		return read.Object, len(users) > 0, err
 	}
-	err = a.checkGivenOnce(ctx, read, provider.ReadAddress(obj), content.IP)
+	err = a.checkGivenOnce(ctx, provider, read, provider.ReadAddress(obj), content.IP)
 	if _, refused := ipam.AsRefusal(err); refused {
 		return read.Object, true, nil
 	}

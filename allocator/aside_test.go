@@ -55,11 +55,14 @@ func TestAddressesThatAPoolSetsAsideAreBounded(t *testing.T) {
 			}
 			c := builder.Build()
 			a := New(ipam.Providers{metal3.Provider{}}, c, c)
-			req := Request{Stamp: stamp, Machine: ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}}
-			pool := ipam.Pool{Object: &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}, Reference: metal3.PoolNamed("pool")}
+			al := a.attempt(Request{
+				Stamp: stamp, Machine: ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}},
+				Wants: []ipam.Want{{Pool: metal3.PoolNamed("pool")}},
+			}).allocations[0]
+			al.pool = ipam.Pool{Object: &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}, Reference: metal3.PoolNamed("pool")}
 			unfit := &ipam.Unfit{Cause: ipam.IsGateway, IP: netip.MustParseAddr("10.0.0.1"), Refusal: ipam.Refuse(ipam.InvalidAddress, "it is the gateway")}
 
-			err := a.setAside(t.Context(), req, pool, metal3.Provider{}.ReadClaim(mine), unfitAddress{Unfit: unfit})
+			err := a.setAside(t.Context(), al, metal3.Provider{}.ReadClaim(mine), unfitAddress{Unfit: unfit})
 
 			if refused := errors.Is(err, unfit); refused != test.refused || !refused && err != nil {
 				t.Errorf("got error %v, want it refused: %v", err, test.refused)

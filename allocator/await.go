@@ -23,48 +23,49 @@ const recheckInterval = time.Second
 // reliably: a provider need not write down that an address was free for a moment,
 // and of kinds that are not watched nothing is heard. So a pool that counts is
 // asked again in between.
-func (a *Allocator) await(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool, claim ipam.Claim) (ipam.Binding, error) {
+func (a *Allocator) await(ctx context.Context, al *allocation, claim ipam.Claim) (ipam.Binding, error) {
 	woken, done := a.bound.subscribe(client.ObjectKeyFromObject(claim))
 	defer done()
-	full, done := a.full.subscribe(client.ObjectKeyFromObject(pool))
+	full, done := a.full.subscribe(client.ObjectKeyFromObject(al.pool))
 	defer done()
 	late := time.NewTicker(recheckInterval)
 	defer late.Stop()
-	if a.isFull(ctx, pool) {
-		if err := a.checkRoom(ctx, req.Machine, pool, claim, a.live); err != nil {
+	// What it said before the subscription is not heard again.
+	if a.isFull(ctx, al) {
+		if err := a.checkRoom(ctx, al, claim, a.live); err != nil {
 			return ipam.Binding{}, err
 		}
 	}
 	var accepted types.UID
 	var binding ipam.Binding
 	for {
-		address, err := a.answer(ctx, pool, claim)
+		address, err := a.answer(ctx, al, claim)
 		switch {
 		case err != nil:
 			return ipam.Binding{}, err
 		case address.Object == nil && accepted == "":
-			accepted, binding = a.acceptEarly(ctx, req, want, pool, claim)
+			accepted, binding = a.acceptEarly(ctx, al, claim)
 		case address.Object == nil:
 			// Accepted early: the claim does not name the address yet.
 		case address.GetUID() == accepted:
 			return binding, nil
 		default:
 			// Nothing was accepted early, or another address: the claim's word counts.
-			return a.accept(ctx, req, want, pool, address)
+			return a.accept(ctx, al, address)
 		}
 		select {
 		case <-woken:
 		case <-full:
-			err = a.checkRoom(ctx, req.Machine, pool, claim, a.live)
+			err = a.checkRoom(ctx, al, claim, a.live)
 		case <-late.C:
-			err = a.checkRoom(ctx, req.Machine, pool, claim, a.client, a.live)
+			err = a.checkRoom(ctx, al, claim, a.client, a.live)
 		case <-ctx.Done():
-			err = a.notBound(context.WithoutCancel(ctx), pool, claim)
+			err = a.notBound(context.WithoutCancel(ctx), al, claim)
 		}
 		if err != nil {
 			return ipam.Binding{}, err
 		}
-		claim, err = a.refresh(ctx, claim)
+		claim, err = a.refresh(ctx, al, claim)
 		if err != nil {
 			return ipam.Binding{}, err
 		}
@@ -74,58 +75,58 @@ func (a *Allocator) await(ctx context.Context, req Request, want ipam.Want, pool
 // notBound says why a claim was not bound in time, as far as that can be seen. The
 // address that it names may be one that an earlier claim of the name left behind,
 // which metal3 takes for its own.
-func (a *Allocator) notBound(ctx context.Context, pool ipam.Pool, claim ipam.Claim) error {
+func (a *Allocator) notBound(ctx context.Context, al *allocation, claim ipam.Claim) error {
 	if claim.Address != "" {
-		return a.notAnswered(ctx, pool, claim)
+		return a.notAnswered(ctx, al, claim)
 	}
-	cause := a.providers.For(pool.Reference).WhyNotBound(ctx, a.client, pool, claim)
+	cause := al.provider.WhyNotBound(ctx, a.client, al.pool, claim)
 	if cause == "" {
-		return notBoundInTime(pool)
+		return notBoundInTime(al)
 	}
-	return ipam.Refuse(ipam.NotBoundInTime, "%s has not bound a claim in time: %s", pool.Reference.In(pool.GetNamespace()), cause)
+	return ipam.Refuse(ipam.NotBoundInTime, "%s has not bound a claim in time: %s", al.poolName(), cause)
 }
 
 // notAnswered says why the address that a claim names does not answer it.
-func (a *Allocator) notAnswered(ctx context.Context, pool ipam.Pool, claim ipam.Claim) error {
-	provider := a.providers.For(claim.Pool)
-	obj := ipam.EmptyAddress(provider)
+func (a *Allocator) notAnswered(ctx context.Context, al *allocation, claim ipam.Claim) error {
+	obj := ipam.EmptyAddress(al.provider)
 	err := a.client.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}, obj)
 	if err != nil || ipam.Answers(obj, claim.GetUID()) {
-		return notBoundInTime(pool)
+		return notBoundInTime(al)
 	}
 	return ipam.Refuse(ipam.AddressLeft, "address %q in namespace %q, which is of an earlier claim %q, is in the way: "+
 		"delete it if nothing uses %s any more, or give the machine another name",
-		obj.GetName(), obj.GetNamespace(), claim.GetName(), provider.ReadAddress(obj).IP)
+		obj.GetName(), obj.GetNamespace(), claim.GetName(), al.provider.ReadAddress(obj).IP)
 }
 
-func notBoundInTime(pool ipam.Pool) error {
+func notBoundInTime(al *allocation) error {
 	return ipam.Refuse(ipam.NotBoundInTime, "%s has not bound a claim in time: "+
 		"is the IPAM controller of %s running? Start it, or see its log",
-		pool.Reference.In(pool.GetNamespace()), pool.Reference.APIGroup)
+		al.poolName(), al.want.Pool.APIGroup)
 }
 
 // isFull tells whether the pool now says that it has no free address.
-func (a *Allocator) isFull(ctx context.Context, pool ipam.Pool) bool {
-	if !pool.Watched {
+func (a *Allocator) isFull(ctx context.Context, al *allocation) bool {
+	if !al.pool.Watched {
 		return false
 	}
-	fresh := pool.DeepCopyObject().(client.Object)
-	err := a.client.Get(ctx, client.ObjectKeyFromObject(pool), fresh)
-	return err == nil && a.providers.For(pool.Reference).IsFull(fresh)
+	fresh := al.pool.DeepCopyObject().(client.Object)
+	err := a.client.Get(ctx, client.ObjectKeyFromObject(al.pool), fresh)
+	return err == nil && al.provider.IsFull(fresh)
 }
 
 // checkRoom refuses a claim that waits while others have taken the last addresses
 // of its pool, if none of these readers, asked in turn, knows of room. A pool's
 // own word that it is full does not do: it may be late, and one of the addresses
 // that fill the pool may be for this claim.
-func (a *Allocator) checkRoom(ctx context.Context, machine ipam.Machine, pool ipam.Pool, claim ipam.Claim, readers ...client.Reader) error {
-	if !pool.Silent {
+func (a *Allocator) checkRoom(ctx context.Context, al *allocation, claim ipam.Claim, readers ...client.Reader) error {
+	if !al.pool.Silent {
 		return nil
 	}
 	var refusal error
 	for _, reader := range readers {
-		fresh, err := a.providers.For(claim.Pool).Pool(ctx, reader, machine, ipam.Want{Pool: claim.Pool})
+		fresh, err := al.provider.Pool(ctx, reader, al.Machine, al.want)
 		if _, refused := ipam.AsRefusal(err); refused {
+			// Its provider may bind a claim that exists, whatever the pool looks like by now.
 			return nil
 		}
 		if err != nil || fresh.Free == nil {
@@ -142,9 +143,8 @@ func (a *Allocator) checkRoom(ctx context.Context, machine ipam.Machine, pool ip
 
 // refresh reads the claim from the cache. A cache that has not seen this very
 // claim yet says nothing new.
-func (a *Allocator) refresh(ctx context.Context, claim ipam.Claim) (ipam.Claim, error) {
-	provider := a.providers.For(claim.Pool)
-	obj := ipam.EmptyClaim(provider)
+func (a *Allocator) refresh(ctx context.Context, al *allocation, claim ipam.Claim) (ipam.Claim, error) {
+	obj := ipam.EmptyClaim(al.provider)
 	err := a.client.Get(ctx, client.ObjectKeyFromObject(claim), obj)
 	switch {
 	case apierrors.IsNotFound(err):
@@ -154,40 +154,39 @@ func (a *Allocator) refresh(ctx context.Context, claim ipam.Claim) (ipam.Claim, 
 	case obj.GetUID() != claim.GetUID():
 		return claim, nil
 	}
-	return provider.ReadClaim(obj), nil
+	return al.provider.ReadClaim(obj), nil
 }
 
 // answer is the address that answers the claim, without an object if there is
 // none yet.
-func (a *Allocator) answer(ctx context.Context, pool ipam.Pool, claim ipam.Claim) (ipam.Address, error) {
-	want := ipam.Want{Pool: pool.Reference}
-	key := client.ObjectKeyFromObject(claim)
+func (a *Allocator) answer(ctx context.Context, al *allocation, claim ipam.Claim) (ipam.Address, error) {
 	switch {
 	case !claim.GetDeletionTimestamp().IsZero():
-		return ipam.Address{}, terminating(want, key)
+		return ipam.Address{}, terminating(al)
 	case claim.Exhausted:
-		return ipam.Address{}, exhausted(pool, 0, 1)
+		return ipam.Address{}, exhausted(al.pool, 0, 1)
 	case claim.Failure != "":
 		return ipam.Address{}, ipam.Refuse(ipam.ClaimRefused, "%s refused a claim: %s; correct the pool",
-			pool.Reference.In(pool.GetNamespace()), claim.Failure)
+			al.poolName(), claim.Failure)
 	case claim.Address == "":
-		return ipam.Address{}, a.checkNoneLeft(ctx, claim)
+		return ipam.Address{}, a.checkNoneLeft(ctx, al)
 	}
 
-	provider := a.providers.For(pool.Reference)
-	obj := ipam.EmptyAddress(provider)
-	err := a.client.Get(ctx, client.ObjectKey{Namespace: key.Namespace, Name: claim.Address}, obj)
+	key := client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}
+	obj := ipam.EmptyAddress(al.provider)
+	err := a.client.Get(ctx, key, obj)
 	switch {
 	case apierrors.IsNotFound(err):
+		// The cache of addresses is behind that of claims, and wakes the request.
 		return ipam.Address{}, nil
 	case err != nil:
-		return ipam.Address{}, fmt.Errorf("reading address %s/%s: %w", key.Namespace, claim.Address, err)
+		return ipam.Address{}, fmt.Errorf("reading address %s: %w", key, err)
 	case !obj.GetDeletionTimestamp().IsZero():
-		return ipam.Address{}, terminating(want, key)
-	case !ipam.Answers(obj, claim.GetUID()) && !inherits(provider, obj, claim):
+		return ipam.Address{}, terminating(al)
+	case !ipam.Answers(obj, claim.GetUID()) && !inherits(al.provider, obj, claim):
 		return ipam.Address{}, nil
 	}
-	return provider.ReadAddress(obj), nil
+	return al.provider.ReadAddress(obj), nil
 }
 
 // inherits tells whether a claim has been given the address that an earlier claim
@@ -206,17 +205,17 @@ func inherits(provider ipam.Provider, obj client.Object, claim ipam.Claim) bool 
 // checkNoneLeft refuses a claim that an address is in the way of: one of an earlier
 // claim of the name, which is being deleted while a VM still uses it. Providers
 // that name an address after its claim cannot make another until it is gone.
-func (a *Allocator) checkNoneLeft(ctx context.Context, claim ipam.Claim) error {
-	provider, key := a.providers.For(claim.Pool), client.ObjectKeyFromObject(claim)
-	obj := ipam.EmptyAddress(provider)
+func (a *Allocator) checkNoneLeft(ctx context.Context, al *allocation) error {
+	key := al.claimKey()
+	obj := ipam.EmptyAddress(al.provider)
 	if err := a.client.Get(ctx, key, obj); err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
 		return fmt.Errorf("reading address %s: %w", key, err)
 	}
-	if provider.ReadAddress(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
-		return terminating(ipam.Want{Pool: claim.Pool}, key)
+	if al.provider.ReadAddress(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
+		return terminating(al)
 	}
 	return nil
 }

@@ -65,13 +65,13 @@ func waiting(t *testing.T, test func(p *play)) {
 // request is the part of a request in which it waits.
 func (p *play) request(ctx context.Context) (ipam.Binding, error) {
 	machine := ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}
-	want := ipam.Want{Pool: metal3.PoolNamed("pool"), Claim: p.claim.Name}
-	pool, err := metal3.Provider{}.Pool(ctx, p.client, machine, want)
-	if err != nil {
+	attempt := p.attempt(Request{Machine: machine, Wants: []ipam.Want{{Pool: metal3.PoolNamed("pool")}}})
+	if err := p.plan(ctx, attempt); err != nil {
 		return ipam.Binding{}, err
 	}
-	claim := p.claim.DeepCopy()
-	return p.await(ctx, Request{Machine: machine, Wants: []ipam.Want{want}}, want, pool, metal3.Provider{}.ReadClaim(claim))
+	al := attempt.allocations[0]
+	al.use(p.claim.Name)
+	return p.await(ctx, al, metal3.Provider{}.ReadClaim(p.claim.DeepCopy()))
 }
 
 // played is an Allocator whose API server and caches are one, and which learns of
@@ -280,19 +280,19 @@ func TestPoolThatFillsUpRefusesTheClaimThatWaits(t *testing.T) {
 		if err := a.client.Create(t.Context(), claim); err != nil {
 			t.Fatal(err)
 		}
-		full, err := provider.Pool(t.Context(), nil, ipam.Machine{}, want)
-		if err != nil {
+		attempt := a.attempt(Request{Wants: []ipam.Want{want}})
+		if err := a.plan(t.Context(), attempt); err != nil {
 			t.Fatal(err)
 		}
 		result := make(chan error, 1)
 		go func() {
-			_, err := a.await(t.Context(), Request{}, want, full, provider.ReadClaim(claim))
+			_, err := a.await(t.Context(), attempt.allocations[0], provider.ReadClaim(claim))
 			result <- err
 		}()
 		synctest.Wait()
 		start := time.Now()
 		provider.free = 0
-		err = <-result
+		err := <-result
 		if refusal, ok := ipam.AsRefusal(err); !ok || refusal.Reason != ipam.PoolExhausted {
 			t.Errorf("got %v, want a refusal %s", err, ipam.PoolExhausted)
 		}

@@ -20,72 +20,69 @@ const (
 
 // bind claims an address for one want. An address that cannot be given is set
 // aside, so that the provider does not offer it again, and the next one claimed.
-func (a *Allocator) bind(ctx context.Context, req Request, want *ipam.Want, pool ipam.Pool) (ipam.Binding, error) {
+func (a *Allocator) bind(ctx context.Context, attempt *Attempt, al *allocation, way *way) (ipam.Binding, error) {
 	for range maxClaimTries {
-		binding, claim, err := a.claimAndAwait(ctx, req, want, pool)
-		bad, ok := asUnfit(err, want.Device)
+		binding, claim, err := a.claimAndAwait(ctx, attempt, al, way)
+		bad, ok := asUnfit(err, al.want.Device)
 		if !ok {
 			return binding, err
 		}
-		if aside := a.setAside(ctx, req, pool, claim, bad); aside != nil {
+		if aside := a.setAside(ctx, al, claim, bad); aside != nil {
 			return ipam.Binding{}, aside
 		}
-		want.Claim = ""
-		pools, err := a.pools(ctx, req)
-		if err != nil {
+		al.startAnew()
+		// With one address fewer there may be none left.
+		if err := a.plan(ctx, attempt); err != nil {
 			return ipam.Binding{}, err
 		}
-		pool = pools[want.Pool]
 	}
-	return ipam.Binding{}, triedTooOften(pool)
+	return ipam.Binding{}, triedTooOften(al)
 }
 
 // claimAndAwait makes a claim when it is the request's turn, and waits for its
 // address.
-func (a *Allocator) claimAndAwait(ctx context.Context, req Request, want *ipam.Want, pool ipam.Pool) (ipam.Binding, ipam.Claim, error) {
-	waited, end, err := a.takeTurn(ctx, req.Machine, pool)
+func (a *Allocator) claimAndAwait(ctx context.Context, attempt *Attempt, al *allocation, way *way) (ipam.Binding, ipam.Claim, error) {
+	waited, end, err := a.takeTurn(ctx, al)
 	if err != nil {
-		return ipam.Binding{}, ipam.Claim{}, notBoundInTime(pool)
+		return ipam.Binding{}, ipam.Claim{}, notBoundInTime(al)
 	}
 	defer end()
 	if waited {
 		// Others may have taken the last addresses meanwhile.
-		pools, err := a.pools(ctx, req)
-		if err != nil {
+		if err := a.plan(ctx, attempt); err != nil {
 			return ipam.Binding{}, ipam.Claim{}, err
 		}
-		pool = pools[want.Pool]
 	}
-	if err := a.awaitStored(ctx, req, pool); err != nil {
+	if err := a.awaitStored(ctx, al); err != nil {
 		return ipam.Binding{}, ipam.Claim{}, err
 	}
 	// The claim is under way from before it exists, whatever its name will be.
-	req.way.note(req.claimKey(*want))
-	claim, err := a.ensureClaim(ctx, req, want, pool)
+	way.note(al.claimKey())
+	claim, err := a.ensureClaim(ctx, al)
 	if err != nil {
 		return ipam.Binding{}, ipam.Claim{}, err
 	}
-	req.way.note(req.claimKey(*want))
+	way.note(al.claimKey())
 	start := time.Now()
-	binding, err := a.await(ctx, req, *want, pool, claim)
+	binding, err := a.await(ctx, al, claim)
 	if err != nil {
 		refusal, refused := ipam.AsRefusal(err)
-		want.Late = refused && refusal.Reason == ipam.NotBoundInTime || errors.Is(err, context.DeadlineExceeded)
+		al.late = refused && refusal.Reason == ipam.NotBoundInTime || errors.Is(err, context.DeadlineExceeded)
 		return ipam.Binding{}, claim, err
 	}
-	providerWait.WithLabelValues(want.Pool.Kind).Observe(time.Since(start).Seconds())
+	providerWait.WithLabelValues(al.want.Pool.Kind).Observe(time.Since(start).Seconds())
 	return binding, claim, nil
 }
 
 // takeTurn takes a turn on the pool while there is enough time left for it. The
-// turn ends with the returned function, or by itself after turnLimit.
-func (a *Allocator) takeTurn(ctx context.Context, machine ipam.Machine, pool ipam.Pool) (waited bool, end func(), err error) {
+// turn ends with the returned function, or by itself after maxTurn.
+func (a *Allocator) takeTurn(ctx context.Context, al *allocation) (waited bool, end func(), err error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, deadline.Add(-leastBindingTime))
 		defer cancel()
 	}
-	waited, release, err := a.queue.enter(ctx, queueKeyOf(pool, machine.Namespace))
+	waited, release, err := a.queue.enter(ctx, queueKeyOf(al.pool, al.Machine.Namespace))
 	if err != nil {
 		return waited, nil, err
 	}

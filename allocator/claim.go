@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -17,95 +16,94 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// ensureClaim makes the claim for a want, or takes the one that exists if that
-// is safe, and stamps it with the request. The want then names the claim. Names
-// of claims that were set aside are passed over.
-func (a *Allocator) ensureClaim(ctx context.Context, req Request, want *ipam.Want, pool ipam.Pool) (ipam.Claim, error) {
-	if want.Claim != "" {
-		claim, err := a.reuseOrJudgeAgain(ctx, req, *want, pool)
+// ensureClaim makes the claim, or takes the one that exists if that is safe, and
+// stamps it with the request. Names of claims that were set aside are passed over.
+func (a *Allocator) ensureClaim(ctx context.Context, al *allocation) (ipam.Claim, error) {
+	// One that was kept for the owner comes first: it is bound, or about to be.
+	if al.used {
+		claim, err := a.reuseOrJudgeAgain(ctx, al)
 		if !errors.Is(err, errNotToUse) {
 			return claim, err
 		}
 	}
 	for try := 1; try <= maxClaimNames; try++ {
-		want.Claim = ipam.ClaimNameOfTry(req.Machine.Name, want.Device.Index, try)
-		if a.isKnownNotToUse(ctx, req, *want) {
+		al.use(ipam.ClaimNameOfTry(al.Machine.Name, al.want.Device.Index, try))
+		if a.isKnownNotToUse(ctx, al) {
 			continue
 		}
-		made, err := a.makeClaim(ctx, req, *want, pool)
+		made, err := a.makeClaim(ctx, al)
 		if err != nil {
 			return ipam.Claim{}, err
 		}
 		if made != nil {
-			return a.providers.For(want.Pool).ReadClaim(made), nil
+			return al.provider.ReadClaim(made), nil
 		}
 		// What exists may be a living machine's, to which the API server is about
 		// to answer with a conflict.
-		if err := a.checkNoLiveMachine(ctx, req.Machine); err != nil {
+		if err := a.checkNoLiveMachine(ctx, al.Machine); err != nil {
 			return ipam.Claim{}, err
 		}
-		claim, err := a.reuseOrJudgeAgain(ctx, req, *want, pool)
+		claim, err := a.reuseOrJudgeAgain(ctx, al)
 		if !errors.Is(err, errNotToUse) {
 			return claim, err
 		}
 	}
-	return ipam.Claim{}, triedTooOften(pool)
+	return ipam.Claim{}, triedTooOften(al)
 }
 
 // isKnownNotToUse tells whether the cache has a claim of that name which is to be
 // passed over. There may be many, each of which would cost the request three calls.
-func (a *Allocator) isKnownNotToUse(ctx context.Context, req Request, want ipam.Want) bool {
-	obj := ipam.EmptyClaim(a.providers.For(want.Pool))
-	err := a.client.Get(ctx, req.claimKey(want), obj)
-	return err == nil && isNotToUse(obj, req)
+func (a *Allocator) isKnownNotToUse(ctx context.Context, al *allocation) bool {
+	obj := ipam.EmptyClaim(al.provider)
+	err := a.client.Get(ctx, al.claimKey(), obj)
+	return err == nil && isNotToUse(obj, al)
 }
 
-func triedTooOften(pool ipam.Pool) error {
+func triedTooOften(al *allocation) error {
 	return ipam.Refuse(ipam.AddressInUse, "%s answered with an address that cannot be given, as often as one request may try: see the claims with label %s",
-		pool.Reference.In(pool.GetNamespace()), ipam.SetAsideLabel)
+		al.poolName(), ipam.SetAsideLabel)
 }
 
-// makeClaim makes the claim that the want names. It returns nil if there is one
-// of that name.
-func (a *Allocator) makeClaim(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool) (client.Object, error) {
-	key := req.claimKey(want)
-	obj := a.providers.For(want.Pool).NewClaim(req.claimSpec(want, pool))
-	sign(obj, req, want, req.Stamp)
+// makeClaim makes the claim. It returns nil if there is one of that name.
+func (a *Allocator) makeClaim(ctx context.Context, al *allocation) (client.Object, error) {
+	obj := al.provider.NewClaim(al.claimSpec())
+	sign(obj, al, al.Stamp)
 	err := a.client.Create(ctx, obj)
 	switch {
 	case err == nil:
 		claimsMade.Inc()
-		klog.FromContext(ctx).Info("Claimed an address", "claim", klog.KObj(obj), "pool", want.Pool.Name)
+		klog.FromContext(ctx).Info("Claimed an address", "claim", klog.KObj(obj), "pool", al.want.Pool.Name)
 		return obj, nil
 	case apierrors.IsAlreadyExists(err):
 		return nil, nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return nil, ipam.Refuse(ipam.NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", key.Namespace)
+		return nil, ipam.Refuse(ipam.NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", al.Machine.Namespace)
 	}
-	return nil, notWritten(ctx, want, pool, obj, err)
+	return nil, notWritten(ctx, al, obj, err)
 }
 
 // sign writes on a claim whose it is, and which request uses it for what.
-func sign(claim client.Object, req Request, want ipam.Want, stamp ipam.Stamp) {
-	ipam.Mark(claim, req.Machine)
+func sign(claim client.Object, al *allocation, stamp ipam.Stamp) {
+	ipam.Mark(claim, al.Machine)
 	ipam.Use(claim, stamp)
-	kube.SetAnnotation(claim, ipam.DeviceAnnotation, strconv.Itoa(want.Device.Index))
-	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(req.Owner))
+	kube.SetAnnotation(claim, ipam.DeviceAnnotation, strconv.Itoa(al.want.Device.Index))
+	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(al.Owner))
 }
 
 // notWritten says why a claim could not be made or stamped. A webhook of the
 // provider's guards its claims: an internal error is how the API server says that
 // it cannot be called, and if it does not answer, neither does the API server.
-func notWritten(ctx context.Context, want ipam.Want, pool ipam.Pool, claim client.Object, err error) error {
+func notWritten(ctx context.Context, al *allocation, claim client.Object, err error) error {
+	pool := al.want.Pool
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return notBoundInTime(pool)
+		return notBoundInTime(al)
 	case !apierrors.IsInternalError(err):
-		return fmt.Errorf("claiming an address from %s %s: %w", want.Pool.Kind, want.Pool.Name, err)
+		return fmt.Errorf("claiming an address from %s %s: %w", pool.Kind, pool.Name, err)
 	}
 	klog.FromContext(ctx).Error(err, "Cannot write a claim", "claim", klog.KObj(claim))
 	return ipam.Refuse(ipam.PoolNotServed, "no claim can be made on %s %q in namespace %q: is the IPAM controller of %s running? Start it, or see its log",
-		want.Pool.Kind, want.Pool.Name, claim.GetNamespace(), want.Pool.APIGroup)
+		pool.Kind, pool.Name, claim.GetNamespace(), pool.APIGroup)
 }
 
 // errNotToUse says that a claim is to be passed over, see isNotToUse.
@@ -114,17 +112,17 @@ var errNotToUse = errors.New("the claim is not to be used")
 // isNotToUse tells whether a claim with a name of the request's has gone another
 // way: it only keeps its address from being handed out, or is the claim of another
 // machine, which had lost the address or was quicker to take what was kept.
-func isNotToUse(claim client.Object, req Request) bool {
+func isNotToUse(claim client.Object, al *allocation) bool {
 	holder := ipam.MachineOf(claim)
-	isAnothers := holder != "" && holder != req.Machine.Name && ipam.IsMarked(claim, holder) && !ipam.IsKeptFor(claim, req.Owner)
+	isAnothers := holder != "" && holder != al.Machine.Name && ipam.IsMarked(claim, holder) && !ipam.IsKeptFor(claim, al.Owner)
 	return ipam.IsSetAside(claim) || isAnothers
 }
 
 // reuseOrJudgeAgain is reuse, repeated while others change the claim.
-func (a *Allocator) reuseOrJudgeAgain(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool) (claim ipam.Claim, err error) {
+func (a *Allocator) reuseOrJudgeAgain(ctx context.Context, al *allocation) (claim ipam.Claim, err error) {
 	err = kube.RetryOnConflict(func() error {
 		var err error
-		claim, err = a.reuse(ctx, req, want, pool)
+		claim, err = a.reuse(ctx, al)
 		return err
 	})
 	return claim, err
@@ -134,45 +132,45 @@ func (a *Allocator) reuseOrJudgeAgain(ctx context.Context, req Request, want ipa
 // create, kept from one of the same owner that ran out of time, or made by others
 // for this machine. The stamp is written against the resourceVersion just judged,
 // so a conflict means: judge again.
-func (a *Allocator) reuse(ctx context.Context, req Request, want ipam.Want, pool ipam.Pool) (ipam.Claim, error) {
-	key := req.claimKey(want)
-	provider := a.providers.For(want.Pool)
-	obj := ipam.EmptyClaim(provider)
-	if err := a.live.Get(ctx, key, obj); err != nil {
+func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, error) {
+	obj := ipam.EmptyClaim(al.provider)
+	if err := a.live.Get(ctx, al.claimKey(), obj); err != nil {
 		if apierrors.IsNotFound(err) {
-			return ipam.Claim{}, terminating(want, key)
+			return ipam.Claim{}, terminating(al)
 		}
-		return ipam.Claim{}, fmt.Errorf("reading claim %s: %w", key, err)
+		return ipam.Claim{}, fmt.Errorf("reading claim %s: %w", al.claimKey(), err)
 	}
-	if err := a.judgeReuse(provider.ReadClaim(obj), req, want); err != nil {
+	if err := judgeReuse(al.provider.ReadClaim(obj), al); err != nil {
 		return ipam.Claim{}, err
 	}
 	before := obj.DeepCopyObject().(client.Object)
-	sign(obj, req, want, req.Stamp.Again())
+	sign(obj, al, al.Stamp.Again())
 	annotations := obj.GetAnnotations()
 	delete(annotations, ipam.KeptAnnotation)
 	// The machine may be another one than that which the claim was made for.
-	fresh := provider.NewClaim(req.claimSpec(want, pool))
+	fresh := al.provider.NewClaim(al.claimSpec())
 	maps.Copy(annotations, fresh.GetAnnotations())
 	obj.SetAnnotations(annotations)
 	if err := ipam.NoteTakenOver(obj, before); err != nil {
 		return ipam.Claim{}, err
 	}
 	if err := a.client.Update(ctx, obj); err != nil {
-		return ipam.Claim{}, notWritten(ctx, want, pool, obj, err)
+		return ipam.Claim{}, notWritten(ctx, al, obj, err)
 	}
 	klog.FromContext(ctx).Info("Using a claim that exists", "claim", klog.KObj(obj))
-	return provider.ReadClaim(obj), nil
+	return al.provider.ReadClaim(obj), nil
 }
 
-func (a *Allocator) judgeReuse(claim ipam.Claim, req Request, want ipam.Want) error {
-	name, owned := claim.GetName(), len(claim.GetOwnerReferences()) > 0
-	ours := ipam.IsMarked(claim, req.Machine.Name) || ipam.IsKeptFor(claim, req.Owner)
+// judgeReuse refuses a claim that exists and cannot be used. The cases go from what
+// the claim is to whose it is.
+func judgeReuse(claim ipam.Claim, al *allocation) error {
+	name, owned, want := claim.GetName(), len(claim.GetOwnerReferences()) > 0, al.want
+	ours := ipam.IsMarked(claim, al.Machine.Name) || ipam.IsKeptFor(claim, al.Owner)
 	switch {
-	case isNotToUse(claim, req):
+	case isNotToUse(claim, al):
 		return errNotToUse
 	case !claim.GetDeletionTimestamp().IsZero():
-		return terminating(want, client.ObjectKeyFromObject(claim))
+		return terminating(al)
 	case claim.Pool != want.Pool:
 		return ipam.Refuse(ipam.ClaimNotOurs, "claim %q in namespace %q exists and is for %s %q, not for %s %q: delete it, or name that pool in %s",
 			name, claim.GetNamespace(), claim.Pool.Kind, claim.Pool.Name, want.Pool.Kind, want.Pool.Name, want.AskedBy)
@@ -181,14 +179,14 @@ func (a *Allocator) judgeReuse(claim ipam.Claim, req Request, want ipam.Want) er
 			name, claim.GetNamespace())
 	case ours:
 		return nil
-	case owned || claim.GetAnnotations()[ipam.ForAnnotation] != req.Machine.Name:
+	case owned || claim.GetAnnotations()[ipam.ForAnnotation] != al.Machine.Name:
 		return ipam.Refuse(ipam.ClaimNotOurs, "claim %q in namespace %q exists and belongs to something else: delete it, give the machine another name, "+
 			"or annotate the claim with %s: <name of the machine>", name, claim.GetNamespace(), ipam.ForAnnotation)
 	}
 	return nil
 }
 
-func terminating(want ipam.Want, claim types.NamespacedName) error {
+func terminating(al *allocation) error {
 	return ipam.Refuse(ipam.ClaimTerminating, "claim %q of %s %q in namespace %q, or its address, is still being deleted: retry when it is gone",
-		claim.Name, want.Pool.Kind, want.Pool.Name, claim.Namespace)
+		al.claim, al.want.Pool.Kind, al.want.Pool.Name, al.Machine.Namespace)
 }

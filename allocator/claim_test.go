@@ -60,16 +60,17 @@ func requestOfAnEarlierTry() Request {
 }
 
 func TestClaimThatCannotBeReadInTimeIsAnError(t *testing.T) {
-	bindings, err := slow(t).Claim(t.Context(), requestOfAnEarlierTry())
+	attempt, err := slow(t).Claim(t.Context(), requestOfAnEarlierTry())
 	if !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("got %v and error %v, want the deadline's", bindings, err)
+		t.Errorf("got %v and error %v, want the deadline's", attempt.Bindings, err)
 	}
 }
 
 func TestTakingBackThatIsCutShortIsAnError(t *testing.T) {
-	req := requestOfAnEarlierTry()
-	req.Wants[0].Claim = "cp-0-0"
-	if err := slow(t).TakeBack(t.Context(), req); !errors.Is(err, context.DeadlineExceeded) {
+	a := slow(t)
+	attempt := a.attempt(requestOfAnEarlierTry())
+	attempt.allocations[0].use("cp-0-0")
+	if err := a.TakeBack(t.Context(), attempt); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got error %v, want the deadline's", err)
 	}
 }

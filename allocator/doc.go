@@ -5,6 +5,10 @@
 // device, waits on watches until the provider has bound them all, and answers
 // with bindings. It never chooses an address: the provider does.
 //
+// Each want becomes an allocation, which goes through plan.go, bind.go, claim.go,
+// await.go, accept.go and protect.go, in this order, and through take_back.go if the
+// request comes to nothing; aside.go has the way around an address that is not fit.
+//
 // Everything that must survive a restart is written on the claims themselves:
 // whom they belong to (a label and an annotation naming the machine) and which
 // request used them last (the stamp). Taking a claim back is safe only because

@@ -140,12 +140,12 @@ func (a *Allocator) InUse(ctx context.Context, machine ipam.Machine, network str
 
 // checkUnused refuses an address that something else has, although the provider
 // thinks that it is free.
-func (a *Allocator) checkUnused(ctx context.Context, machine ipam.Machine, pool ipam.Pool, b ipam.Binding) error {
-	users, err := a.InUse(ctx, machine, b.Device.NetworkName, b.Address.Addr())
+func (a *Allocator) checkUnused(ctx context.Context, al *allocation, b ipam.Binding) error {
+	users, err := a.InUse(ctx, al.Machine, b.Device.NetworkName, b.Address.Addr())
 	if err != nil || len(users) == 0 {
 		return err
 	}
-	return inUse(pool, b, users, machine.Namespace)
+	return inUse(al, b, users)
 }
 
 // usedAddress is the refusal of an address, with those that use it.
@@ -159,10 +159,10 @@ func (u *usedAddress) Unwrap() error { return u.Unfit }
 
 // inUse is the refusal of an address that these users have, for readers of a
 // namespace.
-func inUse(pool ipam.Pool, b ipam.Binding, users []User, namespace string) error {
+func inUse(al *allocation, b ipam.Binding, users []User) error {
 	return &usedAddress{users: users, Unfit: &ipam.Unfit{Cause: ipam.UsedByOther, IP: b.Address.Addr(), Refusal: ipam.Refuse(ipam.AddressInUse,
 		"%s answered with %s, which %s uses: keep the pool from handing it out, or replace what uses it",
-		b.Pool.In(pool.GetNamespace()), b.Address.Addr(), users[0].In(namespace))}}
+		al.poolName(), b.Address.Addr(), users[0].In(al.Machine.Namespace))}}
 }
 
 // IsDone tells whether a machine is being deleted and nobody but us and the

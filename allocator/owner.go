@@ -61,9 +61,9 @@ func indexUnadopted(provider ipam.Provider) map[string]client.IndexerFunc {
 // checkEarlier refuses a machine whose owner has been given an address already
 // for a machine that was not stored: something after this webhook refused it, will
 // refuse this one as well, and each would cost an address for the grace period.
-// It also looks for claims that were kept for the owner, and writes them into the
-// wants.
-func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
+// It also looks for claims that were kept for the owner, and has the attempt use
+// them.
+func (a *Allocator) checkEarlier(ctx context.Context, req Request, attempt *Attempt) error {
 	if req.Owner.UID == "" {
 		return nil
 	}
@@ -79,7 +79,7 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request) error {
 				continue
 			}
 			if ipam.IsKeptFor(obj, req.Owner) {
-				req.adopt(claim)
+				attempt.useKept(claim)
 				continue
 			}
 			if err := a.checkStored(ctx, req, claim); err != nil {
@@ -143,34 +143,34 @@ func (a *Allocator) isStored(ctx context.Context, claim ipam.Claim) (bool, error
 
 // checkUnstored refuses a request when there are as many claims as there may be
 // whose machines were not stored, whoever they were made for.
-func (a *Allocator) checkUnstored(ctx context.Context, req Request, pool ipam.Pool) error {
-	unstored, _, err := a.unstored(ctx, req, pool)
+func (a *Allocator) checkUnstored(ctx context.Context, al *allocation) error {
+	unstored, _, err := a.unstored(ctx, al)
 	if err != nil || unstored < maxUnstored {
 		return err
 	}
-	return tooManyUnstored(req, pool)
+	return tooManyUnstored(al)
 }
 
 // awaitStored is checkUnstored for a request that is about to claim. Machines that
 // were answered a moment ago may all be refused, or all be stored: while they tip
 // the balance, it waits for them.
-func (a *Allocator) awaitStored(ctx context.Context, req Request, pool ipam.Pool) error {
+func (a *Allocator) awaitStored(ctx context.Context, al *allocation) error {
 	again := time.NewTicker(lookForStored)
 	defer again.Stop()
 	for {
-		unstored, settling, err := a.unstored(ctx, req, pool)
+		unstored, settling, err := a.unstored(ctx, al)
 		switch {
 		case err != nil:
 			return err
 		case unstored >= maxUnstored:
-			return tooManyUnstored(req, pool)
+			return tooManyUnstored(al)
 		case unstored+settling < maxUnstored:
 			return nil
 		}
 		select {
 		case <-again.C:
 		case <-ctx.Done():
-			return notBoundInTime(pool)
+			return notBoundInTime(al)
 		}
 	}
 }
@@ -178,11 +178,11 @@ func (a *Allocator) awaitStored(ctx context.Context, req Request, pool ipam.Pool
 // unstored counts the claims of a namespace on a pool whose machines were not
 // stored, and apart from these the ones that were answered a moment ago. Those of
 // requests that are under way here are neither.
-func (a *Allocator) unstored(ctx context.Context, req Request, pool ipam.Pool) (unstored, settling int, err error) {
-	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(a.providers.For(pool.Reference)), client.InNamespace(req.Machine.Namespace),
-		client.MatchingFields{unadopted: pool.Reference.String()}, client.UnsafeDisableDeepCopy)
+func (a *Allocator) unstored(ctx context.Context, al *allocation) (unstored, settling int, err error) {
+	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(al.provider), client.InNamespace(al.Machine.Namespace),
+		client.MatchingFields{unadopted: al.want.Pool.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
-		return 0, 0, fmt.Errorf("listing the claims on %s: %w", pool.Reference, err)
+		return 0, 0, fmt.Errorf("listing the claims on %s: %w", al.want.Pool, err)
 	}
 	if len(claims) < maxUnstored {
 		return 0, 0, nil
@@ -207,8 +207,8 @@ func (a *Allocator) unstored(ctx context.Context, req Request, pool ipam.Pool) (
 	return unstored, settling, nil
 }
 
-func tooManyUnstored(req Request, pool ipam.Pool) error {
+func tooManyUnstored(al *allocation) error {
 	return ipam.Refuse(ipam.MachineNotStored, "%d machines in namespace %q were given addresses of %s and then refused by something after this webhook "+
 		"(a policy, a quota, the schema): correct that; the addresses come back after the grace period",
-		maxUnstored, req.Machine.Namespace, pool.Reference.In(pool.GetNamespace()))
+		maxUnstored, al.Machine.Namespace, al.poolName())
 }

@@ -95,10 +95,10 @@ func (p *promised) keep(ip netip.Addr, wanted func(promise) bool) {
 // promise notes that the machine is answered with the address, or refuses it
 // because another machine was a moment ago. A promise whose claim is gone was not
 // kept: its machine was refused.
-func (a *Allocator) promise(ctx context.Context, machine ipam.Machine, pool ipam.Pool, b ipam.Binding) error {
+func (a *Allocator) promise(ctx context.Context, al *allocation, b ipam.Binding) error {
 	next := promise{
-		machine: machine.NamespacedName, pool: b.Pool, network: b.Device.NetworkName, at: time.Now(),
-		claim: types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim},
+		machine: al.Machine.NamespacedName, pool: b.Pool, network: b.Device.NetworkName, at: time.Now(),
+		claim: types.NamespacedName{Namespace: al.Machine.Namespace, Name: b.Claim},
 	}
 	for _, made := range a.promised.add(b.Address.Addr(), next) {
 		claim := ipam.EmptyClaim(a.providers.For(made.pool))
@@ -112,7 +112,7 @@ func (a *Allocator) promise(ctx context.Context, machine ipam.Machine, pool ipam
 			return fmt.Errorf("reading claim %s: %w", made.claim, err)
 		}
 		user := User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: made.machine}
-		return inUse(pool, b, []User{user}, machine.Namespace)
+		return inUse(al, b, []User{user})
 	}
 	return nil
 }
@@ -123,7 +123,7 @@ func (a *Allocator) promise(ctx context.Context, machine ipam.Machine, pool ipam
 // its own address is protected, but in the cache: two that protect within the time that
 // a watch takes do not see each other. Only devices that name their network are
 // compared, since address objects tell of no others.
-func (a *Allocator) checkProtectedOnce(ctx context.Context, machine ipam.Machine, pool ipam.Pool, b ipam.Binding) error {
+func (a *Allocator) checkProtectedOnce(ctx context.Context, al *allocation, b ipam.Binding) error {
 	ip := b.Address.Addr()
 	for _, provider := range a.providers {
 		addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.MatchingFields{byIP: ip.String()}, client.UnsafeDisableDeepCopy)
@@ -133,12 +133,12 @@ func (a *Allocator) checkProtectedOnce(ctx context.Context, machine ipam.Machine
 		for _, obj := range addresses {
 			holder := types.NamespacedName{Namespace: obj.GetNamespace(), Name: ipam.MachineOf(obj)}
 			network, known := obj.GetAnnotations()[ipam.NetworkAnnotation]
-			if !known || holder == machine.NamespacedName || !obj.GetDeletionTimestamp().IsZero() || !capi.SameNetwork(network, b.Device.NetworkName) {
+			if !known || holder == al.Machine.NamespacedName || !obj.GetDeletionTimestamp().IsZero() || !capi.SameNetwork(network, b.Device.NetworkName) {
 				continue
 			}
-			a.promised.drop(ip, machine.NamespacedName)
+			a.promised.drop(ip, al.Machine.NamespacedName)
 			user := User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: holder}
-			return inUse(pool, b, []User{user}, machine.Namespace)
+			return inUse(al, b, []User{user})
 		}
 	}
 	return nil

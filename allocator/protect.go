@@ -18,22 +18,22 @@ import (
 // at once: while claims come and go it may delete an address that it has bound
 // to another claim meanwhile, and hand it out again. Protected, the address may
 // be deleted, but stays taken.
-func (a *Allocator) protect(ctx context.Context, req Request, want ipam.Want, address ipam.Address) error {
+func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Address) error {
 	obj := address.Object
 	before := obj.DeepCopyObject().(client.Object)
 	added := controllerutil.AddFinalizer(obj, ipam.InUseFinalizer)
 	switch {
 	case added:
-	case ipam.MachineOf(obj) == req.Machine.Name && obj.GetAnnotations()[ipam.MachineUIDAnnotation] == "":
+	case ipam.MachineOf(obj) == al.Machine.Name && obj.GetAnnotations()[ipam.MachineUIDAnnotation] == "":
 		// With a UID it would be protected for an earlier machine of the name.
 		return nil
 	default:
 		// Another machine, or its VM, is still behind the address.
-		return terminating(want, req.claimKey(want))
+		return terminating(al)
 	}
-	kube.SetAnnotation(obj, ipam.MachineNameAnnotation, req.Machine.Name)
-	if want.Device.NetworkName != "" {
-		kube.SetAnnotation(obj, ipam.NetworkAnnotation, want.Device.NetworkName)
+	kube.SetAnnotation(obj, ipam.MachineNameAnnotation, al.Machine.Name)
+	if al.want.Device.NetworkName != "" {
+		kube.SetAnnotation(obj, ipam.NetworkAnnotation, al.want.Device.NetworkName)
 	}
 	err := kube.PatchAsRead(ctx, a.client, obj, before)
 	switch {
@@ -42,7 +42,7 @@ func (a *Allocator) protect(ctx context.Context, req Request, want ipam.Want, ad
 	case apierrors.IsConflict(err), apierrors.IsNotFound(err), apierrors.IsInvalid(err):
 		// It has changed since it was bound: as a rule, it is being deleted.
 		klog.FromContext(ctx).Info("Lost an address before it was protected", "address", klog.KObj(obj), "reason", apierrors.ReasonForError(err))
-		return terminating(want, req.claimKey(want))
+		return terminating(al)
 	}
 	return fmt.Errorf("protecting address %s: %w", klog.KObj(obj), err)
 }

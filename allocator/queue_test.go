@@ -104,15 +104,15 @@ func TestRequestThatGivesUpLeavesItsTurnToTheNext(t *testing.T) {
 func TestClaimThatIsNotBoundKeepsItsTurnForTwoSecondsOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &Allocator{}
-		pool := ipam.Pool{Object: &ipamv1.IPPool{}, Reference: metal3.PoolNamed("pool")}
+		al := &allocation{Request: &Request{}, pool: ipam.Pool{Object: &ipamv1.IPPool{}, Reference: metal3.PoolNamed("pool")}}
 		for range waitingClaims {
-			if _, _, err := a.takeTurn(t.Context(), ipam.Machine{}, pool); err != nil {
+			if _, _, err := a.takeTurn(t.Context(), al); err != nil {
 				t.Fatal(err)
 			}
 		}
 		start := time.Now()
 
-		waited, end, err := a.takeTurn(t.Context(), ipam.Machine{}, pool)
+		waited, end, err := a.takeTurn(t.Context(), al)
 
 		if err != nil || !waited || time.Since(start) != maxTurn {
 			t.Errorf("the next request waited for %s (%v, %v), want %s", time.Since(start), waited, err, maxTurn)
@@ -128,18 +128,19 @@ func TestClaimThatIsNotBoundKeepsItsTurnForTwoSecondsOnly(t *testing.T) {
 func TestNamespacesDoNotWaitForEachOtherOnAPoolThatTheyShare(t *testing.T) {
 	a := &Allocator{}
 	pool := ipam.Pool{Object: &ipamv1.IPPool{}, Reference: ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: contract.GlobalInClusterKind, Name: "shared"}}
-	of := func(namespace string) ipam.Machine {
-		return ipam.Machine{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "m"}}
+	of := func(namespace string) *allocation {
+		machine := ipam.Machine{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "m"}}
+		return &allocation{Request: &Request{Machine: machine}, pool: pool}
 	}
 	for range waitingClaims {
-		_, end, err := a.takeTurn(t.Context(), of("busy"), pool)
+		_, end, err := a.takeTurn(t.Context(), of("busy"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer end()
 	}
 
-	waited, end, err := a.takeTurn(t.Context(), of("other"), pool)
+	waited, end, err := a.takeTurn(t.Context(), of("other"))
 
 	if err != nil || waited {
 		t.Fatalf("another namespace waited: %v, %v", waited, err)

@@ -12,47 +12,48 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// TakeBack deletes the claims that this request made and that nobody used since,
-// and unprotects their addresses. What the request merely found is left to the
+// TakeBack deletes the claims that a failed attempt made and that nobody used since,
+// and unprotects their addresses. What it merely found is left to the
 // controller that reaps: another request may have been answered with it. It gives
 // up on a claim whose machine exists: the same create may have come in twice.
 //
 // A claim that its provider was too slow to bind is kept for the next machine of
 // the same owner, which finds it bound: each try would else begin anew. One that
 // somebody offered to this machine is not: the reaper hands it back.
-func (a *Allocator) TakeBack(ctx context.Context, req Request) error {
+func (a *Allocator) TakeBack(ctx context.Context, attempt *Attempt) error {
 	var errs []error
-	for _, want := range req.Wants {
-		if want.Claim == "" {
+	for _, al := range attempt.allocations {
+		if !al.used {
 			continue
 		}
-		err := kube.RetryOnConflict(func() error { return a.takeBack(ctx, req, want) })
+		err := kube.RetryOnConflict(func() error { return a.takeBack(ctx, al) })
 		if err != nil {
-			errs = append(errs, fmt.Errorf("taking back claim %s: %w", req.claimKey(want), err))
+			errs = append(errs, fmt.Errorf("taking back claim %s: %w", al.claimKey(), err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (a *Allocator) takeBack(ctx context.Context, req Request, want ipam.Want) error {
-	provider := a.providers.For(want.Pool)
-	claim := ipam.EmptyClaim(provider)
-	if err := a.live.Get(ctx, req.claimKey(want), claim); err != nil {
+func (a *Allocator) takeBack(ctx context.Context, al *allocation) error {
+	// The claim is read before the machine: whoever uses the claim in between changes
+	// it, and the delete below conflicts.
+	claim := ipam.EmptyClaim(al.provider)
+	if err := a.live.Get(ctx, al.claimKey(), claim); err != nil {
 		return client.IgnoreNotFound(err)
 	}
 	stamp := claim.GetAnnotations()[ipam.LastUsedAnnotation]
-	made, found := stamp == req.Stamp.String(), stamp == req.Stamp.Again().String()
+	made, found := stamp == al.Stamp.String(), stamp == al.Stamp.Again().String()
 	_, offered := claim.GetAnnotations()[ipam.ForAnnotation]
-	keep := want.Late && req.Owner.UID != "" && !offered
+	keep := al.late && al.Owner.UID != "" && !offered
 	if isOurs := made || found && keep; !isOurs || !claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}
-	exists, err := machineExists(ctx, a.live, req.Machine.NamespacedName)
+	exists, err := machineExists(ctx, a.live, al.Machine.NamespacedName)
 	if err != nil || exists {
 		return err
 	}
 	if keep {
-		if err := a.unprotect(ctx, provider, claim); err != nil {
+		if err := a.unprotect(ctx, al.provider, claim); err != nil {
 			return err
 		}
 		return a.keep(ctx, claim)
@@ -62,7 +63,7 @@ func (a *Allocator) takeBack(ctx context.Context, req Request, want ipam.Want) e
 	}
 	claimsTakenBack.Inc()
 	klog.FromContext(ctx).Info("Took back a claim", "claim", klog.KObj(claim))
-	return a.unprotect(ctx, provider, claim)
+	return a.unprotect(ctx, al.provider, claim)
 }
 
 // keep leaves a claim to the next machine of its owner.

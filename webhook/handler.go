@@ -42,9 +42,9 @@ type Allocator interface {
 	Check(ctx context.Context, req allocator.Request) error
 	// Claim binds an address for every want, or fails with a Refusal or
 	// allocator.ErrMachineExists.
-	Claim(ctx context.Context, req allocator.Request) ([]ipam.Binding, error)
-	// TakeBack undoes what a failed Claim of the same request left.
-	TakeBack(ctx context.Context, req allocator.Request) error
+	Claim(ctx context.Context, req allocator.Request) (*allocator.Attempt, error)
+	// TakeBack undoes what an attempt left that came to nothing.
+	TakeBack(ctx context.Context, attempt *allocator.Attempt) error
 	// CheckNotCopied fails with a Refusal if another living machine holds one of
 	// the bindings.
 	CheckNotCopied(ctx context.Context, machine ipam.Machine, bindings ipam.Bindings) error
@@ -179,7 +179,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 		return whilePaused(req, m)
 	}
 
-	claim := allocator.Request{
+	request := allocator.Request{
 		Stamp:   ipam.Stamp{Time: time.Now(), Request: req.UID},
 		Machine: m.Identity(),
 		Owner:   m.Owner(req.UserInfo.Username),
@@ -187,9 +187,9 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	}
 	var v verdict
 	if isDryRun(req) {
-		v = h.preview(ctx, claim)
+		v = h.preview(ctx, request)
 	} else {
-		v = h.claimAndInject(ctx, req.Object.Raw, claim, injection{machine: m, dropped: dropped})
+		v = h.claimAndInject(ctx, req.Object.Raw, request, injection{machine: m, dropped: dropped})
 	}
 	v.warnings = append(v.warnings, warnings...)
 	if v.err == nil {
@@ -202,8 +202,8 @@ func isDryRun(req admission.Request) bool { return req.DryRun != nil && *req.Dry
 
 // preview answers a dry run, which must leave no trace: the machine stays as it
 // is, and what would deny it is a warning.
-func (h *Handler) preview(ctx context.Context, claim allocator.Request) verdict {
-	err := h.Allocator.Check(ctx, claim)
+func (h *Handler) preview(ctx context.Context, request allocator.Request) verdict {
+	err := h.Allocator.Check(ctx, request)
 	if refusal, ok := ipam.AsRefusal(err); ok {
 		return allow(refusal.Message)
 	}
@@ -223,7 +223,7 @@ type injection struct {
 
 // claimAndInject claims the addresses and writes them into the machine. Whatever fails
 // after the first claim, the claims are taken back before the answer.
-func (h *Handler) claimAndInject(ctx context.Context, raw []byte, claim allocator.Request, into injection) verdict {
+func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request allocator.Request, into injection) verdict {
 	granted := grantOf(ctx)
 	if granted.timeout < minTimeout {
 		return deny(ipam.Refuse(ipam.TimeoutTooShort, "the API server grants this call less than %s, too little to bind an address: "+
@@ -232,10 +232,14 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, claim allocato
 	bounded, cancel := context.WithDeadline(ctx, granted.end().Add(-answerMargin))
 	defer cancel()
 
-	v, err := h.claimAndPatch(bounded, raw, claim, into)
+	attempt, err := h.claim(bounded, request)
+	if err == nil {
+		var v verdict
+		if v, err = into.patch(raw, attempt.Bindings); err == nil {
+			return v
+		}
+	}
 	switch {
-	case err == nil:
-		return v
 	case errors.Is(err, allocator.ErrMachineExists):
 		// The API server answers with the conflict that the user expects.
 		return allow()
@@ -244,35 +248,39 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, claim allocato
 		err = ipam.Refuse(ipam.NotBoundInTime, "no address could be bound in time: "+
 			"the API server or the IPAM controller is slow or down; see its log")
 	}
-	h.takeBack(ctx, claim)
+	h.takeBack(ctx, attempt)
 	return deny(err)
 }
 
-func (h *Handler) claimAndPatch(ctx context.Context, raw []byte, claim allocator.Request, into injection) (verdict, error) {
-	var claimed []ipam.Binding
-	if len(claim.Wants) > 0 {
-		var err error
-		if claimed, err = h.Allocator.Claim(ctx, claim); err != nil {
-			return verdict{}, err
-		}
+// claim claims what is wanted. Of a machine that brings all its bindings along
+// nothing is.
+func (h *Handler) claim(ctx context.Context, request allocator.Request) (*allocator.Attempt, error) {
+	if len(request.Wants) == 0 {
+		return &allocator.Attempt{}, nil
 	}
-	all := slices.Concat(into.machine.Held, claimed)
+	return h.Allocator.Claim(ctx, request)
+}
+
+// patch writes the bindings that were claimed into the machine, beside those that it
+// holds.
+func (i injection) patch(raw []byte, claimed []ipam.Binding) (verdict, error) {
+	all := slices.Concat(i.machine.Held, claimed)
 	patch, err := machine.PatchFor(raw, func(doc machine.Document) error {
-		return machine.Inject(doc, slices.Concat(into.dropped, claimed), ipam.Bindings{Machine: claim.Machine.Name, Bindings: all})
+		return machine.Inject(doc, slices.Concat(i.dropped, claimed), ipam.Bindings{Machine: i.machine.Name, Bindings: all})
 	})
-	return verdict{patch: patch, warnings: machine.DefaultRoutes(into.machine, all)}, err
+	return verdict{patch: patch, warnings: machine.DefaultRoutes(i.machine, all)}, err
 }
 
 // takeBack cleans up even if the caller is gone: a cut connection must not leak.
 // It returns when that is done, or when it is time to answer: then it goes on.
-func (h *Handler) takeBack(ctx context.Context, claim allocator.Request) {
+func (h *Handler) takeBack(ctx context.Context, attempt *allocator.Attempt) {
 	done := make(chan struct{})
 	background := context.WithoutCancel(ctx)
 	h.takingBack.Go(func() {
 		defer close(done)
 		ctx, cancel := context.WithTimeout(background, takeBackTimeout)
 		defer cancel()
-		if err := h.Allocator.TakeBack(ctx, claim); err != nil {
+		if err := h.Allocator.TakeBack(ctx, attempt); err != nil {
 			klog.FromContext(ctx).Error(err, "Cannot take back claims, they are reaped later")
 		}
 	})

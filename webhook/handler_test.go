@@ -45,22 +45,22 @@ func (a *brokenAllocator) Resolve(_ context.Context, _ string, want ipam.Want) (
 
 func (a *brokenAllocator) Check(context.Context, allocator.Request) error { return a.err }
 
-func (a *brokenAllocator) Claim(_ context.Context, req allocator.Request) ([]ipam.Binding, error) {
+func (a *brokenAllocator) Claim(_ context.Context, req allocator.Request) (*allocator.Attempt, error) {
+	attempt := &allocator.Attempt{}
 	if a.err != nil {
-		return nil, a.err
+		return attempt, a.err
 	}
-	var bindings []ipam.Binding
 	for _, want := range req.Wants {
-		bindings = append(bindings, ipam.Binding{
+		attempt.Bindings = append(attempt.Bindings, ipam.Binding{
 			Device: want.Device, Pool: want.Pool, Claim: ipam.ClaimName(req.Machine.Name, want.Device.Index),
 			Address: netip.MustParsePrefix("10.0.0.1/24"), Gateway: netip.MustParseAddr("10.0.0.254"),
 			Nameservers: []string{"10.0.0.53"}, SearchDomains: []string{"example"},
 		})
 	}
-	return bindings, nil
+	return attempt, nil
 }
 
-func (a *brokenAllocator) TakeBack(context.Context, allocator.Request) error {
+func (a *brokenAllocator) TakeBack(context.Context, *allocator.Attempt) error {
 	a.takenBack++
 	return a.err
 }

@@ -10,7 +10,8 @@
 //     binds it: it makes an address (IPAddress) that answers the claim.
 //   - A device is one entry of a machine's spec.network.devices. It is what asks.
 //   - An ask is what a machine's metadata says of the pool of a device; a want is
-//     the same with the pool known; a request is all wants of one admission.
+//     the same with the pool known; a request is all wants of one admission; an
+//     allocation is one want on its way to a binding, with its pool and its claim.
 //   - A binding is a claim and its address, held by one device of one machine.
 //   - A refusal denies a machine in a sentence with object, cause and remedy. A
 //     shortage is what a pool did not have for it, and what its owner waits for.

@@ -34,8 +34,4 @@ type Want struct {
 	// the device's own: where two addresses share a name, such a provider takes
 	// them for one host and gives both the same.
 	Host string
-	// Claim is the name of the claim that is used, empty until one is.
-	Claim string
-	// late says that the claim was made, and not bound in time.
-	Late bool
 }

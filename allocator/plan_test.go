@@ -1,0 +1,131 @@
+package allocator
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
+)
+
+// poolOf is a metal3 pool with this many addresses.
+func poolOf(name, last string) *ipamv1.IPPool {
+	start, end := ipamv1.IPAddressStr("10.0.0.10"), ipamv1.IPAddressStr(last)
+	return &ipamv1.IPPool{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
+		Spec:       ipamv1.IPPoolSpec{Pools: []ipamv1.Pool{{Start: &start, End: &end}}},
+	}
+}
+
+// wanting is a request of cp-0 for an address of each of these pools.
+func wanting(pools ...string) Request {
+	req := Request{Machine: ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}}
+	for i, pool := range pools {
+		req.Wants = append(req.Wants, ipam.Want{Pool: metal3.PoolNamed(pool), Device: ipam.Device{Index: i}})
+	}
+	return req
+}
+
+func claimNamed(name, pool string) *ipamv1.IPClaim {
+	return &ipamv1.IPClaim{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name},
+		Spec:       ipamv1.IPClaimSpec{Pool: corev1.ObjectReference{Namespace: "ns", Name: pool}},
+	}
+}
+
+func TestPoolsMustHaveRoomForAllDevicesTogether(t *testing.T) {
+	for name, test := range map[string]struct {
+		req     Request
+		objects []client.Object
+		refusal string
+	}{
+		"one of one":                      {wanting("one"), nil, ""},
+		"two of one":                      {wanting("one", "one"), nil, "the machine needs 2"},
+		"two of one, of which one exists": {wanting("one", "one"), []client.Object{claimNamed("cp-0-0", "one")}, ""},
+		"one of each":                     {wanting("one", "two"), nil, ""},
+		"the second pool has too few":     {wanting("two", "one", "one"), nil, `"one"`},
+		"a pool that does not exist":      {wanting("one", "none"), nil, `"none"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := played(t, append(test.objects, poolOf("one", "10.0.0.10"), poolOf("two", "10.0.0.11"))...)
+			err := a.Check(t.Context(), test.req)
+			if test.refusal == "" {
+				if err != nil {
+					t.Errorf("refused: %v", err)
+				}
+				return
+			}
+			if refusal, ok := ipam.AsRefusal(err); !ok || !strings.Contains(refusal.Message, test.refusal) {
+				t.Errorf("got %v, want a refusal that says %q", err, test.refusal)
+			}
+		})
+	}
+}
+
+// A pool that was made, or that got an address back, a moment ago is not in the cache.
+func TestPoolThatTheCacheRefusesIsAskedAgainOfTheAPIServer(t *testing.T) {
+	a := played(t)
+	a.live = played(t, poolOf("one", "10.0.0.10")).client
+	attempt := a.attempt(wanting("one"))
+	if err := a.plan(t.Context(), attempt); err != nil {
+		t.Fatalf("refused: %v", err)
+	}
+	if pool := attempt.allocations[0].pool; pool.Object == nil || pool.GetName() != "one" {
+		t.Errorf("planned with pool %v", pool.Object)
+	}
+}
+
+func TestKeptClaimIsUsedForItsPoolAndDevice(t *testing.T) {
+	for name, test := range map[string]struct {
+		pool, device string
+		used         []bool
+	}{
+		"of the first device":        {"one", "0", []bool{true, false}},
+		"of the second device":       {"two", "1", []bool{false, true}},
+		"of a device with its pool":  {"two", "0", []bool{false, false}},
+		"of a device that is not":    {"one", "7", []bool{false, false}},
+		"of a pool that nobody asks": {"other", "0", []bool{false, false}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := claimNamed("cp-9-0", test.pool)
+			claim.Annotations = map[string]string{ipam.DeviceAnnotation: test.device}
+			attempt := played(t).attempt(wanting("one", "two"))
+
+			attempt.useKept(metal3.Provider{}.ReadClaim(claim))
+
+			for i, al := range attempt.allocations {
+				want := ipam.ClaimName("cp-0", i)
+				if test.used[i] {
+					want = "cp-9-0"
+				}
+				if al.used != test.used[i] || al.claim != want {
+					t.Errorf("device %d uses %q (%t), want %q (%t)", i, al.claim, al.used, want, test.used[i])
+				}
+			}
+		})
+	}
+}
+
+// What an allocation used before its address was set aside is not the request's.
+func TestClaimThatWasSetAsideIsNotTakenBack(t *testing.T) {
+	claim := claimNamed("cp-0-0", "one")
+	req := wanting("one")
+	ipam.Use(claim, req.Stamp)
+	a := played(t, claim)
+	attempt := a.attempt(req)
+	attempt.allocations[0].use("cp-0-0")
+	attempt.allocations[0].startAnew()
+	if err := a.TakeBack(t.Context(), attempt); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); err != nil {
+		t.Errorf("reading the claim: %v", err)
+	}
+}
