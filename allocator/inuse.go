@@ -58,35 +58,41 @@ func (u User) In(namespace string) string {
 	return fmt.Sprintf("%s %q", u.Kind, u.Name)
 }
 
+// Search finds what has an address. What the cache knows is asked again live.
+type Search struct {
+	Cache client.Client
+	Live  client.Reader
+}
+
 // Users finds what has an address on a network in this management cluster,
 // whoever put it there: other pools and providers, a hand, a webhook after ours,
 // a restore. The machine that asks is not among them, nor are machines that are
-// done (their VMs are). What the cache knows is asked again of live.
-func Users(ctx context.Context, c client.Client, live client.Reader, asker types.NamespacedName, place capi.Place) ([]User, error) {
+// done (their VMs are).
+func (s Search) Users(ctx context.Context, asker types.NamespacedName, place capi.Place) ([]User, error) {
 	var found []User
 	for _, kind := range capi.Users() {
-		ofKind, err := usersOf(ctx, c, live, kind, asker, place, metav1.NamespaceAll)
+		users, err := s.usersIn(ctx, metav1.NamespaceAll, kind, asker, place)
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, ofKind...)
+		found = append(found, users...)
 	}
 	return found, nil
 }
 
-// MachinesWith is Users for machines of one namespace alone, or of all if that is
+// MachinesIn is Users for the machines of one namespace alone, or of all if that is
 // empty. Those of others are not read: where many networks have the same ranges,
 // there are as many machines with one address.
-func MachinesWith(ctx context.Context, c client.Client, live client.Reader, asker types.NamespacedName, place capi.Place, namespace string) ([]User, error) {
-	return usersOf(ctx, c, live, &capi.VSphereMachine{}, asker, place, namespace)
+func (s Search) MachinesIn(ctx context.Context, namespace string, asker types.NamespacedName, place capi.Place) ([]User, error) {
+	return s.usersIn(ctx, namespace, &capi.VSphereMachine{}, asker, place)
 }
 
-func usersOf(ctx context.Context, c client.Client, live client.Reader, kind capi.User, asker types.NamespacedName, place capi.Place, namespace string) ([]User, error) {
-	gvk, err := c.GroupVersionKindFor(kind)
+func (s Search) usersIn(ctx context.Context, namespace string, kind capi.User, asker types.NamespacedName, place capi.Place) ([]User, error) {
+	gvk, err := s.Cache.GroupVersionKindFor(kind)
 	if err != nil {
 		return nil, fmt.Errorf("finding the kind of what has %s: %w", place.IP, err)
 	}
-	objects, err := kube.List(ctx, c, kind, client.InNamespace(namespace), client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
+	objects, err := kube.List(ctx, s.Cache, kind, client.InNamespace(namespace), client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("listing what has %s: %w", place.IP, err)
 	}
@@ -97,7 +103,7 @@ func usersOf(ctx context.Context, c client.Client, live client.Reader, kind capi
 			continue
 		}
 		fresh := kind.DeepCopyObject().(capi.User)
-		has, err := confirmUser(ctx, live, client.ObjectKeyFromObject(obj), fresh, place)
+		has, err := confirmUser(ctx, s.Live, client.ObjectKeyFromObject(obj), fresh, place)
 		if err != nil {
 			return nil, fmt.Errorf("reading %s %s: %w", gvk.Kind, client.ObjectKeyFromObject(obj), err)
 		}
@@ -135,7 +141,8 @@ func has(u capi.User, place capi.Place) bool {
 // InUse finds what else has an address that is on a device of the machine, or
 // that it is about to be given.
 func (a *Allocator) InUse(ctx context.Context, machine ipam.Machine, network string, ip netip.Addr) ([]User, error) {
-	return Users(ctx, a.client, a.live, machine.NamespacedName, capi.Place{IP: ip.Unmap(), Network: network})
+	search := Search{Cache: a.client, Live: a.live}
+	return search.Users(ctx, machine.NamespacedName, capi.Place{IP: ip.Unmap(), Network: network})
 }
 
 // checkUnused refuses an address that something else has, although the provider

@@ -239,8 +239,7 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request alloca
 			return v
 		}
 	}
-	switch {
-	case errors.Is(err, allocator.ErrMachineExists):
+	if errors.Is(err, allocator.ErrMachineExists) {
 		// The API server answers with the conflict that the user expects.
 		return allow()
 	}

@@ -265,7 +265,8 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, s
 		return "", err
 	}
 	place := capi.Place{IP: ip.Unmap(), Network: s.networkOf(ip.Unmap())}
-	machines, err := allocator.MachinesWith(ctx, r.client, r.live, key, place, namespace)
+	search := allocator.Search{Cache: r.client, Live: r.live}
+	machines, err := search.MachinesIn(ctx, namespace, key, place)
 	if err != nil || len(machines) == 0 {
 		return "", err
 	}
