@@ -83,7 +83,7 @@ func (h *Handler) template(ctx context.Context, key client.ObjectKey, readers []
 		if client.IgnoreNotFound(err) != nil {
 			return nil, fmt.Errorf("reading VSphereMachineTemplate %s: %w", key, err)
 		}
-		if (machine.Asker{Object: template}).Asks() {
+		if (machine.Asker{Object: template}).AsksForPool() {
 			return template, nil
 		}
 	}
