@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	ipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 )
@@ -286,12 +287,22 @@ func TestPoolIsWatchedInTheVersionThatIsKnown(t *testing.T) {
 	}
 }
 
-// A reader that is not asked fails the test: there is none.
 func TestPoolThatIsNotWatchedIsReadFromTheServer(t *testing.T) {
-	c := server(t, lab(rangeKind, nil))
-	pool, err := Provider{Mapper: kinds(), Live: c}.Pool(t.Context(), nil, aMachine, wantOf(rangeKind))
-	if err != nil || pool.Watched || !pool.Silent || pool.GetName() != "lab" {
-		t.Errorf("got %+v and error %v, want the pool, not watched", pool, err)
+	for _, test := range []struct {
+		kind    schema.GroupVersionKind
+		watched bool
+	}{{inCluster, true}, {global, true}, {rangeKind, false}} {
+		// Who asks the wrong one asks nobody.
+		var cached, live client.Reader
+		if c := server(t, lab(test.kind, nil)); test.watched {
+			cached = c
+		} else {
+			live = c
+		}
+		pool, err := Provider{Mapper: kinds(), Live: live}.Pool(t.Context(), cached, aMachine, wantOf(test.kind))
+		if err != nil || pool.Watched != test.watched || !pool.Silent || pool.GetName() != "lab" {
+			t.Errorf("%s: got %+v and error %v, want the pool, watched: %v", test.kind.Kind, pool, err, test.watched)
+		}
 	}
 }
 
