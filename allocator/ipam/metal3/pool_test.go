@@ -180,9 +180,8 @@ func TestRoomIsWithoutWhatTheNetworkNeeds(t *testing.T) {
 	}
 }
 
-func TestSizesOfRangesThatAreHugeTogetherDoNotOverflow(t *testing.T) {
-	pool := poolOf(entry("fd00::", "", "fd00::/65"), entry("fd01::", "", "fd01::/65"))
-	if n := size(rangesOf(pool)); n != math.MaxUint64 {
+func TestSizeOfARangeThatNoNumberHoldsIsTheGreatest(t *testing.T) {
+	if n := size(rangesOf(poolOf(entry("fd00::", "", "fd00::/56")))); n != math.MaxUint64 {
 		t.Errorf("got %d", n)
 	}
 }
