@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -146,4 +147,71 @@ func TestNamespacesDoNotWaitForEachOtherOnAPoolThatTheyShare(t *testing.T) {
 		t.Fatalf("another namespace waited: %v, %v", waited, err)
 	}
 	end()
+}
+
+// A pool that were forgotten earlier would have as many turns again.
+func TestPoolIsRememberedUntilTheLastRequestLeaves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var turns queue
+		ends := takeAll(t, &turns, poolNamed("pool"))
+		next := make(chan func(), 1)
+		go func() {
+			_, end, err := turns.enter(t.Context(), poolNamed("pool"))
+			if err != nil {
+				t.Error(err)
+			}
+			next <- end
+		}()
+		synctest.Wait()
+		ends[0]()
+		ends[0] = <-next
+
+		ctx, giveUp := context.WithCancelCause(t.Context())
+		gaveUp := make(chan error, 1)
+		go func() {
+			waited, _, err := turns.enter(ctx, poolNamed("pool"))
+			if !waited {
+				t.Errorf("a request had a turn while %d claims wait", waitingClaims)
+			}
+			gaveUp <- err
+		}()
+		synctest.Wait()
+		giveUp(nil)
+		if err := <-gaveUp; !errors.Is(err, context.Canceled) {
+			t.Errorf("who gave up got the error %v, want that of the context", err)
+		}
+
+		for i, end := range ends {
+			if len(turns.pools) != 1 {
+				t.Errorf("%d pools are remembered while %d requests have a turn, want the pool", len(turns.pools), len(ends)-i)
+			}
+			end()
+		}
+		if len(turns.pools) > 0 {
+			t.Errorf("%d pools are remembered that nobody waits for", len(turns.pools))
+		}
+	})
+}
+
+func TestQueueIsThatOfOnePoolAndOneNamespace(t *testing.T) {
+	of := func(namespace string, reference ipam.PoolReference, claimant string) queueKey {
+		pool := ipam.Pool{Object: &ipamv1.IPPool{}, Reference: reference}
+		pool.SetNamespace(namespace)
+		pool.SetName(reference.Name)
+		return queueKeyOf(pool, claimant)
+	}
+	pool := of("ns", metal3.PoolNamed("pool"), "ns")
+	if again := of("ns", metal3.PoolNamed("pool"), "ns"); again != pool {
+		t.Errorf("two requests for one pool do not wait for each other: %v, %v", pool, again)
+	}
+	for name, other := range map[string]queueKey{
+		"of another name":      of("ns", metal3.PoolNamed("other"), "ns"),
+		"of another kind":      of("ns", contract.InClusterPool("pool"), "ns"),
+		"in another namespace": of("other", metal3.PoolNamed("pool"), "ns"),
+		"of another claimant":  of("ns", metal3.PoolNamed("pool"), "other"),
+	} {
+		if other == pool {
+			t.Errorf("a pool %s is waited for", name)
+		}
+	}
 }

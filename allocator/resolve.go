@@ -13,7 +13,7 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// Resolve completes a reference that leaves something open. Without an API group
+// Resolve completes a want whose reference leaves something open. Without an API group
 // the kind is that of a provider whose pools can be asked for in this way, or one
 // of the group in which Cluster API's own IPAM providers have theirs.
 //
@@ -23,22 +23,24 @@ import (
 // none at all, it is the first provider's that is missing; but where a pool of all
 // namespaces has that name, which a bare name never means, Resolve returns a
 // Refusal that says how to ask for it.
-func (a *Allocator) Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.PoolReference, error) {
+func (a *Allocator) Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error) {
 	switch {
 	case want.Pool.APIGroup != "":
-		return want.Pool, nil
+		return want, nil
 	case want.Pool.Kind != "":
-		return a.groupOf(want.Pool), nil
+		want.Pool = a.groupOf(want.Pool)
+		return want, nil
 	}
 	for _, reader := range []client.Reader{a.client, a.live} {
 		usable, err := a.usable(ctx, reader, namespace, want.Pool.Name)
 		switch {
 		case err != nil:
-			return want.Pool, err
+			return want, err
 		case len(usable) > 1 && reader == client.Reader(a.client):
 			// Somebody goes from one to the other: the cache will not do.
 		case len(usable) > 0:
-			return usable[0], nil
+			want.Pool = usable[0]
+			return want, nil
 		}
 	}
 	return a.missing(ctx, namespace, want)
@@ -82,14 +84,14 @@ func (a *Allocator) usable(ctx context.Context, reader client.Reader, namespace,
 	return usable, nil
 }
 
-// missing is the pool that a bare name means where there is none of that name. It
-// refuses a name that only a pool of all namespaces has.
-func (a *Allocator) missing(ctx context.Context, namespace string, want ipam.Want) (ipam.PoolReference, error) {
+// missing completes a want that names no kind where no pool of that name can be
+// used. It refuses a name that only a pool of all namespaces has.
+func (a *Allocator) missing(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error) {
 	var kinds []string
 	for _, short := range a.shorthands() {
 		kinds = append(kinds, short.ByName(want.Pool.Name).Kind)
 	}
-	first := a.shorthands()[0].ByName(want.Pool.Name)
+	want.Pool, want.OtherKinds = a.shorthands()[0].ByName(want.Pool.Name), kinds[1:]
 	for _, short := range a.shorthands() {
 		shared, ok := short.Shared(want.Pool.Name)
 		if !ok {
@@ -97,16 +99,16 @@ func (a *Allocator) missing(ctx context.Context, namespace string, want ipam.Wan
 		}
 		usable, err := isUsable(ctx, a.live, "", shared, short.EmptyPool(shared))
 		if err != nil {
-			return first, err
+			return want, err
 		}
 		if usable {
 			refusal := ipam.Refuse(ipam.PoolNotFound, "no %s %q can be used in namespace %q, asked for by %s, "+
 				"but a %s has that name: to use it, write %s/%s into annotation %s%d", strings.Join(kinds, " and no "), shared.Name, namespace, want.AskedBy,
 				shared.Kind, shared.Kind, shared.Name, ipam.PoolsAnnotationPrefix, want.Device.Index)
-			return first, ipam.WithShortage(refusal, ipam.Shortage{Pool: first, Needed: 1})
+			return want, ipam.WithShortage(refusal, ipam.Shortage{Pool: want.Pool, Needed: 1})
 		}
 	}
-	return first, nil
+	return want, nil
 }
 
 // isUsable tells whether a pool exists and is not being deleted.

@@ -109,8 +109,8 @@ func (a Asker) label() string {
 	return ""
 }
 
-// Asks tells whether the asker asks for anything at all, even wrongly.
-func (a Asker) Asks() bool {
+// AsksForPool tells whether the asker asks for a pool at all, even wrongly.
+func (a Asker) AsksForPool() bool {
 	if a.label() != "" {
 		return true
 	}

@@ -67,8 +67,12 @@ func isTrue(b *bool) bool { return b != nil && *b }
 
 // hasAddress tells whether an address is on a device, with whatever prefix length.
 func hasAddress(d infrav1.NetworkDeviceSpec, ip netip.Addr) bool {
-	return slices.ContainsFunc(d.IPAddrs, func(text string) bool { return addressOf(text).Addr() == ip.Unmap() })
+	return slices.ContainsFunc(d.IPAddrs, func(text string) bool { return isAddress(text, ip) })
 }
+
+// isAddress tells whether an entry of ipAddrs is an address, with whatever prefix
+// length.
+func isAddress(text string, ip netip.Addr) bool { return addressOf(text).Addr() == ip.Unmap() }
 
 // addressOf reads an entry of ipAddrs. It is the zero Prefix if the entry is no
 // address.

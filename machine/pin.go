@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -59,10 +60,31 @@ func pinBinding(before, after *Machine, b ipam.Binding, i int, doc Document) err
 	if err != nil {
 		return err
 	}
+	addresses, _ := device["ipAddrs"].([]any)
 	injectBinding(device, b)
-	// The user may have put addresses of his own beside ours.
-	device["ipAddrs"] = anySlice(held.IPAddrs)
+	device["ipAddrs"] = withAddress(addresses, held.IPAddrs, b.Address.Addr())
 	return nil
+}
+
+// withAddress is what an update makes of a device's addresses, with the bound one
+// as it was before. Those beside it are the user's own, who may change them and
+// take them away: nobody checks whether they are still free, so that none is given
+// back. An entry that stands where the bound one was is what the update made of it.
+func withAddress(now []any, before []string, ip netip.Addr) []any {
+	place := slices.IndexFunc(before, func(text string) bool { return isAddress(text, ip) })
+	bound := before[place]
+	made := slices.IndexFunc(now, func(entry any) bool { text, _ := entry.(string); return isAddress(text, ip) })
+	if made < 0 && len(now) == len(before) {
+		if text, _ := now[place].(string); !slices.Contains(before, text) {
+			made = place
+		}
+	}
+	if made < 0 {
+		return slices.Insert(slices.Clone(now), min(place, len(now)), any(bound))
+	}
+	now = slices.Clone(now)
+	now[made] = bound
+	return now
 }
 
 // boundTo is the index of the device that has a binding's address: the one that

@@ -97,6 +97,39 @@ func TestDeviceIsFoundByItsAddress(t *testing.T) {
 	}
 }
 
+// A user may put addresses of his own beside the bound one. They stay his: only the
+// bound one is put back.
+func TestUpdateOfADeviceWithAFurtherAddressOfItsUser(t *testing.T) {
+	const rest = `,"gateway4":"10.0.0.254","nameservers":["10.0.0.53"],"searchDomains":["example"]},` + other
+	devices := func(addresses string) string { return `{"networkName":"a","ipAddrs":[` + addresses + `]` + rest }
+	const ours, own, owns = `"10.0.0.1/24"`, `"10.0.0.98/24"`, `"10.0.0.99/24"`
+	for name, test := range map[string]struct{ before, after, want string }{
+		"leaves both":                                     {ours + "," + own, ours + "," + own, ours + "," + own},
+		"changes the order":                               {ours + "," + own, own + "," + ours, own + "," + ours},
+		"changes his own":                                 {ours + "," + own, ours + "," + owns, ours + "," + owns},
+		"removes his own":                                 {ours + "," + own, ours, ours},
+		"removes the bound one":                           {ours + "," + own, own, ours + "," + own},
+		"removes the bound one from the end":              {own + "," + ours, own, own + "," + ours},
+		"removes the bound one and changes his own":       {ours + "," + own, owns, ours + "," + owns},
+		"removes both":                                    {ours + "," + own, "", ours},
+		"removes both, the bound one from the end":        {own + "," + ours, "", ours},
+		"changes the bound one":                           {ours + "," + own, `"10.9.9.9/8",` + own, ours + "," + own},
+		"changes both":                                    {ours + "," + own, `"10.9.9.9/8",` + owns, ours + "," + owns},
+		"changes the bound one at the end":                {own + "," + ours, own + `,"10.9.9.9/8"`, own + "," + ours},
+		"changes the bound one's prefix length and order": {ours + "," + own, own + `,"10.0.0.1/8"`, own + "," + ours},
+		"puts another of his own in its place":            {ours + "," + own, own + "," + owns, ours + "," + own + "," + owns},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pinning{devices: devices(test.after), want: devices(test.want)}.check(t, devices(test.before))
+		})
+	}
+}
+
+func TestBothBoundAddressesOfOneDeviceArePutBack(t *testing.T) {
+	const both = `{"networkName":"a","ipAddrs":["10.0.0.1/24","10.0.1.1/24"],"gateway4":"10.0.0.254","nameservers":["10.0.0.53"],"searchDomains":["example"]}`
+	pinning{devices: `{"networkName":"a"}`, want: both}.check(t, both)
+}
+
 // pinning is an update of the devices of a bound machine: what they become, or why
 // it is denied.
 type pinning struct{ devices, want, denied string }

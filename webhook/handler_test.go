@@ -39,8 +39,9 @@ type noRefusals struct{}
 
 func (noRefusals) Record(string, metav1.OwnerReference, *ipam.Refusal) {}
 
-func (a *brokenAllocator) Resolve(_ context.Context, _ string, want ipam.Want) (ipam.PoolReference, error) {
-	return metal3.PoolNamed(want.Pool.Name), nil
+func (a *brokenAllocator) Resolve(_ context.Context, _ string, want ipam.Want) (ipam.Want, error) {
+	want.Pool = metal3.PoolNamed(want.Pool.Name)
+	return want, nil
 }
 
 func (a *brokenAllocator) Check(context.Context, allocator.Request) error { return a.err }

@@ -48,9 +48,7 @@ func (h *Handler) want(ctx context.Context, m *machine.Machine, ask machine.Ask)
 			return want, err
 		}
 	}
-	var err error
-	want.Pool, err = h.Allocator.Resolve(ctx, m.Namespace, want)
-	return want, err
+	return h.Allocator.Resolve(ctx, m.Namespace, want)
 }
 
 // askers are the machine and its template; the machine's own metadata wins. Where
@@ -83,7 +81,7 @@ func (h *Handler) template(ctx context.Context, key client.ObjectKey, readers []
 		if client.IgnoreNotFound(err) != nil {
 			return nil, fmt.Errorf("reading VSphereMachineTemplate %s: %w", key, err)
 		}
-		if (machine.Asker{Object: template}).Asks() {
+		if (machine.Asker{Object: template}).AsksForPool() {
 			return template, nil
 		}
 	}

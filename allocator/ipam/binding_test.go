@@ -2,6 +2,8 @@ package ipam
 
 import (
 	"fmt"
+	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -50,5 +52,50 @@ func TestBindingsThatWouldNotBeReadAreNotWritten(t *testing.T) {
 	_, err := b.Encode()
 	if refusal, ok := AsRefusal(err); !ok || refusal.Reason != BindingsInvalid {
 		t.Errorf("got %v, want a refusal", err)
+	}
+}
+
+func TestBindingsAreReadAsTheyWereWritten(t *testing.T) {
+	bare := Binding{
+		Pool: PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "p"}, Claim: "cp-0", Address: netip.MustParsePrefix("10.0.0.1/24"),
+	}
+	whole := Binding{
+		Device: Device{Index: 1, DeviceName: "eth1", NetworkName: "lan"}, Pool: PoolReference{APIGroup: "g", Kind: "K", Name: "q"}, Claim: "cp-1.r2",
+		Address: netip.MustParsePrefix("fd00::1/64"), Gateway: netip.MustParseAddr("fd00::fe"),
+		Nameservers: []string{"fd00::53"}, SearchDomains: []string{"example.org"},
+	}
+	for name, want := range map[string]Bindings{
+		"none": {Machine: "cp"}, "one": {Machine: "cp", Bindings: []Binding{bare}}, "all fields": {Machine: "cp", Bindings: []Binding{bare, whole}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text, err := want.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := ParseBindings(text)
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("got  %+v and error %v\nwant %+v", got, err, want)
+			}
+		})
+	}
+}
+
+// Nothing that a machine can have is too large, so that what is written is read.
+func TestBindingsOfAllDevicesAreRead(t *testing.T) {
+	all := Bindings{Machine: strings.Repeat("m", 253)}
+	for i := range MaxDevices {
+		all.Bindings = append(all.Bindings, Binding{
+			Device: Device{Index: i, DeviceName: "ens192", NetworkName: "/DC0/network/VM Network"},
+			Pool:   PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "GlobalInClusterIPPool", Name: strings.Repeat("p", 63)},
+			Claim:  ClaimNameOfTry(all.Machine, i, 260), Address: netip.MustParsePrefix("fd00:1111:2222:3333:4444::1/64"),
+			Gateway: netip.MustParseAddr("fd00:1111:2222:3333:4444::fe"), Nameservers: []string{"10.0.0.53"}, SearchDomains: []string{"example.org"},
+		})
+	}
+	text, err := all.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ParseBindings(text); err != nil || len(got.Bindings) != MaxDevices {
+		t.Errorf("%d bytes: got %d bindings and error %v", len(text), len(got.Bindings), err)
 	}
 }

@@ -55,6 +55,15 @@ func TestClaimIsHandedBackAsItWasBeforeItWasTakenOver(t *testing.T) {
 			},
 			wantAnnotations: offer,
 		},
+		"with a note that somebody has forged": {
+			annotations: offer,
+			after: func(claim *ipamv1.IPClaim) {
+				claim.Annotations[TakenOverAnnotation] = `{"labels":{"` + MachineLabel + `":"x","` + clusterv1.ClusterNameLabel + `":null},"annotations":{"` + LastUsedAnnotation + `":"x"}}`
+			},
+			// What the forger left out is not undone.
+			wantLabels:      map[string]string{clusterctlv1.ClusterctlMoveLabel: "", clusterv1.WatchLabel: "ours"},
+			wantAnnotations: map[string]string{ForAnnotation: "cp-0", "ipAddress": "10.0.0.2"},
+		},
 		"with a note that cannot be read": {
 			annotations: offer,
 			after: func(claim *ipamv1.IPClaim) {

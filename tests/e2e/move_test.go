@@ -77,7 +77,7 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandAfterTheMove(t *tes
 	// A machine that is wanted before the pool is there waits for it, and then
 	// asks for an address when those that moved do, too.
 	r.grow()
-	r.seeRefused("not found")
+	r.seeRefused("no IPPool and no InClusterIPPool")
 	r.target.create(r.pool(r.target))
 
 	r.seeKept()

@@ -67,10 +67,15 @@ func TestMachineThatAnInClusterPoolCannotServeIsDenied(t *testing.T) {
 			denial: `GlobalInClusterIPPool "nowhere" not found, asked for by ` + byAnnotation +
 				`: create the pool or correct its name there`,
 		},
-		"a name that no pool has": {
-			ref: "nowhere",
+		"an IPPool that does not exist": {
+			ref: "IPPool/nowhere",
 			denial: `IPPool "nowhere" not found in namespace "NAMESPACE", asked for by ` + byAnnotation +
 				`: create the pool or correct its name there`,
+		},
+		"a name that no pool has": {
+			ref: "nowhere",
+			denial: `no IPPool and no InClusterIPPool "nowhere" can be used in namespace "NAMESPACE", asked for by ` + byAnnotation +
+				`: create the one that you mean or correct its name there`,
 		},
 		"a paused pool": {
 			prepare: annotated("cluster.x-k8s.io/paused", ""),

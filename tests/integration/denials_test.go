@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	poolNotFound = `IPPool "dkp-cluster" not found in namespace "NAMESPACE", ` +
-		`asked for by label cluster.x-k8s.io/ip-pool-name of the VSphereMachine: create the pool or correct its name there`
+	poolNotFound = `no IPPool and no InClusterIPPool "dkp-cluster" can be used in namespace "NAMESPACE", ` +
+		`asked for by label cluster.x-k8s.io/ip-pool-name of the VSphereMachine: create the one that you mean or correct its name there`
 	// quick is what the denial of an exhausted pool may take on a busy machine;
 	// on an idle one it takes a fraction of a second. One that waits for an
 	// address that does not come takes 9 s.
@@ -45,8 +45,8 @@ func TestMissingPoolOfATemplateIsDenied(t *testing.T) {
 	s := newScene(t, shared)
 	s.create(harness.Template(s.ns, "cp", harness.WithPool("nowhere")))
 
-	s.denyMachines(`IPPool "nowhere" not found in namespace "NAMESPACE", `+
-		`asked for by label cluster.x-k8s.io/ip-pool-name of VSphereMachineTemplate "cp": create the pool or correct its name there`,
+	s.denyMachines(`no IPPool and no InClusterIPPool "nowhere" can be used in namespace "NAMESPACE", `+
+		`asked for by label cluster.x-k8s.io/ip-pool-name of VSphereMachineTemplate "cp": create the one that you mean or correct its name there`,
 		harness.FromTemplate("cp"))
 
 	s.expectNoClaims()

@@ -41,7 +41,9 @@ func TestCorrectedCauseShowsInTheEvents(t *testing.T) {
 	owner := s.machineSet("owner")
 	for _, pool := range []string{"first", "second"} {
 		s.refused(harness.Machine(s.ns, "owner-"+pool, harness.WithPool(pool), harness.WithOwner(owner)), pool)
-		s.hears(owner, func(event eventsv1.Event) bool { return strings.HasPrefix(event.Note, `IPPool "`+pool+`" not found`) })
+		s.hears(owner, func(event eventsv1.Event) bool {
+			return strings.Contains(event.Note, `InClusterIPPool "`+pool+`" can be used`)
+		})
 	}
 }
 

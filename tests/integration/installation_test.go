@@ -34,8 +34,11 @@ func TestInstallationInParts(t *testing.T) {
 	})
 	t.Run("without the provider's API, machines that need an address are denied", func(t *testing.T) {
 		s := bareScene(t, env)
-		s.denyTen(`IPPool "dkp-cluster" in namespace "NAMESPACE", asked for by label cluster.x-k8s.io/ip-pool-name of the VSphereMachine, `+
-			`cannot exist: the metal3 IP Address Manager is not installed; install it`, harness.WithPool(harness.DefaultPool))
+		s.denyTen(`no IPPool and no InClusterIPPool "dkp-cluster" can be used in namespace "NAMESPACE", `+
+			`asked for by label cluster.x-k8s.io/ip-pool-name of the VSphereMachine: create the one that you mean or correct its name there; `+
+			`for an IPPool install the metal3 IP Address Manager first`, harness.WithPool(harness.DefaultPool))
+		s.denyTen(`IPPool "dkp-cluster" in namespace "NAMESPACE", asked for by annotation pools.capv-static-ip.dev/0 of the VSphereMachine, `+
+			`cannot exist: the metal3 IP Address Manager is not installed; install it`, withPoolOf("0", "IPPool/"+harness.DefaultPool))
 	})
 
 	if err := env.InstallMetal3CRDs(t.Context()); err != nil {

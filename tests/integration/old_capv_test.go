@@ -119,7 +119,7 @@ func servedAfterTheAdapter(s *scene) {
 // cause is gone.
 func deniedUntilThePoolIsThere(s *scene) {
 	owner := s.machineSet("owner")
-	s.refused(s.older(s.pooled("cp-0", harness.WithOwner(owner))), "not found")
+	s.refused(s.older(s.pooled("cp-0", harness.WithOwner(owner))), "no IPPool and no InClusterIPPool")
 	s.toldInServedVersion(string(ipam.PoolNotFound))
 	s.toldAbout("MachineSet", "owner", string(ipam.PoolNotFound))
 	s.waiting(owner)

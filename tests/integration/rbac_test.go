@@ -132,7 +132,7 @@ func nothingIsForbidden(s *scene) {
 	s.eventually("the marks to come back", func(context.Context) error { return s.isFullyAdopted("cp-0", ip) })
 	s.fromAdapter("old")
 	s.eventually("the old adapter's machine to be adopted", func(context.Context) error { return s.isAdopted("old", s.ip("old")) })
-	s.refused(s.pooled("lost", harness.WithPool("missing")), "not found")
+	s.refused(s.pooled("lost", harness.WithPool("missing")), "no IPPool and no InClusterIPPool")
 	s.told("lost", string(ipam.PoolNotFound))
 	s.ownersTryAgain()
 
@@ -174,7 +174,7 @@ func (s *scene) ownersTryAgain() {
 	s.Helper()
 	owners := []client.Object{s.machineSet("owner"), s.controlPlane("owner")}
 	for _, owner := range owners {
-		s.refused(s.pooled("late", harness.WithPool("late"), harness.WithOwner(owner)), "not found")
+		s.refused(s.pooled("late", harness.WithPool("late"), harness.WithOwner(owner)), "no IPPool and no InClusterIPPool")
 		s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, "IPPool.ipam.metal3.io/late") })
 	}
 	s.create(harness.Pool(s.ns, harness.PoolNamed("late"), harness.PoolRange("10.16.57.1", "10.16.57.9")))

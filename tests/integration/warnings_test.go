@@ -47,8 +47,8 @@ func TestDryRunMakesNothing(t *testing.T) {
 		}
 
 		preview()
-		warned.expect(s, `IPPool "`+f.PoolName+`" not found in namespace "NAMESPACE", asked for by label `+
-			`cluster.x-k8s.io/ip-pool-name of the VSphereMachine: create the pool or correct its name there`)
+		warned.expect(s, `no IPPool and no InClusterIPPool "`+f.PoolName+`" can be used in namespace "NAMESPACE", asked for by label `+
+			`cluster.x-k8s.io/ip-pool-name of the VSphereMachine: create the one that you mean or correct its name there`)
 		s.expectNoClaims()
 
 		s.pool(f, f.WithIPs(88, 89))

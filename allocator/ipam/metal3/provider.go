@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
@@ -213,12 +213,8 @@ func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 	pool := &ipamv1.IPPool{}
 	err := reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: want.Pool.Name}, pool)
 	switch {
-	case meta.IsNoMatchError(err):
-		return ipam.Pool{}, ipam.Refuse(ipam.PoolNotFound, "IPPool %q in namespace %q, asked for by %s, cannot exist: "+
-			"the metal3 IP Address Manager is not installed; install it", want.Pool.Name, namespace, want.AskedBy)
-	case apierrors.IsNotFound(err):
-		return ipam.Pool{}, ipam.Refuse(ipam.PoolNotFound, "IPPool %q not found in namespace %q, asked for by %s: "+
-			"create the pool or correct its name there", want.Pool.Name, namespace, want.AskedBy)
+	case kube.IsAbsent(err):
+		return ipam.Pool{}, absent(namespace, want, apierrors.IsNotFound(err))
 	case err != nil:
 		return ipam.Pool{}, fmt.Errorf("reading IPPool %s/%s: %w", namespace, want.Pool.Name, err)
 	case !pool.DeletionTimestamp.IsZero():
@@ -241,6 +237,25 @@ func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 		Total:     size(usableOf(pool)),
 		Free:      func(claims []string) (uint64, uint64) { return freeOf(pool, used, claims) },
 	}, nil
+}
+
+// absent refuses a pool that does not exist, though others of its kind may, or
+// cannot.
+func absent(namespace string, want ipam.Want, served bool) error {
+	others := strings.Join(want.OtherKinds, " and no ")
+	switch {
+	case served && others == "":
+		return ipam.Refuse(ipam.PoolNotFound, "IPPool %q not found in namespace %q, asked for by %s: "+
+			"create the pool or correct its name there", want.Pool.Name, namespace, want.AskedBy)
+	case served:
+		return ipam.Refuse(ipam.PoolNotFound, "no IPPool and no %s %q can be used in namespace %q, asked for by %s: "+
+			"create the one that you mean or correct its name there", others, want.Pool.Name, namespace, want.AskedBy)
+	case others == "":
+		return ipam.Refuse(ipam.PoolNotFound, "IPPool %q in namespace %q, asked for by %s, cannot exist: "+
+			"the metal3 IP Address Manager is not installed; install it", want.Pool.Name, namespace, want.AskedBy)
+	}
+	return ipam.Refuse(ipam.PoolNotFound, "no IPPool and no %s %q can be used in namespace %q, asked for by %s: "+
+		"create the one that you mean or correct its name there; for an IPPool install the metal3 IP Address Manager first", others, want.Pool.Name, namespace, want.AskedBy)
 }
 
 // checkDNS refuses a pool whose devices could not hold what it says for all of its

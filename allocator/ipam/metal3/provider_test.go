@@ -1,13 +1,17 @@
 package metal3
 
 import (
+	"errors"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"capv-static-ip.dev/allocator/ipam"
 )
@@ -162,6 +166,76 @@ func TestBindRefusesGarbage(t *testing.T) {
 		refusal, ok := ipam.AsRefusal(err)
 		if !ok || refusal.Reason != ipam.InvalidAddress || !strings.Contains(refusal.Message, wanted) {
 			t.Errorf("got %v, want a refusal with %q", err, wanted)
+		}
+	}
+}
+
+func TestAddressThatItsNetworkNeedsIsSetAside(t *testing.T) {
+	pool := ipam.Pool{Object: poolOf(entry("10.0.0.0", "10.0.0.255", ""))}
+	for ip, want := range map[string]ipam.UnfitCause{
+		"10.0.0.254": ipam.IsGateway, "10.0.0.53": ipam.IsNameserver, "10.0.0.0": ipam.IsNetworkAddress, "10.0.0.255": ipam.IsBroadcast,
+	} {
+		_, err := Provider{}.Bind(pool, answerOf(func(a *ipamv1.IPAddressSpec) { a.Address = ipamv1.IPAddressStr(ip) }), ipam.Want{Pool: PoolNamed("pool")})
+		var unfit *ipam.Unfit
+		if !errors.As(err, &unfit) || unfit.Cause != want || unfit.IP != netip.MustParseAddr(ip) {
+			t.Errorf("%s: got %v, want it to be set aside as %s", ip, err, want)
+		}
+	}
+}
+
+// metal3 hands out what is left, of whatever family. There may be a network full of
+// them, so that they are not set aside.
+func TestAddressOfAPoolsSecondFamilyIsRefused(t *testing.T) {
+	pool := ipam.Pool{Object: poolOf(entry("10.0.0.1", "10.0.0.6", ""), entry("fd00::1", "fd00::6", ""))}
+	_, err := Provider{}.Bind(pool, answerOf(func(a *ipamv1.IPAddressSpec) { a.Address, a.Prefix, a.Gateway = "fd00::2", 64, nil }), ipam.Want{Pool: PoolNamed("pool")})
+	refusal, ok := ipam.AsRefusal(err)
+	if unfit := (*ipam.Unfit)(nil); !ok || refusal.Reason != ipam.PoolExhausted || errors.As(err, &unfit) {
+		t.Errorf("got %v, want a refusal", err)
+	}
+}
+
+func TestClaimIsReadFromItsStatus(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*ipamv1.IPClaimStatus)
+		want   ipam.Claim
+	}{
+		"nothing yet": {func(*ipamv1.IPClaimStatus) {}, ipam.Claim{}},
+		"bound":       {func(s *ipamv1.IPClaimStatus) { s.Address = &corev1.ObjectReference{Name: "pool-10-0-0-1"} }, ipam.Claim{Address: "pool-10-0-0-1"}},
+		"exhausted":   {func(s *ipamv1.IPClaimStatus) { s.ErrorMessage = new("Exhausted IP Pools") }, ipam.Claim{Failure: "Exhausted IP Pools", Exhausted: true}},
+		"failed":      {func(s *ipamv1.IPClaimStatus) { s.ErrorMessage = new("Requested IP not available") }, ipam.Claim{Failure: "Requested IP not available"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := &ipamv1.IPClaim{}
+			claim.Spec.Pool.Name = "pool"
+			test.change(&claim.Status)
+			test.want.Object, test.want.Pool = claim, PoolNamed("pool")
+			if got := (Provider{}).ReadClaim(claim); got != test.want {
+				t.Errorf("got  %+v\nwant %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestNewClaimIsReadAsWhatItIsFor(t *testing.T) {
+	obj := Provider{}.NewClaim(ipam.ClaimSpec{Name: "cp-0", Machine: ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp"}}, Pool: PoolNamed("pool")})
+	Provider{}.Request(obj, netip.MustParseAddr("10.0.0.3"))
+	got := Provider{}.ReadClaim(obj)
+	if got.Pool != PoolNamed("pool") || got.GetName() != "cp-0" || got.GetNamespace() != "ns" || got.GetAnnotations()[RequestAnnotation] != "10.0.0.3" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestFinalizersOfMetal3AreItsOwn(t *testing.T) {
+	own := []string{ipamv1.IPClaimFinalizer, ipamv1.IPAddressFinalizer, "ipam.metal3.io/ipaddress", "ipam.metal3.io/ipaddressclaim"}
+	for _, test := range []struct {
+		finalizers []string
+		want       bool
+	}{
+		{nil, true}, {own, true}, {append(slices.Clone(own), ipam.InUseFinalizer), false}, {[]string{"ipam.metal3.io/other"}, false},
+	} {
+		claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Finalizers: test.finalizers}}
+		if got := (Provider{}).HasOnlyOwnFinalizers(claim); got != test.want {
+			t.Errorf("%v: got %v, want %v", test.finalizers, got, test.want)
 		}
 	}
 }
