@@ -59,12 +59,12 @@ func exhausted(pool ipam.Pool, free, needed uint64) error {
 	if needed > 1 {
 		more = fmt.Sprintf(" and the machine needs %d", needed)
 	}
-	name, lack := pool.Reference.In(pool.GetNamespace()), ipam.Shortage{Pool: pool.Reference, Needed: needed}
+	name, short := pool.Reference.In(pool.GetNamespace()), ipam.Shortage{Pool: pool.Reference, Needed: needed}
 	if pool.Free == nil {
-		return ipam.WithShortage(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), lack)
+		return ipam.WithShortage(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), short)
 	}
 	return ipam.WithShortage(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
-		name, pool.Total-min(free, pool.Total), pool.Total, more), lack)
+		name, pool.Total-min(free, pool.Total), pool.Total, more), short)
 }
 
 func claimExists(ctx context.Context, reader client.Reader, al *allocation) (bool, error) {

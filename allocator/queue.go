@@ -72,7 +72,7 @@ func (q *queue) join(pool queueKey) *queueOfPool {
 	return q.pools[pool]
 }
 
-// leave forgets a pool for which nobody waits any more.
+// forget forgets a pool for which nobody waits any more.
 func (q *queue) forget(pool queueKey, turn *queueOfPool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -10,7 +10,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// bindings of a machine with two devices, both bound, with everything injected.
+// twoBound are the bindings of a machine with two devices, both bound, with everything injected.
 func twoBound() ipam.Bindings {
 	both := boundDevice(0, func(b *ipam.Binding) {
 		b.Gateway = netip.MustParseAddr("10.0.0.254")

@@ -22,7 +22,7 @@ const (
 	// recheckInterval is the time after which a kind is tried again that its CRD serves
 	// and discovery does not show yet.
 	recheckInterval = time.Second
-	// patience is how many looks a CRD has to be established, when it is new.
+	// maxLooksForNew is how many looks a CRD has to be established, when it is new.
 	maxLooksForNew = 5
 	// maxLooks is how often it is asked what would be chosen now that a version is
 	// not served any more: discovery shows that a little after the CRD.

@@ -82,7 +82,7 @@ const (
 	// for them.
 	NameserversAnnotation = "capv-static-ip.dev/nameservers"
 	// RefusedByAnnotation says, on an owner of machines that were refused, which
-	// pools did not have what they asked for, or why else, see Lacks. Taking it off
+	// pools did not have what they asked for, or why else, see retry.Shortages. Taking it off
 	// makes CAPI try again at once.
 	RefusedByAnnotation = "capv-static-ip.dev/refused-by"
 )

@@ -49,7 +49,7 @@ const (
 type Refusal struct {
 	Reason  Reason
 	Message string
-	// Lack is what a pool did not have, where looking at the pool will show
+	// Shortage is what a pool did not have, where looking at the pool will show
 	// that it has it again. It names no pool where nothing would.
 	Shortage Shortage
 }

@@ -7,10 +7,10 @@ type Shortage struct {
 	Needed uint64
 }
 
-// WithShortage says of a Refusal what was lacking. Other errors stay as they are.
-func WithShortage(err error, lack Shortage) error {
+// WithShortage says of a Refusal what the pool was short of. Other errors stay as they are.
+func WithShortage(err error, short Shortage) error {
 	if refusal, ok := AsRefusal(err); ok {
-		refusal.Shortage = lack
+		refusal.Shortage = short
 	}
 	return err
 }

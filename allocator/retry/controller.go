@@ -178,7 +178,7 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool ipam.Pool, own
 		}
 		w := waiter{
 			NamespacedName: client.ObjectKeyFromObject(&owners[i]), uid: owners[i].UID,
-			needed: lacksOf(&owners[i])[Obstacle{Pool: pool.Reference}],
+			needed: shortagesOf(&owners[i])[Obstacle{Pool: pool.Reference}],
 		}
 		waiters = append(waiters, w)
 		byUID[w.uid] = &owners[i]
@@ -282,7 +282,7 @@ func (r *reconciler) recordOf(key poolKey) *record {
 	return r.records[key]
 }
 
-func lacksOf(owner client.Object) Shortages {
+func shortagesOf(owner client.Object) Shortages {
 	return ParseShortages(owner.GetAnnotations()[ipam.RefusedByAnnotation])
 }
 

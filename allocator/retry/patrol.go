@@ -53,7 +53,7 @@ const atOnce = 10
 func refusedOwners(owners []metav1.PartialObjectMetadata) []refused {
 	all := make([]refused, len(owners))
 	for i := range owners {
-		all[i] = refused{uid: owners[i].UID, needsTry: lacksOf(&owners[i]).HasReason()}
+		all[i] = refused{uid: owners[i].UID, needsTry: shortagesOf(&owners[i]).HasReason()}
 	}
 	return all
 }

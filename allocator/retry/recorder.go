@@ -32,11 +32,11 @@ const (
 	maxPendingOfOne = 100
 	// maxRetries bounds the tries to write one owner, likewise.
 	maxRetries = 5
-	// ownerTimeout bounds each try.
+	// writeTimeout bounds each try.
 	writeTimeout = 10 * time.Second
 )
 
-// owner is the object for which a machine was to be made.
+// refusedOwner is the object for which a machine was to be made.
 type refusedOwner struct {
 	kind schema.GroupKind
 	types.NamespacedName
@@ -99,7 +99,7 @@ func (o *Recorder) NoteUnstored(ctx context.Context, namespace string, uid types
 			return fmt.Errorf("looking for %s with UID %s: %w", kind.Kind, uid, err)
 		}
 		for i := range list.Items {
-			if _, noted := lacksOf(&list.Items[i])[unstored]; !noted {
+			if _, noted := shortagesOf(&list.Items[i])[unstored]; !noted {
 				o.enqueue(refusedOwner{kind: kind, NamespacedName: client.ObjectKeyFromObject(&list.Items[i]), uid: uid}, Shortages{unstored: 1})
 			}
 		}
@@ -107,13 +107,13 @@ func (o *Recorder) NoteUnstored(ctx context.Context, namespace string, uid types
 	return nil
 }
 
-func (o *Recorder) enqueue(refused refusedOwner, lacks Shortages) {
-	if o.add(refused, lacks) {
+func (o *Recorder) enqueue(refused refusedOwner, shortages Shortages) {
+	if o.add(refused, shortages) {
 		o.queue.Add(refused)
 	}
 }
 
-func (o *Recorder) add(refused refusedOwner, lacks Shortages) bool {
+func (o *Recorder) add(refused refusedOwner, shortages Shortages) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.pending[refused] == nil {
@@ -123,7 +123,7 @@ func (o *Recorder) add(refused refusedOwner, lacks Shortages) bool {
 		o.pending[refused] = Shortages{}
 		o.in[refused.Namespace]++
 	}
-	for obstacle, needed := range lacks {
+	for obstacle, needed := range shortages {
 		o.pending[refused].Add(obstacle, needed)
 	}
 	return true
@@ -132,7 +132,7 @@ func (o *Recorder) add(refused refusedOwner, lacks Shortages) bool {
 func (o *Recorder) take(refused refusedOwner) Shortages {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	lacks, ok := o.pending[refused]
+	shortages, ok := o.pending[refused]
 	if !ok {
 		return nil
 	}
@@ -140,7 +140,7 @@ func (o *Recorder) take(refused refusedOwner) Shortages {
 	if o.in[refused.Namespace]--; o.in[refused.Namespace] == 0 {
 		delete(o.in, refused.Namespace)
 	}
-	return lacks
+	return shortages
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every replica
@@ -165,16 +165,16 @@ func (o *Recorder) writeOrRetry(ctx context.Context, refused refusedOwner) {
 	log := klog.FromContext(ctx).WithValues("owner", refused.NamespacedName, "kind", refused.kind.Kind)
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	lacks := o.take(refused)
-	if len(lacks) == 0 {
+	shortages := o.take(refused)
+	if len(shortages) == 0 {
 		return // it was written with those of an earlier turn
 	}
-	err := o.write(ctx, refused, lacks)
+	err := o.write(ctx, refused, shortages)
 	switch {
 	case err == nil:
 		o.queue.Forget(refused)
 	case errors.Is(ctx.Err(), context.Canceled):
-	case o.queue.NumRequeues(refused) < maxRetries && o.add(refused, lacks):
+	case o.queue.NumRequeues(refused) < maxRetries && o.add(refused, shortages):
 		log.V(2).Info("Cannot write a refusal on an owner yet", "error", err)
 		o.queue.AddRateLimited(refused)
 	default:
@@ -188,7 +188,7 @@ func (o *Recorder) writeOrRetry(ctx context.Context, refused refusedOwner) {
 // that was just taken off. A refusal that is older than that is no news, since
 // CAPI has been made to try again after it; so the patch needs no lock, which
 // would only conflict with CAPI's own writes of the owner's status.
-func (o *Recorder) write(ctx context.Context, refused refusedOwner, lacks Shortages) error {
+func (o *Recorder) write(ctx context.Context, refused refusedOwner, shortages Shortages) error {
 	obj := kube.MetadataOf(capi.InScheme(o.client.Scheme(), refused.kind))
 	err := o.client.Get(ctx, refused.NamespacedName, obj)
 	switch {
@@ -200,7 +200,7 @@ func (o *Recorder) write(ctx context.Context, refused refusedOwner, lacks Shorta
 		return nil
 	}
 	all := ParseShortages(obj.Annotations[ipam.RefusedByAnnotation])
-	for obstacle, needed := range lacks {
+	for obstacle, needed := range shortages {
 		all.Add(obstacle, needed)
 	}
 	if obj.Annotations[ipam.RefusedByAnnotation] == all.String() {

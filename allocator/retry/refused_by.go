@@ -37,7 +37,7 @@ func (o Obstacle) String() string {
 	return o.Pool.String()
 }
 
-// maxLacks bounds what is read of an owner, as whoever may write the owner can
+// maxShortages bounds what is read of an owner, as whoever may write the owner can
 // write anything there. Machines that ask for more pools are rare, and
 // lose nothing: their owner waits for those that refused last.
 const maxShortages = 16
@@ -54,17 +54,17 @@ type Shortages map[Obstacle]uint64
 // each followed by a colon and the number of addresses needed if that is not one,
 // and reasons, separated by commas. What is not of this form is left out.
 func ParseShortages(annotation string) Shortages {
-	lacks := Shortages{}
+	shortages := Shortages{}
 	looked := 0
 	for entry := range strings.SplitSeq(annotation, ",") {
 		if obstacle, needed, ok := parseObstacle(strings.TrimSpace(entry)); ok {
-			lacks.Add(obstacle, needed)
+			shortages.Add(obstacle, needed)
 		}
 		if looked++; looked == maxShortages {
 			break
 		}
 	}
-	return lacks
+	return shortages
 }
 
 func parseObstacle(entry string) (obstacle Obstacle, needed uint64, ok bool) {
@@ -96,7 +96,7 @@ func isReason(text string) bool {
 }
 
 // Add puts an obstacle beside the others. Of one pool the least need stays: then the
-// lacks of machines that are refused in turn, for different reasons, come to an
+// shortages of machines that are refused in turn, for different reasons, come to an
 // end, and no owner waits for more than would help it. One that finds no room
 // takes that of the others.
 func (l Shortages) Add(obstacle Obstacle, needed uint64) {
@@ -109,7 +109,7 @@ func (l Shortages) Add(obstacle Obstacle, needed uint64) {
 	}
 }
 
-// String is the form in which RefusedByAnnotation holds the lacks.
+// String is the form in which RefusedByAnnotation holds the shortages.
 func (l Shortages) String() string {
 	entries := make([]string, 0, len(l))
 	for obstacle := range maps.Keys(l) {

@@ -14,7 +14,7 @@ func reference(name string) ipam.PoolReference {
 	return ipam.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: name}
 }
 
-func lackOf(name string) Obstacle { return Obstacle{Pool: reference(name)} }
+func shortageOf(name string) Obstacle { return Obstacle{Pool: reference(name)} }
 
 func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -23,13 +23,13 @@ func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
 		again      string
 	}{
 		"nothing":    {"", Shortages{}, ""},
-		"one pool":   {"IPPool.ipam.metal3.io/a", Shortages{lackOf("a"): 1}, "IPPool.ipam.metal3.io/a"},
-		"two needed": {"IPPool.ipam.metal3.io/a:2", Shortages{lackOf("a"): 2}, "IPPool.ipam.metal3.io/a:2"},
-		"two pools": {"IPPool.ipam.metal3.io/b.c:3,IPPool.ipam.metal3.io/a", Shortages{lackOf("a"): 1, lackOf("b.c"): 3},
+		"one pool":   {"IPPool.ipam.metal3.io/a", Shortages{shortageOf("a"): 1}, "IPPool.ipam.metal3.io/a"},
+		"two needed": {"IPPool.ipam.metal3.io/a:2", Shortages{shortageOf("a"): 2}, "IPPool.ipam.metal3.io/a:2"},
+		"two pools": {"IPPool.ipam.metal3.io/b.c:3,IPPool.ipam.metal3.io/a", Shortages{shortageOf("a"): 1, shortageOf("b.c"): 3},
 			"IPPool.ipam.metal3.io/a,IPPool.ipam.metal3.io/b.c:3"},
-		"written by hand": {" IPPool.ipam.metal3.io/a:1 ,", Shortages{lackOf("a"): 1}, "IPPool.ipam.metal3.io/a"},
+		"written by hand": {" IPPool.ipam.metal3.io/a:1 ,", Shortages{shortageOf("a"): 1}, "IPPool.ipam.metal3.io/a"},
 		"a reason":        {"AddressInUse", Shortages{Obstacle{Reason: ipam.AddressInUse}: 1}, "AddressInUse"},
-		"a reason beside a pool": {"IPPool.ipam.metal3.io/a:2,NotBoundInTime", Shortages{lackOf("a"): 2, Obstacle{Reason: ipam.NotBoundInTime}: 1},
+		"a reason beside a pool": {"IPPool.ipam.metal3.io/a:2,NotBoundInTime", Shortages{shortageOf("a"): 2, Obstacle{Reason: ipam.NotBoundInTime}: 1},
 			"IPPool.ipam.metal3.io/a:2,NotBoundInTime"},
 		"names that are none":     {"IPPool.ipam.metal3.io/A,IPPool.ipam..io/a,IPPool.ipam.metal3.io/..,IPPool.ipam.metal3.io/a/b", Shortages{}, ""},
 		"names that are too long": {"IPPool.ipam.metal3.io/" + strings.Repeat("a", 254) + "," + strings.Repeat("A", 64), Shortages{}, ""},
@@ -49,19 +49,19 @@ func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
 
 // However refusals come in turn, what is written comes to an end.
 func TestLacksOfOneOwnerConverge(t *testing.T) {
-	lacks := Shortages{}
+	shortages := Shortages{}
 	turns := []ipam.Shortage{{Pool: reference("a"), Needed: 2}, {Pool: reference("b"), Needed: 1}, {Pool: reference("a"), Needed: 1}}
-	for _, lack := range turns {
-		lacks.Add(Obstacle{Pool: lack.Pool}, lack.Needed)
+	for _, short := range turns {
+		shortages.Add(Obstacle{Pool: short.Pool}, short.Needed)
 	}
-	want := lacks.String()
+	want := shortages.String()
 	if want != "IPPool.ipam.metal3.io/a,IPPool.ipam.metal3.io/b" {
 		t.Errorf("got %q", want)
 	}
 	for range 3 {
-		for _, lack := range turns {
-			lacks.Add(Obstacle{Pool: lack.Pool}, lack.Needed)
-			if got := lacks.String(); got != want {
+		for _, short := range turns {
+			shortages.Add(Obstacle{Pool: short.Pool}, short.Needed)
+			if got := shortages.String(); got != want {
 				t.Fatalf("it changed to %q", got)
 			}
 		}
@@ -80,12 +80,12 @@ func TestLacksThatAreReadAreBounded(t *testing.T) {
 }
 
 func TestLackThatFindsNoRoomIsWaitedFor(t *testing.T) {
-	lacks := Shortages{}
+	shortages := Shortages{}
 	for i := range maxShortages {
-		lacks.Add(lackOf(fmt.Sprint(i)), 1)
+		shortages.Add(shortageOf(fmt.Sprint(i)), 1)
 	}
-	lacks.Add(lackOf("last"), 1)
-	if got := lacks.String(); got != "IPPool.ipam.metal3.io/last" {
+	shortages.Add(shortageOf("last"), 1)
+	if got := shortages.String(); got != "IPPool.ipam.metal3.io/last" {
 		t.Errorf("got %q, want the last", got)
 	}
 }
@@ -96,19 +96,19 @@ func TestRefusalThatNamesNoPoolIsCausedByItsReason(t *testing.T) {
 		t.Errorf("got %v, %d", obstacle, needed)
 	}
 	refusal.Shortage = ipam.Shortage{Pool: reference("a"), Needed: 2}
-	if obstacle, needed := ObstacleOf(refusal); obstacle != lackOf("a") || needed != 2 {
+	if obstacle, needed := ObstacleOf(refusal); obstacle != shortageOf("a") || needed != 2 {
 		t.Errorf("got %v, %d", obstacle, needed)
 	}
 }
 
 func TestOnlyARefusalLacksSomething(t *testing.T) {
-	lack := ipam.Shortage{Pool: reference("a"), Needed: 1}
-	refusal, ok := ipam.AsRefusal(ipam.WithShortage(fmt.Errorf("wrapped: %w", ipam.Refuse(ipam.PoolNotFound, "no")), lack))
-	if !ok || refusal.Shortage != lack {
+	short := ipam.Shortage{Pool: reference("a"), Needed: 1}
+	refusal, ok := ipam.AsRefusal(ipam.WithShortage(fmt.Errorf("wrapped: %w", ipam.Refuse(ipam.PoolNotFound, "no")), short))
+	if !ok || refusal.Shortage != short {
 		t.Errorf("got %+v", refusal)
 	}
 	failure := errors.New("broken")
-	if err := ipam.WithShortage(failure, lack); !errors.Is(err, failure) {
+	if err := ipam.WithShortage(failure, short); !errors.Is(err, failure) {
 		t.Errorf("got %v, want it as it was", err)
 	}
 }

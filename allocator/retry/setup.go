@@ -146,12 +146,12 @@ func asksAnew(now func() time.Time) predicate.Predicate {
 }
 
 func indexByPool(owner client.Object) []string {
-	lacks := lacksOf(owner)
-	if len(lacks) == 0 {
+	shortages := shortagesOf(owner)
+	if len(shortages) == 0 {
 		return nil
 	}
 	values := []string{anyObstacle}
-	for obstacle := range lacks {
+	for obstacle := range shortages {
 		if obstacle.Reason == "" {
 			values = append(values, obstacle.Pool.String())
 		}
@@ -162,12 +162,12 @@ func indexByPool(owner client.Object) []string {
 func indexByUID(owner client.Object) []string { return []string{string(owner.GetUID())} }
 
 func poolsOfOwner(_ context.Context, owner client.Object) []poolKey {
-	lacks := lacksOf(owner)
-	if len(lacks) == 0 {
+	shortages := shortagesOf(owner)
+	if len(shortages) == 0 {
 		return nil
 	}
 	keys := []poolKey{{Namespace: owner.GetNamespace()}}
-	for obstacle := range lacks {
+	for obstacle := range shortages {
 		if obstacle.Reason == "" {
 			keys = append(keys, poolKey{PoolReference: obstacle.Pool, Namespace: owner.GetNamespace()})
 		}

@@ -177,7 +177,7 @@ func slowRangeIsWaitedFor(s *scene) {
 	}
 }
 
-// metal3 answers claims on any pool that has the name of one of its own.
+// answerOfAnotherPoolIsDenied: metal3 answers claims on any pool that has the name of one of its own.
 func answerOfAnotherPoolIsDenied(s *scene) {
 	s.rangePool()
 	stop := s.playContract(func(ctx context.Context, claim *capiipamv1.IPAddressClaim) error {

@@ -88,7 +88,7 @@ func (Provider) used(ctx context.Context, reader client.Reader, pool ipam.Pool) 
 	return used, nil
 }
 
-// contractFamily is the family of the addresses that a pool of the in-cluster
+// familyOf is the family of the addresses that a pool of the in-cluster
 // provider is for: that of the gateway, or else of the first addresses.
 func familyOf(pool ipam.Pool) ipam.Family {
 	content := pool.Object.(*unstructured.Unstructured).Object

@@ -28,7 +28,7 @@ const (
 	// (the Infoblox provider) the search for a Machine, which does not exist yet.
 	hostnameAnnotation = "ipam.cluster.x-k8s.io/hostname"
 
-	// contractFinalizers begins the names of the finalizers that providers built
+	// ownFinalizers begins the names of the finalizers that providers built
 	// on the in-cluster provider's pkg/ipamutil put on claims and addresses.
 	ownFinalizers = "ipam.cluster.x-k8s.io/"
 

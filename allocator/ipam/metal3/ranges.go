@@ -10,7 +10,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// metal3Ranges is the set of addresses that metal3 can hand out of a pool: for
+// rangesOf is the set of addresses that metal3 can hand out of a pool: for
 // each entry of spec.pools start to end, cut to the subnet; without a start all
 // of the subnet but its first address (GetIPAddress in metal3's api/v1alpha1).
 // Entries that do not parse add nothing, as in metal3.
@@ -29,7 +29,7 @@ func rangesOf(pool *ipamv1.IPPool) *netipx.IPSet {
 	return set
 }
 
-// metal3Usable is what of metal3Ranges a machine can be given: metal3 hands out a
+// usableOf is what of rangesOf a machine can be given: metal3 hands out a
 // pool's own gateway, name servers, network and broadcast addresses like all others.
 func usableOf(pool *ipamv1.IPPool) *netipx.IPSet {
 	var usable netipx.IPSetBuilder
@@ -96,7 +96,7 @@ func removeEnds(set *netipx.IPSetBuilder, r netipx.IPRange, bits int) {
 	}
 }
 
-// metal3Family is the family of the addresses that a pool is for: that of the
+// familyOf is the family of the addresses that a pool is for: that of the
 // first entry.
 func familyOf(pool *ipamv1.IPPool) ipam.Family {
 	for i := range pool.Spec.Pools {
@@ -171,7 +171,7 @@ func size(set *netipx.IPSet) uint64 {
 	return total
 }
 
-// metal3Free tells how many addresses of a pool are left for claims of these
+// freeOf tells how many addresses of a pool are left for claims of these
 // names; at least, if that is enough for them. A claim whose name is a key of
 // spec.preAllocations gets that address and no other; all other claims get none
 // of those.
