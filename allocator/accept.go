@@ -44,6 +44,14 @@ func (a *Allocator) judge(ctx context.Context, al *allocation, address ipam.Addr
 	if err != nil {
 		return ipam.Binding{}, err
 	}
+	none, err := ipam.SaysNoGateway(al.pool)
+	if err != nil {
+		return ipam.Binding{}, err
+	}
+	if none || al.want.NoGateway {
+		// Only now: an address that is the gateway itself must not be given all the same.
+		binding.Gateway = netip.Addr{}
+	}
 	return binding, a.checkUnused(ctx, al, binding)
 }
 

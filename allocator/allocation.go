@@ -79,6 +79,17 @@ func (al *allocation) claimSpec() ipam.ClaimSpec {
 // poolName is the pool in a sentence.
 func (al *allocation) poolName() string { return al.pool.Reference.In(al.pool.GetNamespace()) }
 
+// shortages are what the machine waits for if the pool cannot serve: any of those that
+// may be meant will do.
+func (al *allocation) shortages() []ipam.Shortage {
+	needed := al.countOf(al.want.Pool)
+	shortages := []ipam.Shortage{{Pool: al.want.Pool, Needed: needed}}
+	for _, other := range al.want.Others {
+		shortages = append(shortages, ipam.Shortage{Pool: other, Needed: needed})
+	}
+	return shortages
+}
+
 // useKept has the allocation that a claim was kept for use it.
 func (t *Attempt) useKept(claim ipam.Claim) {
 	device := claim.GetAnnotations()[ipam.DeviceAnnotation]

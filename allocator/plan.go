@@ -30,9 +30,12 @@ func (a *Allocator) planFrom(ctx context.Context, reader client.Reader, attempt 
 		if !known {
 			var err error
 			if pool, err = al.provider.Pool(ctx, reader, al.Machine, al.want); err != nil {
-				return ipam.WithShortage(err, ipam.Shortage{Pool: al.want.Pool, Needed: al.countOf(al.want.Pool)})
+				return ipam.WithShortages(err, al.shortages()...)
 			}
 			pools[al.want.Pool] = pool
+		}
+		if err := ipam.CheckStatement(pool, al.Machine, al.want); err != nil {
+			return err
 		}
 		al.pool = pool
 		exists, err := claimExists(ctx, reader, al)
@@ -61,9 +64,9 @@ func exhausted(pool ipam.Pool, free, needed uint64) error {
 	}
 	name, short := pool.Reference.In(pool.GetNamespace()), ipam.Shortage{Pool: pool.Reference, Needed: needed}
 	if pool.Free == nil {
-		return ipam.WithShortage(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), short)
+		return ipam.WithShortages(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), short)
 	}
-	return ipam.WithShortage(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
+	return ipam.WithShortages(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
 		name, pool.Total-min(free, pool.Total), pool.Total, more), short)
 }
 

@@ -20,10 +20,10 @@ import (
 // A bare name is that of the first provider's pool in the namespace; if there is
 // none, or only one that is being deleted, it is that of the next provider's: so a
 // cluster can go from one provider to another and keep its templates. If there is
-// none at all, it is the first provider's that is missing; but where a pool of all
-// namespaces has that name, which a bare name never means, Resolve returns a
-// Refusal that says how to ask for it.
-func (a *Allocator) Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error) {
+// none at all, it is the pool of all namespaces of that name, if that says that it
+// is for this one; if it does not, Resolve returns a Refusal that says how to ask for
+// it. Else it is the first provider's pool that is missing.
+func (a *Allocator) Resolve(ctx context.Context, machine ipam.Machine, want ipam.Want) (ipam.Want, error) {
 	switch {
 	case want.Pool.APIGroup != "":
 		return want, nil
@@ -32,7 +32,7 @@ func (a *Allocator) Resolve(ctx context.Context, namespace string, want ipam.Wan
 		return want, nil
 	}
 	for _, reader := range []client.Reader{a.client, a.live} {
-		usable, err := a.usable(ctx, reader, namespace, want.Pool.Name)
+		usable, err := a.usable(ctx, reader, machine.Namespace, want.Pool.Name)
 		switch {
 		case err != nil:
 			return want, err
@@ -43,7 +43,7 @@ func (a *Allocator) Resolve(ctx context.Context, namespace string, want ipam.Wan
 			return want, nil
 		}
 	}
-	return a.missing(ctx, namespace, want)
+	return a.missing(ctx, machine, want)
 }
 
 // groupOf completes the reference to a pool of a kind.
@@ -85,30 +85,47 @@ func (a *Allocator) usable(ctx context.Context, reader client.Reader, namespace,
 }
 
 // missing completes a want that names no kind where no pool of that name can be
-// used. It refuses a name that only a pool of all namespaces has.
-func (a *Allocator) missing(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error) {
-	var kinds []string
+// used in the namespace. A pool of all namespaces is meant only where it says so: its
+// name may be alike by chance.
+func (a *Allocator) missing(ctx context.Context, machine ipam.Machine, want ipam.Want) (ipam.Want, error) {
+	var missing []ipam.PoolReference
 	for _, short := range a.shorthands() {
-		kinds = append(kinds, short.ByName(want.Pool.Name).Kind)
+		missing = append(missing, short.ByName(want.Pool.Name))
 	}
-	want.Pool, want.OtherKinds = a.shorthands()[0].ByName(want.Pool.Name), kinds[1:]
+	name := want.Pool.Name
+	want.Pool, want.Others = missing[0], missing[1:]
 	for _, short := range a.shorthands() {
-		shared, ok := short.Shared(want.Pool.Name)
+		shared, ok := short.Shared(name)
 		if !ok {
 			continue
 		}
-		usable, err := isUsable(ctx, a.live, "", shared, short.EmptyPool(shared))
-		if err != nil {
+		pool := short.EmptyPool(shared)
+		usable, err := isUsable(ctx, a.live, "", shared, pool)
+		if err != nil || !usable {
 			return want, err
 		}
-		if usable {
-			refusal := ipam.Refuse(ipam.PoolNotFound, "no %s %q can be used in namespace %q, asked for by %s, "+
-				"but a %s has that name: to use it, write %s/%s into annotation %s%d", strings.Join(kinds, " and no "), shared.Name, namespace, want.AskedBy,
-				shared.Kind, shared.Kind, shared.Name, ipam.PoolsAnnotationPrefix, want.Device.Index)
-			return want, ipam.WithShortage(refusal, ipam.Shortage{Pool: want.Pool, Needed: 1})
+		if _, limited := pool.GetAnnotations()[ipam.UsedByAnnotation]; limited {
+			// Whether it is for this machine is checked as of each pool.
+			want.Pool, want.Others = shared, nil
+			return want, nil
 		}
+		return want, notMeant(missing, shared, machine.Namespace, want)
 	}
 	return want, nil
+}
+
+// notMeant refuses a name that only a pool of all namespaces has.
+func notMeant(missing []ipam.PoolReference, shared ipam.PoolReference, namespace string, want ipam.Want) error {
+	var kinds []string
+	var shortages []ipam.Shortage
+	for _, pool := range missing {
+		kinds = append(kinds, pool.Kind)
+		shortages = append(shortages, ipam.Shortage{Pool: pool, Needed: 1})
+	}
+	refusal := ipam.Refuse(ipam.PoolNotFound, "no %s %q can be used in namespace %q, asked for by %s, "+
+		"but a %s has that name: to use it, write %s/%s into annotation %s%d", strings.Join(kinds, " and no "), shared.Name, namespace, want.AskedBy,
+		shared.Kind, shared.Kind, shared.Name, ipam.PoolsAnnotationPrefix, want.Device.Index)
+	return ipam.WithShortages(refusal, shortages...)
 }
 
 // isUsable tells whether a pool exists and is not being deleted.

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -36,6 +37,7 @@ type state int
 const (
 	there state = iota + 1
 	terminates
+	limited
 	notServed
 	broken
 )
@@ -61,6 +63,8 @@ func (p *poolsOf) Get(_ context.Context, key client.ObjectKey, obj client.Object
 		return apierrors.NewNotFound(schema.GroupResource{Resource: kind}, key.Name)
 	case found == terminates:
 		obj.SetDeletionTimestamp(&metav1.Time{Time: time.Now()})
+	case found == limited:
+		obj.SetAnnotations(map[string]string{ipam.UsedByAnnotation: "other"})
 	}
 	return nil
 }
@@ -70,7 +74,8 @@ func resolve(t *testing.T, cached, live map[string]state, namespace string, pool
 	t.Helper()
 	server := &poolsOf{kinds: live}
 	a := New(ipam.NewProviders(contract.Provider{}, metal3.Provider{}), &poolsOf{kinds: cached}, server)
-	want, err = a.Resolve(t.Context(), namespace, ipam.Want{Device: ipam.Device{Index: 3}, Pool: pool, AskedBy: "label x of y"})
+	machine := ipam.Machine{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "m"}}
+	want, err = a.Resolve(t.Context(), machine, ipam.Want{Device: ipam.Device{Index: 3}, Pool: pool, AskedBy: "label x of y"})
 	return want, server.read, err
 }
 
@@ -98,8 +103,8 @@ func TestNameWithoutAKindMeansTheFirstPoolThatCanBeUsed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, asked, err := resolve(t, test.cached, test.live, "ns", ipam.PoolReference{Name: "lab"})
-			if err != nil || got.Pool != test.want || len(got.OtherKinds) > 0 {
-				t.Errorf("got %v (or %v) and error %v, want %v", got.Pool, got.OtherKinds, err, test.want)
+			if err != nil || got.Pool != test.want || len(got.Others) > 0 {
+				t.Errorf("got %v (or %v) and error %v, want %v", got.Pool, got.Others, err, test.want)
 			}
 			if !slices.Equal(asked, test.asked) {
 				t.Errorf("the API server was asked for %v, want %v", asked, test.asked)
@@ -123,8 +128,8 @@ func TestNameThatNoPoolHasMayMeanEitherKind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, _, err := resolve(t, test.live, test.live, test.namespace, ipam.PoolReference{Name: "lab"})
-			if err != nil || got.Pool != metal3.PoolNamed("lab") || !slices.Equal(got.OtherKinds, []string{contract.InClusterKind}) {
-				t.Errorf("got %v (or %v) and error %v, want the IPPool or an InClusterIPPool", got.Pool, got.OtherKinds, err)
+			if err != nil || got.Pool != metal3.PoolNamed("lab") || !slices.Equal(got.Others, []ipam.PoolReference{contract.InClusterPool("lab")}) {
+				t.Errorf("got %v (or %v) and error %v, want the IPPool or an InClusterIPPool", got.Pool, got.Others, err)
 			}
 		})
 	}
@@ -138,8 +143,18 @@ func TestNameOfAPoolOfAllNamespacesIsRefusedWithTheFullName(t *testing.T) {
 	if !ok || refusal.Reason != ipam.PoolNotFound || !strings.HasSuffix(refusal.Message, "write GlobalInClusterIPPool/lab into annotation pools.capv-static-ip.dev/3") {
 		t.Fatalf("got error %v, want a refusal that says how to ask for it", err)
 	}
-	if refusal.Shortage != (ipam.Shortage{Pool: metal3.PoolNamed("lab"), Needed: 1}) {
-		t.Errorf("the owner waits for %v, want the IPPool", refusal.Shortage)
+	either := []ipam.Shortage{{Pool: metal3.PoolNamed("lab"), Needed: 1}, {Pool: contract.InClusterPool("lab"), Needed: 1}}
+	if !slices.Equal(refusal.Shortages, either) {
+		t.Errorf("the owner waits for %v, want %v", refusal.Shortages, either)
+	}
+}
+
+func TestNameOfAPoolOfAllNamespacesThatSaysWhomItIsForMeansIt(t *testing.T) {
+	live := map[string]state{contract.GlobalInClusterKind: limited}
+	got, _, err := resolve(t, nil, live, "ns", ipam.PoolReference{Name: "lab"})
+	want := ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: contract.GlobalInClusterKind, Name: "lab"}
+	if err != nil || got.Pool != want || len(got.Others) > 0 {
+		t.Errorf("got %v (or %v) and error %v, want %v", got.Pool, got.Others, err, want)
 	}
 }
 
@@ -156,8 +171,8 @@ func TestReferenceWithAKindIsCompletedWithoutARead(t *testing.T) {
 	} {
 		broken := map[string]state{"IPPool": broken, contract.InClusterKind: broken, contract.GlobalInClusterKind: broken}
 		got, _, err := resolve(t, broken, broken, "ns", ref)
-		if err != nil || got.Pool != want || len(got.OtherKinds) > 0 {
-			t.Errorf("%v: got %v (or %v) and error %v, want %v", ref, got.Pool, got.OtherKinds, err, want)
+		if err != nil || got.Pool != want || len(got.Others) > 0 {
+			t.Errorf("%v: got %v (or %v) and error %v, want %v", ref, got.Pool, got.Others, err, want)
 		}
 	}
 }

@@ -38,6 +38,8 @@ type Ask struct {
 	By string
 	// From is whose label it is, nil if it is an annotation for just this device.
 	From *Asker
+	// NoGateway says that the device must not get the pool's gateway.
+	NoGateway bool
 }
 
 // Asks lists what the machine's eligible devices ask for. It warns of devices that
@@ -63,6 +65,9 @@ func (m *Machine) Asks(asked []Asker) (asks []Ask, warnings []string, err error)
 			return nil, nil, ipam.Refuse(ipam.DeviceNotFound, "%s asks for an address for device %d, but only the first %d devices of a machine are given one: "+
 				"remove the others, or give them addresses of their own", found.By, i, ipam.MaxDevices)
 		default:
+			if found.NoGateway, err = refusesGateway(asked, found.Device); err != nil {
+				return nil, nil, err
+			}
 			asks = append(asks, *found)
 		}
 	}
@@ -97,6 +102,24 @@ func (a Asker) ask(device ipam.Device) (*Ask, error) {
 		return nil, ipam.Refuse(ipam.PoolNotNamed, "label %s of %s selects a pool by the labels of the pool, which is not supported: "+
 			"name the pool there, in label %s or annotation %s%d", label, a.Name, PoolNameLabel, ipam.PoolsAnnotationPrefix, device.Index)
 	}
+}
+
+// refusesGateway tells whether somebody says that the device must not get a gateway.
+func refusesGateway(asked []Asker, device ipam.Device) (bool, error) {
+	for _, by := range asked {
+		for _, key := range keysOf(device) {
+			text, ok := by.GetAnnotations()[ipam.GatewayAnnotationPrefix+key]
+			switch {
+			case !ok:
+			case text != ipam.NoGateway:
+				return false, ipam.Refuse(ipam.GatewayInvalid, "annotation %s%s of %s is %q, but can only be %q: correct it, or set the gateway of the device itself",
+					ipam.GatewayAnnotationPrefix, key, by.Name, text, ipam.NoGateway)
+			default:
+				return true, nil
+			}
+		}
+	}
+	return false, nil
 }
 
 // label is the label by which the asker asks for all devices, empty if it has none.

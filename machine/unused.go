@@ -31,7 +31,7 @@ func unused(asked []Asker, m *Machine) (warnings []string, err error) {
 
 func unusedAnnotations(by Asker, m *Machine) (warnings []string, err error) {
 	for _, name := range slices.Sorted(maps.Keys(by.GetAnnotations())) {
-		key, ok := strings.CutPrefix(name, ipam.PoolsAnnotationPrefix)
+		key, ok := deviceIn(name)
 		if !ok {
 			continue
 		}
@@ -45,6 +45,16 @@ func unusedAnnotations(by Asker, m *Machine) (warnings []string, err error) {
 		}
 	}
 	return warnings, nil
+}
+
+// deviceIn is the device that an annotation of ours is for, false if it is for none.
+func deviceIn(annotation string) (key string, ok bool) {
+	for _, prefix := range []string{ipam.PoolsAnnotationPrefix, ipam.GatewayAnnotationPrefix} {
+		if key, ok := strings.CutPrefix(annotation, prefix); ok {
+			return key, true
+		}
+	}
+	return "", false
 }
 
 // unusedLabels warns of labels, which are for all devices, where no device at all
@@ -119,7 +129,8 @@ func DefaultRoutes(m *Machine, injected []ipam.Binding) (warnings []string) {
 		}
 		if ours && len(routes) > 1 {
 			warnings = append(warnings, fmt.Sprintf("devices %s each get a default route for %s: "+
-				"name pools without a gateway for all but one of them", strings.Join(routes, " and "), family))
+				"for all but one of them name a pool without a gateway, or set annotation %s<device> to %q", strings.Join(routes, " and "), family,
+				ipam.GatewayAnnotationPrefix, ipam.NoGateway))
 		}
 	}
 	return warnings

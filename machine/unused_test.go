@@ -47,7 +47,7 @@ func TestDefaultRoutesOfOneFamily(t *testing.T) {
 	}
 	none := func(index int) ipam.Binding { return ipam.Binding{Device: ipam.Device{Index: index}} }
 	const both = `devices 0 (networkName "a") and 1 (networkName "b", deviceName "eth1") each get a default route for `
-	const remedy = `: name pools without a gateway for all but one of them`
+	const remedy = `: for all but one of them name a pool without a gateway, or set annotation gateway.capv-static-ip.dev/<device> to "none"`
 	for name, test := range map[string]struct {
 		first, second string
 		injected      []ipam.Binding

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -42,28 +43,28 @@ func (h *Handler) wants(ctx context.Context, m *machine.Machine) (wants []ipam.W
 
 // want names the pool that an ask means.
 func (h *Handler) want(ctx context.Context, m *machine.Machine, ask machine.Ask) (ipam.Want, error) {
-	want := ipam.Want{Device: ask.Device, Pool: ask.Pool, AskedBy: ask.By}
+	want := ipam.Want{Device: ask.Device, Pool: ask.Pool, AskedBy: ask.By, NoGateway: ask.NoGateway}
 	if ask.From != nil {
 		if err := h.checkPoolsHere(ctx, m, *ask.From); err != nil {
 			return want, err
 		}
 	}
-	return h.Allocator.Resolve(ctx, m.Namespace, want)
+	return h.Allocator.Resolve(ctx, m.Identity(), want)
 }
 
 // askers are the machine and its template; the machine's own metadata wins. Where
-// it answers for every eligible device, what the cache knows of the template will
-// do, for the warnings.
+// it names a pool for every eligible device, what the cache knows of the template will
+// do.
 func (h *Handler) askers(ctx context.Context, m *machine.Machine) ([]machine.Asker, error) {
 	own := machine.Asker{Object: &m.ObjectMeta, Name: "the VSphereMachine"}
 	if m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] != capi.VSphereMachineTemplateKind.String() {
 		return []machine.Asker{own}, nil
 	}
+	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
 	readers := []client.Reader{h.Cache}
 	if !own.AnswersFor(m) {
 		readers = append(readers, h.Live)
 	}
-	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
 	template, err := h.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, readers)
 	if err != nil {
 		return nil, err
@@ -71,21 +72,26 @@ func (h *Handler) askers(ctx context.Context, m *machine.Machine) ([]machine.Ask
 	return []machine.Asker{own, {Object: template, Name: fmt.Sprintf("VSphereMachineTemplate %q", name)}}, nil
 }
 
-// template reads the metadata of a template, empty if there is none. Where one
-// reader, a cache, knows no pool of it the next is asked: a template is often
-// made in the same breath as its machines.
+// template reads the metadata of a template, empty if there is none. Where the cache
+// knows no pool of it the next reader is asked: a template is often made in the same
+// breath as its machines.
 func (h *Handler) template(ctx context.Context, key client.ObjectKey, readers []client.Reader) (*metav1.PartialObjectMetadata, error) {
+	found := &metav1.PartialObjectMetadata{}
 	for _, reader := range readers {
 		template := kube.MetadataOf(capi.InScheme(h.Scheme, capi.VSphereMachineTemplateKind))
 		err := reader.Get(ctx, key, template)
-		if client.IgnoreNotFound(err) != nil {
+		switch {
+		case apierrors.IsNotFound(err):
+			continue
+		case err != nil:
 			return nil, fmt.Errorf("reading VSphereMachineTemplate %s: %w", key, err)
 		}
+		found = template
 		if (machine.Asker{Object: template}).AsksForPool() {
-			return template, nil
+			break
 		}
 	}
-	return &metav1.PartialObjectMetadata{}, nil
+	return found, nil
 }
 
 // isPaused tells whether the machine's Cluster is paused. A Cluster that does

@@ -74,6 +74,9 @@ const (
 	// PoolsAnnotationPrefix and the index or the deviceName of a device make the
 	// annotation, on a machine or on its template, that names the device's pool.
 	PoolsAnnotationPrefix = "pools.capv-static-ip.dev/"
+	// GatewayAnnotationPrefix and a device, likewise, make the annotation that, with the
+	// value NoGateway, keeps the pool's gateway from the device.
+	GatewayAnnotationPrefix = "gateway.capv-static-ip.dev/"
 	// SearchDomainsAnnotation on a pool holds DNS search domains, separated by
 	// commas; it is the static IP adapter's name for them.
 	SearchDomainsAnnotation = "cluster.x-k8s.io/dns-search-domains"

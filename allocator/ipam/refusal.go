@@ -35,6 +35,10 @@ const (
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolElsewhere    Reason = "PoolElsewhere"
 	PoolNotNamed     Reason = "PoolNotNamed"
+	// PoolNotForMachine and PoolNotAllowed are of pools that say whom they are for.
+	PoolNotForMachine Reason = "PoolNotForMachine"
+	PoolNotAllowed    Reason = "PoolNotAllowed"
+	GatewayInvalid    Reason = "GatewayInvalid"
 	// AllocationFailed is that of a failure that its reader can do nothing about
 	// in the request.
 	AllocationFailed Reason = "AllocationFailed"
@@ -49,9 +53,9 @@ const (
 type Refusal struct {
 	Reason  Reason
 	Message string
-	// Shortage is what a pool did not have, where looking at the pool will show
-	// that it has it again. It names no pool where nothing would.
-	Shortage Shortage
+	// Shortages are what pools did not have, where looking at one of them will show
+	// that it has it. There are none where nothing would.
+	Shortages []Shortage
 }
 
 // Error is the sentence that the user reads.

@@ -7,10 +7,11 @@ type Shortage struct {
 	Needed uint64
 }
 
-// WithShortage says of a Refusal what the pool was short of. Other errors stay as they are.
-func WithShortage(err error, short Shortage) error {
+// WithShortages says of a Refusal what the pools were short of, each of which would
+// do. Other errors stay as they are.
+func WithShortages(err error, shortages ...Shortage) error {
 	if refusal, ok := AsRefusal(err); ok {
-		refusal.Shortage = short
+		refusal.Shortages = shortages
 	}
 	return err
 }

@@ -30,9 +30,11 @@ type Want struct {
 	// AskedBy says which metadata named the pool, for a denial that can be
 	// acted upon, e.g. `label x of VSphereMachineTemplate "cp"`.
 	AskedBy string
-	// OtherKinds are the kinds that the pool might be of as well, because AskedBy
-	// names none. No pool of its name can be used, of any of them.
-	OtherKinds []string
+	// Others are the pools that might be meant as well, because AskedBy names no
+	// kind. None of that name can be used, of any kind.
+	Others []PoolReference
+	// NoGateway says that the device must not get the pool's gateway.
+	NoGateway bool
 	// Host is the name for providers that register one with the address. It is
 	// the device's own: where two addresses share a name, such a provider takes
 	// them for one host and gives both the same.

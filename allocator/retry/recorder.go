@@ -83,8 +83,7 @@ func (o *Recorder) Record(namespace string, ref metav1.OwnerReference, refusal *
 		return
 	}
 	key := types.NamespacedName{Namespace: namespace, Name: ref.Name}
-	obstacle, needed := ObstacleOf(refusal)
-	o.enqueue(refusedOwner{kind: OwnerKinds()[i], NamespacedName: key, uid: ref.UID}, Shortages{obstacle: needed})
+	o.enqueue(refusedOwner{kind: OwnerKinds()[i], NamespacedName: key, uid: ref.UID}, ShortagesOf(refusal))
 }
 
 // NoteUnstored has it written soon that a machine of the owner with this UID was

@@ -27,7 +27,7 @@ var (
 
 // refusalOf is a refusal for want of so many addresses of a pool.
 func refusalOf(pool string, needed uint64) *ipam.Refusal {
-	return &ipam.Refusal{Reason: ipam.PoolExhausted, Shortage: ipam.Shortage{Pool: metal3.PoolNamed(pool), Needed: needed}}
+	return &ipam.Refusal{Reason: ipam.PoolExhausted, Shortages: []ipam.Shortage{{Pool: metal3.PoolNamed(pool), Needed: needed}}}
 }
 
 // notes runs an Owners on these objects, whose API server fails this many times.

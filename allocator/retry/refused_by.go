@@ -21,12 +21,16 @@ type Obstacle struct {
 	Reason ipam.Reason
 }
 
-// ObstacleOf is what led to a refusal, and the number of addresses needed.
-func ObstacleOf(refusal *ipam.Refusal) (obstacle Obstacle, needed uint64) {
-	if refusal.Shortage.Pool == (ipam.PoolReference{}) {
-		return Obstacle{Reason: refusal.Reason}, 1
+// ShortagesOf is what led to a refusal, and the numbers of addresses needed.
+func ShortagesOf(refusal *ipam.Refusal) Shortages {
+	if len(refusal.Shortages) == 0 {
+		return Shortages{Obstacle{Reason: refusal.Reason}: 1}
 	}
-	return Obstacle{Pool: refusal.Shortage.Pool}, max(refusal.Shortage.Needed, 1)
+	shortages := Shortages{}
+	for _, short := range refusal.Shortages {
+		shortages.Add(Obstacle{Pool: short.Pool}, max(short.Needed, 1))
+	}
+	return shortages
 }
 
 // String is the form in which RefusedByAnnotation holds the obstacle.

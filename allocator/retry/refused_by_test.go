@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,23 +93,23 @@ func TestLackThatFindsNoRoomIsWaitedFor(t *testing.T) {
 
 func TestRefusalThatNamesNoPoolIsCausedByItsReason(t *testing.T) {
 	refusal, _ := ipam.AsRefusal(ipam.Refuse(ipam.AddressInUse, "no"))
-	if obstacle, needed := ObstacleOf(refusal); obstacle != (Obstacle{Reason: ipam.AddressInUse}) || needed != 1 {
-		t.Errorf("got %v, %d", obstacle, needed)
+	if got, want := ShortagesOf(refusal), (Shortages{{Reason: ipam.AddressInUse}: 1}); !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
-	refusal.Shortage = ipam.Shortage{Pool: reference("a"), Needed: 2}
-	if obstacle, needed := ObstacleOf(refusal); obstacle != shortageOf("a") || needed != 2 {
-		t.Errorf("got %v, %d", obstacle, needed)
+	refusal.Shortages = []ipam.Shortage{{Pool: reference("a"), Needed: 2}, {Pool: reference("b")}}
+	if got, want := ShortagesOf(refusal), (Shortages{shortageOf("a"): 2, shortageOf("b"): 1}); !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }
 
-func TestOnlyARefusalLacksSomething(t *testing.T) {
+func TestOnlyARefusalIsShortOfSomething(t *testing.T) {
 	short := ipam.Shortage{Pool: reference("a"), Needed: 1}
-	refusal, ok := ipam.AsRefusal(ipam.WithShortage(fmt.Errorf("wrapped: %w", ipam.Refuse(ipam.PoolNotFound, "no")), short))
-	if !ok || refusal.Shortage != short {
+	refusal, ok := ipam.AsRefusal(ipam.WithShortages(fmt.Errorf("wrapped: %w", ipam.Refuse(ipam.PoolNotFound, "no")), short))
+	if !ok || !slices.Equal(refusal.Shortages, []ipam.Shortage{short}) {
 		t.Errorf("got %+v", refusal)
 	}
 	failure := errors.New("broken")
-	if err := ipam.WithShortage(failure, short); !errors.Is(err, failure) {
+	if err := ipam.WithShortages(failure, short); !errors.Is(err, failure) {
 		t.Errorf("got %v, want it as it was", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -81,7 +82,9 @@ func (r *reconciler) poolSources(c controller.TypedController[poolKey], mgr mana
 				ref := ipam.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}
 				return []poolKey{{PoolReference: ref, Namespace: obj.GetNamespace()}}
 			}
-			sources = append(sources, informers.Source{Object: pool, Started: watch(c, mgr.GetCache(), pool, ofPool)})
+			sources = append(sources,
+				informers.Source{Object: pool, Started: watch(c, mgr.GetCache(), pool, ofPool)},
+				informers.Source{Object: pool, Started: watch(c, mgr.GetCache(), pool, r.ownersNear, statesAnew())})
 		}
 	}
 	return sources, nil
@@ -143,6 +146,34 @@ func asksAnew(now func() time.Time) predicate.Predicate {
 		DeleteFunc:  func(event.DeleteEvent) bool { return false },
 		GenericFunc: func(event.GenericEvent) bool { return false },
 	}
+}
+
+// statesAnew passes the events after which a pool may be for others than before.
+func statesAnew() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc:  func(event.CreateEvent) bool { return false },
+		UpdateFunc:  func(e event.UpdateEvent) bool { return !ipam.StatesTheSame(e.ObjectOld, e.ObjectNew) },
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+// ownersNear are all refused owners that a pool could serve: in its namespace or, if
+// it has none, in all. Which of them it refused is not written on them.
+func (r *reconciler) ownersNear(ctx context.Context, pool client.Object) []poolKey {
+	if pool.GetNamespace() != "" {
+		return r.ownersOfTemplate(ctx, pool)
+	}
+	owners, err := r.waiting(ctx, poolKey{})
+	if err != nil {
+		return nil // the patrol comes round to them
+	}
+	keys := map[poolKey]bool{}
+	for i := range owners {
+		r.changes.note(owners[i].Namespace, r.now())
+		keys[poolKey{Namespace: owners[i].Namespace}] = true
+	}
+	return slices.Collect(maps.Keys(keys))
 }
 
 func indexByPool(owner client.Object) []string {

@@ -234,7 +234,7 @@ func TestTwoDefaultRoutesAreWarnedOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	warned.expect(s, `devices 0 (networkName "VM Network", deviceName "ens192") and 1 (networkName "storage", deviceName "ens224") `+
-		`each get a default route for IPv4: name pools without a gateway for all but one of them`)
+		`each get a default route for IPv4: for all but one of them name a pool without a gateway, or set annotation gateway.capv-static-ip.dev/<device> to "none"`)
 
 	if err := c.Create(t.Context(), harness.Machine(s.ns, "cp-1", harness.WithPool(harness.DefaultPool), withPoolOf("1", "storage"), devices)); err != nil {
 		t.Fatal(err)

@@ -250,7 +250,9 @@ func TestPoolThatIsMissingIsNamedWithWhatElseWasMeant(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := aWant
-			want.OtherKinds = test.others
+			for _, kind := range test.others {
+				want.Others = append(want.Others, ipam.PoolReference{Kind: kind, Name: "pool"})
+			}
 			_, err := Provider{}.Pool(t.Context(), test.reader, aMachine, want)
 			if refusal, ok := ipam.AsRefusal(err); !ok || refusal.Reason != ipam.PoolNotFound || refusal.Message != test.want {
 				t.Errorf("got  %v\nwant %s", err, test.want)

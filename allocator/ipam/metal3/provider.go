@@ -242,7 +242,11 @@ func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 // absent refuses a pool that does not exist, though others of its kind may, or
 // cannot.
 func absent(namespace string, want ipam.Want, served bool) error {
-	others := strings.Join(want.OtherKinds, " and no ")
+	var kinds []string
+	for _, other := range want.Others {
+		kinds = append(kinds, other.Kind)
+	}
+	others := strings.Join(kinds, " and no ")
 	switch {
 	case served && others == "":
 		return ipam.Refuse(ipam.PoolNotFound, "IPPool %q not found in namespace %q, asked for by %s: "+

@@ -1,0 +1,145 @@
+package ipam
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"strings"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Annotations by which a pool says what it is for. They hold for whoever asks for
+// the pool, in whatever way. A pool that says nothing is for all.
+const (
+	// NetworksAnnotation lists the vSphere networks that a pool serves.
+	NetworksAnnotation = "capv-static-ip.dev/networks"
+	// UsedByAnnotation lists who may claim from a pool: NAMESPACE or
+	// NAMESPACE/CLUSTER, with a final * for all that begin so.
+	UsedByAnnotation = "capv-static-ip.dev/used-by"
+	// GatewayAnnotation with the value NoGateway keeps a pool's gateway from being
+	// injected.
+	GatewayAnnotation = "capv-static-ip.dev/gateway"
+
+	// NoGateway is the only value of GatewayAnnotation, and of the annotation of a
+	// device, see GatewayAnnotationPrefix.
+	NoGateway = "none"
+)
+
+// CheckStatement refuses a pool that, by its annotations, is not for the device or
+// for the machine, or whose annotations cannot be read.
+func CheckStatement(pool Pool, machine Machine, want Want) error {
+	if _, err := SaysNoGateway(pool); err != nil {
+		return err
+	}
+	if err := checkNetworks(pool, want); err != nil {
+		return err
+	}
+	allowed, err := IsUsedBy(pool, pool.Reference, machine)
+	switch {
+	case err != nil:
+		return err
+	case !allowed:
+		return Refuse(PoolNotAllowed, "%s is not for %s: ask its owner to add it to annotation %s, or name another pool in %s",
+			pool.Reference.In(pool.GetNamespace()), describe(machine), UsedByAnnotation, want.AskedBy)
+	}
+	return nil
+}
+
+// describe names a machine's namespace, and its Cluster where it has one.
+func describe(machine Machine) string {
+	if machine.Cluster == "" {
+		return fmt.Sprintf("namespace %q", machine.Namespace)
+	}
+	return fmt.Sprintf("Cluster %q of namespace %q", machine.Cluster, machine.Namespace)
+}
+
+// checkNetworks refuses a pool that is for other networks than the device's.
+func checkNetworks(pool Pool, want Want) error {
+	text, ok := pool.GetAnnotations()[NetworksAnnotation]
+	if !ok {
+		return nil
+	}
+	stated := SplitList(text)
+	for _, network := range stated {
+		if isOn(want.Device.NetworkName, network) {
+			return nil
+		}
+	}
+	return Refuse(PoolNotForMachine, "%s is for networks %s only, and device %d is on %q: name another pool in %s, or correct annotation %s of the pool",
+		pool.Reference.In(pool.GetNamespace()), quoted(stated), want.Device.Index, want.Device.NetworkName, want.AskedBy, NetworksAnnotation)
+}
+
+func quoted(texts []string) string {
+	quoted := make([]string, len(texts))
+	for i, text := range texts {
+		quoted[i] = fmt.Sprintf("%q", text)
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// isOn tells whether two names are of one network. A network may be named by its
+// inventory path or by the last element of that; of two paths all must be equal.
+func isOn(network, stated string) bool {
+	if network == stated {
+		return true
+	}
+	if strings.Contains(network, "/") && strings.Contains(stated, "/") {
+		return false
+	}
+	return network != "" && path.Base(network) == path.Base(stated)
+}
+
+// usedByPattern is one entry of UsedByAnnotation.
+var usedByPattern = regexp.MustCompile(`^[-a-z0-9]*\*?(/[-a-z0-9.]*\*?)?$`)
+
+// IsUsedBy tells whether machines of this namespace and Cluster may claim from a
+// pool. It returns a Refusal if the pool does not say so legibly.
+func IsUsedBy(pool client.Object, reference PoolReference, machine Machine) (bool, error) {
+	text, limited := pool.GetAnnotations()[UsedByAnnotation]
+	if !limited {
+		return true, nil
+	}
+	allowed := false
+	for _, entry := range SplitList(text) {
+		if !usedByPattern.MatchString(entry) || strings.HasPrefix(entry, "/") || strings.HasSuffix(entry, "/") {
+			return false, Refuse(PoolInvalid, "%s has an invalid annotation %s: %q is neither NAMESPACE nor NAMESPACE/CLUSTER; correct the pool",
+				reference.In(pool.GetNamespace()), UsedByAnnotation, entry)
+		}
+		namespace, cluster, ofCluster := strings.Cut(entry, "/")
+		if matches(namespace, machine.Namespace) && (!ofCluster || machine.Cluster != "" && matches(cluster, machine.Cluster)) {
+			allowed = true
+		}
+	}
+	return allowed, nil
+}
+
+// matches tells whether a name is the pattern's, whose final * stands for any rest.
+func matches(pattern, name string) bool {
+	if prefix, any := strings.CutSuffix(pattern, "*"); any {
+		return strings.HasPrefix(name, prefix)
+	}
+	return pattern == name
+}
+
+// SaysNoGateway tells whether a pool's gateway is not to be injected.
+func SaysNoGateway(pool Pool) (bool, error) {
+	text, ok := pool.GetAnnotations()[GatewayAnnotation]
+	if !ok || text == NoGateway {
+		return ok, nil
+	}
+	return false, Refuse(PoolInvalid, "%s has an invalid annotation %s: %q; it can only be %q: correct the pool",
+		pool.Reference.In(pool.GetNamespace()), GatewayAnnotation, text, NoGateway)
+}
+
+// StatesTheSame tells whether two versions of a pool say the same of what they are for.
+func StatesTheSame(a, b client.Object) bool {
+	for _, key := range []string{NetworksAnnotation, UsedByAnnotation, GatewayAnnotation} {
+		before, had := a.GetAnnotations()[key]
+		after, has := b.GetAnnotations()[key]
+		if had != has || before != after {
+			return false
+		}
+	}
+	return true
+}
