@@ -136,6 +136,7 @@ func TestManifestsCanBeAppliedAgain(t *testing.T) {
 		{"-f", "dist/capv-static-ip.yaml"},
 		{"-k", "deploy/default"},
 		{"-k", "deploy/protection"},
+		{"-k", "deploy/tenancy"},
 		{"-k", "deploy/network-policy"},
 		{"-k", overlay(t, c.plane.Root(), "", "client-ca")},
 		{"-k", overlay(t, c.plane.Root(), "team-a", "namespaced", "client-ca")},

@@ -33,8 +33,10 @@ func TestProtectionFromPeople(t *testing.T) {
 	if _, err := env.StartInCluster(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := env.ApplyFolder(t.Context(), "deploy", "protection"); err != nil {
-		t.Fatal(err)
+	for _, folder := range []string{"protection", "tenancy"} {
+		if err := env.ApplyFolder(t.Context(), "deploy", folder); err != nil {
+			t.Fatal(err)
+		}
 	}
 	alice := administrator(t, env, "alice")
 	at := func(play func(protection)) func(*testing.T) {
@@ -48,6 +50,7 @@ func TestProtectionFromPeople(t *testing.T) {
 	t.Run("controllers, providers and capv-static-ip pass", at(protection.letsControllersPass))
 	t.Run("clusterctl passes", at(protection.letsClusterctlPass))
 	t.Run("a namespace goes with all that is in it", at(protection.letsANamespaceGo))
+	t.Run("pools of all namespaces are for whom they name", at(protection.closesPools))
 	t.Run("nobody is held without the parameter", at(protection.needsItsParameter))
 }
 
