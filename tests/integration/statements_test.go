@@ -18,7 +18,6 @@ import (
 const noGateway = "none"
 
 func TestPoolOfAnotherNetworkIsDenied(t *testing.T) {
-	t.Parallel()
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
 		s.pool(f, harness.WithAnnotation(ipam.NetworksAnnotation, "seg-a, seg-b"))
@@ -47,7 +46,6 @@ func TestPoolThatIsOpenedToANetworkMakesTheOwnerTryAgain(t *testing.T) {
 }
 
 func TestPoolOfOthersIsDenied(t *testing.T) {
-	t.Parallel()
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		for name, usedBy := range map[string]string{"of another namespace": "team-a", "of another Cluster": "NAMESPACE/other", "of nobody": ""} {
 			t.Run(name, func(t *testing.T) {
@@ -69,7 +67,6 @@ func TestPoolOfOthersIsDenied(t *testing.T) {
 }
 
 func TestMachinesKeepTheirAddressesWhenTheirPoolIsClosed(t *testing.T) {
-	t.Parallel()
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
 		pool := s.pool(f)
@@ -120,7 +117,6 @@ func TestGlobalPoolByItsBareNameServesThoseWhomItNames(t *testing.T) {
 
 // Who asks by a bare name waits for a pool of either kind.
 func TestPoolOfEitherKindMakesTheOwnerTryAgainThatAskedByABareName(t *testing.T) {
-	t.Parallel()
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
 		owner := s.machineSet("owner")
@@ -140,7 +136,6 @@ func TestPoolOfEitherKindMakesTheOwnerTryAgainThatAskedByABareName(t *testing.T)
 }
 
 func TestDeviceGetsNoGatewayWhereItsUserOrThePoolSaysSo(t *testing.T) {
-	t.Parallel()
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		const device = "gateway.capv-static-ip.dev/"
 		named := harness.StaticDevice()
