@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -14,34 +13,6 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
-
-// isStray tells whether the address was made for a claim of ours, or is left of
-// one, but leads nowhere: the claim is gone or has another address, no machine has
-// it, and it is not protected. metal3 leaves such an address behind when a claim is
-// deleted while it binds it, and when its two controllers, one for each claim
-// API, bind a claim at once. It would be missing from its pool for ever.
-func (h holding) isStray(machine string) bool {
-	return h.claim == nil && h.annotated == nil && h.address != nil && !isProtected(h.address) && !hasMoved(h.address) &&
-		(ipam.MachineOf(h.address) == machine || h.address.GetLabels()[ipam.MachineLabel] == ipam.MachineLabelValue(machine))
-}
-
-// decideStray waits for the provider to find a use for an address after all. One
-// that was a machine's is unprotected because a backup brought it back so.
-func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
-	if h.paused || h.isMoving() {
-		return idle, 0
-	}
-	if h.address.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
-		grace = max(grace, restorePatience)
-	}
-	switch wait := grace - now.Sub(h.lastMade(now)); {
-	case wait > 0:
-		return idle, wait
-	case h.vmExists || h.sharedWith != "" || h.onDevice:
-		return idle, vmCheck
-	}
-	return deleteStray, 0
-}
 
 // deleteStray deletes a stray address, and takes its provider's finalizers off
 // before: no claim leads the provider to it. What the cache says of claim and
@@ -86,6 +57,15 @@ func (r *Reconciler) isUsed(ctx context.Context, s *state, h *holding) (bool, er
 	elsewhere := slices.ContainsFunc(bindingsOf(machine), func(b ipam.Binding) bool { return b.Claim == h.address.Claim })
 	answer := provider.ReadClaim(obj).Address
 	return answer == "" || answer == h.address.GetName() && !elsewhere, nil
+}
+
+// holds tells whether a machine holds the claim by its bindings, or its address.
+func (r *Reconciler) holds(machine *capi.VSphereMachine, h *holding) bool {
+	provider := r.providers.For(h.claim.Pool)
+	bound := slices.ContainsFunc(bindingsOf(machine), func(b ipam.Binding) bool {
+		return b.Claim == h.claim.GetName() && r.providers.For(b.Pool) == provider
+	})
+	return bound || h.address != nil && hasAddress(machine, capi.ParseAddress(h.address.IP))
 }
 
 // hasAddress tells whether a machine has an address on a device, or says that it
