@@ -113,8 +113,10 @@ func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Dura
 	switch wait := grace - now.Sub(h.lastMade(now)); {
 	case wait > 0:
 		return idle, wait
-	case h.vmExists || h.sharedWith != "" || h.onDevice:
+	case h.isStillUsed():
 		return idle, vmCheck
+	case h.foreign:
+		return idle, 0
 	}
 	return deleteStray, 0
 }
@@ -309,10 +311,43 @@ func decideUnstored(h holding, now time.Time, wait time.Duration) (step, time.Du
 // decideLeft unprotects an address that a machine has left behind.
 func decideLeft(h holding, now time.Time) (step, time.Duration) {
 	switch wait := restorePatience - now.Sub(h.seen); {
-	case h.vmExists:
+	case h.vmExists, h.isBeingAdmitted():
 		return idle, vmCheck
 	case h.isUnexplained() && wait > 0:
 		return idle, wait
 	}
 	return unprotect, 0
+}
+
+// fate is what becomes of an address that is unprotected.
+type fate int
+
+const (
+	// freed: its provider frees it with its claim, or has begun to.
+	freed fate = iota
+	// lost: nobody frees it, so it keeps the marks by which it is then found.
+	lost
+	// moved: its machine uses it in another management cluster. It stays taken.
+	moved
+	// handedBack: it stays that of a claim which is its maker's again.
+	handedBack
+)
+
+// decideFate is what becomes of the address of a holding that is released, or left.
+func decideFate(m machineState, h holding) fate {
+	going := !h.address.GetDeletionTimestamp().IsZero()
+	if m.exists && !h.isOfEarlierMachine(m) {
+		// The claim of a machine that is there is known, or else it is gone.
+		if h.isSpare(m) || h.claim == nil && !going {
+			return lost
+		}
+		return freed
+	}
+	switch {
+	case h.moved || hasMoved(h.address):
+		return moved
+	case !h.answersClaim() && !going:
+		return lost
+	}
+	return freed
 }

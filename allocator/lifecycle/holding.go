@@ -28,6 +28,11 @@ type machineState struct {
 	moving bool
 }
 
+// isSame tells whether nothing has become of the machine that matters here.
+func (m machineState) isSame(other machineState) bool {
+	return m.exists == other.exists && m.uid == other.uid && m.deleting == other.deleting && m.done == other.done && m.moving == other.moving
+}
+
 // holding is what is known of one binding: any part of it may be missing.
 type holding struct {
 	claim     *ipam.Claim
@@ -35,9 +40,6 @@ type holding struct {
 	annotated *ipam.Binding
 	// sharedWith names another machine whose annotation holds the address too.
 	sharedWith string
-	// vmExists says that there is a VSphereVM of the machine that held it, or one
-	// that has the address and is not known to be another's.
-	vmExists bool
 	// seen is when this leader first saw the claim, or the address that has none,
 	// in the version that it has.
 	seen time.Time
@@ -58,6 +60,24 @@ type holding struct {
 	// placed says that it is asked by an address object that is there before the
 	// claim, which cannot be made while another one of that name is going.
 	placed bool
+	// foreign says of a stray address that a finalizer of somebody else is on it.
+	foreign bool
+	// moved says that this leader saw clusterctl take the machine or its claim away.
+	moved bool
+
+	// Only reread knows what follows, and only of what is to be freed.
+
+	// vmExists says that there is a VSphereVM of the machine that held it, or one
+	// that has the address and is not known to be another's.
+	vmExists bool
+	// used says that the machine's annotation has claim or address, though that is
+	// no binding here.
+	used bool
+	// madeFor is the claim that the address was made for, which may be its own.
+	madeFor *ipam.Claim
+	// rebound says that the machine's annotation has the claim that the address was
+	// made for. As the address is not there, it has that claim for another one.
+	rebound bool
 }
 
 // belongsTo tells whether the machine has authority over the holding: by the
@@ -204,9 +224,37 @@ func (h holding) isSpareClaim(m machineState) bool {
 	return ipam.IsMarked(h.claim, m.name) && len(h.claim.GetOwnerReferences()) == 0 && !adopted
 }
 
-// isStillUsed tells whether a spare address is used all the same.
+// isStillUsed tells whether a spare or a stray address is used all the same, or may be.
 func (h holding) isStillUsed() bool {
-	return h.vmExists || h.onDevice || h.sharedWith != ""
+	return h.vmExists || h.onDevice || h.sharedWith != "" || h.used || h.isPromised()
+}
+
+// isPromised tells whether a claim that is no part of the holding has the address, or
+// may yet get it. If the machine has another address by that claim, this one is what
+// its provider made twice.
+func (h holding) isPromised() bool {
+	if !h.isMadeForAnother() {
+		return false
+	}
+	return h.madeFor.Address == "" || h.madeFor.Address == h.address.GetName() && !h.rebound
+}
+
+// isMadeForAnother tells whether there is a claim that the address was made for, and
+// that is no part of the holding.
+func (h holding) isMadeForAnother() bool {
+	return h.madeFor != nil && (h.claim == nil || h.claim.GetUID() != h.madeFor.GetUID())
+}
+
+// isBeingAdmitted tells whether a claim that is no part of the holding, and will stay,
+// has got the address: a machine is being admitted with it, and the cache is behind.
+func (h holding) isBeingAdmitted() bool {
+	return h.isMadeForAnother() && h.answersClaim() && h.madeFor.GetDeletionTimestamp().IsZero()
+}
+
+// answersClaim tells whether the address belongs to the claim that it was made for, and
+// not to an earlier one of that name.
+func (h holding) answersClaim() bool {
+	return h.madeFor != nil && ipam.Answers(h.address, h.madeFor.GetUID())
 }
 
 // isStray tells whether the address was made for a claim of ours, or is left of
@@ -240,6 +288,13 @@ func isOrphan(claim client.Object, machine string) bool {
 func wasAdopted(claim client.Object) bool {
 	_, requested := claim.GetAnnotations()[ipam.RequestedByAnnotation]
 	return !requested
+}
+
+// isTakenOver tells, of a claim with our marks, whether it is somebody's who has offered
+// it to a machine.
+func isTakenOver(claim client.Object) bool {
+	_, offered := claim.GetAnnotations()[ipam.ForAnnotation]
+	return offered
 }
 
 // graceOf is the grace period of a claim without a machine. That its Cluster does

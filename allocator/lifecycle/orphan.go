@@ -8,7 +8,6 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
@@ -35,24 +34,11 @@ func (r *Reconciler) noteUnstored(ctx context.Context, s *state, h *holding) err
 }
 
 // reap deletes a claim that no machine uses, or takes our marks off one that
-// somebody else made. The claim is read before the machine, both from the API server: a request
-// that comes in between has changed the claim's stamp, and the write conflicts.
+// somebody else made. Who has used it since it was read again has changed its stamp,
+// and the write conflicts.
 func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
-	provider := r.providers.For(h.claim.Pool)
-	claim := ipam.EmptyClaim(provider)
-	if err := r.live.Get(ctx, client.ObjectKeyFromObject(h.claim), claim); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	if claim.GetUID() != h.claim.GetUID() || claim.GetResourceVersion() != h.claim.GetResourceVersion() || !isOrphan(claim, s.name) {
-		// The cache is behind, and brings what has changed.
-		return nil
-	}
-	machine := &capi.VSphereMachine{}
-	if exists, err := r.exists(ctx, machineKey(claim, s.name), machine); err != nil || exists != s.exists || machine.UID != s.uid || r.holds(machine, h) {
-		return err
-	}
-	if _, offered := claim.GetAnnotations()[ipam.ForAnnotation]; offered {
-		return r.handBack(ctx, h, claim)
+	if isTakenOver(h.claim) {
+		return r.handBack(ctx, h)
 	}
 	if !s.exists && h.wasAnswered() {
 		// The last moment to say so: this leader may have come to the claim late.
@@ -60,20 +46,21 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 			return err
 		}
 	}
-	if _, err := r.deleteClaim(ctx, claim); err != nil {
-		return fmt.Errorf("reaping claim %s: %w", klog.KObj(claim), err)
+	if _, err := r.deleteClaim(ctx, h.claim.Object); err != nil {
+		return fmt.Errorf("reaping claim %s: %w", klog.KObj(h.claim), err)
 	}
 	claimsReaped.Inc()
-	klog.FromContext(ctx).Info("Reaped a claim that no machine uses", "claim", klog.KObj(claim))
+	klog.FromContext(ctx).Info("Reaped a claim that no machine uses", "claim", klog.KObj(h.claim))
 	return nil
 }
 
 // handBack takes our marks off a claim that somebody made for a machine, and off
 // its address: both are its maker's again.
-func (r *Reconciler) handBack(ctx context.Context, h *holding, claim client.Object) error {
+func (r *Reconciler) handBack(ctx context.Context, h *holding) error {
 	if err := r.unprotect(ctx, h, handedBack); err != nil {
 		return err
 	}
+	claim := h.claim.Object
 	before := claim.DeepCopyObject().(client.Object)
 	ipam.HandBack(claim)
 	if err := r.patch(ctx, claim, before); client.IgnoreNotFound(err) != nil {

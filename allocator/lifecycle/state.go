@@ -29,8 +29,10 @@ type state struct {
 	confirmed bool
 	// renamed are the bindings whose claims have other names than the annotation says.
 	renamed []renamedBinding
-	// vmsKnown says that it has been asked for VSphereVMs.
-	vmsKnown bool
+}
+
+func (s *state) key() types.NamespacedName {
+	return types.NamespacedName{Namespace: s.namespace, Name: s.name}
 }
 
 // observe reads the state of the machine of this name. A machine that is being
@@ -87,14 +89,9 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 	}
 	h.onDevice = s.exists && h.address != nil && deviceOf(s.object, capi.ParseAddress(h.address.IP)) >= 0
 	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) || h.isSpare(s.machineState) || h.isStray(s.name) {
-		_, h.departed = r.departures.get(key)
-		switch {
-		case h.claim != nil:
-			h.seen = r.see(h.claim)
-		case h.address != nil:
-			h.seen = r.see(h.address)
-		}
+		r.recall(key, h)
 	}
+	h.foreign = h.isStray(s.name) && !r.providers.For(h.address.Pool).HasOnlyOwnFinalizers(h.address.Object)
 	h.abandoned, err = r.isAbandoned(ctx, h)
 	return err
 }
