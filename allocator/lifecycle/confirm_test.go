@@ -12,7 +12,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -313,6 +315,43 @@ func TestUseThatAMachineMakesOfAHolding(t *testing.T) {
 
 			if got := (facts{test.holding.used, test.holding.rebound, test.holding.onDevice}); got != test.want {
 				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+// One IPAM controller may serve two claim APIs from its pools, so what a pool is says
+// nothing of what its claims are.
+func TestClaimIsReadAgainByItsOwnAPI(t *testing.T) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{ipamv1.AddToScheme, capiipamv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			t.Fatal(err)
+		}
+	}
+	claim := &capiipamv1.IPAddressClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0", UID: "claim"}}
+	address := &capiipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "address"}}
+	claim.Spec.PoolRef.APIGroup, claim.Spec.PoolRef.Kind, claim.Spec.PoolRef.Name = ipamv1.GroupVersion.Group, "IPPool", "pool"
+	address.Spec.PoolRef, address.Spec.ClaimRef.Name = claim.Spec.PoolRef, claim.Name
+	live := fake.NewClientBuilder().WithScheme(scheme).WithObjects(claim, address).Build()
+	r := &Reconciler{providers: ipam.Providers{metal3.Provider{}, contract.Provider{}}, live: live, now: time.Now}
+	s := &state{namespace: "ns", machineState: absent()}
+	readClaim, readAddress := contract.Provider{}.ReadClaim(claim), contract.Provider{}.ReadAddress(address)
+	for name, h := range map[string]*holding{
+		"its own":              {claim: &readClaim},
+		"that of its address":  {address: &readAddress},
+		"one that it has both": {claim: &readClaim, address: &readAddress},
+	} {
+		t.Run(name, func(t *testing.T) {
+			own, made := h.claim != nil, h.address != nil
+			if err := r.rereadClaims(t.Context(), s, h); err != nil {
+				t.Fatal(err)
+			}
+			if got := h.claim != nil; got != own {
+				t.Errorf("it has a claim: %t, want %t", got, own)
+			}
+			if got := h.madeFor != nil; got != made {
+				t.Errorf("its address was made for a claim: %t, want %t", got, made)
 			}
 		})
 	}

@@ -28,9 +28,10 @@ type machineState struct {
 	moving bool
 }
 
-// isSame tells whether nothing has become of the machine that matters here.
+// isSame tells whether nothing has become of the machine that matters here. One that
+// does not exist has no UID.
 func (m machineState) isSame(other machineState) bool {
-	return m.exists == other.exists && m.uid == other.uid && m.deleting == other.deleting && m.done == other.done && m.moving == other.moving
+	return m.uid == other.uid && m.deleting == other.deleting && m.done == other.done && m.moving == other.moving
 }
 
 // holding is what is known of one binding: any part of it may be missing.
@@ -245,10 +246,10 @@ func (h holding) isMadeForAnother() bool {
 	return h.madeFor != nil && (h.claim == nil || h.claim.GetUID() != h.madeFor.GetUID())
 }
 
-// isBeingAdmitted tells whether a claim that is no part of the holding, and will stay,
-// has got the address: a machine is being admitted with it, and the cache is behind.
+// isBeingAdmitted tells whether a claim that will stay has got the address which a
+// machine has left: another one is being admitted with it, and the cache is behind.
 func (h holding) isBeingAdmitted() bool {
-	return h.isMadeForAnother() && h.answersClaim() && h.madeFor.GetDeletionTimestamp().IsZero()
+	return h.answersClaim() && h.madeFor.GetDeletionTimestamp().IsZero()
 }
 
 // answersClaim tells whether the address belongs to the claim that it was made for, and
