@@ -62,7 +62,7 @@ func (s *state) foundFor(lost *holding) *holding {
 		return nil
 	}
 	for _, h := range s.holdings {
-		if h.annotated != nil || h.address == nil || !h.isClaimed() || h.paused || h.claim.Address != h.address.GetName() {
+		if h.annotated != nil || h.address == nil || h.claim == nil || h.paused || h.claim.Address != h.address.GetName() {
 			continue
 		}
 		candidate := holding{annotated: lost.annotated, address: h.address}

@@ -21,6 +21,8 @@ func TestMarksThatALivingMachineLacks(t *testing.T) {
 		}}, options...)...)
 	}
 	renamed := []renamedBinding{{claim: "cp-0-0"}}
+	namingOther := func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) { naming("other")(c) }
+	onOtherPool := func(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) { c.Spec.Pool.Name = "other" }
 	tests := map[string]struct {
 		machine  machineState
 		holdings []holding
@@ -33,6 +35,7 @@ func TestMarksThatALivingMachineLacks(t *testing.T) {
 		"none":                                    {machine: living(), holdings: []holding{bound()}},
 		"the finalizer":                           {machine: living(), holdings: []holding{bound()}, bare: true, rewrite: true},
 		"the finalizer, paused":                   {machine: living(), holdings: []holding{bound(paused)}, bare: true},
+		"the finalizer, of an earlier machine":    {machine: living(), holdings: []holding{bound(ownedBy("earlier"))}, bare: true},
 		"the finalizer, nothing bound":            {machine: living(), bare: true},
 		"the annotation":                          {machine: living(), holdings: []holding{bound(withoutAnnotation)}, rewrite: true},
 		"the annotation, paused":                  {machine: living(), holdings: []holding{bound(withoutAnnotation, paused)}},
@@ -57,6 +60,9 @@ func TestMarksThatALivingMachineLacks(t *testing.T) {
 		"a claim, back with another address":      {machine: living(), holdings: []holding{bound(withoutClaim, withoutAddress), back(otherAddress)}, rewrite: true},
 		"a claim, back and going":                 {machine: living(), holdings: []holding{bound(withoutClaim, withoutAddress), back(terminatingClaim)}, rewrite: true},
 		"a claim, back and owned":                 {machine: living(), holdings: []holding{bound(withoutClaim, withoutAddress), back(ownedBy("uid"))}, rewrite: true},
+		"a claim, back and paused":                {machine: living(), holdings: []holding{bound(withoutClaim, withoutAddress), back(paused)}},
+		"a claim, back, naming another address":   {machine: living(), holdings: []holding{bound(withoutClaim, withoutAddress), back(namingOther)}, rewrite: true},
+		"a claim, back on another pool":           {machine: living(), holdings: []holding{bound(withoutClaim, withoutAddress), back(onOtherPool)}, rewrite: true},
 		"a claim, back for another machine":       {machine: living(), holdings: []holding{bound(withoutClaim, withoutAddress), back(anothers)}},
 	}
 	for name, test := range tests {
