@@ -68,20 +68,21 @@ func settled(first, second decision, same bool) decision {
 }
 
 // reread asks the API server about what is to be freed: for the claims, then for the
-// machine, then for its VMs. A request that uses a claim writes its stamp before the
-// machine is stored. So either the claim read here has that stamp, or the write that
-// follows conflicts; after the machine, a claim could be read that a machine has got
-// in between. A machine has its VM made only when it is there: of one that came and
-// went before the machine is read, the VM shows. It tells whether the machine is the
-// one that was observed.
+// machine, then for its VMs. That is the order in which they come to be, so what comes in
+// between is not missed. A request stamps its claim before its machine is stored: either
+// the claim has that stamp when it is read here, or the write that follows conflicts. A VM
+// is made for a machine that is stored: if the machine came and went before it is read
+// here, its VM is there afterwards. It tells whether the machine is the one that was
+// observed.
 func (r *Reconciler) reread(ctx context.Context, s *state, freeing []decision) (bool, error) {
-	same := true
-	if unsure := slices.DeleteFunc(slices.Clone(freeing), isObservedLive); len(unsure) > 0 {
-		for _, d := range unsure {
-			if err := r.rereadClaims(ctx, s, d.holding); err != nil {
-				return false, err
-			}
+	unsure := slices.DeleteFunc(slices.Clone(freeing), isObservedLive)
+	for _, d := range unsure {
+		if err := r.rereadClaims(ctx, s, d.holding); err != nil {
+			return false, err
 		}
+	}
+	same := true
+	if len(unsure) > 0 {
 		now := &state{namespace: s.namespace}
 		if err := r.observeMachine(ctx, s.key(), now, r.live); err != nil {
 			return false, err
@@ -91,6 +92,7 @@ func (r *Reconciler) reread(ctx context.Context, s *state, freeing []decision) (
 			r.observeUse(now, d.holding)
 		}
 	}
+	// For a release, too: CAPV may let go of a machine before its VM is gone.
 	return same, r.observeVMs(ctx, s)
 }
 

@@ -135,6 +135,7 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	case h.claim == nil:
 		return decideWithoutClaim(m, h)
 	case h.isHeldBack(m.name) && h.belongsTo(m):
+		// The address goes with its claim unless our finalizer is on it, too.
 		if h.isUnprotected() {
 			return protect, 0
 		}
@@ -143,16 +144,20 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	case !h.claim.GetDeletionTimestamp().IsZero():
 		return idle, terminatingCheck
 	case h.annotated == nil || !h.belongsTo(m) && !h.isOffered(m):
+		// Only what claim and machine both say is a binding. restore has looked already
+		// whether the machine has merely lost its word.
 		return idle, 0
 	case h.claim.Failure != "":
 		return decideFailed(h, now)
 	case h.address == nil:
+		// The provider has not answered yet, and its answer is an event.
 		return idle, 0
 	case isRecreated(h.claim):
 		return decideRecreated(h)
 	case !h.isAnnotatedAddress():
 		return report, 0
 	case h.busy && isProtected(h.address) && len(h.claim.GetOwnerReferences()) == 0 && now.Sub(m.created) < adoptionPatience:
+		// This can wait: the address is bound and protected, so nobody else gets it.
 		return idle, busyCheck
 	}
 	return adopt, 0

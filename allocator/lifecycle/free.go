@@ -87,6 +87,7 @@ func (r *Reconciler) deleteClaim(ctx context.Context, claim client.Object) (bool
 		return changed, nil
 	}
 	err := kube.DeleteAsRead(ctx, r.client, claim)
+	// A conflict would have all of this decided again, for what is done by now.
 	if apierrors.IsConflict(err) && r.isGoing(ctx, claim) {
 		err = nil
 	}

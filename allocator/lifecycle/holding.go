@@ -77,7 +77,7 @@ type holding struct {
 	// madeFor is the claim that the address was made for, which may be its own.
 	madeFor *ipam.Claim
 	// rebound says that the machine's annotation has the claim that the address was
-	// made for. As the address is not there, it has that claim for another one.
+	// made for: for another address, if it is not used.
 	rebound bool
 }
 

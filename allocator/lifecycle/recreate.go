@@ -187,6 +187,8 @@ func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
 // that another address answers. Of two that were recreated at once, for copies of
 // one machine, one has to stay.
 func (r *Reconciler) losesTo(ctx context.Context, h *holding, other ipam.Address) (bool, error) {
+	// The mark on the other claim is asked for again: if the cache still shows it while the
+	// other one has been verified, neither would give way.
 	claim := ipam.EmptyClaim(r.providers.For(other.Pool))
 	exists, err := r.exists(ctx, machineKey(other, other.Claim), claim)
 	if err != nil {
@@ -210,6 +212,8 @@ func (r *Reconciler) takeBack(ctx context.Context, s *state, h *holding) error {
 // deleteFailed deletes a claim that failed; when it is gone, it is recreated.
 func (r *Reconciler) deleteFailed(ctx context.Context, s *state, h *holding) error {
 	r.report(ctx, s, h)
+	// What the claim has, if anything, is not the address that the machine uses. But if the
+	// machine is another one by now, its request may wait for this claim.
 	if err := r.confirm(ctx, s); err != nil {
 		return err
 	}

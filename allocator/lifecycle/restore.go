@@ -68,6 +68,8 @@ func (r *Reconciler) rewrite(ctx context.Context, s *state, bindings []ipam.Bind
 // rejoin gives a binding that has lost its claim the one that came back with its
 // address, and deletes the one that failed.
 func (r *Reconciler) rejoin(ctx context.Context, s *state, lost, found *holding) error {
+	// The claim that failed is deleted, and the one that was found is bound, for the machine
+	// that lives: the cache may show one before it.
 	if err := r.confirm(ctx, s); err != nil {
 		return err
 	}
