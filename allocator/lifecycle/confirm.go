@@ -87,7 +87,7 @@ func (r *Reconciler) reread(ctx context.Context, s *state, freeing []decision) (
 		if err := r.observeMachine(ctx, s.key(), now, r.live); err != nil {
 			return false, err
 		}
-		same = now.machineState.isSame(s.machineState)
+		same = now.isSame(s.machineState)
 		for _, d := range unsure {
 			r.observeUse(now, d.holding)
 		}
