@@ -214,6 +214,16 @@ func (p Providers) OfAddress(address client.Object) Provider {
 	return p[len(p)-1]
 }
 
+// OfClaim is to claims what OfAddress is to addresses.
+func (p Providers) OfClaim(claim client.Object) Provider {
+	for _, provider := range p {
+		if kind, _ := provider.Kinds(); reflect.TypeOf(kind) == reflect.TypeOf(claim) {
+			return provider
+		}
+	}
+	return p[len(p)-1]
+}
+
 // Pool reads a pool through its provider.
 func (p Providers) Pool(ctx context.Context, reader client.Reader, machine Machine, want Want) (Pool, error) {
 	return p.For(want.Pool).Pool(ctx, reader, machine, want)

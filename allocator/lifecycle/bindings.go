@@ -6,6 +6,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -73,4 +74,13 @@ func isMarkedFor(machine string, b ipam.Binding, addresses []ipam.Address) bool 
 		return ipam.MachineOf(address) == machine && address.Claim == b.Claim && address.Pool == b.Pool &&
 			capi.ParseAddress(address.IP) == b.Address.Addr()
 	})
+}
+
+// bindingsOf are those in the annotation, none if it cannot be read.
+func bindingsOf(machine client.Object) []ipam.Binding {
+	bindings, err := ipam.ParseBindings(machine.GetAnnotations()[ipam.BindingsAnnotation])
+	if err != nil {
+		return nil
+	}
+	return bindings.Bindings
 }

@@ -77,23 +77,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 // performAll takes each binding its next step, and returns after what time there
 // is another one to take.
 func (r *Reconciler) performAll(ctx context.Context, s *state) (time.Duration, error) {
+	decisions, err := r.decideAll(ctx, s)
+	if err != nil {
+		return 0, err
+	}
 	var requeue time.Duration
 	var errs []error
-	for _, h := range s.holdings {
-		r.checkDevice(ctx, s, h)
-		next, wait := decide(s.machineState, *h, r.now(), r.grace)
-		if next.frees() {
-			// Nothing is freed that a VM uses, whatever else is known of it.
-			if err := r.observeVMs(ctx, s); err != nil {
-				return 0, err
-			}
-			next, wait = decide(s.machineState, *h, r.now(), r.grace)
+	for _, d := range decisions {
+		r.checkDevice(ctx, s, d.holding)
+		if d.wait > 0 && (requeue == 0 || d.wait < requeue) {
+			requeue = d.wait
 		}
-		if wait > 0 && (requeue == 0 || wait < requeue) {
-			requeue = wait
-		}
-		if err := r.perform(ctx, s, h, next); err != nil {
-			errs = append(errs, &stepError{next, err})
+		if err := r.perform(ctx, s, d.holding, d.step); err != nil {
+			errs = append(errs, &stepError{d.step, err})
 		}
 	}
 	return requeue, errors.Join(errs...)
@@ -147,7 +143,7 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 	case reap:
 		return r.reap(ctx, s, h)
 	case deleteStray:
-		return r.deleteStray(ctx, s, h)
+		return r.deleteStray(ctx, h)
 	case dropFinalizers:
 		return ipam.DropFinalizers(ctx, r.client, r.providers.For(h.claim.Pool), h.claim.Object)
 	case idle:

@@ -1,64 +1,10 @@
 package lifecycle
 
 import (
-	"net/netip"
-	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/types"
-	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 )
-
-// machineState is what matters about the machine of one name.
-type machineState struct {
-	name     string
-	exists   bool
-	uid      types.UID
-	created  time.Time
-	deleting bool
-	// done says that it is being deleted, and that no finalizer but ours and the
-	// garbage collector's is left: everybody else, as a rule CAPV, is done with it.
-	done bool
-	// moving says that clusterctl deletes the object here because it lives on
-	// in another management cluster.
-	moving bool
-}
-
-// holding is what is known of one binding: any part of it may be missing.
-type holding struct {
-	claim     *ipam.Claim
-	address   *ipam.Address
-	annotated *ipam.Binding
-	// sharedWith names another machine whose annotation holds the address too.
-	sharedWith string
-	// vmExists says that there is a VSphereVM of the machine that held it, or one
-	// that has the address and is not known to be another's.
-	vmExists bool
-	// seen is when this leader first saw the claim, or the address that has none,
-	// in the version that it has.
-	seen time.Time
-	// departed says that this leader saw the machine or its claim go.
-	departed bool
-	// offDevice says that none of the machine's devices has the annotated address,
-	// and onDevice that one has the address, annotated or not.
-	offDevice, onDevice bool
-	// paused says that the Cluster, or the machine, is paused.
-	paused bool
-	// abandoned says that the claim is being deleted, and that its provider
-	// will never finish that.
-	abandoned bool
-	// busy says that many claims wait for the provider to bind them.
-	busy bool
-	// requestable says that its provider can be asked for a given address.
-	requestable bool
-	// placed says that it is asked by an address object that is there before the
-	// claim, which cannot be made while another one of that name is going.
-	placed bool
-}
 
 // step is what is to be done next about a holding.
 type step string
@@ -155,6 +101,26 @@ func decide(m machineState, h holding, now time.Time, grace time.Duration) (step
 	return decideLiving(m, h, now, grace)
 }
 
+// decideStray waits for the provider to find a use for an address after all. One
+// that was a machine's is unprotected because a backup brought it back so.
+func decideStray(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	if h.paused || h.isMoving() {
+		return idle, 0
+	}
+	if h.address.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
+		grace = max(grace, restorePatience)
+	}
+	switch wait := grace - now.Sub(h.lastMade(now)); {
+	case wait > 0:
+		return idle, wait
+	case h.isStillUsed():
+		return idle, vmCheck
+	case h.foreign:
+		return idle, 0
+	}
+	return deleteStray, 0
+}
+
 // decideLiving ties a binding to its machine, and mends it where others broke it.
 func decideLiving(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	// The cases go from less to more: parts that belong to no binding, a binding
@@ -169,6 +135,7 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	case h.claim == nil:
 		return decideWithoutClaim(m, h)
 	case h.isHeldBack(m.name) && h.belongsTo(m):
+		// The address goes with its claim unless our finalizer is on it, too.
 		if h.isUnprotected() {
 			return protect, 0
 		}
@@ -177,19 +144,94 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	case !h.claim.GetDeletionTimestamp().IsZero():
 		return idle, terminatingCheck
 	case h.annotated == nil || !h.belongsTo(m) && !h.isOffered(m):
+		// Only what claim and machine both say is a binding. restore has looked already
+		// whether the machine has merely lost its word.
 		return idle, 0
 	case h.claim.Failure != "":
 		return decideFailed(h, now)
 	case h.address == nil:
+		// The provider has not answered yet, and its answer is an event.
 		return idle, 0
 	case isRecreated(h.claim):
 		return decideRecreated(h)
 	case !h.isAnnotatedAddress():
 		return report, 0
 	case h.busy && isProtected(h.address) && len(h.claim.GetOwnerReferences()) == 0 && now.Sub(m.created) < adoptionPatience:
+		// This can wait: the address is bound and protected, so nobody else gets it.
 		return idle, busyCheck
 	}
 	return adopt, 0
+}
+
+// decideSpare unprotects a spare address, which makes it a stray one.
+func decideSpare(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	switch wait := grace - now.Sub(h.lastMade(now)); {
+	case wait > 0:
+		return idle, wait
+	case h.isStillUsed():
+		return idle, vmCheck
+	}
+	return unprotect, 0
+}
+
+// decideSpareClaim is decideOrphan for a claim whose machine lives without it. It
+// waits for the machine's age, too: what was stored a moment ago may be changed yet.
+func decideSpareClaim(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	if h.isMoving() {
+		return idle, 0
+	}
+	if !h.claim.GetDeletionTimestamp().IsZero() {
+		if h.address != nil && isProtected(h.address) && !h.isStillUsed() {
+			return unprotect, 0
+		}
+		return idle, terminatingCheck
+	}
+	unseen := h.claim.Address != "" && h.address == nil
+	switch wait := grace - min(now.Sub(h.lastUsed(now)), now.Sub(m.created)); {
+	case unseen:
+		// What cannot be seen may be on a device.
+		return idle, 0
+	case wait > 0:
+		return idle, wait
+	case h.isStillUsed():
+		return idle, vmCheck
+	}
+	return reap, 0
+}
+
+// decideRecreated waits with a claim that was recreated until its provider has
+// bound it: only from then on it gives the address to nobody else.
+func decideRecreated(h holding) (step, time.Duration) {
+	switch {
+	case h.claim.Address == "":
+		return idle, 0
+	case !h.isAnnotatedAddress():
+		return deleteFailed, failedClaimAge
+	}
+	return verify, verifyInterval
+}
+
+// decideWithoutClaim: the address is the binding as long as it is protected. A
+// machine that was moved or restored without both gets them back where its
+// provider can be asked for that very address, unless it does not use it.
+func decideWithoutClaim(m machineState, h holding) (step, time.Duration) {
+	switch {
+	case h.annotated == nil:
+		return idle, 0
+	case h.address == nil && h.offDevice:
+		return idle, 0
+	case h.address == nil && h.requestable:
+		return recreate, failedClaimAge
+	case h.address == nil || !h.isAnnotatedAddress():
+		return report, 0
+	case !h.belongsTo(m):
+		return idle, 0
+	case isProtected(h.address) && h.requestable && !h.offDevice && (!h.placed || h.address.GetDeletionTimestamp().IsZero()):
+		return recreate, failedClaimAge
+	case isProtected(h.address) || h.address.GetDeletionTimestamp().IsZero():
+		return protect, 0
+	}
+	return report, 0
 }
 
 // decideFailed handles a claim that its provider refused: the address is somebody
@@ -240,10 +282,41 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 	return idle, 0
 }
 
+// decideOrphan leaves a claim to the request that may still store its machine, or
+// to the restore that may still bring it. The address stays protected for as long
+// as the claim lives.
+func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	if m.exists || !isOrphan(h.claim, m.name) {
+		return idle, 0
+	}
+	switch wait := graceOf(h.claim, grace) - now.Sub(h.lastUsed(now)); {
+	case wait > 0 && wasAdopted(h.claim):
+		return awaitMachine, wait
+	case wait > 0:
+		return decideUnstored(h, now, wait)
+	case h.vmExists:
+		return idle, vmCheck
+	}
+	return reap, 0
+}
+
+// decideUnstored has the owner told of a machine that was answered and not stored,
+// again and again for as long as its claim is there: whatever refuses it leaves no
+// trace that could be watched, so the owner is to go on trying.
+func decideUnstored(h holding, now time.Time, wait time.Duration) (step, time.Duration) {
+	switch unstored := storingPatience - now.Sub(h.lastUsed(now)); {
+	case !h.wasAnswered():
+		return idle, wait
+	case unstored > 0:
+		return idle, min(wait, unstored)
+	}
+	return note, min(wait, noteInterval)
+}
+
 // decideLeft unprotects an address that a machine has left behind.
 func decideLeft(h holding, now time.Time) (step, time.Duration) {
 	switch wait := restorePatience - now.Sub(h.seen); {
-	case h.vmExists:
+	case h.vmExists, h.isBeingAdmitted():
 		return idle, vmCheck
 	case h.isUnexplained() && wait > 0:
 		return idle, wait
@@ -251,120 +324,35 @@ func decideLeft(h holding, now time.Time) (step, time.Duration) {
 	return unprotect, 0
 }
 
-// belongsTo tells whether the machine has authority over the holding: by the
-// owner UID on the claim, or, where the claim has no owner, by our mark on it as
-// long as no other machine holds the address. An annotation alone is no authority.
-func (h holding) belongsTo(m machineState) bool {
-	if h.claim == nil {
-		return h.address != nil && h.addressBelongsTo(m)
+// fate is what becomes of an address that is unprotected.
+type fate int
+
+const (
+	// freed: its provider frees it with its claim, or has begun to.
+	freed fate = iota
+	// lost: nobody frees it, so it keeps the marks by which it is then found.
+	lost
+	// moved: its machine uses it in another management cluster. It stays taken.
+	moved
+	// handedBack: it stays that of a claim which is its maker's again.
+	handedBack
+)
+
+// decideFate is what becomes of the address of a holding that is released, or left.
+func decideFate(m machineState, h holding) fate {
+	going := !h.address.GetDeletionTimestamp().IsZero()
+	if m.exists && !h.isOfEarlierMachine(m) {
+		// The claim of a machine that is there is known, or else it is gone.
+		if h.isSpare(m) || h.claim == nil && !going {
+			return lost
+		}
+		return freed
 	}
-	if len(h.claim.GetOwnerReferences()) > 0 {
-		return capi.OwnerMachine(h.claim).UID == m.uid
+	switch {
+	case h.moved || hasMoved(h.address):
+		return moved
+	case !h.answersClaim() && !going:
+		return lost
 	}
-	return ipam.IsMarked(h.claim, m.name) && h.sharedWith == ""
-}
-
-// isOffered tells whether the claim is one that its maker wants the machine to
-// take over, for the address that the machine was found to have on its device.
-func (h holding) isOffered(m machineState) bool {
-	return isOffered(h.claim, m.name) && h.sharedWith == "" &&
-		h.annotated != nil && h.address != nil && h.isAnnotatedAddress()
-}
-
-// isOffered tells whether a claim is somebody's own, and says that the machine
-// may take it over. Nothing else does: a name may be alike by chance.
-func isOffered(claim client.Object, machine string) bool {
-	return claim.GetAnnotations()[ipam.ForAnnotation] == machine &&
-		ipam.MachineOf(claim) == "" && len(claim.GetOwnerReferences()) == 0
-}
-
-// addressBelongsTo judges an address whose claim is gone: by the machine's UID
-// on it, or, where that was lost or is from before a move, by its name together
-// with the machine's own word.
-func (h holding) addressBelongsTo(m machineState) bool {
-	if h.address.GetAnnotations()[ipam.MachineUIDAnnotation] == string(m.uid) {
-		return true
-	}
-	named := ipam.MachineOf(h.address)
-	return h.annotated != nil && h.sharedWith == "" && (named == "" || named == m.name)
-}
-
-// isOfEarlierMachine tells whether the holding is what is left of a machine of
-// the same name that is gone. What is of a machine with another name is not:
-// a copied annotation may lead to it.
-func (h holding) isOfEarlierMachine(m machineState) bool {
-	if h.claim != nil {
-		owner := capi.OwnerMachine(h.claim)
-		return owner.Name == m.name && owner.UID != m.uid
-	}
-	if h.address == nil || h.annotated != nil {
-		return false
-	}
-	uid := h.address.GetAnnotations()[ipam.MachineUIDAnnotation]
-	return ipam.MachineOf(h.address) == m.name && uid != "" && uid != string(m.uid)
-}
-
-// isClaimed tells whether the claim exists and will stay.
-func (h holding) isClaimed() bool {
-	return h.claim != nil && h.claim.GetDeletionTimestamp().IsZero()
-}
-
-// isHeldBack tells whether our finalizer holds up the deletion of the machine's
-// claim. While clusterctl moves it, that is what the finalizer is for.
-func (h holding) isHeldBack(machine string) bool {
-	return h.claim != nil && !h.claim.GetDeletionTimestamp().IsZero() && isProtected(h.claim) &&
-		machineOfClaim(h.claim) == machine && !h.isMoving()
-}
-
-func (h holding) isMoving() bool {
-	return h.claim != nil && isMoving(h.claim) || h.address != nil && isMoving(h.address)
-}
-
-func (h holding) isAnnotatedAddress() bool {
-	ip, err := netip.ParseAddr(h.address.IP)
-	return err == nil && ip.Unmap() == h.annotated.Address.Addr()
-}
-
-func isMoving(obj client.Object) bool {
-	_, moving := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
-	return moving
-}
-
-// isProtectedFor tells whether our finalizer is on the address for a machine of
-// this name, or for one that it does not name any more.
-func (h holding) isProtectedFor(machine string) bool {
-	named := ipam.MachineOf(h.address)
-	return isProtected(h.address) && (named == "" || named == machine)
-}
-
-// isProtected tells whether our finalizer is on an address, or on a claim.
-func isProtected(obj client.Object) bool {
-	return slices.Contains(obj.GetFinalizers(), ipam.InUseFinalizer)
-}
-
-// isUnprotected tells whether the address needs our finalizer, and can still get it.
-func (h holding) isUnprotected() bool {
-	return h.address != nil && !isProtected(h.address) && h.address.GetDeletionTimestamp().IsZero()
-}
-
-// hasMoved tells whether the machine of an address lives in another management
-// cluster.
-func hasMoved(address client.Object) bool {
-	_, moved := address.GetAnnotations()[ipam.MovedAnnotation]
-	return moved
-}
-
-// isLeftByAMove tells whether clusterctl is taking machine or claim away and
-// leaves the address, as it does with those of a pool that does not move.
-func (h holding) isLeftByAMove(m machineState) bool {
-	return (m.moving || h.claim != nil && isMoving(h.claim)) &&
-		h.address != nil && h.isProtectedFor(m.name) && !isMoving(h.address) && !hasMoved(h.address)
-}
-
-// isUnexplained tells whether nobody frees the address, and nobody knows how it
-// came to that: this leader saw neither machine nor claim go. The machine may
-// live in another management cluster.
-func (h holding) isUnexplained() bool {
-	return h.claim == nil && !h.departed && !hasMoved(h.address) &&
-		h.address.GetDeletionTimestamp().IsZero() && h.address.GetAnnotations()[ipam.MachineUIDAnnotation] != ""
+	return freed
 }

@@ -69,6 +69,12 @@ func TestNextStepForALivingMachine(t *testing.T) {
 		"spare address of its admission, seen for long":       {living(), spare(time.Hour, seenBefore(grace)), unprotect},
 		"spare address of its admission, made in the future":  {living(), spare(-time.Hour, seenBefore(grace)), unprotect},
 		"spare address of its admission, old":                 {living(), spare(grace), unprotect},
+		"spare address, in the machine's annotation":          {living(), spare(grace, inAnnotation), idle},
+		"spare address, on a device":                          {living(), spare(grace, onDevice), idle},
+		"spare address, its claim is not bound yet":           {living(), spare(grace, madeFor()), idle},
+		"spare address, its claim names it":                   {living(), spare(grace, madeFor(naming("address"))), idle},
+		"spare address, its claim names another":              {living(), spare(grace, madeFor(naming("other"))), unprotect},
+		"spare address, made twice for the machine's claim":   {living(), spare(grace, madeFor(naming("address")), rebound), unprotect},
 		"address of an earlier machine, its VM gone":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID, departed), unprotect},
 		"address of an earlier machine, unexplained":          {living(), bound(withoutClaim, withoutAnnotation, earlierUID, seenBefore(0)), idle},
 		"address of an earlier machine, its VM there":         {living(), bound(withoutClaim, withoutAnnotation, earlierUID, withVM), idle},
@@ -111,6 +117,10 @@ func TestNextStepForAClaimThatALivingMachineDoesNotUse(t *testing.T) {
 		"both old, its address on a device":        {long, spareClaim(grace, onDevice), idle, vmCheck},
 		"both old, its address on a VM":            {long, spareClaim(grace, withVM), idle, vmCheck},
 		"both old, its address on another machine": {long, spareClaim(grace, shared), idle, vmCheck},
+		"both old, in the machine's annotation":    {long, spareClaim(grace, inAnnotation), idle, vmCheck},
+		"both old, its address is its own":         {long, spareClaim(grace, madeFor(itsOwn, naming("address"))), reap, 0},
+		"both old, its address another claim's":    {long, spareClaim(grace, madeFor(naming("address"))), idle, vmCheck},
+		"going, in the machine's annotation":       {long, spareClaim(grace, terminatingClaim, inAnnotation), idle, terminatingCheck},
 		"both old, paused":                         {long, spareClaim(grace, paused), idle, 0},
 		"both old, being moved":                    {long, spareClaim(grace, movingClaim, unprotected), idle, 0},
 		"both old, owned":                          {long, spareClaim(grace, ownedBy("uid")), idle, 0},
@@ -211,6 +221,11 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"protected address, machine moved":              {bound(withoutClaim, withoutAnnotation, movedAway, seenBefore(0)), unprotect, 0},
 		"protected address, a VM":                       {bound(withoutClaim, withoutAnnotation, withVM), idle, vmCheck},
 		"protected address, paused":                     {bound(withoutClaim, withoutAnnotation, paused), idle, 0},
+		"protected address, its machine is admitted":    {bound(withoutClaim, withoutAnnotation, departed, madeFor()), idle, vmCheck},
+		"protected address, its claim is going":         {bound(withoutClaim, withoutAnnotation, departed, madeFor(going)), unprotect, 0},
+		"protected address of an earlier claim":         {bound(withoutClaim, withoutAnnotation, departed, madeFor(), earlierClaims), unprotect, 0},
+		"claim going, its address another claim's":      {bound(withoutAnnotation, terminatingClaim, madeFor()), idle, vmCheck},
+		"claim going, its address its own":              {bound(withoutAnnotation, terminatingClaim, madeFor(itsOwn, going)), unprotect, 0},
 		"address that is not ours to free":              {bound(withoutClaim, withoutAnnotation, unprotected, withoutLabel), idle, 0},
 		"stray address, just made":                      {bound(withoutClaim, withoutAnnotation, unprotected, made(time.Minute)), idle, grace - time.Minute},
 		"stray address":                                 {bound(withoutClaim, withoutAnnotation, unprotected, made(grace)), deleteStray, 0},
@@ -221,6 +236,12 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		"stray address of a machine that was just seen": {bound(withoutClaim, withoutAnnotation, bare, made(restorePatience), seenBefore(grace)), idle, restorePatience - grace},
 		"stray address, named":                          {bound(withoutClaim, withoutAnnotation, unprotected, withoutLabel, nameLeft, made(grace)), deleteStray, 0},
 		"stray address, a VM has it":                    {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), withVM), idle, vmCheck},
+		"stray address, its claim is not bound yet":     {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), madeFor()), idle, vmCheck},
+		"stray address, its claim names it":             {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), madeFor(naming("address"))), idle, vmCheck},
+		"stray address, its claim names another":        {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), madeFor(naming("other"))), deleteStray, 0},
+		"stray address, made twice for a bound claim":   {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), madeFor(naming("address")), rebound), deleteStray, 0},
+		"stray address, in the machine's annotation":    {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), inAnnotation), idle, vmCheck},
+		"stray address that others hold up":             {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), foreign), idle, 0},
 		"stray address of a machine":                    {bound(withoutClaim, withoutAnnotation, bare, made(grace)), idle, restorePatience - grace},
 		"stray address, moved away":                     {bound(withoutClaim, withoutAnnotation, bare, movedAway, made(restorePatience)), idle, 0},
 		"stray address, paused":                         {bound(withoutClaim, withoutAnnotation, unprotected, made(grace), paused), idle, 0},
@@ -246,6 +267,43 @@ func TestNextStepBehindAMachineThatDoesNotExist(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got, wait := decide(absent(), test.holding, now, grace); got != test.want || wait != test.wait {
 				t.Errorf("got %q after %s, want %q after %s", got, wait, test.want, test.wait)
+			}
+		})
+	}
+}
+
+// What is left of an address without our finalizer, and who frees it.
+func TestFateOfAnAddressThatIsUnprotected(t *testing.T) {
+	left := func(options ...option) holding {
+		return bound(append([]option{withoutClaim, withoutAnnotation}, options...)...)
+	}
+	tests := map[string]struct {
+		machine machineState
+		holding holding
+		want    fate
+	}{
+		"released with its claim":                   {dying(), bound(), freed},
+		"released, its claim is gone":               {dying(), bound(withoutClaim), lost},
+		"released, its claim is gone, itself going": {dying(), bound(withoutClaim, terminatingAddress), freed},
+		"spare":                                     {living(), spare(grace), lost},
+		"spare, itself going":                       {living(), spare(grace, terminatingAddress), lost},
+		"of a spare claim that is going":            {living(), spareClaim(grace, terminatingClaim), freed},
+		"left, its claim is going":                  {absent(), bound(withoutAnnotation, terminatingClaim, madeFor(itsOwn, going)), freed},
+		"left, a claim is going that nobody knew":   {absent(), left(madeFor(going)), freed},
+		"left, its claim is gone":                   {absent(), left(), lost},
+		"left, a later claim has the name":          {absent(), left(madeFor(), earlierClaims), lost},
+		"left, itself going":                        {absent(), left(terminatingAddress), freed},
+		"left, move noted on it":                    {absent(), left(movedAway), moved},
+		"left, move seen":                           {absent(), left(seenMoved), moved},
+		"left, move seen, itself going":             {absent(), left(seenMoved, terminatingAddress), moved},
+		"of an earlier machine of the name":         {living(), left(earlierUID), lost},
+		"of an earlier machine, its claim is going": {living(), left(earlierUID, madeFor(going)), freed},
+		"of an earlier machine that moved":          {living(), left(earlierUID, seenMoved), moved},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got := decideFate(test.machine, test.holding); got != test.want {
+				t.Errorf("got %d, want %d", got, test.want)
 			}
 		})
 	}

@@ -2,10 +2,13 @@
 // stored: it adopts them, holds them while the machine or its VM exists, gives
 // them back afterwards, and reaps what an admission left without a machine.
 //
-// What to do with each binding is decided in decide.go, by a function over
-// values. The rest of the package reads those values and carries the decision
-// out. Every step is safe to repeat and to be interrupted: what is not done is
-// decided again from the state of the API server.
+// What to do with each binding is decided in decide.go, and what its machine lacks
+// of our marks in marks.go, by functions over values; holding.go has what can be
+// asked of these. The rest of the package reads the values and carries the decisions
+// out. Before a step after which others may have an address, confirm.go reads them
+// again from the API server, and has the same function decide a second time. Every
+// step is safe to repeat and to be interrupted: what is not done is decided again
+// from the state of the API server.
 //
 // docs/design.md lists the steps, and why each is safe, in "The steps of the
 // controller".

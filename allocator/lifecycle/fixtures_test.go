@@ -222,3 +222,37 @@ func offered(machine string) option {
 func movedAway(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 	a.Annotations[ipam.MovedAnnotation] = ""
 }
+
+// inAnnotation makes the machine's annotation have it, by what the API server says.
+func inAnnotation(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.used = true }
+
+// rebound makes that annotation have the claim of the address with another address.
+func rebound(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { h.rebound = true }
+func foreign(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)   { h.foreign = true }
+func seenMoved(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.moved = true }
+
+// madeFor makes the address one that was made for this claim, which the cache does not
+// have, or has elsewhere.
+func madeFor(changes ...func(*ipamv1.IPClaim)) option {
+	return func(h *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+		claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0-0", UID: "made-for"}}
+		for _, change := range changes {
+			change(claim)
+		}
+		a.Name = "address"
+		a.OwnerReferences = []metav1.OwnerReference{{Kind: "IPClaim", Name: claim.Name, UID: claim.UID}}
+		view := metal3.Provider{}.ReadClaim(claim)
+		h.madeFor = &view
+	}
+}
+
+func naming(address string) func(*ipamv1.IPClaim) {
+	return func(c *ipamv1.IPClaim) { c.Status.Address = &corev1.ObjectReference{Name: address} }
+}
+func going(c *ipamv1.IPClaim)  { c.DeletionTimestamp = &deleted }
+func itsOwn(c *ipamv1.IPClaim) { c.UID = "claim" }
+
+// earlierClaims makes the address one that answers an earlier claim of the name.
+func earlierClaims(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+	a.OwnerReferences[0].UID = "earlier"
+}

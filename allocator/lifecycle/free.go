@@ -11,7 +11,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
@@ -20,12 +19,10 @@ import (
 // What is given back already, and is still there, is the provider's.
 func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
 	protected := h.address != nil && isProtected(h.address)
-	then := freed
-	if h.claim == nil && h.address != nil && h.address.GetDeletionTimestamp().IsZero() {
-		then = lost
-	}
-	if err := r.unprotect(ctx, h, then); err != nil {
-		return err
+	if protected {
+		if err := r.unprotect(ctx, h, decideFate(s.machineState, *h)); err != nil {
+			return err
+		}
 	}
 	given := false
 	if h.claim != nil {
@@ -44,20 +41,6 @@ func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
 	}
 	return nil
 }
-
-// fate is what becomes of an address that is unprotected.
-type fate int
-
-const (
-	// freed: its provider frees it with its claim, or has begun to.
-	freed fate = iota
-	// lost: nobody frees it, so it keeps the marks by which it is then found.
-	lost
-	// moved: its machine uses it in another management cluster. It stays taken.
-	moved
-	// handedBack: it stays that of a claim which is its maker's again.
-	handedBack
-)
 
 // unprotect takes our finalizer and marks off the address.
 func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error {
@@ -104,6 +87,7 @@ func (r *Reconciler) deleteClaim(ctx context.Context, claim client.Object) (bool
 		return changed, nil
 	}
 	err := kube.DeleteAsRead(ctx, r.client, claim)
+	// A conflict would have all of this decided again, for what is done by now.
 	if apierrors.IsConflict(err) && r.isGoing(ctx, claim) {
 		err = nil
 	}
@@ -138,49 +122,30 @@ func (r *Reconciler) depart(ctx context.Context, h *holding) error {
 	return nil
 }
 
-// releaseLeft unprotects what a machine has left behind, unless the cache was
-// wrong about it.
+// releaseLeft unprotects what a machine has left behind, or does not use. If the claim
+// waits for us to be deleted, it may go then: its provider frees the address with it.
 func (r *Reconciler) releaseLeft(ctx context.Context, s *state, h *holding) error {
-	machine := &capi.VSphereMachine{}
-	exists, err := r.exists(ctx, machineKey(h.address, s.name), machine)
-	if err != nil {
-		return fmt.Errorf("looking for the machine: %w", err)
-	}
-	uid := h.address.GetAnnotations()[ipam.MachineUIDAnnotation]
-	switch {
-	case exists && uid == string(machine.UID):
-		return nil
-	case exists && uid == "":
-		if used, err := r.isUsed(ctx, s, h); err != nil || used {
-			return err
-		}
-		if h.claim != nil {
-			// Its provider frees it with the claim, which is being deleted.
-			return r.unprotect(ctx, h, freed)
-		}
-		return r.unprotect(ctx, h, lost)
-	}
-	claim := ipam.EmptyClaim(r.providers.For(h.address.Pool))
-	exists, err = r.exists(ctx, machineKey(h.address, h.address.Claim), claim)
-	if err != nil {
-		return fmt.Errorf("looking for the claim: %w", err)
-	}
-	answers := exists && ipam.Answers(h.address.Object, claim.GetUID())
-	if answers && claim.GetDeletionTimestamp().IsZero() {
-		// It is protected for a machine that is being admitted.
-		return nil
-	}
-	switch departure, _ := r.departures.get(machineKey(h.address, s.name)); {
-	case departure.moved || hasMoved(h.address):
-		return r.unprotect(ctx, h, moved)
-	case !answers && h.address.GetDeletionTimestamp().IsZero():
-		return r.unprotect(ctx, h, lost)
-	}
-	if err := r.unprotect(ctx, h, freed); err != nil || !h.isHeldBack(s.name) {
+	then := decideFate(s.machineState, *h)
+	if err := r.unprotect(ctx, h, then); err != nil || then != freed || !h.isHeldBack(s.name) {
 		return err
 	}
-	// Its provider frees the address when the claim may go.
 	return r.removeClaimFinalizer(ctx, h.claim.Object)
+}
+
+// deleteStray deletes a stray address, and takes its provider's finalizers off
+// before: no claim leads the provider to it.
+func (r *Reconciler) deleteStray(ctx context.Context, h *holding) error {
+	before := h.address.DeepCopyObject().(client.Object)
+	h.address.SetFinalizers(nil)
+	if err := r.patch(ctx, h.address.Object, before); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	if err := kube.DeleteAsRead(ctx, r.client, h.address.Object); err != nil {
+		return fmt.Errorf("discarding address %s: %w", klog.KObj(h.address), err)
+	}
+	strayAddressesDeleted.Inc()
+	klog.FromContext(ctx).Info("Discarded an address that the provider had lost", "address", klog.KObj(h.address), "claim", h.address.Claim)
+	return nil
 }
 
 // removeMachineFinalizer takes our finalizer off a machine that is otherwise done. What its VMs

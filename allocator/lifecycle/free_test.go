@@ -317,3 +317,84 @@ func TestOwnerIsToldOfAMachineThatWasNotStoredBeforeItsClaimIsReaped(t *testing.
 		})
 	}
 }
+
+// A machine that lives was stored: it is only a claim of its other create that goes.
+func TestOwnerIsNotToldOfAClaimThatItsMachineWasStoredWithout(t *testing.T) {
+	claim := unused(naming("pool-10-0-0-1"), func(c *ipamv1.IPClaim) {
+		kube.SetAnnotation(c, ipam.RequestedByAnnotation, ipam.RequestedBy(ipam.Owner{UID: "set"}))
+	})
+	// The device has another address, so that this one cannot be restored to it.
+	r := reconciler(t, claim, answering(), cp0())
+	told := &notes{}
+	r.refusals = told
+	r.at(now)
+	r.settle(t.Context(), t) // it is seen
+	r.at(now.Add(r.grace))
+
+	r.settle(t.Context(), t)
+
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); !apierrors.IsNotFound(err) {
+		t.Errorf("got error %v, want the claim to be gone", err)
+	}
+	if len(*told) > 0 {
+		t.Errorf("noted of %v, want nobody", *told)
+	}
+}
+
+func TestOfferedClaimOfAMachineThatNeverCameIsItsMakersAgain(t *testing.T) {
+	claim := unused(naming("pool-10-0-0-1"), func(c *ipamv1.IPClaim) { kube.SetAnnotation(c, ipam.ForAnnotation, "cp-0") })
+	r := reconciler(t, claim, answering())
+	r.at(now)
+	r.settle(t.Context(), t) // it is seen
+	r.at(now.Add(r.grace))
+
+	r.settle(t.Context(), t)
+
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); err != nil || ipam.MachineOf(claim) != "" {
+		t.Errorf("it is marked for machine %q (error %v), want it without a mark", ipam.MachineOf(claim), err)
+	}
+}
+
+// Nobody else takes that finalizer off, and it says that somebody still needs the address.
+func TestStrayAddressThatOthersHoldUpStays(t *testing.T) {
+	address := answering(func(a *ipamv1.IPAddress) { a.Finalizers = []string{"other"} })
+	r := reconciler(t, address)
+	r.at(now)
+	r.settle(t.Context(), t) // it is seen
+	r.at(now.Add(r.grace))
+
+	r.settle(t.Context(), t)
+
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || !slices.Equal(address.Finalizers, []string{"other"}) {
+		t.Errorf("it has the finalizers %v (error %v), want it as it was", address.Finalizers, err)
+	}
+}
+
+// The provider frees the address of a claim when that may go, which our finalizer keeps it
+// from. An address of another claim is not freed by that.
+func TestClaimMayGoWhenItsAddressIsUnprotected(t *testing.T) {
+	for name, test := range map[string]struct {
+		answers types.UID
+		want    bool
+	}{
+		"address of the claim":             {"claim", true},
+		"address of an earlier one of its": {"earlier", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := unused(naming("pool-10-0-0-1"), heldBack)
+			address := answering(adoptedOnce, func(a *ipamv1.IPAddress) { a.OwnerReferences[0].UID = test.answers })
+			pool := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}
+			r := reconciler(t, claim, address, pool)
+
+			if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || isProtected(address) {
+				t.Errorf("the address is protected: %t (error %v), want it to be free", isProtected(address), err)
+			}
+			if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); apierrors.IsNotFound(err) != test.want {
+				t.Errorf("reading the claim gives error %v, want it gone: %t", err, test.want)
+			}
+		})
+	}
+}

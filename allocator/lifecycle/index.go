@@ -177,6 +177,15 @@ func getAny(ctx context.Context, key types.NamespacedName, obj client.Object, re
 	return false, nil
 }
 
+// exists asks the API server.
+func (r *Reconciler) exists(ctx context.Context, key client.ObjectKey, obj client.Object) (bool, error) {
+	err := r.live.Get(ctx, key, obj)
+	if kube.IsAbsent(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
 // ownerOf is the machine as the owner of a claim. It does not block the deletion of
 // the machine in the foreground: the garbage collector would hold it until the claim
 // is gone, which may be long after its VM, and until its provider can be written to.

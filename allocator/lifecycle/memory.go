@@ -69,6 +69,19 @@ func (r *Reconciler) see(obj client.Object) time.Time {
 	}).at
 }
 
+// recall notes a holding that its machine does not have, and finds what this leader has
+// seen of both.
+func (r *Reconciler) recall(machine types.NamespacedName, h *holding) {
+	departure, departed := r.departures.get(machine)
+	h.departed, h.moved = departed, departure.moved
+	switch {
+	case h.claim != nil:
+		h.seen = r.see(h.claim)
+	case h.address != nil:
+		h.seen = r.see(h.address)
+	}
+}
+
 // ownWrite notes the version of an object that this leader has written itself. That
 // is no use of the object, so it has been seen for as long as before.
 func (r *Reconciler) ownWrite(obj client.Object) {

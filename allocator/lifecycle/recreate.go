@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"context"
 	"fmt"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,48 +18,6 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
-
-// decideRecreated waits with a claim that was recreated until its provider has
-// bound it: only from then on it gives the address to nobody else.
-func decideRecreated(h holding) (step, time.Duration) {
-	switch {
-	case h.claim.Address == "":
-		return idle, 0
-	case !h.isAnnotatedAddress():
-		return deleteFailed, failedClaimAge
-	}
-	return verify, verifyInterval
-}
-
-// decideWithoutClaim: the address is the binding as long as it is protected. A
-// machine that was moved or restored without both gets them back where its
-// provider can be asked for that very address, unless it does not use it.
-func decideWithoutClaim(m machineState, h holding) (step, time.Duration) {
-	switch {
-	case h.annotated == nil:
-		return idle, 0
-	case h.address == nil && h.offDevice:
-		return idle, 0
-	case h.address == nil && h.requestable:
-		return recreate, failedClaimAge
-	case h.address == nil || !h.isAnnotatedAddress():
-		return report, 0
-	case !h.belongsTo(m):
-		return idle, 0
-	case isProtected(h.address) && h.requestable && !h.offDevice && (!h.placed || h.address.GetDeletionTimestamp().IsZero()):
-		return recreate, failedClaimAge
-	case isProtected(h.address) || h.address.GetDeletionTimestamp().IsZero():
-		return protect, 0
-	}
-	return report, 0
-}
-
-// isRecreated tells whether a claim was recreated, and it has not been seen yet
-// that nobody else has its address.
-func isRecreated(claim client.Object) bool {
-	_, ok := claim.GetAnnotations()[ipam.RecreatedAnnotation]
-	return ok
-}
 
 // recreate makes a claim again that others deleted while the machine lives, or
 // that was lost in a move or a restore. The claim gets the very address that the
@@ -230,6 +187,8 @@ func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
 // that another address answers. Of two that were recreated at once, for copies of
 // one machine, one has to stay.
 func (r *Reconciler) losesTo(ctx context.Context, h *holding, other ipam.Address) (bool, error) {
+	// The mark on the other claim is asked for again: if the cache still shows it while the
+	// other one has been verified, neither would give way.
 	claim := ipam.EmptyClaim(r.providers.For(other.Pool))
 	exists, err := r.exists(ctx, machineKey(other, other.Claim), claim)
 	if err != nil {
@@ -253,6 +212,8 @@ func (r *Reconciler) takeBack(ctx context.Context, s *state, h *holding) error {
 // deleteFailed deletes a claim that failed; when it is gone, it is recreated.
 func (r *Reconciler) deleteFailed(ctx context.Context, s *state, h *holding) error {
 	r.report(ctx, s, h)
+	// What the claim has, if anything, is not the address that the machine uses. But if the
+	// machine is another one by now, its request may wait for this claim.
 	if err := r.confirm(ctx, s); err != nil {
 		return err
 	}

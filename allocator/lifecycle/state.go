@@ -28,19 +28,22 @@ type state struct {
 	confirmed bool
 	// renamed are the bindings whose claims have other names than the annotation says.
 	renamed []renamedBinding
-	// vmsKnown says that it has been asked for VSphereVMs.
-	vmsKnown bool
+}
+
+func (s *state) key() types.NamespacedName {
+	return types.NamespacedName{Namespace: s.namespace, Name: s.name}
 }
 
 // observe reads the state of the machine of this name. A machine that is being
 // deleted is read from the API server: what follows frees addresses. That a machine
-// does not exist is the word of the cache; each step that trusts in it asks again.
+// does not exist is the word of the cache; before a step that trusts in it, reread asks.
 func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*state, error) {
 	s := &state{namespace: key.Namespace}
 	if err := r.observeMachine(ctx, key, s, r.client); err != nil {
 		return nil, err
 	}
 	if s.deleting {
+		// A release trusts in this read: reread passes over the machine then.
 		if err := r.observeMachine(ctx, key, s, r.live); err != nil {
 			return nil, err
 		}
@@ -54,6 +57,7 @@ func (r *Reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 			return nil, err
 		}
 	}
+	// What matters about a holding depends on the machine, so it comes last.
 	for _, h := range s.holdings {
 		if err := r.observeHolding(ctx, key, s, h); err != nil {
 			return nil, err
@@ -86,14 +90,9 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 	}
 	h.onDevice = s.exists && h.address != nil && deviceOf(s.object, capi.ParseAddress(h.address.IP)) >= 0
 	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) || h.isSpare(s.machineState) || h.isStray(s.name) {
-		_, h.departed = r.departures.get(key)
-		switch {
-		case h.claim != nil:
-			h.seen = r.see(h.claim)
-		case h.address != nil:
-			h.seen = r.see(h.address)
-		}
+		r.recall(key, h)
 	}
+	h.foreign = h.isStray(s.name) && !r.providers.For(h.address.Pool).HasOnlyOwnFinalizers(h.address.Object)
 	h.abandoned, err = r.isAbandoned(ctx, h)
 	return err
 }
@@ -134,6 +133,7 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 		}
 		return byClaim[id]
 	}
+	// Claims come first: each is a holding of its own, whatever else leads to it.
 	claims, err := r.claimsNaming(ctx, key)
 	if err != nil {
 		return err
@@ -148,6 +148,8 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 	isKnown := func(b ipam.Binding) bool {
 		return byClaim[claimID{provider: r.providers.For(b.Pool).Name(), name: b.Claim}] != nil
 	}
+	// The machine's bindings join the holding of their claim. One whose claim names the
+	// machine no more, or is missing, is a holding all the same.
 	for _, b := range r.confirmedBindings(ctx, s, isKnown, addresses) {
 		h := holdingOf(b.Pool, b.Claim)
 		h.annotated = &b
@@ -163,6 +165,8 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 			return err
 		}
 	}
+	// An address is found by claim and binding, so both must be there. What no holding
+	// has got then leads to one of its own.
 	for _, h := range s.holdings {
 		if h.address, err = r.addressOf(ctx, key.Namespace, h, addresses); err != nil {
 			return err
@@ -200,11 +204,13 @@ func (s *state) addRemaining(addresses []ipam.Address, holdingOf func(ipam.PoolR
 		}
 		switch h := holdingOf(address.Pool, address.Claim); {
 		case h.address == nil && h.claim == nil && h.annotated == nil:
+			// Nothing else is known of its claim: the holding was made just now.
 			h.address = &address
 		case h.address == nil && h.claim != nil && isProtected(address) && ipam.Answers(address, h.claim.GetUID()):
 			// The claim is about to name it.
 			h.address = &address
 		case h.address != nil || isProtected(address):
+			// Its claim has another one, or it is what an earlier claim of the name left.
 			s.holdings = append(s.holdings, &holding{address: &address})
 		}
 	}

@@ -12,14 +12,11 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// observeVMs finds out, once, which holdings a VSphereVM still stands for: the VM
+// observeVMs finds out which holdings a VSphereVM still stands for: the VM
 // behind it may still answer on its address. They are read from the API server,
 // and in full, because the address itself says more than an owner: a backup brings
 // VMs back without owners, and a move changes the UIDs of machines.
 func (r *Reconciler) observeVMs(ctx context.Context, s *state) error {
-	if s.vmsKnown {
-		return nil
-	}
 	vms := &capi.VSphereVMList{}
 	if err := r.live.List(ctx, vms, client.InNamespace(s.namespace)); err != nil && !kube.IsAbsent(err) {
 		return fmt.Errorf("listing VSphereVMs: %w", err)
@@ -29,7 +26,6 @@ func (r *Reconciler) observeVMs(ctx context.Context, s *state) error {
 			return h.isOfVM(&vm, s.machineState)
 		})
 	}
-	s.vmsKnown = true
 	return nil
 }
 

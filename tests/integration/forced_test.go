@@ -326,10 +326,28 @@ func TestAddressThatATryLeftIsThatOfTheNextTry(t *testing.T) {
 	left.Annotations = map[string]string{ipam.MachineNameAnnotation: "cp-0"}
 	left.Finalizers = []string{ipam.InUseFinalizer}
 	s.create(left)
+	s.knownToMetal3(left)
 
 	s.create(s.pooled("cp-0"))
 
 	if got := s.settled("cp-0"); got != "10.16.56.90" {
 		t.Errorf("the machine has %s, want what the try before left", got)
 	}
+}
+
+// knownToMetal3 waits until metal3's cache has an address of the default pool: whenever
+// the pool changes, metal3 writes into it what it has.
+func (s *scene) knownToMetal3(address *ipamv1.IPAddress) {
+	s.Helper()
+	pool := &ipamv1.IPPool{}
+	pool.Namespace, pool.Name = s.ns, harness.DefaultPool
+	looked := 0
+	s.eventually("metal3 to know "+address.Name, func(context.Context) error {
+		looked++
+		s.annotate(pool, usersAnnotation, new(strconv.Itoa(looked)))
+		if got := pool.Status.Allocations[address.Spec.Claim.Name]; got != address.Spec.Address {
+			return fmt.Errorf("it has given the claim %q", got)
+		}
+		return nil
+	})
 }

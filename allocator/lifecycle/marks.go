@@ -1,0 +1,104 @@
+package lifecycle
+
+import (
+	"slices"
+
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/machine"
+)
+
+// marking is what is to be written on a living machine, in this order.
+type marking struct {
+	// rename has the bindings whose claims are to have other names in the annotation.
+	rename []renamedBinding
+	// lost is a binding that has lost its claim, and found the holding in which that came
+	// back under another name. There may be more, which come next.
+	lost, found *holding
+	// rewrite says that the annotation lacks a binding, or the machine our finalizer.
+	rewrite bool
+}
+
+// decideMarks decides what a machine lacks of our marks. It is asked before anything
+// is decided about its bindings, since those are known by the marks.
+func decideMarks(s *state) marking {
+	if !s.exists || s.deleting || s.moving {
+		return marking{}
+	}
+	var todo marking
+	if !slices.ContainsFunc(s.holdings, func(h *holding) bool { return h.paused }) {
+		todo.rename = s.renamed
+	}
+	for _, h := range s.holdings {
+		if found := s.foundFor(h); found != nil {
+			todo.lost, todo.found = h, found
+			break
+		}
+	}
+	todo.rewrite = slices.ContainsFunc(s.holdings, func(h *holding) bool { return h != todo.found && s.lacksMarks(h) })
+	return todo
+}
+
+// lacksMarks tells whether a binding is missing in the annotation, as far as claim and
+// address say, or is there while our finalizer is not on the machine.
+func (s *state) lacksMarks(h *holding) bool {
+	switch {
+	case h.paused || h.isOfEarlierMachine(s.machineState):
+		return false
+	case h.annotated != nil:
+		return !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer)
+	}
+	return h.claim != nil && h.address != nil && (h.belongsTo(s.machineState) || isOffered(h.claim, s.name))
+}
+
+// foundFor is the holding of a claim that is marked for the machine, is bound to
+// the address that another binding of it has lost, and belongs to none: the provider
+// gave that to a claim for another machine, and whoever found it in use has marked the
+// claim for the machine that uses it.
+func (s *state) foundFor(lost *holding) *holding {
+	if lost.annotated == nil || lost.address != nil || lost.paused || lost.claim != nil && lost.claim.Failure == "" {
+		return nil
+	}
+	for _, h := range s.holdings {
+		if h.annotated != nil || h.address == nil || h.claim == nil || h.paused || h.claim.Address != h.address.GetName() {
+			continue
+		}
+		candidate := holding{annotated: lost.annotated, address: h.address}
+		if isOrphan(h.claim, s.name) && h.claim.Pool == lost.annotated.Pool && candidate.isAnnotatedAddress() {
+			return h
+		}
+	}
+	return nil
+}
+
+// restoredBindings are those that the annotation has, and those that claims and devices
+// agree upon. The latter are bindings from now on, and are decided upon as such.
+func restoredBindings(stored *capi.VSphereMachine, s *state) []ipam.Binding {
+	var bindings []ipam.Binding
+	for _, h := range s.holdings {
+		if h.annotated == nil {
+			h.annotated = restored(stored, s.machineState, h)
+		}
+		if h.annotated != nil {
+			bindings = append(bindings, *h.annotated)
+		}
+	}
+	return bindings
+}
+
+// restored is the binding that a claim and a device agree upon, nil if none.
+func restored(stored *capi.VSphereMachine, m machineState, h *holding) *ipam.Binding {
+	if h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
+		return nil
+	}
+	if !h.belongsTo(m) && !isOffered(h.claim, m.name) {
+		return nil
+	}
+	binding, ok := machine.Injected(stored.Spec.Network.Devices, *h.claim, capi.ParseAddress(h.address.IP))
+	if !ok {
+		return nil
+	}
+	return &binding
+}
