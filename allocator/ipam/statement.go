@@ -116,7 +116,7 @@ func IsUsedBy(pool client.Object, reference PoolReference, machine Machine) (boo
 
 // matches tells whether a name is the pattern's, whose final * stands for any rest.
 func matches(pattern, name string) bool {
-	if prefix, any := strings.CutSuffix(pattern, "*"); any {
+	if prefix, open := strings.CutSuffix(pattern, "*"); open {
 		return strings.HasPrefix(name, prefix)
 	}
 	return pattern == name

@@ -2,11 +2,11 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -195,8 +195,11 @@ func (p protection) closesPools() {
 	p.eventually("the pool to be closed", func(ctx context.Context) error {
 		err := p.env.Client.Create(ctx, claim(closed), client.DryRunAll)
 		want := fmt.Sprintf(`GlobalInClusterIPPool %q is not for namespace %q (annotation capv-static-ip.dev/used-by)`, closed.GetName(), p.ns)
-		if err == nil || !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), want) {
-			return fmt.Errorf("got %v, want %q", err, want)
+		switch {
+		case err == nil:
+			return errors.New("a claim would be admitted")
+		case !strings.Contains(err.Error(), want):
+			return fmt.Errorf("a claim is refused otherwise: %w", err)
 		}
 		return nil
 	})
