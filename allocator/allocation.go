@@ -84,7 +84,7 @@ func (al *allocation) poolName() string { return al.pool.Reference.In(al.pool.Ge
 func (al *allocation) shortages() []ipam.Shortage {
 	needed := al.countOf(al.want.Pool)
 	shortages := []ipam.Shortage{{Pool: al.want.Pool, Needed: needed}}
-	for _, other := range al.want.Others {
+	for _, other := range al.want.AlsoMissing {
 		shortages = append(shortages, ipam.Shortage{Pool: other, Needed: needed})
 	}
 	return shortages

@@ -22,7 +22,9 @@ type Allocator struct {
 	client client.Client
 	// live reads from the API server, where a stale answer would do harm.
 	live client.Reader
-	// bound wakes by claim, full by pool, stored by machine.
+	// Each of these wakes waiting requests, by the key of an object. bound: the claim, or
+	// an address of it, has changed; full: the pool says that it is full; stored: the
+	// machine has changed.
 	bound, full, stored notifier
 	// queue are those of the requests that want to claim from a pool.
 	queue queue
@@ -76,10 +78,10 @@ func (a *Allocator) serve(ctx context.Context, req Request, attempt *Attempt) er
 		}
 	}
 	// All claims count as under way until the last of them is bound.
-	way := &way{underWay: &a.underWay}
-	defer way.end()
+	claims := &requestClaims{underWay: &a.underWay}
+	defer claims.end()
 	for _, al := range attempt.allocations {
-		binding, err := a.bind(ctx, attempt, al, way)
+		binding, err := a.bind(ctx, attempt, al, claims)
 		if err != nil {
 			return err
 		}
@@ -110,10 +112,12 @@ func (a *Allocator) checkNoMachine(ctx context.Context, machine ipam.Machine) er
 	if err != nil || !exists {
 		return err
 	}
-	return a.checkNoLiveMachine(ctx, machine)
+	return a.checkNoMachineInAPI(ctx, machine)
 }
 
-func (a *Allocator) checkNoLiveMachine(ctx context.Context, machine ipam.Machine) error {
+// checkNoMachineInAPI returns ErrMachineExists if the API server has a machine of this
+// name.
+func (a *Allocator) checkNoMachineInAPI(ctx context.Context, machine ipam.Machine) error {
 	exists, err := machineExists(ctx, a.live, machine.NamespacedName)
 	if err != nil {
 		return err

@@ -27,7 +27,7 @@ func UntilStored(claim client.Object) time.Duration {
 	if err != nil {
 		return 0
 	}
-	return max(0, requestLimit-time.Since(stamp.Time))
+	return max(0, apiRequestLimit-time.Since(stamp.Time))
 }
 
 // unfitAddress is an address that cannot be given to a device.

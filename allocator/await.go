@@ -28,14 +28,15 @@ func (a *Allocator) await(ctx context.Context, al *allocation, claim ipam.Claim)
 	defer done()
 	full, done := a.full.subscribe(client.ObjectKeyFromObject(al.pool))
 	defer done()
-	late := time.NewTicker(recheckInterval)
-	defer late.Stop()
+	recheck := time.NewTicker(recheckInterval)
+	defer recheck.Stop()
 	// What it said before the subscription is not heard again.
 	if a.isFull(ctx, al) {
 		if err := a.checkRoom(ctx, al, claim, a.live); err != nil {
 			return ipam.Binding{}, err
 		}
 	}
+	// accepted is the UID of the address that was accepted before the claim named it.
 	var accepted types.UID
 	var binding ipam.Binding
 	for {
@@ -57,7 +58,7 @@ func (a *Allocator) await(ctx context.Context, al *allocation, claim ipam.Claim)
 		case <-woken:
 		case <-full:
 			err = a.checkRoom(ctx, al, claim, a.live)
-		case <-late.C:
+		case <-recheck.C:
 			err = a.checkRoom(ctx, al, claim, a.client, a.live)
 		case <-ctx.Done():
 			err = a.notBound(context.WithoutCancel(ctx), al, claim)

@@ -20,9 +20,9 @@ const (
 
 // bind claims an address for one want. An address that cannot be given is set
 // aside, so that the provider does not offer it again, and the next one claimed.
-func (a *Allocator) bind(ctx context.Context, attempt *Attempt, al *allocation, way *way) (ipam.Binding, error) {
+func (a *Allocator) bind(ctx context.Context, attempt *Attempt, al *allocation, claims *requestClaims) (ipam.Binding, error) {
 	for range maxClaimTries {
-		binding, claim, err := a.claimAndAwait(ctx, attempt, al, way)
+		binding, claim, err := a.claimAndAwait(ctx, attempt, al, claims)
 		bad, ok := asUnfit(err, al.want.Device)
 		if !ok {
 			return binding, err
@@ -41,7 +41,7 @@ func (a *Allocator) bind(ctx context.Context, attempt *Attempt, al *allocation, 
 
 // claimAndAwait makes a claim when it is the request's turn, and waits for its
 // address.
-func (a *Allocator) claimAndAwait(ctx context.Context, attempt *Attempt, al *allocation, way *way) (ipam.Binding, ipam.Claim, error) {
+func (a *Allocator) claimAndAwait(ctx context.Context, attempt *Attempt, al *allocation, claims *requestClaims) (ipam.Binding, ipam.Claim, error) {
 	waited, end, err := a.takeTurn(ctx, al)
 	if err != nil {
 		return ipam.Binding{}, ipam.Claim{}, notBoundInTime(al)
@@ -57,12 +57,12 @@ func (a *Allocator) claimAndAwait(ctx context.Context, attempt *Attempt, al *all
 		return ipam.Binding{}, ipam.Claim{}, err
 	}
 	// The claim is under way from before it exists, whatever its name will be.
-	way.note(al.claimKey())
+	claims.note(al.claimKey())
 	claim, err := a.ensureClaim(ctx, al)
 	if err != nil {
 		return ipam.Binding{}, ipam.Claim{}, err
 	}
-	way.note(al.claimKey())
+	claims.note(al.claimKey())
 	start := time.Now()
 	binding, err := a.await(ctx, al, claim)
 	if err != nil {

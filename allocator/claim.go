@@ -22,13 +22,13 @@ func (a *Allocator) ensureClaim(ctx context.Context, al *allocation) (ipam.Claim
 	// One that was kept for the owner comes first: it is bound, or about to be.
 	if al.used {
 		claim, err := a.reuseOrJudgeAgain(ctx, al)
-		if !errors.Is(err, errNotToUse) {
+		if !errors.Is(err, errPassOver) {
 			return claim, err
 		}
 	}
 	for try := 1; try <= maxClaimNames; try++ {
 		al.use(ipam.ClaimNameOfTry(al.Machine.Name, al.want.Device.Index, try))
-		if a.isKnownNotToUse(ctx, al) {
+		if a.isKnownPassedOver(ctx, al) {
 			continue
 		}
 		made, err := a.makeClaim(ctx, al)
@@ -40,23 +40,23 @@ func (a *Allocator) ensureClaim(ctx context.Context, al *allocation) (ipam.Claim
 		}
 		// What exists may be a living machine's, to which the API server is about
 		// to answer with a conflict.
-		if err := a.checkNoLiveMachine(ctx, al.Machine); err != nil {
+		if err := a.checkNoMachineInAPI(ctx, al.Machine); err != nil {
 			return ipam.Claim{}, err
 		}
 		claim, err := a.reuseOrJudgeAgain(ctx, al)
-		if !errors.Is(err, errNotToUse) {
+		if !errors.Is(err, errPassOver) {
 			return claim, err
 		}
 	}
 	return ipam.Claim{}, triedTooOften(al)
 }
 
-// isKnownNotToUse tells whether the cache has a claim of that name which is to be
+// isKnownPassedOver tells whether the cache has a claim of that name which is to be
 // passed over. There may be many, each of which would cost the request three calls.
-func (a *Allocator) isKnownNotToUse(ctx context.Context, al *allocation) bool {
+func (a *Allocator) isKnownPassedOver(ctx context.Context, al *allocation) bool {
 	obj := ipam.EmptyClaim(al.provider)
 	err := a.client.Get(ctx, al.claimKey(), obj)
-	return err == nil && isNotToUse(obj, al)
+	return err == nil && isPassedOver(obj, al)
 }
 
 func triedTooOften(al *allocation) error {
@@ -106,13 +106,13 @@ func notWritten(ctx context.Context, al *allocation, claim client.Object, err er
 		pool.Kind, pool.Name, claim.GetNamespace(), pool.APIGroup)
 }
 
-// errNotToUse says that a claim is to be passed over, see isNotToUse.
-var errNotToUse = errors.New("the claim is not to be used")
+// errPassOver says that a claim is to be passed over, see isPassedOver.
+var errPassOver = errors.New("the claim is not to be used")
 
-// isNotToUse tells whether a claim with a name of the request's has gone another
+// isPassedOver tells whether a claim with a name of the request's has gone another
 // way: it only keeps its address from being handed out, or is the claim of another
 // machine, which had lost the address or was quicker to take what was kept.
-func isNotToUse(claim client.Object, al *allocation) bool {
+func isPassedOver(claim client.Object, al *allocation) bool {
 	holder := ipam.MachineOf(claim)
 	isAnothers := holder != "" && holder != al.Machine.Name && ipam.IsMarked(claim, holder) && !ipam.IsKeptFor(claim, al.Owner)
 	return ipam.IsSetAside(claim) || isAnothers
@@ -161,14 +161,16 @@ func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, erro
 	return al.provider.ReadClaim(obj), nil
 }
 
-// judgeReuse refuses a claim that exists and cannot be used. The cases go from what
-// the claim is to whose it is.
+// judgeReuse tells, by its error, why a claim that exists cannot be used. The order of
+// the cases matters: first claims that are passed over, even while they are deleted;
+// then those that are going or for another pool, whoever has them; then our own, which
+// must have no machine; last those of somebody else, which must be offered.
 func judgeReuse(claim ipam.Claim, al *allocation) error {
 	name, owned, want := claim.GetName(), len(claim.GetOwnerReferences()) > 0, al.want
 	ours := ipam.IsMarked(claim, al.Machine.Name) || ipam.IsKeptFor(claim, al.Owner)
 	switch {
-	case isNotToUse(claim, al):
-		return errNotToUse
+	case isPassedOver(claim, al):
+		return errPassOver
 	case !claim.GetDeletionTimestamp().IsZero():
 		return terminating(al)
 	case claim.Pool != want.Pool:

@@ -13,9 +13,9 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// requestLimit is what the API server grants a whole request
+// apiRequestLimit is what the API server grants a whole request
 // (--request-timeout), all calls of webhooks included.
-const requestLimit = time.Minute
+const apiRequestLimit = time.Minute
 
 // Held are the bindings of a living machine by the word of its protected
 // addresses, from the cache: for when the machine's own annotation is gone. Which
@@ -102,6 +102,6 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 func isOfRequest(claim ipam.Claim, machine string) bool {
 	stamp, err := ipam.StampOf(claim)
 	_, requested := claim.GetAnnotations()[ipam.RequestedByAnnotation]
-	return err == nil && time.Since(stamp.Time) < requestLimit && requested && claim.Address != "" &&
+	return err == nil && time.Since(stamp.Time) < apiRequestLimit && requested && claim.Address != "" &&
 		ipam.IsMarked(claim, machine) && len(claim.GetOwnerReferences()) == 0 && claim.GetDeletionTimestamp().IsZero()
 }

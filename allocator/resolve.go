@@ -93,7 +93,7 @@ func (a *Allocator) missing(ctx context.Context, machine ipam.Machine, want ipam
 		missing = append(missing, short.ByName(want.Pool.Name))
 	}
 	name := want.Pool.Name
-	want.Pool, want.Others = missing[0], missing[1:]
+	want.Pool, want.AlsoMissing = missing[0], missing[1:]
 	for _, short := range a.shorthands() {
 		shared, ok := short.Shared(name)
 		if !ok {
@@ -106,7 +106,7 @@ func (a *Allocator) missing(ctx context.Context, machine ipam.Machine, want ipam
 		}
 		if _, limited := pool.GetAnnotations()[ipam.UsedByAnnotation]; limited {
 			// Whether it is for this machine is checked as of each pool.
-			want.Pool, want.Others = shared, nil
+			want.Pool, want.AlsoMissing = shared, nil
 			return want, nil
 		}
 		return want, notMeant(missing, shared, machine.Namespace, want)

@@ -103,8 +103,8 @@ func TestNameWithoutAKindMeansTheFirstPoolThatCanBeUsed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, asked, err := resolve(t, test.cached, test.live, "ns", ipam.PoolReference{Name: "lab"})
-			if err != nil || got.Pool != test.want || len(got.Others) > 0 {
-				t.Errorf("got %v (or %v) and error %v, want %v", got.Pool, got.Others, err, test.want)
+			if err != nil || got.Pool != test.want || len(got.AlsoMissing) > 0 {
+				t.Errorf("got %v (or %v) and error %v, want %v", got.Pool, got.AlsoMissing, err, test.want)
 			}
 			if !slices.Equal(asked, test.asked) {
 				t.Errorf("the API server was asked for %v, want %v", asked, test.asked)
@@ -128,8 +128,8 @@ func TestNameThatNoPoolHasMayMeanEitherKind(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, _, err := resolve(t, test.live, test.live, test.namespace, ipam.PoolReference{Name: "lab"})
-			if err != nil || got.Pool != metal3.PoolNamed("lab") || !slices.Equal(got.Others, []ipam.PoolReference{contract.InClusterPool("lab")}) {
-				t.Errorf("got %v (or %v) and error %v, want the IPPool or an InClusterIPPool", got.Pool, got.Others, err)
+			if err != nil || got.Pool != metal3.PoolNamed("lab") || !slices.Equal(got.AlsoMissing, []ipam.PoolReference{contract.InClusterPool("lab")}) {
+				t.Errorf("got %v (or %v) and error %v, want the IPPool or an InClusterIPPool", got.Pool, got.AlsoMissing, err)
 			}
 		})
 	}
@@ -153,8 +153,8 @@ func TestNameOfAPoolOfAllNamespacesThatSaysWhomItIsForMeansIt(t *testing.T) {
 	live := map[string]state{contract.GlobalInClusterKind: limited}
 	got, _, err := resolve(t, nil, live, "ns", ipam.PoolReference{Name: "lab"})
 	want := ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: contract.GlobalInClusterKind, Name: "lab"}
-	if err != nil || got.Pool != want || len(got.Others) > 0 {
-		t.Errorf("got %v (or %v) and error %v, want %v", got.Pool, got.Others, err, want)
+	if err != nil || got.Pool != want || len(got.AlsoMissing) > 0 {
+		t.Errorf("got %v (or %v) and error %v, want %v", got.Pool, got.AlsoMissing, err, want)
 	}
 }
 
@@ -171,8 +171,8 @@ func TestReferenceWithAKindIsCompletedWithoutARead(t *testing.T) {
 	} {
 		broken := map[string]state{"IPPool": broken, contract.InClusterKind: broken, contract.GlobalInClusterKind: broken}
 		got, _, err := resolve(t, broken, broken, "ns", ref)
-		if err != nil || got.Pool != want || len(got.Others) > 0 {
-			t.Errorf("%v: got %v (or %v) and error %v, want %v", ref, got.Pool, got.Others, err, want)
+		if err != nil || got.Pool != want || len(got.AlsoMissing) > 0 {
+			t.Errorf("%v: got %v (or %v) and error %v, want %v", ref, got.Pool, got.AlsoMissing, err, want)
 		}
 	}
 }

@@ -16,13 +16,11 @@ import (
 // wake waiting requests.
 func (a *Allocator) Sources() []informers.Source {
 	sources := userSources()
-	sources[0].Started = informers.OnChange(func(obj client.Object) {
-		key := client.ObjectKeyFromObject(obj)
-		a.stored.notify(key)
-		for _, place := range obj.(capi.User).Addresses() {
-			a.promised.drop(place.IP, key)
+	for i := range sources {
+		if _, isMachine := sources[i].Object.(*capi.VSphereMachine); isMachine {
+			sources[i].Started = informers.OnChange(a.noteStored)
 		}
-	})
+	}
 	for _, provider := range a.providers {
 		claim, address := provider.Kinds()
 		sources = append(sources,
@@ -41,6 +39,16 @@ func (a *Allocator) Sources() []informers.Source {
 		}
 	}
 	return sources
+}
+
+// noteStored tells waiting requests of a machine. What it was promised is in the
+// caches from now on.
+func (a *Allocator) noteStored(machine client.Object) {
+	key := client.ObjectKeyFromObject(machine)
+	a.stored.notify(key)
+	for _, place := range machine.(capi.User).Addresses() {
+		a.promised.drop(place.IP, key)
+	}
 }
 
 // byClaim is the name of the cache index that finds addresses by their claim.

@@ -70,17 +70,19 @@ func (u *underWay) isSettling(claim types.NamespacedName) bool {
 	return p != nil && p.requests == 0
 }
 
-// way is one request's way: its claims are under way until all of it is done, be
-// they bound already.
-type way struct {
+// requestClaims are the claims of one request. They all count as under way until its
+// end, also those that are bound already.
+type requestClaims struct {
 	*underWay
 	done []func()
 }
 
-func (w *way) note(claim types.NamespacedName) { w.done = append(w.done, w.add(claim)) }
+func (c *requestClaims) note(claim types.NamespacedName) {
+	c.done = append(c.done, c.add(claim))
+}
 
-func (w *way) end() {
-	for _, done := range w.done {
+func (c *requestClaims) end() {
+	for _, done := range c.done {
 		done()
 	}
 }

@@ -29,7 +29,8 @@ type Machine struct {
 		} `json:"network"`
 	} `json:"spec"`
 
-	// held are the bindings that an earlier call for the same create has made.
+	// Held are the bindings that an earlier call for the same create has made. They are
+	// set before the machine is served; NewWants passes over their devices.
 	Held []ipam.Binding
 }
 

@@ -44,17 +44,17 @@ func Pin(before, after *Machine, held []ipam.Binding, doc Document) (pinned []in
 // pinBinding is Pin for one binding and the index of its device.
 func pinBinding(before, after *Machine, b ipam.Binding, i int, doc Document) error {
 	if i >= len(after.Spec.Network.Devices) {
-		return moved(b, i, "is gone")
+		return refuseChange(b, i, "is gone")
 	}
 	held, now := before.Spec.Network.Devices[i], after.Spec.Network.Devices[i]
 	if change := changed(held, now); change != "" {
-		return moved(b, i, change)
+		return refuseChange(b, i, change)
 	}
 	if slices.Contains(now.IPAddrs, b.Address.String()) {
 		return nil
 	}
 	if other := after.DeviceWith(b.Address.Addr()); other >= 0 && other != i {
-		return moved(b, i, fmt.Sprintf("has lost its address to device %d", other))
+		return refuseChange(b, i, fmt.Sprintf("has lost its address to device %d", other))
 	}
 	device, err := doc.device(i)
 	if err != nil {
@@ -127,7 +127,8 @@ func changed(before, after infrav1.NetworkDeviceSpec) string {
 	return ""
 }
 
-func moved(b ipam.Binding, index int, change string) error {
+// refuseChange is the Refusal of an update that changes a bound device.
+func refuseChange(b ipam.Binding, index int, change string) error {
 	return ipam.Refuse(ipam.DevicePinned, "device %d %s, but holds %s from %s %q: "+
 		"keep the device as it is, or replace the machine",
 		index, change, b.Address, b.Pool.Kind, b.Pool.Name)

@@ -27,8 +27,8 @@ const (
 	// smallBody is up to where a request is served as it comes: more than an update
 	// of a common machine takes.
 	smallBody = 32 << 10
-	// largeAtOnce is how many larger ones are read at a time. It takes milliseconds
-	// and some ten times their size; then little of them is left.
+	// largeAtOnce is how many larger ones are read at a time. Reading one takes
+	// milliseconds, and some ten times its size in memory; what is kept of it is small.
 	largeAtOnce = 8
 	// readTime is how long the body of a larger one may take to come in, for that
 	// long the others wait.
@@ -101,8 +101,9 @@ func shrink(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return small, nil
 }
 
-// refuse answers a request of which nothing but the UID is read. The rest is let
-// pass by: who is cut off while speaking does not hear the answer.
+// refuse answers a request of which nothing but the UID is read. The rest is
+// read and dropped: a client whose connection is closed while it sends does not read
+// the answer.
 func refuse(w http.ResponseWriter, body io.Reader, reason error) {
 	start := time.Now()
 	uid, found := uidOf(body)

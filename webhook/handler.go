@@ -222,7 +222,7 @@ type injection struct {
 }
 
 // claimAndInject claims the addresses and writes them into the machine. Whatever fails
-// after the first claim, the claims are taken back before the answer.
+// after the first claim, taking the claims back begins before the answer.
 func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request allocator.Request, into injection) verdict {
 	granted := grantOf(ctx)
 	if granted.timeout < minTimeout {

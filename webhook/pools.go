@@ -115,7 +115,8 @@ func (h *Handler) isPaused(ctx context.Context, m *machine.Machine) (bool, error
 // whilePaused decides about a machine whose Cluster is paused. CAPI's controllers
 // look before they make machines, and not again before each of them: what else
 // they make would have no address, and CAPV wait for one for ever. Refused, they
-// make it when the Cluster is resumed. People are not in the way of themselves.
+// make it when the Cluster is resumed. A machine without an owner is made by a person,
+// who is warned and can wait.
 func whilePaused(req admission.Request, m *machine.Machine) verdict {
 	owner := m.Owner(req.UserInfo.Username)
 	if owner.UID == "" || isDryRun(req) {

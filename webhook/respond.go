@@ -60,7 +60,8 @@ func (h *Handler) tell(req admission.Request, refusal *ipam.Refusal) {
 	if isDryRun(req) {
 		return
 	}
-	if m, err := machine.Decode(req.Object.Raw); err == nil { // or it was refused for that
+	// An object that cannot be read names no owners.
+	if m, err := machine.Decode(req.Object.Raw); err == nil {
 		h.tellOwners(req, m.Owners(), refusal)
 	}
 	if req.Name != "" {
@@ -87,7 +88,7 @@ func ownerIn(req admission.Request, owner metav1.OwnerReference) *corev1.ObjectR
 func (h *Handler) tellOwners(req admission.Request, owners []metav1.OwnerReference, refusal *ipam.Refusal) {
 	for _, owner := range owners {
 		h.warn(ownerIn(req, owner), refusal)
-		// Who made a machine that exists is not who changes it.
+		// Only a create is what its owner tries again.
 		if req.Operation == admissionv1.Create {
 			h.Refusals.Record(req.Namespace, owner, refusal)
 		}

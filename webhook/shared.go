@@ -16,7 +16,7 @@ import (
 )
 
 // maxLookedUp bounds the addresses of one machine that are looked up. It is what
-// allocator.MaxDevices devices have with two addresses of each family.
+// ipam.MaxDevices devices have with two addresses of each family.
 const maxLookedUp = 4 * ipam.MaxDevices
 
 // sharing is an address on a device of the machine that something else has.

@@ -57,7 +57,8 @@ func CheckFit(pool Pool, b Binding, of Family) error {
 	return &Unfit{Cause: cause, IP: ip, Refusal: Unusable(pool, "%s", what)}
 }
 
-// EndOfSubnet says which address without a host this is, empty if it is none. A
+// EndOfSubnet is IsNetworkAddress or IsBroadcast, or empty for an address that a host
+// can have. A
 // subnet of two addresses has hosts only (RFC 3021, RFC 6164); the first address
 // of an IPv6 subnet belongs to its routers (RFC 4291, 2.6.1).
 func EndOfSubnet(address netip.Prefix) UnfitCause {

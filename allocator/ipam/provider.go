@@ -73,6 +73,11 @@ type ClaimSpec struct {
 //
 // What only some providers can do is in interfaces of their own: Requester,
 // Abandoner, Twinned and Shorthand.
+//
+// The provider's controller must answer a claim by an address object of its own, in the
+// claim's namespace, with an owner reference to the claim (see Answers), and must not
+// take it for free while a finalizer of others is on it. An address that it leaves behind
+// before that is marked is found by the claim's labels, if it has these, as metal3's do.
 type Provider interface {
 	// Name tells the provider from all others.
 	Name() string
@@ -83,7 +88,8 @@ type Provider interface {
 
 // Objects are the claims and addresses of a provider.
 type Objects interface {
-	// Kinds returns empty objects of the claim API: claim and address.
+	// Kinds returns empty objects of the claim API: claim and address. They are Go types
+	// of the scheme, and no other provider's.
 	Kinds() (claim, address client.Object)
 	// ReadClaim and ReadAddress read a provider's objects.
 	ReadClaim(obj client.Object) Claim
@@ -180,7 +186,8 @@ type Shorthand interface {
 type Providers []Provider
 
 // NewProviders puts the providers in order: the first that serves a pool has it,
-// and the fallback has whatever no other serves.
+// and the fallback has whatever no other serves. The first that has a Shorthand has the
+// pools of bare names, and tells of those that are missing.
 func NewProviders(fallback Provider, others ...Provider) Providers {
 	return append(slices.Clone(others), fallback)
 }

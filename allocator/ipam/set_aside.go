@@ -48,7 +48,7 @@ func SetAsideOf(claim client.Object) (SetAside, bool) {
 	if !IsSetAside(claim) {
 		return content, false
 	}
-	// What cannot be read has no address, and is given back.
+	// Content that cannot be read is empty: the controller then gives the claim back.
 	_ = json.Unmarshal([]byte(claim.GetAnnotations()[SetAsideAnnotation]), &content)
 	return content, true
 }

@@ -84,7 +84,7 @@ func undone(now map[string]string, note map[string]*string) map[string]string {
 	for key, was := range note {
 		switch {
 		case isOurs(key):
-			// Nobody notes these but who forges a note.
+			// NoteTakenOver never writes these: the note is forged.
 		case was == nil:
 			delete(left, key)
 		default:

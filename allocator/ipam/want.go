@@ -30,9 +30,9 @@ type Want struct {
 	// AskedBy says which metadata named the pool, for a denial that can be
 	// acted upon, e.g. `label x of VSphereMachineTemplate "cp"`.
 	AskedBy string
-	// Others are the pools that might be meant as well, because AskedBy names no
-	// kind. None of that name can be used, of any kind.
-	Others []PoolReference
+	// AlsoMissing are, for a bare name of which no pool can be used, the pools of the
+	// other kinds that it might mean. They are for texts and for Shortages only.
+	AlsoMissing []PoolReference
 	// NoGateway says that the device must not get the pool's gateway.
 	NoGateway bool
 	// Host is the name for providers that register one with the address. It is

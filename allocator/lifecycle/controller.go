@@ -129,17 +129,17 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 	case report:
 		r.report(ctx, s, h)
 	case awaitMachine:
-		r.tellKept(s, h)
+		r.tellAwaited(s, h)
 	case note:
 		return r.noteUnstored(ctx, s, h)
 	case markMoved:
-		return r.depart(ctx, h)
+		return r.markMoved(ctx, h)
 	case release:
 		return r.release(ctx, s, h)
 	case removeClaimFinalizer:
 		return r.removeClaimFinalizer(ctx, h.claim.Object)
 	case unprotect:
-		return r.releaseLeft(ctx, s, h)
+		return r.releaseAddress(ctx, s, h)
 	case reap:
 		return r.reap(ctx, s, h)
 	case deleteStray:

@@ -65,9 +65,9 @@ const (
 	// adoption is put off: a machine is waiting behind each of them, and writes
 	// to claims and addresses that are bound, and protected, would hold it up.
 	busyClaims = 4
-	// requestLimit is for how long a request can wait for its claim: the longest
+	// maxWebhookTimeout is for how long a request can wait for its claim: the longest
 	// timeout that a webhook can have.
-	requestLimit = 30 * time.Second
+	maxWebhookTimeout = 30 * time.Second
 	// busyCheck is how often adoption that was put off is considered again.
 	busyCheck = 2 * time.Second
 	// adoptionPatience is for how long after a machine's creation adoption can be
@@ -342,7 +342,8 @@ const (
 func decideFate(m machineState, h holding) fate {
 	going := !h.address.GetDeletionTimestamp().IsZero()
 	if m.exists && !h.isOfEarlierMachine(m) {
-		// The claim of a machine that is there is known, or else it is gone.
+		// The claim of a living machine is always in the holding: if there is none, it is
+		// gone, and nobody frees the address.
 		if h.isSpare(m) || h.claim == nil && !going {
 			return lost
 		}

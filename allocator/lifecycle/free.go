@@ -111,9 +111,9 @@ func (r *Reconciler) removeClaimFinalizer(ctx context.Context, claim client.Obje
 	return client.IgnoreNotFound(r.patch(ctx, claim, before))
 }
 
-// depart notes on an address that clusterctl takes its machine away. Nothing else
+// markMoved notes on an address that clusterctl takes its machine away. Nothing else
 // tells it from one whose claim and machine were taken away by force.
-func (r *Reconciler) depart(ctx context.Context, h *holding) error {
+func (r *Reconciler) markMoved(ctx context.Context, h *holding) error {
 	before := h.address.DeepCopyObject().(client.Object)
 	kube.SetAnnotation(h.address, ipam.MovedAnnotation, "")
 	if err := r.patch(ctx, h.address.Object, before); client.IgnoreNotFound(err) != nil {
@@ -122,9 +122,9 @@ func (r *Reconciler) depart(ctx context.Context, h *holding) error {
 	return nil
 }
 
-// releaseLeft unprotects what a machine has left behind, or does not use. If the claim
+// releaseAddress unprotects what a machine has left behind, or does not use. If the claim
 // waits for us to be deleted, it may go then: its provider frees the address with it.
-func (r *Reconciler) releaseLeft(ctx context.Context, s *state, h *holding) error {
+func (r *Reconciler) releaseAddress(ctx context.Context, s *state, h *holding) error {
 	then := decideFate(s.machineState, *h)
 	if err := r.unprotect(ctx, h, then); err != nil || then != freed || !h.isHeldBack(s.name) {
 		return err

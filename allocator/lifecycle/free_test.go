@@ -106,7 +106,7 @@ func TestAddressThatWasLeftBehindStaysOnlyIfItsMachineWasMoved(t *testing.T) {
 			}
 			r := reconciler(t, address)
 			for _, last := range test.gone {
-				r.goes(key, last)
+				r.noteGone(key, last)
 			}
 
 			r.at(now)

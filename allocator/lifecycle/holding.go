@@ -39,7 +39,7 @@ type holding struct {
 	claim     *ipam.Claim
 	address   *ipam.Address
 	annotated *ipam.Binding
-	// sharedWith names another machine whose annotation holds the address too.
+	// sharedWith names another machine that has the address on a device too.
 	sharedWith string
 	// seen is when this leader first saw the claim, or the address that has none,
 	// in the version that it has.
@@ -66,7 +66,8 @@ type holding struct {
 	// moved says that this leader saw clusterctl take the machine or its claim away.
 	moved bool
 
-	// Only reread knows what follows, and only of what is to be freed.
+	// What follows is zero in the first decision. If that frees, reread (confirm.go)
+	// fills it, and decide is asked again.
 
 	// vmExists says that there is a VSphereVM of the machine that held it, or one
 	// that has the address and is not known to be another's.

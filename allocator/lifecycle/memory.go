@@ -96,8 +96,8 @@ type departure struct {
 	moved bool
 }
 
-// goes notes the last state of a claim of a machine, or of the machine itself.
-func (r *Reconciler) goes(machine types.NamespacedName, last client.Object) {
+// noteGone notes the last state of a claim of a machine, or of the machine itself.
+func (r *Reconciler) noteGone(machine types.NamespacedName, last client.Object) {
 	r.sightings.forget(last.GetUID())
 	if machine.Name == "" {
 		return
@@ -105,7 +105,7 @@ func (r *Reconciler) goes(machine types.NamespacedName, last client.Object) {
 	r.departures.update(machine, func(d *departure) { d.moved = d.moved || isMoving(last) })
 }
 
-// forgets drops what was noted of an object that is gone.
-func (r *Reconciler) forgets(_ types.NamespacedName, last client.Object) {
+// forgetGone drops what was noted of an object that is gone.
+func (r *Reconciler) forgetGone(_ types.NamespacedName, last client.Object) {
 	r.sightings.forget(last.GetUID())
 }

@@ -11,8 +11,8 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// tellKept says on a claim, once, for how long it waits for its machine.
-func (r *Reconciler) tellKept(s *state, h *holding) {
+// tellAwaited says on a claim, once, for how long it waits for its machine.
+func (r *Reconciler) tellAwaited(s *state, h *holding) {
 	told := true
 	r.sightings.update(h.claim.GetUID(), func(s *sighting) { told, s.told = s.told, true })
 	if told {

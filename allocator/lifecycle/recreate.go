@@ -163,7 +163,7 @@ func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
 		case err != nil:
 			return err
 		case loses:
-			return r.takeBack(ctx, s, h)
+			return r.giveWay(ctx, s, h)
 		}
 	}
 	if len(others) > 0 {
@@ -197,8 +197,8 @@ func (r *Reconciler) losesTo(ctx context.Context, h *holding, other ipam.Address
 	return !exists || !isRecreated(claim) || other.GetUID() < h.address.GetUID(), nil
 }
 
-// takeBack undoes what recreate did.
-func (r *Reconciler) takeBack(ctx context.Context, s *state, h *holding) error {
+// giveWay undoes what recreate did, for the one that has the address now.
+func (r *Reconciler) giveWay(ctx context.Context, s *state, h *holding) error {
 	r.report(ctx, s, h)
 	if err := r.unprotect(ctx, h, freed); err != nil {
 		return err

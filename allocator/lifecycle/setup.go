@@ -56,7 +56,7 @@ func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventR
 func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []informers.Source {
 	machine, vm := &capi.VSphereMachine{}, &capi.VSphereVM{}
 	sources := []informers.Source{
-		{Object: machine, Started: watch(c, from, machine, client.Object.GetName, r.goes)},
+		{Object: machine, Started: watch(c, from, machine, client.Object.GetName, r.noteGone)},
 		{Object: vm, Started: r.watchVMs(c, from, vm)},
 		{Object: &capi.Cluster{}, Started: func(context.Context, cache.Informer) error {
 			return c.Watch(source.Kind[client.Object](from, &capi.Cluster{},
@@ -67,22 +67,22 @@ func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []inform
 		claim, address := provider.Kinds()
 		ofAddress := machineOfAddress(provider)
 		sources = append(sources,
-			informers.Source{Object: claim, Indexes: indexClaims(provider), Started: watch(c, from, claim, machineOfClaim, r.goes)},
-			informers.Source{Object: address, Indexes: indexAddresses(provider), Started: watch(c, from, address, ofAddress, r.forgets)})
+			informers.Source{Object: claim, Indexes: indexClaims(provider), Started: watch(c, from, claim, machineOfClaim, r.noteGone)},
+			informers.Source{Object: address, Indexes: indexAddresses(provider), Started: watch(c, from, address, ofAddress, r.forgetGone)})
 	}
 	return sources
 }
 
-// settleDelay is how long a change waits for others to come with it, unless
+// batchDelay is how long a change waits for others to come with it, unless
 // something is being deleted. While machines are made, each of them, its claim
 // and its address are written some ten times within a second, and what is done
 // about one machine then is at the expense of the next.
-const settleDelay = time.Second
+const batchDelay = time.Second
 
 // watchVMs enqueues the machine that owns a VM, and, when the VM is gone, those
 // whose addresses it had: an owner it need not have.
 func (r *Reconciler) watchVMs(c controller.Controller, from cache.Cache, vm client.Object) func(context.Context, cache.Informer) error {
-	owners := watch(c, from, vm, func(vm client.Object) string { return capi.OwnerMachine(vm).Name }, unnoted)
+	owners := watch(c, from, vm, func(vm client.Object) string { return capi.OwnerMachine(vm).Name }, ignoreGone)
 	gone := handler.Funcs{DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		for _, machine := range r.machinesOn(ctx, e.Object.(*capi.VSphereVM)) {
 			q.Add(reconcile.Request{NamespacedName: machine})
@@ -96,14 +96,14 @@ func (r *Reconciler) watchVMs(c controller.Controller, from cache.Cache, vm clie
 	}
 }
 
-// lastState is told the last state of an object that is gone, and the machine that
+// goneFunc is told the last state of an object that is gone, and the machine that
 // it was about.
-type lastState func(machine types.NamespacedName, last client.Object)
+type goneFunc func(machine types.NamespacedName, last client.Object)
 
-func unnoted(types.NamespacedName, client.Object) {}
+func ignoreGone(types.NamespacedName, client.Object) {}
 
 // watch enqueues the machine that an object is about.
-func watch(c controller.Controller, from cache.Cache, kind client.Object, machineOf func(client.Object) string, gone lastState) func(context.Context, cache.Informer) error {
+func watch(c controller.Controller, from cache.Cache, kind client.Object, machineOf func(client.Object) string, gone goneFunc) func(context.Context, cache.Informer) error {
 	enqueue := func(q workqueue.TypedRateLimitingInterface[reconcile.Request], obj client.Object, after time.Duration) {
 		name := machineOf(obj)
 		if name == "" {
@@ -116,11 +116,11 @@ func watch(c controller.Controller, from cache.Cache, kind client.Object, machin
 	}
 	events := handler.Funcs{
 		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			enqueue(q, e.Object, settleDelay)
+			enqueue(q, e.Object, batchDelay)
 		},
 		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			enqueue(q, e.ObjectOld, settleDelay)
-			enqueue(q, e.ObjectNew, settleDelay)
+			enqueue(q, e.ObjectOld, batchDelay)
+			enqueue(q, e.ObjectNew, batchDelay)
 		},
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 			gone(machineKey(e.Object, machineOf(e.Object)), e.Object)

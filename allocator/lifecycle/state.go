@@ -319,7 +319,7 @@ func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
 // may be ahead by as much.
 func (r *Reconciler) isWaitedFor(claim client.Object) bool {
 	stamp, err := ipam.StampOf(claim)
-	return err == nil && r.now().Sub(stamp.Time).Abs() < requestLimit
+	return err == nil && r.now().Sub(stamp.Time).Abs() < maxWebhookTimeout
 }
 
 // isAbandoned tells whether the claim is being deleted and never will be. It is asked

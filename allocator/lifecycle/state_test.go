@@ -44,7 +44,9 @@ func TestOnlyClaimsThatARequestWaitsForMakeAProviderBusy(t *testing.T) {
 			c.CreationTimestamp = metav1.NewTime(now.Add(-time.Hour))
 			ipam.Use(c, ipam.Stamp{Time: now}.Again())
 		}, true},
-		"of requests that are over": {func(c *ipamv1.IPClaim) { ipam.Use(c, ipam.Stamp{Time: now.Add(-requestLimit), Request: "request"}) }, false},
+		"of requests that are over": {func(c *ipamv1.IPClaim) {
+			ipam.Use(c, ipam.Stamp{Time: now.Add(-maxWebhookTimeout), Request: "request"})
+		}, false},
 		"stamped in the far future": {func(c *ipamv1.IPClaim) { ipam.Use(c, ipam.Stamp{Time: now.Add(time.Hour), Request: "request"}) }, false},
 		"not stamped":               {func(*ipamv1.IPClaim) {}, false},
 		"not marked": {func(c *ipamv1.IPClaim) {

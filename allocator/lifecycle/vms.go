@@ -38,8 +38,14 @@ func (h *holding) isOfVM(vm *capi.VSphereVM, m machineState) bool {
 		uid = h.address.GetAnnotations()[ipam.MachineUIDAnnotation]
 	}
 	switch {
-	case uid != "" && string(owner.UID) == uid, m.exists && owner.UID == m.uid && uid == "" && !h.isUnneeded(m), !m.exists && owner.Name == m.name && uid == "":
+	// By its owner alone, whatever addresses it has: it may get this one yet.
+	case uid != "" && string(owner.UID) == uid:
 		return true
+	case m.exists && owner.UID == m.uid && uid == "" && !h.isUnneeded(m):
+		return true
+	case !m.exists && owner.Name == m.name && uid == "":
+		return true
+	// By the address that it has, unless another machine owns it.
 	case owner.Name == "", owner.Name == m.name, m.exists && owner.UID == m.uid:
 		return h.address != nil && isOn(vm, h.address.IP)
 	}

@@ -21,10 +21,10 @@ import (
 const (
 	// remembered is how long a kind that is not served is not asked for again.
 	remembered = time.Minute
-	// settleDelay is the time after a change of what is served in which a kind that
+	// discoveryDelay is the time after a change of what is served in which a kind that
 	// is not is asked for again soon: an API that is defined is not served at once.
-	settleDelay = 10 * time.Second
-	soon        = 500 * time.Millisecond
+	discoveryDelay = 10 * time.Second
+	soon           = 500 * time.Millisecond
 	// maxMisses bounds the kinds that are remembered.
 	maxMisses = 1000
 	// Limits of the questions for kinds that were never found.
@@ -115,7 +115,7 @@ func (m *Mapper) remember(key string, err error) {
 		maps.DeleteFunc(m.misses, func(_ string, known miss) bool { return !now.Before(known.until) })
 	}
 	until := now.Add(remembered)
-	if now.Sub(m.changed) < settleDelay {
+	if now.Sub(m.changed) < discoveryDelay {
 		until = now.Add(soon)
 	}
 	if len(m.misses) < maxMisses {

@@ -61,7 +61,7 @@ func TestKindThatIsServedNowIsFound(t *testing.T) {
 	m, asked, pass := stage(noSuch)
 	_, _ = m.RESTMapping(pool)
 	m.Changed()
-	pass(settleDelay / 2)
+	pass(discoveryDelay / 2)
 	if _, err := m.RESTMapping(pool); err == nil {
 		t.Error("found a kind that is not served yet")
 	}

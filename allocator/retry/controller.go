@@ -113,7 +113,7 @@ func (r *reconciler) Reconcile(ctx context.Context, key poolKey) (reconcile.Resu
 	}
 	pool, err := r.pool(ctx, key, owners)
 	if _, refused := ipam.AsRefusal(err); refused {
-		return r.rest(key, owners, again), nil
+		return r.lookAgain(key, owners, again), nil
 	}
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("reading %s: %w", key.PoolReference, err)
@@ -140,8 +140,8 @@ func (r *reconciler) mayRead(namespace string) bool {
 	return r.readsOfOne.Allow(namespace, now) && r.reads.AllowN(now, 1)
 }
 
-// rest looks again later at a pool that serves nobody now.
-func (r *reconciler) rest(key poolKey, owners []metav1.PartialObjectMetadata, again time.Duration) reconcile.Result {
+// lookAgain looks again later at a pool that serves nobody now.
+func (r *reconciler) lookAgain(key poolKey, owners []metav1.PartialObjectMetadata, again time.Duration) reconcile.Result {
 	if rec := r.records[key]; rec != nil {
 		rec.observe(0, r.now())
 	}

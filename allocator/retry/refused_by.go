@@ -101,8 +101,8 @@ func isReason(text string) bool {
 
 // Add puts an obstacle beside the others. Of one pool the least need stays: then the
 // shortages of machines that are refused in turn, for different reasons, come to an
-// end, and no owner waits for more than would help it. One that finds no room
-// takes that of the others.
+// end, and no owner waits for more than would help it. If there are
+// maxShortages already, they are dropped, and this one alone is kept.
 func (l Shortages) Add(obstacle Obstacle, needed uint64) {
 	before, known := l[obstacle]
 	if !known && len(l) >= maxShortages {

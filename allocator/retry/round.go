@@ -12,9 +12,9 @@ const (
 	// patrolInterval is after how long an owner is touched that waits for a pool
 	// which does not serve: in case that a change was missed, or cured it.
 	patrolInterval = 5 * time.Minute
-	// settleDelay is the time in which a change reaches the caches of all replicas. A
+	// cacheDelay is the time in which a change reaches the caches of all replicas. A
 	// touch that came before its end may have been refused for what was before.
-	settleDelay = 3 * time.Second
+	cacheDelay = 3 * time.Second
 )
 
 // refused is an owner of refused machines.
@@ -117,7 +117,7 @@ func (v *visit) interval(uid types.UID) time.Duration {
 // everybody has seen the change, if it was refused in between. It is zero if it
 // was refused after the change.
 func (v *visit) afterChange(changed time.Time) time.Time {
-	settled := changed.Add(settleDelay)
+	settled := changed.Add(cacheDelay)
 	switch {
 	case changed.IsZero(), v.since.After(settled), !v.last.Before(settled):
 		return time.Time{}

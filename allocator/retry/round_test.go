@@ -82,17 +82,17 @@ func TestChangedTemplateHasItsNamespaceTryAtOnceAndOnceMore(t *testing.T) {
 	p.after(0, 0)
 	p.now = p.now.Add(5 * time.Second)
 	p.changed = p.now
-	if wait := p.after(0, 2); wait != settleDelay {
-		t.Errorf("looks again after %s, want %s: a replica may not have seen the change", wait, settleDelay)
+	if wait := p.after(0, 2); wait != cacheDelay {
+		t.Errorf("looks again after %s, want %s: a replica may not have seen the change", wait, cacheDelay)
 	}
-	p.after(settleDelay, 2)
+	p.after(cacheDelay, 2)
 	p.after(time.Second, 0)
 }
 
 func TestOwnerThatIsRefusedAfterTheChangeIsLeftAlone(t *testing.T) {
 	p := newPatrolled(t, false)
 	p.changed = p.now
-	p.now = p.now.Add(settleDelay + time.Second)
+	p.now = p.now.Add(cacheDelay + time.Second)
 	p.after(0, 0)
 }
 

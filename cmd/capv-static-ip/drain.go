@@ -19,8 +19,8 @@ import (
 type drainingServer struct {
 	ctrlwebhook.Server
 	delay time.Duration
-	// rest waits for what requests have left to be done after their answers.
-	rest func()
+	// afterAnswers waits for what requests have left to be done after their answers.
+	afterAnswers func()
 	// draining: no longer ready. stopping: no longer accepting connections.
 	draining, stopping atomic.Bool
 }
@@ -41,8 +41,8 @@ func (s *drainingServer) Start(ctx context.Context) error {
 		})
 	})
 	err := s.Server.Start(serving)
-	if s.rest != nil {
-		s.rest()
+	if s.afterAnswers != nil {
+		s.afterAnswers()
 	}
 	return err
 }

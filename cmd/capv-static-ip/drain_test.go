@@ -111,7 +111,7 @@ func TestRequestEndsWithItsClient(t *testing.T) {
 func TestStopAwaitsWhatRequestsLeftToBeDone(t *testing.T) {
 	server := newDrainingServer(&plainServer{mux: http.NewServeMux(), address: make(chan string, 1)}, 0)
 	waiting, proceed := make(chan struct{}), make(chan struct{})
-	server.rest = func() {
+	server.afterAnswers = func() {
 		close(waiting)
 		<-proceed
 	}

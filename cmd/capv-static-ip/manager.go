@@ -125,7 +125,7 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 		stopCache()
 		return nil, nil, err
 	}
-	server.rest = handler.Wait
+	server.afterAnswers = handler.Wait
 	return mgr, stopCache, nil
 }
 

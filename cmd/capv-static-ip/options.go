@@ -79,7 +79,7 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 		"Interval at which all watched objects are reconciled even if nothing changed.")
 
 	fs.BoolVar(&o.leaderElect, "leader-elect", false,
-		"Elect one replica to run the release controller. All replicas serve admission.")
+		"Elect one replica to run the controllers. All replicas serve admission.")
 	fs.StringVar(&o.leaderElectNamespace, "leader-elect-namespace", "",
 		"Namespace of the leader election lease. The pod's own if empty; needed outside a cluster.")
 	fs.DurationVar(&o.leaseDuration, "leader-elect-lease-duration", 15*time.Second,

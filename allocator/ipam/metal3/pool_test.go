@@ -251,7 +251,7 @@ func TestPoolThatIsMissingIsNamedWithWhatElseWasMeant(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			want := aWant
 			for _, kind := range test.others {
-				want.Others = append(want.Others, ipam.PoolReference{Kind: kind, Name: "pool"})
+				want.AlsoMissing = append(want.AlsoMissing, ipam.PoolReference{Kind: kind, Name: "pool"})
 			}
 			_, err := Provider{}.Pool(t.Context(), test.reader, aMachine, want)
 			if refusal, ok := ipam.AsRefusal(err); !ok || refusal.Reason != ipam.PoolNotFound || refusal.Message != test.want {

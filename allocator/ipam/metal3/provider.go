@@ -243,7 +243,7 @@ func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 // cannot.
 func absent(namespace string, want ipam.Want, served bool) error {
 	var kinds []string
-	for _, other := range want.Others {
+	for _, other := range want.AlsoMissing {
 		kinds = append(kinds, other.Kind)
 	}
 	others := strings.Join(kinds, " and no ")

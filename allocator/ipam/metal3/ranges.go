@@ -23,7 +23,7 @@ func rangesOf(pool *ipamv1.IPPool) *netipx.IPSet {
 	}
 	set, err := ranges.IPSet()
 	if err != nil {
-		// Only invalid ranges make it fail, and metal3Range returns none.
+		// Only invalid ranges make it fail, and rangeOf returns none.
 		return &netipx.IPSet{}
 	}
 	return set
@@ -46,7 +46,7 @@ func usableOf(pool *ipamv1.IPPool) *netipx.IPSet {
 	}
 	set, err := usable.IPSet()
 	if err != nil {
-		// Only invalid ranges make it fail, and metal3Range returns none.
+		// Only invalid ranges make it fail, and rangeOf returns none.
 		return &netipx.IPSet{}
 	}
 	return set
