@@ -13,7 +13,7 @@ import (
 const (
 	// PoolNameLabel on a machine, or on the template it was cloned from, names
 	// the pool of all its eligible devices: the metal3 IPPool of that name in the
-	// machine's namespace or, if there is none, the InClusterIPPool.
+	// machine's namespace or, if there is none, the InClusterIPPool; see allocator.Resolve.
 	PoolNameLabel = "cluster.x-k8s.io/ip-pool-name"
 
 	// poolGroupLabel and networkNameLabel are how the static IP adapters select a

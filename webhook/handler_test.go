@@ -157,6 +157,17 @@ func (emptyCache) Get(_ context.Context, key client.ObjectKey, _ client.Object, 
 	return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
 }
 
+// templateCache has a template of any name, which asks for nothing.
+type templateCache struct{ client.Reader }
+
+func (templateCache) Get(_ context.Context, key client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+	if _, isTemplate := obj.(*metav1.PartialObjectMetadata); !isTemplate {
+		return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
+	}
+	obj.SetName(key.Name)
+	return nil
+}
+
 func TestMachineThatNamesItsPoolsItselfIsAdmittedFromTheCache(t *testing.T) {
 	cloned := `"annotations":{"cluster.x-k8s.io/cloned-from-name":"t","cluster.x-k8s.io/cloned-from-groupkind":"VSphereMachineTemplate.infrastructure.cluster.x-k8s.io"`
 	for name, raw := range map[string]string{
@@ -166,13 +177,37 @@ func TestMachineThatNamesItsPoolsItselfIsAdmittedFromTheCache(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := handler(&brokenAllocator{})
-			h.Cache, h.Live = emptyCache{}, nil // a live read would panic
+			h.Cache, h.Live = templateCache{}, nil // a live read would panic
 
 			response := h.Handle(t.Context(), createOf(raw))
 			if !response.Allowed || len(response.Patches) == 0 {
 				t.Errorf("got %+v", response)
 			}
 		})
+	}
+}
+
+// noGatewayTemplate is an API server with a template that wants no gateway.
+type noGatewayTemplate struct{ client.Reader }
+
+func (noGatewayTemplate) Get(_ context.Context, _ client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+	obj.SetAnnotations(map[string]string{"gateway.capv-static-ip.dev/0": ipam.NoGateway})
+	return nil
+}
+
+func TestTemplateThatTheCacheDoesNotHaveYetIsReadAllTheSame(t *testing.T) {
+	h := handler(&brokenAllocator{})
+	h.Cache, h.Live = emptyCache{}, noGatewayTemplate{}
+	m, err := machine.Decode([]byte(`{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"},"annotations":{"cluster.x-k8s.io/cloned-from-name":"t",` +
+		`"cluster.x-k8s.io/cloned-from-groupkind":"VSphereMachineTemplate.infrastructure.cluster.x-k8s.io"}},"spec":{"network":{"devices":[{}]}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	wants, _, err := h.wants(t.Context(), m)
+
+	if err != nil || len(wants) != 1 || !wants[0].NoGateway {
+		t.Errorf("got %+v and error %v, want one that needs no gateway", wants, err)
 	}
 }
 

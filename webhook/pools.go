@@ -61,11 +61,7 @@ func (h *Handler) askers(ctx context.Context, m *machine.Machine) ([]machine.Ask
 		return []machine.Asker{own}, nil
 	}
 	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
-	readers := []client.Reader{h.Cache}
-	if !own.AnswersFor(m) {
-		readers = append(readers, h.Live)
-	}
-	template, err := h.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, readers)
+	template, err := h.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, own.AnswersFor(m))
 	if err != nil {
 		return nil, err
 	}
@@ -73,11 +69,12 @@ func (h *Handler) askers(ctx context.Context, m *machine.Machine) ([]machine.Ask
 }
 
 // template reads the metadata of a template, empty if there is none. Where the cache
-// knows no pool of it the next reader is asked: a template is often made in the same
-// breath as its machines.
-func (h *Handler) template(ctx context.Context, key client.ObjectKey, readers []client.Reader) (*metav1.PartialObjectMetadata, error) {
+// has none, or none that asks for a pool, the API server is asked: a template is often
+// made in the same breath as its machines. For a machine that names its pools itself,
+// one in the cache will do.
+func (h *Handler) template(ctx context.Context, key client.ObjectKey, cachedWillDo bool) (*metav1.PartialObjectMetadata, error) {
 	found := &metav1.PartialObjectMetadata{}
-	for _, reader := range readers {
+	for _, reader := range []client.Reader{h.Cache, h.Live} {
 		template := kube.MetadataOf(capi.InScheme(h.Scheme, capi.VSphereMachineTemplateKind))
 		err := reader.Get(ctx, key, template)
 		switch {
@@ -85,11 +82,10 @@ func (h *Handler) template(ctx context.Context, key client.ObjectKey, readers []
 			continue
 		case err != nil:
 			return nil, fmt.Errorf("reading VSphereMachineTemplate %s: %w", key, err)
+		case cachedWillDo, machine.Asker{Object: template}.AsksForPool():
+			return template, nil
 		}
 		found = template
-		if (machine.Asker{Object: template}).AsksForPool() {
-			break
-		}
 	}
 	return found, nil
 }

@@ -5,6 +5,7 @@
 //
 //   - A pool is an object with addresses to hand out: metal3's IPPool, the in-cluster
 //     provider's InClusterIPPool, or any other of the IPAM contract of Cluster API.
+//   - A statement is an annotation by which a pool says what it is for.
 //   - A provider is one claim API, and the controller that answers it.
 //   - A claim asks a pool for one address (IPClaim, IPAddressClaim). The provider
 //     binds it: it makes an address (IPAddress) that answers the claim.

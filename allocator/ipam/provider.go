@@ -176,7 +176,8 @@ type Shorthand interface {
 	// ByName refers to the pool that a bare name means.
 	ByName(name string) PoolReference
 	// Shared refers to the pool of all namespaces that has this name, which a bare
-	// name never means, false if the provider has no such pools.
+	// name means only if the pool says whom it is for. It is false if the provider has
+	// no such pools.
 	Shared(name string) (PoolReference, bool)
 	// EmptyPool is an empty object of the kind of such a pool.
 	EmptyPool(pool PoolReference) client.Object

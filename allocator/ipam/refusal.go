@@ -35,8 +35,8 @@ const (
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolElsewhere    Reason = "PoolElsewhere"
 	PoolNotNamed     Reason = "PoolNotNamed"
-	// PoolNotForMachine and PoolNotAllowed are of pools that say whom they are for.
-	PoolNotForMachine Reason = "PoolNotForMachine"
+	// PoolNotForNetwork and PoolNotAllowed are of pools that say what they are for.
+	PoolNotForNetwork Reason = "PoolNotForNetwork"
 	PoolNotAllowed    Reason = "PoolNotAllowed"
 	GatewayInvalid    Reason = "GatewayInvalid"
 	// AllocationFailed is that of a failure that its reader can do nothing about

@@ -26,6 +26,11 @@ const (
 	NoGateway = "none"
 )
 
+// Statements are the annotations by which a pool says what it is for.
+func Statements() []string {
+	return []string{NetworksAnnotation, UsedByAnnotation, GatewayAnnotation}
+}
+
 // CheckStatement refuses a pool that, by its annotations, is not for the device or
 // for the machine, or whose annotations cannot be read.
 func CheckStatement(pool Pool, machine Machine, want Want) error {
@@ -66,7 +71,7 @@ func checkNetworks(pool Pool, want Want) error {
 			return nil
 		}
 	}
-	return Refuse(PoolNotForMachine, "%s is for networks %s only, and device %d is on %q: name another pool in %s, or correct annotation %s of the pool",
+	return Refuse(PoolNotForNetwork, "%s is for networks %s only, and device %d is on %q: name another pool in %s, or correct annotation %s of the pool",
 		pool.Reference.In(pool.GetNamespace()), quoted(stated), want.Device.Index, want.Device.NetworkName, want.AskedBy, NetworksAnnotation)
 }
 
@@ -134,7 +139,7 @@ func SaysNoGateway(pool Pool) (bool, error) {
 
 // StatesTheSame tells whether two versions of a pool say the same of what they are for.
 func StatesTheSame(a, b client.Object) bool {
-	for _, key := range []string{NetworksAnnotation, UsedByAnnotation, GatewayAnnotation} {
+	for _, key := range Statements() {
 		before, had := a.GetAnnotations()[key]
 		after, has := b.GetAnnotations()[key]
 		if had != has || before != after {

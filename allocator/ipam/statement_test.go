@@ -37,8 +37,8 @@ func TestPoolServesTheNetworksThatItNamesOnly(t *testing.T) {
 			switch {
 			case test.serves && err != nil:
 				t.Errorf("refused: %v", err)
-			case !test.serves && (!refused || refusal.Reason != PoolNotForMachine || !strings.Contains(refusal.Message, "device 1")):
-				t.Errorf("got %v, want a refusal %s", err, PoolNotForMachine)
+			case !test.serves && (!refused || refusal.Reason != PoolNotForNetwork || !strings.Contains(refusal.Message, "device 1")):
+				t.Errorf("got %v, want a refusal %s", err, PoolNotForNetwork)
 			}
 		})
 	}

@@ -84,7 +84,7 @@ func (r *reconciler) poolSources(c controller.TypedController[poolKey], mgr mana
 			}
 			sources = append(sources,
 				informers.Source{Object: pool, Started: watch(c, mgr.GetCache(), pool, ofPool)},
-				informers.Source{Object: pool, Started: watch(c, mgr.GetCache(), pool, r.ownersNear, statesAnew())})
+				informers.Source{Object: pool, Started: watch(c, mgr.GetCache(), pool, r.ownersNear, statesAnew(r.now))})
 		}
 	}
 	return sources, nil
@@ -148,10 +148,15 @@ func asksAnew(now func() time.Time) predicate.Predicate {
 	}
 }
 
-// statesAnew passes the events after which a pool may be for others than before.
-func statesAnew() predicate.Predicate {
+// statesAnew passes the events after which a pool may be for others than before. Of a
+// pool of all namespaces that says whom it is for that it is made is one, too: nobody
+// waits for it by name who has asked by a bare one.
+func statesAnew(now func() time.Time) predicate.Predicate {
 	return predicate.Funcs{
-		CreateFunc:  func(event.CreateEvent) bool { return false },
+		CreateFunc: func(e event.CreateEvent) bool {
+			_, limited := e.Object.GetAnnotations()[ipam.UsedByAnnotation]
+			return limited && e.Object.GetNamespace() == "" && now().Sub(e.Object.GetCreationTimestamp().Time) < time.Minute
+		},
 		UpdateFunc:  func(e event.UpdateEvent) bool { return !ipam.StatesTheSame(e.ObjectOld, e.ObjectNew) },
 		DeleteFunc:  func(event.DeleteEvent) bool { return false },
 		GenericFunc: func(event.GenericEvent) bool { return false },

@@ -56,6 +56,14 @@ func slimAnnotations(object metav1.Object) map[string]string {
 		return all
 	}
 	kept[dropped] = ""
+	// A statement of a pool that has lost its value refuses everybody, and the API server
+	// is asked; one that has lost its name would let everybody in.
+	for _, name := range ipam.Statements() {
+		_, has := all[name]
+		if _, done := kept[name]; has && !done {
+			kept[name] = ""
+		}
+	}
 	return kept
 }
 

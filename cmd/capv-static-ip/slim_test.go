@@ -39,6 +39,11 @@ func TestSlimObjectsKeepWhatIsRead(t *testing.T) {
 			given:  map[string]string{ipam.MachineNameAnnotation: "m", "a.cluster.x-k8s.io/a": long},
 			want:   map[string]string{ipam.MachineNameAnnotation: "m", "a.cluster.x-k8s.io/a": ""},
 		},
+		"statements of a pool, of which the names are left": {
+			object: &ipamv1.IPPool{},
+			given:  map[string]string{ipam.UsedByAnnotation: long, ipam.NetworksAnnotation: long, lastApplied: long},
+			want:   map[string]string{ipam.UsedByAnnotation: "", ipam.NetworksAnnotation: "", lastApplied: ""},
+		},
 		"bindings of a machine": {
 			object: &capi.VSphereMachine{},
 			given:  map[string]string{ipam.BindingsAnnotation: long, lastApplied: long},

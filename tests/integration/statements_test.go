@@ -37,7 +37,7 @@ func TestPoolThatIsOpenedToANetworkMakesTheOwnerTryAgain(t *testing.T) {
 	pool := s.pool(harness.OfMetal3, harness.WithAnnotation(ipam.NetworksAnnotation, "seg-a"))
 	owner := s.machineSet("owner")
 	s.refused(s.pooled("owner-x7k2p", harness.WithOwner(owner), harness.WithDevices(onNetwork("seg-b"))), `is for networks "seg-a" only`)
-	s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, string(ipam.PoolNotForMachine)) })
+	s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, string(ipam.PoolNotForNetwork)) })
 
 	s.annotate(pool, ipam.NetworksAnnotation, new("seg-a,seg-b"))
 
