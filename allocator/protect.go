@@ -7,7 +7,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
@@ -21,9 +20,10 @@ import (
 func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Address) error {
 	obj := address.Object
 	before := obj.DeepCopyObject().(client.Object)
-	added := controllerutil.AddFinalizer(obj, ipam.InUseFinalizer)
 	switch {
-	case added:
+	case !obj.GetDeletionTimestamp().IsZero():
+		return terminating(al)
+	case !ipam.IsProtected(obj):
 	case ipam.MachineOf(obj) == al.Machine.Name && obj.GetAnnotations()[ipam.MachineUIDAnnotation] == "":
 		// With a UID it would be protected for an earlier machine of the name.
 		return nil
@@ -31,7 +31,7 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 		// Another machine, or its VM, is still behind the address.
 		return terminating(al)
 	}
-	kube.SetAnnotation(obj, ipam.MachineNameAnnotation, al.Machine.Name)
+	ipam.Protect(obj, al.Machine.Name)
 	if al.want.Device.NetworkName != "" {
 		kube.SetAnnotation(obj, ipam.NetworkAnnotation, al.want.Device.NetworkName)
 	}
@@ -59,15 +59,11 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 				return client.IgnoreNotFound(err)
 			}
-			annotations := obj.GetAnnotations()
-			if !ipam.Answers(obj, claim.GetUID()) || ipam.MachineOf(obj) != ipam.MachineOf(claim) || annotations[ipam.MachineUIDAnnotation] != "" {
+			if !ipam.Answers(obj, claim.GetUID()) || ipam.MachineOf(obj) != ipam.MachineOf(claim) || obj.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
 				return nil
 			}
 			before := obj.DeepCopyObject().(client.Object)
-			controllerutil.RemoveFinalizer(obj, ipam.InUseFinalizer)
-			delete(annotations, ipam.MachineNameAnnotation)
-			delete(annotations, ipam.NetworkAnnotation)
-			obj.SetAnnotations(annotations)
+			ipam.Unprotect(obj)
 			return client.IgnoreNotFound(kube.PatchAsRead(ctx, a.client, obj, before))
 		})
 		if err != nil {

@@ -93,13 +93,7 @@ func identityOf(machine client.Object) ipam.Machine {
 func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
-	if address.GetDeletionTimestamp().IsZero() {
-		controllerutil.AddFinalizer(address, ipam.InUseFinalizer)
-	}
-	annotations := address.GetAnnotations()
-	delete(annotations, ipam.MovedAnnotation)
-	address.SetAnnotations(annotations)
-	kube.SetAnnotation(address, ipam.MachineNameAnnotation, s.name)
+	ipam.Protect(address, s.name)
 	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
 	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.Name == h.address.Claim && (h.claim == nil || owner.UID != h.claim.GetUID())

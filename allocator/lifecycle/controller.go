@@ -142,6 +142,8 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.releaseAddress(ctx, s, h)
 	case reap:
 		return r.reap(ctx, s, h)
+	case handBack:
+		return r.handBack(ctx, h)
 	case deleteStray:
 		return r.deleteStray(ctx, h)
 	case dropFinalizers:

@@ -24,14 +24,20 @@ const (
 	removeClaimFinalizer step = "remove-claim-finalizer" // take our finalizer off a claim that others delete
 	unprotect            step = "unprotect"              // take our finalizer off the address
 	reap                 step = "reap"                   // delete the claim of a machine that never came, or does not use it
+	handBack             step = "hand-back"              // take our marks off a claim that somebody offered to a machine in vain
 	dropFinalizers       step = "drop-finalizers"        // finish the deletion of a claim without a pool
 	deleteStray          step = "delete-stray"           // delete an address that the provider has lost
 )
 
-// frees tells whether a step may give an address back to its pool.
+// frees tells whether others may have an address after a step.
+//
+// Not among them are: deleteFailed, since a claim that failed has no address; verify,
+// which searches the pool live before it gives a claim up; and dropFinalizers, which
+// has asked the API server for the pool: it is gone, and with it who could give its
+// addresses to others. Each write of theirs is against the version that was judged.
 func (s step) frees() bool {
 	switch s {
-	case release, removeClaimFinalizer, unprotect, reap, deleteStray:
+	case release, removeClaimFinalizer, unprotect, reap, handBack, deleteStray:
 		return true
 	}
 	return false
@@ -196,7 +202,7 @@ func decideSpareClaim(m machineState, h holding, now time.Time, grace time.Durat
 	case h.isStillUsed():
 		return idle, vmCheck
 	}
-	return reap, 0
+	return reapOrHandBack(h), 0
 }
 
 // decideRecreated waits with a claim that was recreated until its provider has
@@ -297,7 +303,16 @@ func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration)
 	case h.vmExists:
 		return idle, vmCheck
 	}
-	return reap, 0
+	return reapOrHandBack(h), 0
+}
+
+// reapOrHandBack is how a claim ends that no machine uses: ours is deleted, and one that
+// somebody offered becomes its maker's again.
+func reapOrHandBack(h holding) step {
+	if isTakenOver(h.claim) {
+		return handBack
+	}
+	return reap
 }
 
 // decideUnstored has the owner told of a machine that was answered and not stored,

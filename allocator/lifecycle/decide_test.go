@@ -129,7 +129,7 @@ func TestNextStepForAClaimThatALivingMachineDoesNotUse(t *testing.T) {
 		"both old, adopted once":                   {long, bound(withoutOwner, withoutAnnotation, usedBefore(grace)), idle, 0},
 		"both old, its address adopted":            {long, bound(withoutOwner, withoutAnnotation, requested, usedBefore(grace)), idle, 0},
 		"offered, and never taken over":            {long, bound(offered("cp-0"), withoutAnnotation, unprotected, claimMade(grace)), idle, 0},
-		"offered, and taken over in vain":          {long, spareClaim(grace, takenOver), reap, 0},
+		"offered, and taken over in vain":          {long, spareClaim(grace, takenOver), handBack, 0},
 		"in a binding":                             {long, bound(withoutOwner, requested, usedBefore(grace)), adopt, 0},
 		"going, its address protected":             {long, spareClaim(grace, terminatingClaim), unprotect, 0},
 		"going, its address on a VM":               {long, spareClaim(grace, terminatingClaim, withVM), idle, terminatingCheck},

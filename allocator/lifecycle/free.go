@@ -49,21 +49,20 @@ func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error
 	}
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
-	controllerutil.RemoveFinalizer(address, ipam.InUseFinalizer)
-	annotations := address.GetAnnotations()
-	delete(annotations, ipam.MachineUIDAnnotation)
-	delete(annotations, ipam.NetworkAnnotation)
-	delete(annotations, ipam.MovedAnnotation)
-	if then != lost {
-		delete(annotations, ipam.MachineNameAnnotation)
-	}
-	if then == moved {
-		annotations[ipam.MovedAnnotation] = ""
-	}
-	if then == moved || then == handedBack {
+	machine := ipam.MachineOf(address)
+	ipam.Unprotect(address)
+	switch then {
+	case lost:
+		if machine != "" {
+			kube.SetAnnotation(address, ipam.MachineNameAnnotation, machine)
+		}
+	case moved:
+		kube.SetAnnotation(address, ipam.MovedAnnotation, "")
 		delete(address.GetLabels(), ipam.MachineLabel)
+	case handedBack:
+		delete(address.GetLabels(), ipam.MachineLabel)
+	case freed:
 	}
-	address.SetAnnotations(annotations)
 	if err := r.patch(ctx, address, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("unprotecting address %s: %w", klog.KObj(address), err)
 	}

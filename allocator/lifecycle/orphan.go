@@ -33,13 +33,9 @@ func (r *Reconciler) noteUnstored(ctx context.Context, s *state, h *holding) err
 	return nil
 }
 
-// reap deletes a claim that no machine uses, or takes our marks off one that
-// somebody else made. Who has used it since it was read again has changed its stamp,
-// and the write conflicts.
+// reap deletes a claim that no machine uses. Who has used it since it was read again
+// has changed its stamp, and the write conflicts.
 func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
-	if isTakenOver(h.claim) {
-		return r.handBack(ctx, h)
-	}
 	if !s.exists && h.wasAnswered() {
 		// The last moment to say so: this leader may have come to the claim late.
 		if err := r.noteUnstored(ctx, s, h); err != nil {
@@ -55,7 +51,9 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 }
 
 // handBack takes our marks off a claim that somebody made for a machine, and off
-// its address: both are its maker's again.
+// its address: both are its maker's again. The address comes first: with the claim's
+// marks gone nothing leads back to it. A request that uses the claim in between makes
+// the second write conflict, and adoption protects its address again.
 func (r *Reconciler) handBack(ctx context.Context, h *holding) error {
 	if err := r.unprotect(ctx, h, handedBack); err != nil {
 		return err

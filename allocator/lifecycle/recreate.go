@@ -12,7 +12,6 @@ import (
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -79,8 +78,7 @@ func (r *Reconciler) place(ctx context.Context, s *state, h *holding) (bool, err
 		return false, nil
 	}
 	address := requester.Requested(s.namespace, *h.annotated)
-	controllerutil.AddFinalizer(address, ipam.InUseFinalizer)
-	kube.SetAnnotation(address, ipam.MachineNameAnnotation, s.name)
+	ipam.Protect(address, s.name)
 	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
 	if cluster := identityOf(s.object).Cluster; cluster != "" {
 		address.SetLabels(map[string]string{clusterv1.ClusterNameLabel: cluster})
@@ -199,12 +197,15 @@ func (r *Reconciler) losesTo(ctx context.Context, h *holding, other ipam.Address
 
 // giveWay undoes what recreate did, for the one that has the address now.
 func (r *Reconciler) giveWay(ctx context.Context, s *state, h *holding) error {
+	if err := r.confirm(ctx, s); err != nil {
+		return err
+	}
 	r.report(ctx, s, h)
 	if err := r.unprotect(ctx, h, freed); err != nil {
 		return err
 	}
 	if _, err := r.deleteClaim(ctx, h.claim.Object); err != nil {
-		return fmt.Errorf("taking back claim %s: %w", klog.KObj(h.claim), err)
+		return fmt.Errorf("giving up claim %s: %w", klog.KObj(h.claim), err)
 	}
 	return nil
 }
