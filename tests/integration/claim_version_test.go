@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +24,29 @@ func TestClaimAPIOfAnOlderClusterAPIIsServed(t *testing.T) {
 	t.Parallel()
 	env := ownEnvironment(t, harness.Options{WithoutMetal3: true, ClaimVersion: "v1beta1"}, 2)
 
+	t.Run("by the policy for pools of all namespaces", func(t *testing.T) {
+		s := newScene(t, env)
+		if err := env.ApplyFolder(t.Context(), "deploy", "tenancy"); err != nil {
+			t.Fatal(err)
+		}
+		pool := harness.GlobalInClusterPool(s.ns, harness.InClusterAddresses("10.16.68.10"))
+		harness.WithAnnotation(ipam.UsedByAnnotation, "team-a")(pool)
+		s.createGlobal(pool)
+		claim := oldObject("IPAddressClaim", s.ns, "by-hand")
+		claim.Object["spec"] = map[string]any{"poolRef": map[string]any{
+			"apiGroup": "ipam.cluster.x-k8s.io", "kind": harness.GlobalInClusterPoolKind, "name": pool.GetName(),
+		}}
+		s.eventually("the pool to be closed", func(ctx context.Context) error {
+			err := s.env.Client.Create(ctx, claim.DeepCopy(), client.DryRunAll)
+			if err == nil {
+				return errors.New("a claim would be admitted")
+			}
+			if !strings.Contains(err.Error(), "is not for namespace") {
+				return fmt.Errorf("a claim is refused otherwise: %w", err)
+			}
+			return nil
+		})
+	})
 	t.Run("with an address", func(t *testing.T) {
 		s := newScene(t, env)
 		s.inClusterPool(harness.InClusterWith(harness.WithAnnotation(nameservers, "10.16.57.10")))

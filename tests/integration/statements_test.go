@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -180,6 +182,57 @@ func TestGatewayAnnotationThatIsNotUnderstoodIsDenied(t *testing.T) {
 		`it has 0 (networkName "VM Network")`, harness.WithPool(harness.DefaultPool), harness.WithAnnotation("gateway.capv-static-ip.dev/7", noGateway))
 
 	s.expectNoClaims()
+}
+
+func TestUpdateOfADeviceWithoutAGatewayGivesItNone(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f)
+		s.create(s.asks(f, "cp-0", harness.WithAnnotation("gateway.capv-static-ip.dev/0", noGateway)))
+		ip := s.ip("cp-0")
+
+		if _, err := s.update("cp-0", []capvv1.NetworkDeviceSpec{harness.StaticDevice()}); err != nil {
+			t.Fatal(err)
+		}
+
+		if got := s.machine("cp-0").Spec.Network.Devices[0]; s.ip("cp-0") != ip || got.Gateway4 != "" {
+			t.Errorf("the device has %v with gateway %q, want %s without one", got.IPAddrs, got.Gateway4, ip)
+		}
+	})
+}
+
+// A dry run claims nothing, and is told what would deny the machine.
+func TestPoolThatIsNotForAMachineIsWarnedOfInADryRun(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.pool(harness.OfMetal3, harness.WithAnnotation(ipam.NetworksAnnotation, "seg-a"))
+	c, warned := s.warnedClient()
+
+	if err := c.Create(t.Context(), s.pooled("cp-0", harness.WithDevices(onNetwork("seg-b"))), client.DryRunAll); err != nil {
+		t.Fatal(err)
+	}
+
+	warned.expect(s, poolText(harness.OfMetal3)+` is for networks "seg-a" only, and device 0 is on "seg-b": name another pool in `+
+		harness.OfMetal3.AskedBy+`, or correct annotation capv-static-ip.dev/networks of the pool`)
+}
+
+// Nobody waits for a pool of all namespaces by its name who has asked by a bare one.
+func TestGlobalPoolThatIsMadeMakesThoseTryAgainWhomItNames(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Cluster(s.ns, harness.DefaultCluster))
+	owner := s.machineSet("owner")
+	s.refused(harness.Machine(s.ns, "owner-x7k2p", harness.WithPool(s.ns), harness.WithOwner(owner)), "no IPPool and no InClusterIPPool")
+	s.eventually("the refusal on the owner", func(context.Context) error {
+		return s.isWaiting(owner, fmt.Sprintf("IPPool.ipam.metal3.io/%[1]s,InClusterIPPool.ipam.cluster.x-k8s.io/%[1]s", s.ns))
+	})
+	pool := harness.GlobalInClusterPool(s.ns, harness.InClusterAddresses("10.16.67.10-10.16.67.19"))
+	harness.WithAnnotation(ipam.UsedByAnnotation, s.ns)(pool)
+
+	s.createGlobal(pool)
+
+	s.touched(owner)
+	s.create(harness.Machine(s.ns, "owner-b8m4q", harness.WithPool(s.ns), harness.WithOwner(owner)))
 }
 
 // closesPools is about deploy/tenancy: claims that nobody makes for machines.
