@@ -82,10 +82,13 @@ func (al *allocation) poolName() string { return al.pool.Reference.In(al.pool.Ge
 // shortages are what the machine waits for if the pool cannot serve: any of those that
 // may be meant will do.
 func (al *allocation) shortages() []ipam.Shortage {
-	needed := al.countOf(al.want.Pool)
-	shortages := []ipam.Shortage{{Pool: al.want.Pool, Needed: needed}}
-	for _, other := range al.want.AlsoMissing {
-		shortages = append(shortages, ipam.Shortage{Pool: other, Needed: needed})
+	return al.shortagesOf(append([]ipam.PoolReference{al.want.Pool}, al.want.AlsoMissing...))
+}
+
+func (al *allocation) shortagesOf(pools []ipam.PoolReference) []ipam.Shortage {
+	var shortages []ipam.Shortage
+	for _, pool := range pools {
+		shortages = append(shortages, ipam.Shortage{Pool: pool, Needed: al.countOf(al.want.Pool)})
 	}
 	return shortages
 }

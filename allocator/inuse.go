@@ -87,6 +87,18 @@ func (s Search) MachinesIn(ctx context.Context, namespace string, asker types.Na
 	return s.usersIn(ctx, namespace, &capi.VSphereMachine{}, asker, place)
 }
 
+// HasElsewhere tells whether the cache has a machine of another namespace with the
+// address.
+func (s Search) HasElsewhere(ctx context.Context, asker types.NamespacedName, place capi.Place) (bool, error) {
+	machines, err := kube.List(ctx, s.Cache, &capi.VSphereMachine{}, client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return false, fmt.Errorf("listing the machines that have %s: %w", place.IP, err)
+	}
+	return slices.ContainsFunc(machines, func(obj client.Object) bool {
+		return obj.GetNamespace() != asker.Namespace && has(obj.(capi.User), place)
+	}), nil
+}
+
 func (s Search) usersIn(ctx context.Context, namespace string, kind capi.User, asker types.NamespacedName, place capi.Place) ([]User, error) {
 	gvk, err := s.Cache.GroupVersionKindFor(kind)
 	if err != nil {

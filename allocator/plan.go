@@ -35,14 +35,14 @@ func (a *Allocator) planFrom(ctx context.Context, reader client.Reader, attempt 
 			pools[al.want.Pool] = pool
 		}
 		if err := ipam.CheckStatement(pool, al.Machine, al.want); err != nil {
-			return err
+			return ipam.WithShortages(err, al.shortagesOf(al.want.AlsoMissing)...)
 		}
 		al.pool = pool
-		exists, err := claimExists(ctx, reader, al)
+		has, err := hasClaim(ctx, reader, al)
 		if err != nil {
 			return err
 		}
-		if !exists {
+		if !has {
 			fresh[al.want.Pool] = append(fresh[al.want.Pool], al.claim)
 		}
 	}
@@ -70,10 +70,12 @@ func exhausted(pool ipam.Pool, free, needed uint64) error {
 		name, pool.Total-min(free, pool.Total), pool.Total, more), short)
 }
 
-func claimExists(ctx context.Context, reader client.Reader, al *allocation) (bool, error) {
-	err := reader.Get(ctx, al.claimKey(), ipam.EmptyClaim(al.provider))
+// hasClaim tells whether there is a claim already that the request will use, or wait for.
+func hasClaim(ctx context.Context, reader client.Reader, al *allocation) (bool, error) {
+	claim := ipam.EmptyClaim(al.provider)
+	err := reader.Get(ctx, al.claimKey(), claim)
 	if client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("reading claim %s: %w", al.claimKey(), err)
 	}
-	return err == nil, nil
+	return err == nil && !isPassedOver(claim, al), nil
 }

@@ -69,6 +69,19 @@ func TestPoolsMustHaveRoomForAllDevicesTogether(t *testing.T) {
 	}
 }
 
+// The claim that keeps an address aside has a name of the machine's, and is not its own.
+func TestClaimThatIsSetAsideIsNotTheRequests(t *testing.T) {
+	aside := claimNamed("cp-0-0", "one")
+	aside.Labels = map[string]string{ipam.SetAsideLabel: ""}
+	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "one-10-0-0-10"}}
+	address.Spec.Address, address.Spec.Claim.Name, address.Spec.Pool.Name = "10.0.0.10", "cp-0-0", "one"
+	a := played(t, poolOf("one", "10.0.0.10"), aside, address)
+	err := a.Check(t.Context(), wanting("one"))
+	if refusal, ok := ipam.AsRefusal(err); !ok || refusal.Reason != ipam.PoolExhausted {
+		t.Errorf("got %v, want a refusal %s", err, ipam.PoolExhausted)
+	}
+}
+
 // A pool that was made, or that got an address back, a moment ago is not in the cache.
 func TestPoolThatTheCacheRefusesIsAskedAgainOfTheAPIServer(t *testing.T) {
 	a := played(t)

@@ -105,8 +105,9 @@ func (a *Allocator) missing(ctx context.Context, machine ipam.Machine, want ipam
 			return want, err
 		}
 		if _, limited := pool.GetAnnotations()[ipam.UsedByAnnotation]; limited {
-			// Whether it is for this machine is checked as of each pool.
-			want.Pool, want.AlsoMissing = shared, nil
+			// Whether it is for this machine is checked as of each pool. If it is not, one
+			// of those that are missing would do.
+			want.Pool, want.AlsoMissing = shared, missing
 			return want, nil
 		}
 		return want, notMeant(missing, shared, machine.Namespace, want)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -23,33 +24,32 @@ type decision struct {
 	*holding
 	step step
 	wait time.Duration
+	// err is why the step is not taken: what it depends on could not be read.
+	err error
 }
 
 // decideAll decides what is to be done about each holding. After a step that frees,
 // others may have the address, so it is decided upon twice: by the cache, which is
 // cheap and nearly always right, and then by the API server.
-func (r *Reconciler) decideAll(ctx context.Context, s *state) ([]decision, error) {
-	var decisions, freeing []decision
-	for _, h := range s.holdings {
-		first := r.decide(s, h)
-		decisions = append(decisions, first)
-		if first.step.frees() {
-			freeing = append(freeing, first)
+func (r *Reconciler) decideAll(ctx context.Context, s *state) []decision {
+	decisions := make([]decision, len(s.holdings))
+	var freeing []*decision
+	for i, h := range s.holdings {
+		decisions[i] = r.decide(s, h)
+		if decisions[i].step.frees() {
+			freeing = append(freeing, &decisions[i])
 		}
 	}
 	if len(freeing) == 0 {
-		return decisions, nil
+		return decisions
 	}
-	same, err := r.reread(ctx, s, freeing)
-	if err != nil {
-		return nil, err
-	}
-	for i, first := range decisions {
-		if first.step.frees() {
-			decisions[i] = settled(first, r.decide(s, first.holding), same)
+	same := r.reread(ctx, s, freeing)
+	for _, first := range freeing {
+		if first.err == nil {
+			*first = settled(*first, r.decide(s, first.holding), same)
 		}
 	}
-	return decisions, nil
+	return decisions
 }
 
 func (r *Reconciler) decide(s *state, h *holding) decision {
@@ -68,37 +68,50 @@ func settled(first, second decision, same bool) decision {
 }
 
 // reread asks the API server about what is to be freed: for the claims, then for the
-// machine, then for its VMs. That is the order in which they come to be, so what comes in
-// between is not missed. A request stamps its claim before its machine is stored: either
-// the claim has that stamp when it is read here, or the write that follows conflicts. A VM
-// is made for a machine that is stored: if the machine came and went before it is read
-// here, its VM is there afterwards. It tells whether the machine is the one that was
-// observed.
-func (r *Reconciler) reread(ctx context.Context, s *state, freeing []decision) (bool, error) {
-	unsure := slices.DeleteFunc(slices.Clone(freeing), isObservedLive)
-	for _, d := range unsure {
-		if err := r.rereadClaims(ctx, s, d.holding); err != nil {
-			return false, err
+// machine, then for its VMs. A request that uses a claim writes its stamp before the
+// machine is stored. So either the claim read here has that stamp, or the write that
+// follows conflicts; after the machine, a claim could be read that a machine has got
+// in between. A machine has its VM made only when it is there: of one that came and
+// went before the machine is read, the VM shows. It tells whether the machine is the
+// one that was observed. What cannot be read holds up the decisions that need it, and
+// no others.
+func (r *Reconciler) reread(ctx context.Context, s *state, freeing []*decision) (same bool) {
+	same = true
+	var unsure []*decision
+	for _, d := range freeing {
+		if isObservedLive(d) {
+			continue
 		}
+		unsure = append(unsure, d)
+		d.err = r.rereadClaims(ctx, s, d.holding)
 	}
-	same := true
 	if len(unsure) > 0 {
 		now := &state{namespace: s.namespace}
 		if err := r.observeMachine(ctx, s.key(), now, r.live); err != nil {
-			return false, err
+			return unread(freeing, err)
 		}
-		same = now.isSame(s.machineState)
+		same = now.machineState.isSame(s.machineState)
 		for _, d := range unsure {
 			r.observeUse(now, d.holding)
 		}
 	}
-	// For a release, too: CAPV may let go of a machine before its VM is gone.
-	return same, r.observeVMs(ctx, s)
+	if err := r.observeVMs(ctx, s); err != nil {
+		return unread(freeing, err)
+	}
+	return same
+}
+
+// unread has none of these decisions taken.
+func unread(decisions []*decision, err error) bool {
+	for _, d := range decisions {
+		d.err = err
+	}
+	return false
 }
 
 // isObservedLive tells whether a decision was made by what the API server said: a
 // machine that is being deleted is read there before its holdings are collected.
-func isObservedLive(d decision) bool { return d.step == release }
+func isObservedLive(d *decision) bool { return d.step == release }
 
 // rereadClaims reads the claim of a holding again, and the one that its address was
 // made for: another one, or one that the cache does not have yet. The address itself
@@ -109,6 +122,7 @@ func (r *Reconciler) rereadClaims(ctx context.Context, s *state, h *holding) err
 		if h.claim, err = r.liveClaim(ctx, r.providers.OfClaim(h.claim.Object), client.ObjectKeyFromObject(h.claim)); err != nil {
 			return err
 		}
+		h.abandoned = h.abandoned && h.claim != nil && !h.claim.GetDeletionTimestamp().IsZero()
 	}
 	h.madeFor = nil
 	if h.address != nil {
@@ -147,6 +161,10 @@ func (r *Reconciler) observeUse(s *state, h *holding) {
 
 // liveClaim is a claim as the API server has it, nil if it does not exist.
 func (r *Reconciler) liveClaim(ctx context.Context, provider ipam.Provider, key types.NamespacedName) (*ipam.Claim, error) {
+	if key.Name == "" || len(path.IsValidPathSegmentName(key.Name)) > 0 {
+		// An address may name anything as its claim. There is none of such a name.
+		return nil, nil
+	}
 	obj := ipam.EmptyClaim(provider)
 	exists, err := r.exists(ctx, key, obj)
 	if err != nil {

@@ -204,8 +204,10 @@ func TestFactsAreReadAgainInTheOrderInWhichTheyComeToBe(t *testing.T) {
 				reads = []string{"VSphereMachine"}
 			}
 
-			if _, err := r.decideAll(t.Context(), s); err != nil {
-				t.Fatal(err)
+			for _, d := range r.decideAll(t.Context(), s) {
+				if d.err != nil {
+					t.Fatal(d.err)
+				}
 			}
 			if !slices.Equal(reads, test.want) {
 				t.Errorf("it read %v, want %v", reads, test.want)

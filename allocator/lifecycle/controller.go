@@ -77,14 +77,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 // performAll takes each binding its next step, and returns after what time there
 // is another one to take.
 func (r *Reconciler) performAll(ctx context.Context, s *state) (time.Duration, error) {
-	decisions, err := r.decideAll(ctx, s)
-	if err != nil {
-		return 0, err
-	}
 	var requeue time.Duration
 	var errs []error
-	for _, d := range decisions {
+	for _, d := range r.decideAll(ctx, s) {
 		r.checkDevice(ctx, s, d.holding)
+		if d.err != nil {
+			errs = append(errs, &stepError{d.step, d.err})
+			continue
+		}
 		if d.wait > 0 && (requeue == 0 || d.wait < requeue) {
 			requeue = d.wait
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
@@ -266,17 +267,31 @@ func (r *Reconciler) sharedWith(ctx context.Context, key types.NamespacedName, s
 	if err != nil {
 		return "", nil //nolint:nilerr // a machine cannot hold what is not an address
 	}
-	namespace, err := r.namespaceOf(key.Namespace, h.address.Pool)
-	if err != nil {
-		return "", err
-	}
 	place := capi.Place{IP: ip.Unmap(), Network: s.networkOf(ip.Unmap())}
 	search := allocator.Search{Cache: r.client, Live: r.live}
-	machines, err := search.MachinesIn(ctx, namespace, key, place)
+	machines, err := search.MachinesIn(ctx, key.Namespace, key, place)
+	if err == nil && len(machines) == 0 {
+		machines, err = r.machinesBeyond(ctx, search, key, place, h.address.Pool)
+	}
 	if err != nil || len(machines) == 0 {
 		return "", err
 	}
 	return machines[0].Name, nil
+}
+
+// machinesBeyond are those with an address in all namespaces, if the pool has none
+// itself. Which scope a kind of pools has may cost a question, so that it is asked only
+// where there is such a machine.
+func (r *Reconciler) machinesBeyond(ctx context.Context, search allocator.Search, key types.NamespacedName, place capi.Place, pool ipam.PoolReference) ([]allocator.User, error) {
+	elsewhere, err := search.HasElsewhere(ctx, key, place)
+	if err != nil || !elsewhere {
+		return nil, err
+	}
+	namespace, err := r.namespaceOf(key.Namespace, pool)
+	if err != nil || namespace != metav1.NamespaceAll {
+		return nil, err
+	}
+	return search.MachinesIn(ctx, metav1.NamespaceAll, key, place)
 }
 
 // networkOf is the network on which the machine has an address, empty if that is

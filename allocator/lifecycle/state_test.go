@@ -2,13 +2,16 @@ package lifecycle
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -106,5 +109,39 @@ func TestMachinesThatHaveTheSameAddressInOtherNamespacesAreNotRead(t *testing.T)
 
 	if read > 0 {
 		t.Errorf("read %d machines of other namespaces", read)
+	}
+}
+
+// busyMapper answers no question, as one does that is asked too often.
+type busyMapper struct{ meta.RESTMapper }
+
+func (busyMapper) RESTMapping(schema.GroupKind, ...string) (*meta.RESTMapping, error) {
+	return nil, errors.New("asked too often")
+}
+
+type withBusyMapper struct{ client.Client }
+
+func (withBusyMapper) RESTMapper() meta.RESTMapper { return busyMapper{} }
+
+func TestScopeOfAPoolIsOfInterestOnlyWhereAMachineElsewhereHasItsAddress(t *testing.T) {
+	elsewhere := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "other", Name: "m"}}
+	elsewhere.Spec.Network.Devices = []capi.Device{{IPAddrs: []string{"10.0.0.1/24"}}}
+	for name, test := range map[string]struct {
+		others []client.Object
+		asked  bool
+	}{
+		"none has it": {nil, false},
+		"one has it":  {[]client.Object{elsewhere}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := reconciler(t, append(test.others, left(now))...)
+			r.client = withBusyMapper{r.client}
+
+			_, err := r.observe(t.Context(), types.NamespacedName{Namespace: "ns", Name: "cp-0"})
+
+			if asked := err != nil; asked != test.asked {
+				t.Errorf("it was asked: %t (error %v), want %t", asked, err, test.asked)
+			}
+		})
 	}
 }
