@@ -2,7 +2,7 @@
 // stored: it adopts them, holds them while the machine or its VM exists, gives
 // them back afterwards, and reaps what an admission left without a machine.
 //
-// What to do with each binding is decided in decide.go, and what its machine lacks
+// What to do with each binding is decided in decide.go, and what its machine misses
 // of our marks in marks.go, by functions over values; holding.go has what can be
 // asked of these. The rest of the package reads the values and carries the decisions
 // out. Before a step after which others may have an address, confirm.go reads them
