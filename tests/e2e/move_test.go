@@ -190,7 +190,7 @@ func (r *relocation) checkMoved() {
 }
 
 // checkKept waits until all machines hold in the target what they held before,
-// and sees that nothing has happened to their virtual machines.
+// and checks that nothing has happened to their virtual machines.
 func (r *relocation) checkKept() {
 	r.Helper()
 	r.target.eventually(provisioned, "the moved machines to hold their addresses", func(ctx context.Context) error {

@@ -56,7 +56,7 @@ func (s *scene) refusedBy(owner client.Object) (string, bool) {
 	return value, ok
 }
 
-// isWaiting sees that the owner is annotated with what pools do not have.
+// isWaiting checks that the owner is annotated with what pools do not have.
 func (s *scene) isWaiting(owner client.Object, want string) error {
 	s.Helper()
 	if got, ok := s.refusedBy(owner); !ok || got != want {
@@ -65,7 +65,7 @@ func (s *scene) isWaiting(owner client.Object, want string) error {
 	return nil
 }
 
-// isTouched sees that the annotation is gone.
+// isTouched checks that the annotation is gone.
 func (s *scene) isTouched(owner client.Object) error {
 	s.Helper()
 	if got, ok := s.refusedBy(owner); ok {

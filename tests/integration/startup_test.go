@@ -92,7 +92,7 @@ func (e *environment) pids() []int {
 	return pids
 }
 
-// ownerReferencesAreEnforced sees that the API server would stop a manager that
+// ownerReferencesAreEnforced checks that the API server would stop a manager that
 // lacked the right which deploy/ grants for it.
 func ownerReferencesAreEnforced(s *scene) {
 	s.create(harness.Pool(s.ns), s.pooled("cp-0"))
