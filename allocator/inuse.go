@@ -66,12 +66,12 @@ type Search struct {
 
 // Users finds what has an address on a network in this management cluster,
 // whoever put it there: other pools and providers, a hand, a webhook after ours,
-// a restore. The machine that asks is not among them, nor are machines that are
-// done (their VMs are).
-func (s Search) Users(ctx context.Context, asker types.NamespacedName, place capi.Place) ([]User, error) {
+// a restore. Not among them are the excepted machine, which is the one that asks, and
+// machines that are done (their VMs are).
+func (s Search) Users(ctx context.Context, except types.NamespacedName, place capi.Place) ([]User, error) {
 	var found []User
 	for _, kind := range capi.Users() {
-		users, err := s.usersIn(ctx, metav1.NamespaceAll, kind, asker, place)
+		users, err := s.usersIn(ctx, metav1.NamespaceAll, kind, except, place)
 		if err != nil {
 			return nil, err
 		}
@@ -83,23 +83,23 @@ func (s Search) Users(ctx context.Context, asker types.NamespacedName, place cap
 // MachinesIn is Users for the machines of one namespace alone, or of all if that is
 // empty. Those of others are not read: where many networks have the same ranges,
 // there are as many machines with one address.
-func (s Search) MachinesIn(ctx context.Context, namespace string, asker types.NamespacedName, place capi.Place) ([]User, error) {
-	return s.usersIn(ctx, namespace, &capi.VSphereMachine{}, asker, place)
+func (s Search) MachinesIn(ctx context.Context, namespace string, except types.NamespacedName, place capi.Place) ([]User, error) {
+	return s.usersIn(ctx, namespace, &capi.VSphereMachine{}, except, place)
 }
 
 // HasElsewhere tells whether the cache has a machine of another namespace with the
 // address.
-func (s Search) HasElsewhere(ctx context.Context, asker types.NamespacedName, place capi.Place) (bool, error) {
+func (s Search) HasElsewhere(ctx context.Context, except types.NamespacedName, place capi.Place) (bool, error) {
 	machines, err := kube.List(ctx, s.Cache, &capi.VSphereMachine{}, client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("listing the machines that have %s: %w", place.IP, err)
 	}
 	return slices.ContainsFunc(machines, func(obj client.Object) bool {
-		return obj.GetNamespace() != asker.Namespace && has(obj.(capi.User), place)
+		return obj.GetNamespace() != except.Namespace && has(obj.(capi.User), place)
 	}), nil
 }
 
-func (s Search) usersIn(ctx context.Context, namespace string, kind capi.User, asker types.NamespacedName, place capi.Place) ([]User, error) {
+func (s Search) usersIn(ctx context.Context, namespace string, kind capi.User, except types.NamespacedName, place capi.Place) ([]User, error) {
 	gvk, err := s.Cache.GroupVersionKindFor(kind)
 	if err != nil {
 		return nil, fmt.Errorf("finding the kind of what has %s: %w", place.IP, err)
@@ -111,7 +111,7 @@ func (s Search) usersIn(ctx context.Context, namespace string, kind capi.User, a
 	var found []User
 	for _, obj := range objects {
 		_, isMachine := obj.(*capi.VSphereMachine)
-		if isMachine && client.ObjectKeyFromObject(obj) == asker || !has(obj.(capi.User), place) {
+		if isMachine && client.ObjectKeyFromObject(obj) == except || !has(obj.(capi.User), place) {
 			continue
 		}
 		fresh := kind.DeepCopyObject().(capi.User)

@@ -6,7 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-func TestWakeupReachesWhoWaitsForTheClaim(t *testing.T) {
+func TestNotificationReachesWhoWaitsForTheClaim(t *testing.T) {
 	var w notifier
 	mine, other := types.NamespacedName{Name: "mine"}, types.NamespacedName{Name: "other"}
 	first, endFirst := w.subscribe(mine)

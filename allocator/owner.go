@@ -27,9 +27,9 @@ const (
 	// storingTime is what the API server may take to store a machine after the
 	// answer, for the other webhooks and the write.
 	storingTime = 500 * time.Millisecond
-	// settlingTime is for how long a machine that was answered, and cannot be seen,
+	// storedSoon is for how long a machine that was answered, and cannot be seen,
 	// may be on its way to the caches. lookForStored is how often it is looked for.
-	settlingTime  = 4 * storingTime
+	storedSoon    = 4 * storingTime
 	lookForStored = 100 * time.Millisecond
 )
 
@@ -128,7 +128,7 @@ func (a *Allocator) isStored(ctx context.Context, claim ipam.Claim) (bool, error
 			return exists, err
 		}
 	}
-	if stamp, err := ipam.StampOf(claim); err == nil && time.Since(stamp.Time) < settlingTime {
+	if stamp, err := ipam.StampOf(claim); err == nil && time.Since(stamp.Time) < storedSoon {
 		timer := time.NewTimer(storingTime)
 		defer timer.Stop()
 		select {
@@ -197,7 +197,7 @@ func (a *Allocator) unstored(ctx context.Context, al *allocation) (unstored, set
 		case err != nil:
 			return 0, 0, err
 		case exists:
-		case a.underWay.isSettling(key), time.Since(claim.GetCreationTimestamp().Time) < 2*settlingTime:
+		case a.underWay.isSettling(key), time.Since(claim.GetCreationTimestamp().Time) < 2*storedSoon:
 			// When another replica answers is not known here; as a rule soon.
 			settling++
 		default:

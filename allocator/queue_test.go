@@ -21,11 +21,11 @@ func poolNamed(name string) queueKey {
 }
 
 // takeAll takes all turns of a pool, and returns what ends each.
-func takeAll(t *testing.T, turns *queue, pool queueKey) []func() {
+func takeAll(t *testing.T, q *queue, pool queueKey) []func() {
 	t.Helper()
 	var ends []func()
 	for range waitingClaims {
-		waited, end, err := turns.enter(t.Context(), pool)
+		waited, end, err := q.enter(t.Context(), pool)
 		if err != nil || waited {
 			t.Fatalf("a turn on %v is not free: waited %v, %v", pool.key, waited, err)
 		}
@@ -36,12 +36,12 @@ func takeAll(t *testing.T, turns *queue, pool queueKey) []func() {
 
 func TestRequestsClaimFromAPoolInTheOrderOfTheirComing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var turns queue
-		ends := takeAll(t, &turns, poolNamed("pool"))
+		var q queue
+		ends := takeAll(t, &q, poolNamed("pool"))
 		var order []int
 		for i := range 3 {
 			go func() {
-				waited, end, err := turns.enter(t.Context(), poolNamed("pool"))
+				waited, end, err := q.enter(t.Context(), poolNamed("pool"))
 				if err != nil || !waited {
 					t.Errorf("request %d: waited %v, %v", i, waited, err)
 					return
@@ -63,28 +63,28 @@ func TestRequestsClaimFromAPoolInTheOrderOfTheirComing(t *testing.T) {
 		if want := []int{0, 1, 2}; !slices.Equal(order, want) {
 			t.Errorf("requests had their turns in the order %v, want %v", order, want)
 		}
-		if len(turns.pools) > 0 {
-			t.Errorf("%d pools are remembered that nobody waits for", len(turns.pools))
+		if len(q.pools) > 0 {
+			t.Errorf("%d pools are remembered that nobody waits for", len(q.pools))
 		}
 	})
 }
 
 func TestPoolsDoNotWaitForEachOther(t *testing.T) {
-	var turns queue
-	takeAll(t, &turns, poolNamed("busy"))
+	var q queue
+	takeAll(t, &q, poolNamed("busy"))
 
-	takeAll(t, &turns, poolNamed("idle"))
+	takeAll(t, &q, poolNamed("idle"))
 }
 
 func TestRequestThatGivesUpLeavesItsTurnToTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var turns queue
-		ends := takeAll(t, &turns, poolNamed("pool"))
+		var q queue
+		ends := takeAll(t, &q, poolNamed("pool"))
 		ctx, cancel := context.WithCancel(t.Context())
 		gaveUp, served := make(chan error, 1), make(chan error, 1)
 		for ctx, done := range map[context.Context]chan error{ctx: gaveUp, t.Context(): served} {
 			go func() {
-				_, _, err := turns.enter(ctx, poolNamed("pool"))
+				_, _, err := q.enter(ctx, poolNamed("pool"))
 				done <- err
 			}()
 		}
@@ -152,11 +152,11 @@ func TestNamespacesDoNotWaitForEachOtherOnAPoolThatTheyShare(t *testing.T) {
 // A pool that were forgotten earlier would have as many turns again.
 func TestPoolIsRememberedUntilTheLastRequestLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var turns queue
-		ends := takeAll(t, &turns, poolNamed("pool"))
+		var q queue
+		ends := takeAll(t, &q, poolNamed("pool"))
 		next := make(chan func(), 1)
 		go func() {
-			_, end, err := turns.enter(t.Context(), poolNamed("pool"))
+			_, end, err := q.enter(t.Context(), poolNamed("pool"))
 			if err != nil {
 				t.Error(err)
 			}
@@ -169,7 +169,7 @@ func TestPoolIsRememberedUntilTheLastRequestLeaves(t *testing.T) {
 		ctx, giveUp := context.WithCancelCause(t.Context())
 		gaveUp := make(chan error, 1)
 		go func() {
-			waited, _, err := turns.enter(ctx, poolNamed("pool"))
+			waited, _, err := q.enter(ctx, poolNamed("pool"))
 			if !waited {
 				t.Errorf("a request had a turn while %d claims wait", waitingClaims)
 			}
@@ -182,13 +182,13 @@ func TestPoolIsRememberedUntilTheLastRequestLeaves(t *testing.T) {
 		}
 
 		for i, end := range ends {
-			if len(turns.pools) != 1 {
-				t.Errorf("%d pools are remembered while %d requests have a turn, want the pool", len(turns.pools), len(ends)-i)
+			if len(q.pools) != 1 {
+				t.Errorf("%d pools are remembered while %d requests have a turn, want the pool", len(q.pools), len(ends)-i)
 			}
 			end()
 		}
-		if len(turns.pools) > 0 {
-			t.Errorf("%d pools are remembered that nobody waits for", len(turns.pools))
+		if len(q.pools) > 0 {
+			t.Errorf("%d pools are remembered that nobody waits for", len(q.pools))
 		}
 	})
 }

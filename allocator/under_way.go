@@ -43,13 +43,13 @@ func (u *underWay) answer(claim types.NamespacedName) {
 		return
 	}
 	p.answered = time.Now()
-	time.AfterFunc(settlingTime, func() { u.forget(claim) })
+	time.AfterFunc(storedSoon, func() { u.forget(claim) })
 }
 
 func (u *underWay) forget(claim types.NamespacedName) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if p := u.claims[claim]; p != nil && p.requests == 0 && time.Since(p.answered) >= settlingTime {
+	if p := u.claims[claim]; p != nil && p.requests == 0 && time.Since(p.answered) >= storedSoon {
 		delete(u.claims, claim)
 	}
 }

@@ -43,16 +43,21 @@ func Pin(before, after *Machine, held []ipam.Binding, doc Document) (pinned []in
 
 // pinBinding is Pin for one binding and the index of its device.
 func pinBinding(before, after *Machine, b ipam.Binding, i int, doc Document) error {
+	// A device that was taken away is not given back, but the update refused.
 	if i >= len(after.Spec.Network.Devices) {
 		return refuseChange(b, i, "is gone")
 	}
 	held, now := before.Spec.Network.Devices[i], after.Spec.Network.Devices[i]
+	// What makes it another NIC, or gives it addresses from elsewhere, is not mended,
+	// but refused.
 	if change := changed(held, now); change != "" {
 		return refuseChange(b, i, change)
 	}
+	// The device has its address, as it was.
 	if slices.Contains(now.IPAddrs, b.Address.String()) {
 		return nil
 	}
+	// To give the address back here would put it on two devices.
 	if other := after.DeviceWith(b.Address.Addr()); other >= 0 && other != i {
 		return refuseChange(b, i, fmt.Sprintf("has lost its address to device %d", other))
 	}

@@ -61,7 +61,7 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	}
 	claim := r.provider.ReadClaim(obj)
 	if !obj.GetDeletionTimestamp().IsZero() {
-		return reconcile.Result{RequeueAfter: reviewInterval}, r.abandon(ctx, claim)
+		return reconcile.Result{RequeueAfter: reviewInterval}, r.dropIfAbandoned(ctx, claim)
 	}
 	pool, unfit, err := r.engine.IsStillUnfit(ctx, claim, content)
 	if err != nil {
@@ -89,8 +89,9 @@ func (r *reconciler) giveBack(ctx context.Context, claim client.Object, content 
 	return nil
 }
 
-// abandon lets a claim that is being deleted go if its provider does not.
-func (r *reconciler) abandon(ctx context.Context, claim ipam.Claim) error {
+// dropIfAbandoned takes the finalizers off a claim that is being deleted if its
+// provider never will.
+func (r *reconciler) dropIfAbandoned(ctx context.Context, claim ipam.Claim) error {
 	abandoned, err := ipam.Abandons(ctx, r.client, r.live, r.provider, claim)
 	if err != nil || !abandoned {
 		return err

@@ -126,7 +126,7 @@ func (r *Reconciler) rereadClaims(ctx context.Context, s *state, h *holding) err
 	}
 	h.madeFor = nil
 	if h.address != nil {
-		provider, key := r.providers.OfAddress(h.address.Object), machineKey(h.address, h.address.Claim)
+		provider, key := r.providers.OfAddress(h.address.Object), keyIn(h.address, h.address.Claim)
 		if h.claim != nil && h.claim.GetName() == key.Name && r.providers.OfClaim(h.claim.Object).Name() == provider.Name() {
 			h.madeFor = h.claim
 		} else if h.madeFor, err = r.liveClaim(ctx, provider, key); err != nil {

@@ -66,7 +66,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		requeue = providerRetry
 	}
 	if err := r.removeMachineFinalizer(ctx, s); err != nil {
-		return result(ctx, fmt.Errorf("letting go of VSphereMachine %s: %w", req.NamespacedName, err))
+		return result(ctx, fmt.Errorf("removing our finalizer from VSphereMachine %s: %w", req.NamespacedName, err))
 	}
 	if !s.exists && len(s.holdings) == 0 {
 		r.departures.forget(req.NamespacedName)
@@ -159,6 +159,7 @@ func (r *Reconciler) event(s *state, kind, reason, format string, args ...any) {
 	}
 }
 
-func machineKey(obj client.Object, name string) types.NamespacedName {
+// keyIn is the key of a name in the namespace of an object.
+func keyIn(obj client.Object, name string) types.NamespacedName {
 	return types.NamespacedName{Namespace: obj.GetNamespace(), Name: name}
 }

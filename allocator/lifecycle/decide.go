@@ -13,8 +13,8 @@ const (
 	idle                 step = "idle"
 	adopt                step = "adopt"                  // tie claim and address to the machine
 	protect              step = "protect"                // put our finalizer on the address
-	recreate             step = "recreate"               // make a claim that is missing again, for the same address
-	deleteFailed         step = "delete-failed"          // delete a claim that failed, to make it again
+	recreate             step = "recreate"               // recreate a claim that is missing, for the same address
+	deleteFailed         step = "delete-failed"          // delete a claim that failed, to recreate it
 	report               step = "report"                 // tell that the address is no longer the machine's
 	verify               step = "verify"                 // check that a recreated address is nobody else's
 	note                 step = "note"                   // tell the owner that something refuses its machines
@@ -63,8 +63,8 @@ const (
 	// provider does not look at it any more, even if its address is free by then.
 	failedClaimAge = 30 * time.Second
 
-	// verifyInterval is how often it is looked whether another claim that was made
-	// again for the same address has given way.
+	// verifyInterval is how often it is looked whether another claim that was
+	// recreated for the same address has given way.
 	verifyInterval = 2 * time.Second
 
 	// busyClaims is the number of claims that wait for a provider from which on

@@ -56,7 +56,7 @@ func (r *Reconciler) isStuck(ctx context.Context, s *state, err error) bool {
 	if r.now().Sub(since) < providerPatience {
 		return false
 	}
-	klog.FromContext(ctx).Error(err, "Letting a machine go whose addresses cannot be given back now")
+	klog.FromContext(ctx).Error(err, "Removing our finalizer from a machine whose addresses cannot be given back now")
 	r.event(s, corev1.EventTypeWarning, "AddressKept",
 		"The addresses of this machine cannot be given back now, because their IPAM provider cannot be written to: they stay taken until it can")
 	return true

@@ -208,7 +208,7 @@ func departed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.departed 
 func offDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.offDevice = true }
 func onDevice(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.onDevice = true }
 func placed(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)    { h.placed = true }
-func rebuilt(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
+func recreated(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {
 	kube.SetAnnotation(c, ipam.RecreatedAnnotation, "10.0.0.1")
 }
 func named(_ *holding, c *ipamv1.IPClaim, _ *ipamv1.IPAddress) {

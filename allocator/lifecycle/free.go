@@ -140,10 +140,10 @@ func (r *Reconciler) deleteStray(ctx context.Context, h *holding) error {
 		return client.IgnoreNotFound(err)
 	}
 	if err := kube.DeleteAsRead(ctx, r.client, h.address.Object); err != nil {
-		return fmt.Errorf("discarding address %s: %w", klog.KObj(h.address), err)
+		return fmt.Errorf("deleting address %s: %w", klog.KObj(h.address), err)
 	}
 	strayAddressesDeleted.Inc()
-	klog.FromContext(ctx).Info("Discarded an address that the provider had lost", "address", klog.KObj(h.address), "claim", h.address.Claim)
+	klog.FromContext(ctx).Info("Deleted an address that the provider had lost", "address", klog.KObj(h.address), "claim", h.address.Claim)
 	return nil
 }
 

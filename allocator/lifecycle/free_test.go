@@ -130,7 +130,7 @@ func TestAddressThatWasLeftBehindStaysOnlyIfItsMachineWasMoved(t *testing.T) {
 
 // An address that no machine was ever stored with is of no use to anybody. When it
 // was made is the API server's word.
-func TestAddressOfAMachineThatNeverCameIsDiscardedByTheLeadersOwnClock(t *testing.T) {
+func TestAddressOfAMachineThatNeverCameIsDeletedByTheLeadersOwnClock(t *testing.T) {
 	for name, created := range map[string]time.Time{"long ago": now.Add(-time.Hour), "in the future": now.Add(time.Hour)} {
 		t.Run(name, func(t *testing.T) {
 			address := left(created)
@@ -142,7 +142,7 @@ func TestAddressOfAMachineThatNeverCameIsDiscardedByTheLeadersOwnClock(t *testin
 			}
 
 			if !exists(now) || !exists(now.Add(r.grace-time.Second)) {
-				t.Fatal("it was discarded before this leader had seen it for the grace period")
+				t.Fatal("it was deleted before this leader had seen it for the grace period")
 			}
 			if exists(now.Add(r.grace)) {
 				t.Errorf("it has the finalizers %v after the grace period, want it gone", address.Finalizers)

@@ -87,7 +87,7 @@ func (r *Reconciler) machinesOn(ctx context.Context, vm *capi.VSphereVM) []types
 			}
 			for _, obj := range objects {
 				if name := machineOf(obj); name != "" {
-					machines = append(machines, machineKey(vm, name))
+					machines = append(machines, keyIn(vm, name))
 				}
 			}
 		}

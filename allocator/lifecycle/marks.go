@@ -17,11 +17,11 @@ type marking struct {
 	// lost is a binding that has lost its claim, and found the holding in which that came
 	// back under another name. There may be more, which come next.
 	lost, found *holding
-	// rewrite says that the annotation lacks a binding, or the machine our finalizer.
+	// rewrite says that the annotation misses a binding, or the machine our finalizer.
 	rewrite bool
 }
 
-// decideMarks decides what a machine lacks of our marks. It is asked before anything
+// decideMarks decides which of our marks a machine misses. It is asked before anything
 // is decided about its bindings, since those are known by the marks.
 func decideMarks(s *state) marking {
 	if !s.exists || s.deleting || s.moving {
@@ -37,13 +37,13 @@ func decideMarks(s *state) marking {
 			break
 		}
 	}
-	todo.rewrite = slices.ContainsFunc(s.holdings, func(h *holding) bool { return h != todo.found && s.lacksMarks(h) })
+	todo.rewrite = slices.ContainsFunc(s.holdings, func(h *holding) bool { return h != todo.found && s.missesMarks(h) })
 	return todo
 }
 
-// lacksMarks tells whether a binding is missing in the annotation, as far as claim and
+// missesMarks tells whether a binding is missing in the annotation, as far as claim and
 // address say, or is there while our finalizer is not on the machine.
-func (s *state) lacksMarks(h *holding) bool {
+func (s *state) missesMarks(h *holding) bool {
 	switch {
 	case h.paused || h.isOfEarlierMachine(s.machineState):
 		return false

@@ -10,7 +10,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-func TestMarksThatALivingMachineLacks(t *testing.T) {
+func TestMarksThatALivingMachineMisses(t *testing.T) {
 	moving := living()
 	moving.moving = true
 	// back is the claim of another name, marked for the machine, with the address that it

@@ -18,9 +18,9 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// recreate makes a claim again that others deleted while the machine lives, or
-// that was lost in a move or a restore. The claim gets the very address that the
-// machine has: it asks for it, or its address is there before it.
+// recreate makes a claim anew that others deleted while the machine lives, or that
+// was lost in a move or a restore. The claim gets the very address that the machine
+// has: it asks for it, or its address is there before it.
 func (r *Reconciler) recreate(ctx context.Context, s *state, h *holding) error {
 	uses, err := r.confirmUse(ctx, s, h.annotated)
 	if err != nil || !uses {
@@ -46,7 +46,7 @@ func (r *Reconciler) recreate(ctx context.Context, s *state, h *holding) error {
 		if apierrors.IsAlreadyExists(err) {
 			return nil
 		}
-		return fmt.Errorf("making claim %s again: %w", klog.KObj(claim), err)
+		return fmt.Errorf("recreating claim %s: %w", klog.KObj(claim), err)
 	}
 	if !h.placed {
 		r.tellRecreated(ctx, s, claim, b)
@@ -56,8 +56,8 @@ func (r *Reconciler) recreate(ctx context.Context, s *state, h *holding) error {
 
 func (r *Reconciler) tellRecreated(ctx context.Context, s *state, claim client.Object, b *ipam.Binding) {
 	claimsRecreated.Inc()
-	klog.FromContext(ctx).Info("Made a claim again that was missing", "claim", klog.KObj(claim), "address", b.Address)
-	r.event(s, corev1.EventTypeNormal, "ClaimRecreated", "Claim %s was missing; made it again for %s", claim.GetName(), b.Address)
+	klog.FromContext(ctx).Info("Recreated a claim that was missing", "claim", klog.KObj(claim), "address", b.Address)
+	r.event(s, corev1.EventTypeNormal, "ClaimRecreated", "Claim %s was missing; recreated it for %s", claim.GetName(), b.Address)
 }
 
 // place makes the address object of a claim that is to be recreated, unless the
@@ -89,9 +89,9 @@ func (r *Reconciler) place(ctx context.Context, s *state, h *holding) (bool, err
 		// It is the same one, which the cache does not have yet, or is in the way.
 		return r.isPlaced(ctx, s, h, address)
 	case err != nil:
-		return false, fmt.Errorf("making address %s again: %w", klog.KObj(address), err)
+		return false, fmt.Errorf("recreating address %s: %w", klog.KObj(address), err)
 	}
-	klog.FromContext(ctx).Info("Made an address again that was missing", "address", klog.KObj(address), "ip", h.annotated.Address)
+	klog.FromContext(ctx).Info("Recreated an address that was missing", "address", klog.KObj(address), "ip", h.annotated.Address)
 	return true, nil
 }
 
@@ -188,7 +188,7 @@ func (r *Reconciler) losesTo(ctx context.Context, h *holding, other ipam.Address
 	// The mark on the other claim is asked for again: if the cache still shows it while the
 	// other one has been verified, neither would give way.
 	claim := ipam.EmptyClaim(r.providers.For(other.Pool))
-	exists, err := r.exists(ctx, machineKey(other, other.Claim), claim)
+	exists, err := r.exists(ctx, keyIn(other, other.Claim), claim)
 	if err != nil {
 		return false, fmt.Errorf("reading claim %s: %w", other.Claim, err)
 	}

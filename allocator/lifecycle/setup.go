@@ -44,11 +44,11 @@ func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventR
 		grace:     grace,
 		now:       time.Now,
 	}
-	machines, err := controller.New("release", mgr, controller.Options{
+	machines, err := controller.New("lifecycle", mgr, controller.Options{
 		Reconciler: r, MaxConcurrentReconciles: workers, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: kube.Logger(mgr, "VSphereMachine"),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("adding the release controller: %w", err)
+		return nil, fmt.Errorf("adding the lifecycle controller: %w", err)
 	}
 	return r.sources(machines, mgr.GetCache()), nil
 }
@@ -112,7 +112,7 @@ func watch(c controller.Controller, from cache.Cache, kind client.Object, machin
 		if !obj.GetDeletionTimestamp().IsZero() {
 			after = 0
 		}
-		q.AddAfter(reconcile.Request{NamespacedName: machineKey(obj, name)}, after)
+		q.AddAfter(reconcile.Request{NamespacedName: keyIn(obj, name)}, after)
 	}
 	events := handler.Funcs{
 		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
@@ -123,7 +123,7 @@ func watch(c controller.Controller, from cache.Cache, kind client.Object, machin
 			enqueue(q, e.ObjectNew, batchDelay)
 		},
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			gone(machineKey(e.Object, machineOf(e.Object)), e.Object)
+			gone(keyIn(e.Object, machineOf(e.Object)), e.Object)
 			enqueue(q, e.Object, 0)
 		},
 	}
@@ -168,7 +168,7 @@ func (r *Reconciler) machinesOfCluster(ctx context.Context, cluster client.Objec
 		}
 		for _, obj := range objects {
 			if name := kind.machineOf(obj); name != "" {
-				requests = append(requests, reconcile.Request{NamespacedName: machineKey(obj, name)})
+				requests = append(requests, reconcile.Request{NamespacedName: keyIn(obj, name)})
 			}
 		}
 	}

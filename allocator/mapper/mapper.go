@@ -19,12 +19,13 @@ import (
 )
 
 const (
-	// remembered is how long a kind that is not served is not asked for again.
-	remembered = time.Minute
+	// missTime is for how long a kind that is not served is not asked for again.
+	missTime = time.Minute
 	// discoveryDelay is the time after a change of what is served in which a kind that
-	// is not is asked for again soon: an API that is defined is not served at once.
-	discoveryDelay = 10 * time.Second
-	soon           = 500 * time.Millisecond
+	// is not is asked for after missTimeAfterChange already: an API that is defined is
+	// not served at once.
+	discoveryDelay      = 10 * time.Second
+	missTimeAfterChange = 500 * time.Millisecond
 	// maxMisses bounds the kinds that are remembered.
 	maxMisses = 1000
 	// Limits of the questions for kinds that were never found.
@@ -114,9 +115,9 @@ func (m *Mapper) remember(key string, err error) {
 	if len(m.misses) >= maxMisses {
 		maps.DeleteFunc(m.misses, func(_ string, known miss) bool { return !now.Before(known.until) })
 	}
-	until := now.Add(remembered)
+	until := now.Add(missTime)
 	if now.Sub(m.changed) < discoveryDelay {
-		until = now.Add(soon)
+		until = now.Add(missTimeAfterChange)
 	}
 	if len(m.misses) < maxMisses {
 		m.misses[key] = miss{until: until, err: err}

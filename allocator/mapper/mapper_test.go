@@ -50,7 +50,7 @@ func TestKindThatIsNotServedIsAskedForOnceAMinute(t *testing.T) {
 	if asked.asked != 1 {
 		t.Errorf("asked %d times, want once", asked.asked)
 	}
-	pass(remembered)
+	pass(missTime)
 	asked.err = nil
 	if _, err := m.RESTMapping(pool, "v1"); err != nil {
 		t.Errorf("a minute later, got %v", err)
@@ -66,7 +66,7 @@ func TestKindThatIsServedNowIsFound(t *testing.T) {
 		t.Error("found a kind that is not served yet")
 	}
 	asked.err = nil
-	pass(soon)
+	pass(missTimeAfterChange)
 	if _, err := m.RESTMapping(pool); err != nil {
 		t.Errorf("got %v", err)
 	}

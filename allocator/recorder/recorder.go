@@ -35,11 +35,12 @@ const (
 	namespaceBurst = 50
 	// maxQueued bounds the Events that wait to be stored.
 	maxQueued = 500
-	// quiet is the time in which a repeated Event is only counted.
-	quiet = time.Minute
-	// maxRemembered and remembered bound what is known of Events that were made.
+	// storeInterval is the least time between two writes of one Event: what is repeated
+	// meanwhile is only counted.
+	storeInterval = time.Minute
+	// maxRemembered and rememberedFor bound what is known of Events that were made.
 	maxRemembered = 1000
-	remembered    = 10 * time.Minute
+	rememberedFor = 10 * time.Minute
 )
 
 // key tells Events apart: those with the same one are a series.
@@ -121,7 +122,7 @@ func (r *Recorder) Eventf(regarding, related runtime.Object, eventType, reason, 
 	if s != nil {
 		s.count++
 		s.seen = now
-		if now.Sub(s.queued) < quiet {
+		if now.Sub(s.queued) < storeInterval {
 			return
 		}
 	}
@@ -155,7 +156,7 @@ func referenceTo(scheme *runtime.Scheme, obj runtime.Object) (corev1.ObjectRefer
 
 // find is the series of the key, nil if there is none or it was forgotten.
 func (r *Recorder) find(k key, now time.Time) *series {
-	if len(r.young) >= maxRemembered || now.Sub(r.turned) >= remembered {
+	if len(r.young) >= maxRemembered || now.Sub(r.turned) >= rememberedFor {
 		r.old, r.young, r.turned = r.young, map[key]*series{}, now
 	}
 	if s := r.young[k]; s != nil {

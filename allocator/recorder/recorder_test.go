@@ -94,7 +94,7 @@ func TestRepeatedEventIsCountedOnceAMinute(t *testing.T) {
 		if event := s.stored()["md: no"]; event.Series != nil {
 			t.Errorf("it was written again at once: %+v", event.Series)
 		}
-		time.Sleep(quiet)
+		time.Sleep(storeInterval)
 		s.say("ns", "md", "no")
 		if event := s.stored()["md: no"]; event.Series == nil || event.Series.Count != 11 || time.Since(event.Series.LastObservedTime.Time) > time.Second {
 			t.Errorf("got the series %+v, want 11, just now", event.Series)
@@ -103,7 +103,7 @@ func TestRepeatedEventIsCountedOnceAMinute(t *testing.T) {
 		if err := s.c.Delete(t.Context(), &event); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(quiet)
+		time.Sleep(storeInterval)
 		s.say("ns", "md", "no")
 		if event := s.stored()["md: no"]; event.Series == nil || event.Series.Count != 12 {
 			t.Errorf("the event that had expired is now %+v, want the 12th of its series", event)
@@ -116,7 +116,7 @@ func TestEventThatCouldNotBeStoredIsStoredNextTime(t *testing.T) {
 		*err = errors.New("the API server is away")
 		s.start()
 		s.say("ns", "md", "no")
-		time.Sleep(quiet / 2) // the tries are over
+		time.Sleep(storeInterval / 2) // the tries are over
 		*err = nil
 		s.say("ns", "md", "no")
 		if len(s.stored()) != 1 {
@@ -165,9 +165,9 @@ func TestWhatIsRememberedIsForgotten(t *testing.T) {
 		if known := len(s.young) + len(s.old); known > 2*maxRemembered {
 			t.Errorf("%d are remembered", known)
 		}
-		time.Sleep(2 * remembered)
+		time.Sleep(2 * rememberedFor)
 		say("last")
-		time.Sleep(2 * remembered)
+		time.Sleep(2 * rememberedFor)
 		say("last")
 		if known := len(s.young) + len(s.old); known > 2 {
 			t.Errorf("%d are remembered, want the last", known)

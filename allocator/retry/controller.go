@@ -41,12 +41,12 @@ const (
 // CAPI does after a touch costs more than the touch.
 const (
 	// Reads of pools that are not watched, for one namespace and for all.
-	readsOfOne, readsBurstOfOne = 2, 10
-	reads, readsBurst           = 20, 40
+	namespaceReadsPerSecond, namespaceReadsBurst = 2, 10
+	readsPerSecond, readsBurst                   = 20, 40
 	// Touches, which leave CAPI the time to make what it is to try.
-	touches, touchesBurst = 20, 20
-	// later is when a touch comes that would be too many now.
-	later = 250 * time.Millisecond
+	touchesPerSecond, touchesBurst = 20, 20
+	// touchDelay is for how long a touch that would be too many now is put off.
+	touchDelay = 250 * time.Millisecond
 )
 
 // pools is what is needed of IPAM.
@@ -87,8 +87,8 @@ func newReconciler(p pools, c client.Client) *reconciler {
 	return &reconciler{
 		pools: p, client: c, now: time.Now, watched: map[schema.GroupKind]bool{},
 		records: map[poolKey]*record{}, rounds: map[string]*round{},
-		readsOfOne: limit.NewPerNamespace(readsOfOne, readsBurstOfOne),
-		reads:      rate.NewLimiter(reads, readsBurst), touches: rate.NewLimiter(touches, touchesBurst),
+		readsOfOne: limit.NewPerNamespace(namespaceReadsPerSecond, namespaceReadsBurst),
+		reads:      rate.NewLimiter(readsPerSecond, readsBurst), touches: rate.NewLimiter(touchesPerSecond, touchesBurst),
 	}
 }
 
@@ -197,7 +197,7 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool ipam.Pool, own
 	var errs []error
 	for _, w := range due {
 		if !r.touches.AllowN(now, 1) {
-			return later, errors.Join(errs...)
+			return touchDelay, errors.Join(errs...)
 		}
 		if err := r.touch(ctx, byUID[w.uid], pool.Reference.String()); err != nil {
 			errs = append(errs, err)

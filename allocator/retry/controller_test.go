@@ -172,10 +172,10 @@ func TestReadsOfPoolsThatAreNotWatchedAreBounded(t *testing.T) {
 			t.Fatalf("got %+v, %v", result, err)
 		}
 	}
-	if reads != readsBurstOfOne {
-		t.Errorf("%d reads for one namespace, want %d", reads, readsBurstOfOne)
+	if reads != namespaceReadsBurst {
+		t.Errorf("%d reads for one namespace, want %d", reads, namespaceReadsBurst)
 	}
-	if _, err := r.Reconcile(t.Context(), poolKey{ref, "b"}); err != nil || reads != readsBurstOfOne+1 {
+	if _, err := r.Reconcile(t.Context(), poolKey{ref, "b"}); err != nil || reads != namespaceReadsBurst+1 {
 		t.Errorf("%d reads, %v: another namespace has to wait", reads, err)
 	}
 }
@@ -232,8 +232,8 @@ func TestManyOwnersAreTouchedByAndBy(t *testing.T) {
 	}
 	patrolAt(t, r, 0, "a")
 	for _, want := range []int{2*atOnce + 1, atOnce + 1, atOnce + 1} { // then there have been too many
-		if wait := patrolAt(t, r, firstInterval, "a"); wait != later || left() != want {
-			t.Errorf("%d are left, looks again after %s; want %d and %s", left(), wait, want, later)
+		if wait := patrolAt(t, r, firstInterval, "a"); wait != touchDelay || left() != want {
+			t.Errorf("%d are left, looks again after %s; want %d and %s", left(), wait, want, touchDelay)
 		}
 	}
 	patrolAt(t, r, firstInterval+time.Second, "a")

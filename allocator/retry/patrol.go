@@ -33,7 +33,7 @@ func (r *reconciler) patrol(ctx context.Context, namespace string) (reconcile.Re
 			errs = append(errs, err)
 		case heldUp: // what ends that is watched
 		case touched == atOnce, !r.touches.AllowN(now, 1):
-			return reconcile.Result{RequeueAfter: later}, errors.Join(errs...)
+			return reconcile.Result{RequeueAfter: touchDelay}, errors.Join(errs...)
 		default:
 			touched++
 			if err := r.touch(ctx, &owners[i], "it is time"); err != nil {

@@ -17,7 +17,7 @@ func reference(name string) ipam.PoolReference {
 
 func shortageOf(name string) Obstacle { return Obstacle{Pool: reference(name)} }
 
-func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
+func TestShortagesAreReadAsTheyWereWritten(t *testing.T) {
 	for name, test := range map[string]struct {
 		annotation string
 		want       Shortages
@@ -49,10 +49,10 @@ func TestLacksAreReadAsTheyWereWritten(t *testing.T) {
 }
 
 // However refusals come in turn, what is written comes to an end.
-func TestLacksOfOneOwnerConverge(t *testing.T) {
+func TestShortagesOfOneOwnerConverge(t *testing.T) {
 	shortages := Shortages{}
-	turns := []ipam.Shortage{{Pool: reference("a"), Needed: 2}, {Pool: reference("b"), Needed: 1}, {Pool: reference("a"), Needed: 1}}
-	for _, short := range turns {
+	refused := []ipam.Shortage{{Pool: reference("a"), Needed: 2}, {Pool: reference("b"), Needed: 1}, {Pool: reference("a"), Needed: 1}}
+	for _, short := range refused {
 		shortages.Add(Obstacle{Pool: short.Pool}, short.Needed)
 	}
 	want := shortages.String()
@@ -60,7 +60,7 @@ func TestLacksOfOneOwnerConverge(t *testing.T) {
 		t.Errorf("got %q", want)
 	}
 	for range 3 {
-		for _, short := range turns {
+		for _, short := range refused {
 			shortages.Add(Obstacle{Pool: short.Pool}, short.Needed)
 			if got := shortages.String(); got != want {
 				t.Fatalf("it changed to %q", got)
@@ -70,7 +70,7 @@ func TestLacksOfOneOwnerConverge(t *testing.T) {
 }
 
 // Whoever may write an owner can write anything there.
-func TestLacksThatAreReadAreBounded(t *testing.T) {
+func TestShortagesThatAreReadAreBounded(t *testing.T) {
 	var entries []string
 	for i := range 5000 {
 		entries = append(entries, fmt.Sprintf("Kind%d.example.org/a", i))
@@ -80,7 +80,7 @@ func TestLacksThatAreReadAreBounded(t *testing.T) {
 	}
 }
 
-func TestLackThatFindsNoRoomIsWaitedFor(t *testing.T) {
+func TestShortageThatFindsNoRoomIsWaitedFor(t *testing.T) {
 	shortages := Shortages{}
 	for i := range maxShortages {
 		shortages.Add(shortageOf(fmt.Sprint(i)), 1)

@@ -75,7 +75,7 @@ func newMapper(config *rest.Config, httpClient *http.Client) (meta.RESTMapper, e
 	return mapper.New(dynamic), nil
 }
 
-// newManager wires webhook, allocator and release controller. The returned
+// newManager wires webhook, allocator and the controllers. The returned
 // function ends the cache, which outlives the manager so that requests in
 // flight see their claims bound while the manager drains.
 func newManager(ctx context.Context, config *rest.Config, opts *options) (manager.Manager, context.CancelFunc, error) {
@@ -220,7 +220,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	releaseSources, err := lifecycle.Setup(mgr, providers, events, refusals, opts.orphanGracePeriod)
+	lifecycleSources, err := lifecycle.Setup(mgr, providers, events, refusals, opts.orphanGracePeriod)
 	if err != nil {
 		return nil, err
 	}
@@ -238,7 +238,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
 		slices.Concat(alloc.Sources(), webhook.Sources(mgr.GetScheme())),
-		slices.Concat(releaseSources, poolSources, retrySources, asideSources))
+		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources))
 	if err != nil {
 		return nil, err
 	}

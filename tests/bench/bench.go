@@ -271,7 +271,7 @@ func (b *bench) isCalled(ctx context.Context) (bool, error) {
 	return false, b.client.Delete(ctx, probe)
 }
 
-// isEmpty sees that nothing is left of the measurements before.
+// isEmpty checks that nothing is left of the measurements before.
 func (b *bench) isEmpty(ctx context.Context) error {
 	return harness.Eventually(ctx, harness.Soon, "everything to be removed", func(ctx context.Context) error {
 		machines, claims, addresses := &capvv1.VSphereMachineList{}, &ipamv1.IPClaimList{}, &ipamv1.IPAddressList{}

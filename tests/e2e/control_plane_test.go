@@ -178,7 +178,7 @@ func (s *scene) firstOf(stored <-chan *capvv1.VSphereMachine) *capvv1.VSphereMac
 }
 
 // controlPlaneNodes waits until all machines have virtual machines that run, and
-// sees that they hold the addresses that these have.
+// checks that they hold the addresses that these have.
 func (s *scene) controlPlaneNodes(count int) {
 	s.Helper()
 	nodes, err := s.stack.AwaitControlPlane(s.Context(), s.ns, count, provisioned)

@@ -20,7 +20,7 @@ import (
 	"capv-static-ip.dev/tests/stack"
 )
 
-// allHeld sees that each machine holds the addresses that it had before, see held.
+// allHeld checks that each machine holds the addresses that it had before, see held.
 func (s *scene) allHeld(ctx context.Context, nodes []stack.Node) error {
 	var errs []error
 	for _, node := range nodes {
@@ -31,7 +31,7 @@ func (s *scene) allHeld(ctx context.Context, nodes []stack.Node) error {
 	return errors.Join(errs...)
 }
 
-// held sees that a machine holds the addresses of its devices: for each there is
+// held checks that a machine holds the addresses of its devices: for each there is
 // a claim that is the machine's and an address that answers it and is protected.
 func (s *scene) held(ctx context.Context, was *capvv1.VSphereMachine) error {
 	machine := &capvv1.VSphereMachine{}
@@ -142,7 +142,7 @@ func (s *scene) objects(ctx context.Context, kind client.Object) ([]metav1.Parti
 	return list.Items, err
 }
 
-// refused sees that an event in the namespace says why a machine was refused.
+// refused checks that an event in the namespace says why a machine was refused.
 func (s *scene) refused(ctx context.Context, why string) error {
 	events := &corev1.EventList{}
 	if err := s.stack.Plane.Client.List(ctx, events, client.InNamespace(s.ns)); err != nil {

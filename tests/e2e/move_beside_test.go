@@ -38,10 +38,10 @@ func TestMoveBesideAMachineThatIsRefusedAfterItsAddressWasGiven(t *testing.T) {
 		if err := along(); err != nil {
 			t.Error(err)
 		}
-		r.seeKept()
-		r.seeNothingLeft()
-		r.seeNewMachineOnTheFreeAddress()
-		r.seeReleased()
+		r.checkKept()
+		r.checkNothingLeft()
+		r.checkNewMachineOnTheFreeAddress()
+		r.checkReleased()
 	})
 }
 
@@ -85,7 +85,7 @@ func TestMoveBesideCreatesThatAreUnderWay(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
 		r := newRelocation(t, by, added, movable(by)...)
 		r.scale(r.workers, relocated+added)
-		r.seeClaimsOfMore()
+		r.checkClaimsOfMore()
 
 		if !r.moveBegins() {
 			r.before = r.nodes(r.workers)
@@ -94,9 +94,9 @@ func TestMoveBesideCreatesThatAreUnderWay(t *testing.T) {
 			r.move()
 		}
 
-		r.seeKept()
-		r.seeNothingLeft()
-		r.seeAll(relocated + added)
+		r.checkKept()
+		r.checkNothingLeft()
+		r.checkAll(relocated + added)
 	})
 }
 
@@ -106,11 +106,11 @@ func TestMoveBesideAScaleUp(t *testing.T) {
 
 		r.moveAndScaleUp("Pausing the source cluster")
 
-		r.seeKept()
-		r.seeNothingLeft()
+		r.checkKept()
+		r.checkNothingLeft()
 		// Again, in case that clusterctl had read the MachineDeployment before.
 		r.target.scale(r.workers, relocated+added)
-		r.seeAll(relocated + added)
+		r.checkAll(relocated + added)
 	})
 }
 
@@ -145,12 +145,12 @@ func (r *relocation) moveAndScaleUp(said string) {
 	if err := errors.Join(err, scaling); err != nil {
 		r.Fatal(err)
 	}
-	r.seeMoved()
+	r.checkMoved()
 }
 
-// seeClaimsOfMore waits until a claim is there for one of the machines that are
+// checkClaimsOfMore waits until a claim is there for one of the machines that are
 // added.
-func (r *relocation) seeClaimsOfMore() {
+func (r *relocation) checkClaimsOfMore() {
 	r.Helper()
 	r.eventually(harness.Soon, "a claim for a new machine", func(ctx context.Context) error {
 		claims := 0
@@ -175,7 +175,7 @@ func (r *relocation) moveBegins() bool {
 	r.Helper()
 	r.step("moving")
 	if _, err := r.stack.Move(r.Context(), r.ns, r.target.stack); err == nil {
-		r.seeMoved()
+		r.checkMoved()
 		return true
 	}
 	cluster := &clusterv1.Cluster{}
@@ -191,8 +191,8 @@ func (r *relocation) moveBegins() bool {
 	return false
 }
 
-// seeAll waits until all machines that are wanted hold addresses in the target.
-func (r *relocation) seeAll(wanted int) {
+// checkAll waits until all machines that are wanted hold addresses in the target.
+func (r *relocation) checkAll(wanted int) {
 	r.Helper()
 	nodes := r.target.nodes(r.workers)
 	if len(nodes) != wanted {
@@ -201,5 +201,5 @@ func (r *relocation) seeAll(wanted int) {
 	r.target.eventually(harness.Soon, "all machines to hold their addresses", func(ctx context.Context) error {
 		return r.target.allHeld(ctx, nodes)
 	})
-	r.seeVMsUntouched()
+	r.checkVMsUntouched()
 }

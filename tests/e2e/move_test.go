@@ -25,10 +25,10 @@ func TestMovedMachinesKeepTheAddressesOfAnInClusterPool(t *testing.T) {
 
 	r.move()
 
-	r.seeKept()
-	r.seeNothingLeft()
-	r.seeNewMachineOnTheFreeAddress()
-	r.seeReleased()
+	r.checkKept()
+	r.checkNothingLeft()
+	r.checkNewMachineOnTheFreeAddress()
+	r.checkReleased()
 }
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolOfTheirCluster(t *testing.T) {
@@ -37,10 +37,10 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolOfTheirCluster(t *testing.T) 
 
 	r.move()
 
-	r.seeKept()
-	r.seeNothingLeft()
-	r.seeNewMachineOnTheFreeAddress()
-	r.seeReleased()
+	r.checkKept()
+	r.checkNothingLeft()
+	r.checkNewMachineOnTheFreeAddress()
+	r.checkReleased()
 }
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolThatIsToldToMove(t *testing.T) {
@@ -49,10 +49,10 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolThatIsToldToMove(t *testing.T
 
 	r.move()
 
-	r.seeKept()
-	r.seeNothingLeft()
-	r.seeNewMachineOnTheFreeAddress()
-	r.seeReleased()
+	r.checkKept()
+	r.checkNothingLeft()
+	r.checkNewMachineOnTheFreeAddress()
+	r.checkReleased()
 }
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandBeforeTheMove(t *testing.T) {
@@ -63,10 +63,10 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandBeforeTheMove(t *te
 
 	r.move()
 
-	r.seeKept()
-	r.seeNothingLeft()
-	r.seeNewMachineOnTheFreeAddress()
-	r.seeReleased()
+	r.checkKept()
+	r.checkNothingLeft()
+	r.checkNewMachineOnTheFreeAddress()
+	r.checkReleased()
 }
 
 func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandAfterTheMove(t *testing.T) {
@@ -77,13 +77,13 @@ func TestMovedMachinesKeepTheAddressesOfAMetal3PoolMadeByHandAfterTheMove(t *tes
 	// A machine that is wanted before the pool is there waits for it, and then
 	// asks for an address when those that moved do, too.
 	r.grow()
-	r.seeRefused("no IPPool and no InClusterIPPool")
+	r.checkRefused("no IPPool and no InClusterIPPool")
 	r.target.create(r.pool(r.target))
 
-	r.seeKept()
-	r.seeNothingLeft()
-	r.seeNewMachineOnTheFreeAddress()
-	r.seeAddressesStay()
+	r.checkKept()
+	r.checkNothingLeft()
+	r.checkNewMachineOnTheFreeAddress()
+	r.checkAddressesStay()
 }
 
 // ofItsCluster makes a pool of metal3 one of the Cluster, with which it is moved.
@@ -178,20 +178,20 @@ func (r *relocation) move() {
 	if output, err := r.stack.Move(r.Context(), r.ns, r.target.stack); err != nil {
 		r.Fatalf("%v; it said:\n%s", err, output)
 	}
-	r.seeMoved()
+	r.checkMoved()
 }
 
-// seeMoved reads the workers in the target.
-func (r *relocation) seeMoved() {
+// checkMoved reads the workers in the target.
+func (r *relocation) checkMoved() {
 	r.Helper()
 	r.workers.UID, r.workers.ResourceVersion = "", ""
 	r.target.get(r.workers)
 	r.step("moved")
 }
 
-// seeKept waits until all machines hold in the target what they held before,
-// and sees that nothing has happened to their virtual machines.
-func (r *relocation) seeKept() {
+// checkKept waits until all machines hold in the target what they held before,
+// and checks that nothing has happened to their virtual machines.
+func (r *relocation) checkKept() {
 	r.Helper()
 	r.target.eventually(provisioned, "the moved machines to hold their addresses", func(ctx context.Context) error {
 		return r.target.allHeld(ctx, r.before)
@@ -216,11 +216,11 @@ func (r *relocation) seeKept() {
 			r.Errorf("the metadata of virtual machine %s became\n%s\nwant as before the move\n%s", machine.Name, vms[at].Metadata, node.VM.Metadata)
 		}
 	}
-	r.seeVMsUntouched()
+	r.checkVMsUntouched()
 	r.step("the machines hold their addresses in the target")
 }
 
-func (r *relocation) seeVMsUntouched() {
+func (r *relocation) checkVMsUntouched() {
 	r.Helper()
 	events, err := r.events(r.Context())
 	if err != nil {
@@ -234,8 +234,8 @@ func (r *relocation) seeVMsUntouched() {
 	}
 }
 
-// seeNothingLeft waits until nothing of ours is where the Cluster was.
-func (r *relocation) seeNothingLeft() {
+// checkNothingLeft waits until nothing of ours is where the Cluster was.
+func (r *relocation) checkNothingLeft() {
 	r.Helper()
 	r.eventually(harness.Soon, "nothing of ours to be left", func(ctx context.Context) error {
 		_, err := r.left(ctx)
@@ -244,9 +244,9 @@ func (r *relocation) seeNothingLeft() {
 	r.step("nothing of ours is left in the source")
 }
 
-// seeAddressesStay sees that nobody gives back, where the Cluster was, addresses
+// checkAddressesStay checks that nobody gives back, where the Cluster was, addresses
 // of a pool that stayed there: machines use them elsewhere.
-func (r *relocation) seeAddressesStay() {
+func (r *relocation) checkAddressesStay() {
 	r.Helper()
 	err := harness.Consistently(r.Context(), gracePeriod+gracePeriod/4, "addresses stay taken in the source", func(ctx context.Context) error {
 		now, err := r.left(ctx)
@@ -267,8 +267,8 @@ func (r *relocation) grow() {
 	r.target.scale(r.workers, relocated+1)
 }
 
-// seeRefused waits until the owner of the new machine is told why there is none.
-func (r *relocation) seeRefused(why string) {
+// checkRefused waits until the owner of the new machine is told why there is none.
+func (r *relocation) checkRefused(why string) {
 	r.Helper()
 	r.target.eventually(provisioned, "the new machine to be refused", func(ctx context.Context) error {
 		return r.target.refused(ctx, why)
@@ -276,9 +276,9 @@ func (r *relocation) seeRefused(why string) {
 	r.step("a new machine is refused: %s", why)
 }
 
-// seeNewMachineOnTheFreeAddress asks for one machine more, which only gets an
+// checkNewMachineOnTheFreeAddress asks for one machine more, which only gets an
 // address if it is given the one that none of the others has.
-func (r *relocation) seeNewMachineOnTheFreeAddress() {
+func (r *relocation) checkNewMachineOnTheFreeAddress() {
 	r.Helper()
 	r.grow()
 	nodes := r.target.nodes(r.workers)
@@ -294,12 +294,12 @@ func (r *relocation) seeNewMachineOnTheFreeAddress() {
 	r.target.eventually(harness.Soon, "all machines to hold their addresses", func(ctx context.Context) error {
 		return r.target.allHeld(ctx, nodes)
 	})
-	r.seeVMsUntouched()
+	r.checkVMsUntouched()
 }
 
-// seeReleased deletes the machines in the target; their addresses go back to
+// checkReleased deletes the machines in the target; their addresses go back to
 // the pool there.
-func (r *relocation) seeReleased() {
+func (r *relocation) checkReleased() {
 	r.Helper()
 	r.target.delete(r.workers)
 	r.target.gone(r.workers, provisioned)

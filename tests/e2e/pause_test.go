@@ -38,7 +38,7 @@ func TestClusterThatIsPausedInAScaleUpGetsAllItsMachinesLater(t *testing.T) {
 	})
 }
 
-// has sees that there are so many machines at the least.
+// has checks that there are so many machines at the least.
 func (s *scene) has(ctx context.Context, count int) error {
 	machines := &capvv1.VSphereMachineList{}
 	if err := s.stack.Plane.Client.List(ctx, machines, client.InNamespace(s.ns)); err != nil {

@@ -39,7 +39,7 @@ func (s *scene) text(message string) string {
 	return strings.ReplaceAll(message, "NAMESPACE", s.ns)
 }
 
-// expectDenial sees that an error is this denial, to the letter.
+// expectDenial checks that an error is this denial, to the letter.
 func (s *scene) expectDenial(err error, message string) {
 	s.Helper()
 	want := denied + s.text(message)
@@ -50,7 +50,7 @@ func (s *scene) expectDenial(err error, message string) {
 	}
 }
 
-// denyMachines creates machines of ten names at once, sees that each is denied
+// denyMachines creates machines of ten names at once, checks that each is denied
 // with this very text, and that no claim is left behind.
 func (s *scene) denyMachines(message string, options ...harness.Option) {
 	s.Helper()
@@ -85,7 +85,7 @@ func (s *scene) denyMachine(message, name string, options ...harness.Option) {
 	}
 }
 
-// expectNoOrphans sees that each claim of ours has its machine, at this moment:
+// expectNoOrphans checks that each claim of ours has its machine, at this moment:
 // what is refused is cleaned up before the answer is given.
 func (s *scene) expectNoOrphans() {
 	s.Helper()
@@ -95,7 +95,7 @@ func (s *scene) expectNoOrphans() {
 	}
 }
 
-// expectNoClaims sees that the namespace has not a single claim.
+// expectNoClaims checks that the namespace has not a single claim.
 func (s *scene) expectNoClaims() {
 	s.Helper()
 	for _, claim := range s.claims() {
@@ -117,7 +117,7 @@ func (w *warnings) HandleWarningHeader(_ int, _, text string) {
 	w.texts = append(w.texts, ownNetwork.ReplaceAllString(text, sharedNetwork))
 }
 
-// expect sees that these warnings came since the last call, and no others.
+// expect checks that these warnings came since the last call, and no others.
 func (w *warnings) expect(s *scene, texts ...string) {
 	s.Helper()
 	w.mu.Lock()

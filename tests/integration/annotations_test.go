@@ -15,7 +15,7 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
-// kept is a finalizer by which the test keeps what we let go of.
+// kept is a finalizer of the test: what we have removed ours from stays.
 const kept = "example.org/hold"
 
 // The caches do not hold the annotations of others, from which patches are made.

@@ -25,7 +25,7 @@ func TestClaimDeletedByHandKeepsItsAddressAndComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	// While the machine is paused, the claim is not let go.
+	// While the machine is paused, our finalizer stays on the claim.
 	s.annotate(machine, "cluster.x-k8s.io/paused", new(""))
 	s.delete(claim)
 	s.claimGoing("cp-0")
@@ -37,18 +37,18 @@ func TestClaimDeletedByHandKeepsItsAddressAndComesBack(t *testing.T) {
 	s.consistently("the address is protected", func(context.Context) error { return s.isProtected(ip) })
 
 	s.annotate(machine, "cluster.x-k8s.io/paused", nil)
-	s.eventually("the claim to come back with its address", func(context.Context) error { return s.isRebuilt("cp-0", ip, claim) })
+	s.eventually("the claim to come back with its address", func(context.Context) error { return s.isRecreated("cp-0", ip, claim) })
 	if note := s.told("cp-0", "ClaimRecreated"); !strings.Contains(note, ip) {
 		t.Errorf("event ClaimRecreated says %q, want it to name %s", note, ip)
 	}
 
 	// The same again at full speed.
-	rebuilt, err := s.claim("cp-0")
+	recreated, err := s.claim("cp-0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.delete(rebuilt)
-	s.eventually("the claim to come back once more", func(context.Context) error { return s.isRebuilt("cp-0", ip, rebuilt) })
+	s.delete(recreated)
+	s.eventually("the claim to come back once more", func(context.Context) error { return s.isRecreated("cp-0", ip, recreated) })
 
 	s.delete(machine)
 	s.gone(machine)
@@ -59,9 +59,9 @@ func TestClaimDeletedByHandKeepsItsAddressAndComesBack(t *testing.T) {
 	}
 }
 
-// isRebuilt returns an error unless a claim other than the former one is bound
+// isRecreated returns an error unless a claim other than the former one is bound
 // to the machine's address, which has no owner that does not exist.
-func (s *scene) isRebuilt(machine, ip string, former client.Object) error {
+func (s *scene) isRecreated(machine, ip string, former client.Object) error {
 	claim, err := s.claim(machine)
 	if err != nil {
 		return err

@@ -127,7 +127,7 @@ func (s *scene) answersInOldVersion(ctx context.Context, claim *unstructured.Uns
 		"address": "10.16.57.88", "prefix": int64(24), "gateway": "10.16.57.1",
 		"poolRef": pool, "claimRef": map[string]any{"name": claim.GetName()},
 	}
-	// A claim that is made again finds the address that is there before it.
+	// A claim that is recreated finds the address that is there before it.
 	if err := errors.Join(err, client.IgnoreAlreadyExists(s.env.Client.Create(ctx, address))); err != nil {
 		return err
 	}

@@ -134,7 +134,7 @@ func TestAddressThatChangesHandsAllTheTimeIsDeniedQuicklyToTheOthers(t *testing.
 	group.Wait()
 }
 
-// takeAndGiveBack asks for an address until it gets one, and sees that each
+// takeAndGiveBack asks for an address until it gets one, and checks that each
 // answer comes quickly.
 func (s *scene) takeAndGiveBack(name string) {
 	for try := 0; s.Context().Err() == nil; try++ {

@@ -268,7 +268,7 @@ func TestOwnersThatNameThousandsOfPoolsHoldUpNobody(t *testing.T) {
 	}
 }
 
-// leadsToAMachine has an owner refused, and sees that the cure leads to a machine.
+// leadsToAMachine has an owner refused, and checks that the cure leads to a machine.
 func (s *scene) leadsToAMachine(machine func(name string) client.Object, cure func(s *scene), within time.Duration) {
 	s.Helper()
 	labels := machine("owner").GetLabels()

@@ -162,7 +162,7 @@ func (s *scene) cloned(template *unstructured.Unstructured, name string, labels 
 	return machine
 }
 
-// The whole example of the front page, and what it tells to look at.
+// The whole example of the front page, and what it and docs/try.md tell to look at.
 func TestExampleOfTheFrontPage(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
@@ -180,21 +180,36 @@ func TestExampleOfTheFrontPage(t *testing.T) {
 	ip := s.settled("cp-1")
 	s.told("cp-1", "AddressBound")
 
-	text, _ := page.Section("See that it works")
-	blocks := docs.Page{Text: text}.Blocks("sh")
-	if len(blocks) != 1 {
-		t.Fatalf("it tells to run %d blocks, want 1", len(blocks))
-	}
-	printed := shell(t, s.env, "--namespace="+s.ns, blocks[0])
-	for _, want := range []string{"cp-1   [" + ip + "/24]", "cp-1-0", "AddressBound"} {
-		if !strings.Contains(printed, want) {
-			t.Errorf("%q is not in what the commands print:\n%s", want, printed)
+	for name, wants := range map[string][]string{
+		"README.md":   {"cp-1   [" + ip + "/24]"},
+		"docs/try.md": {"cp-1-0", "AddressBound"},
+	} {
+		printed := s.runToSee(name)
+		for _, want := range wants {
+			if !strings.Contains(printed, want) {
+				t.Errorf("%q is not in what the commands of %s print:\n%s", want, name, printed)
+			}
 		}
 	}
 	device := s.machine("cp-1").Spec.Network.Devices[0]
 	if device.Gateway4 != "10.20.56.1" || !slices.Equal(device.Nameservers, []string{"10.20.56.2"}) {
 		t.Errorf("the device has gateway %s and name servers %v", device.Gateway4, device.Nameservers)
 	}
+}
+
+// runToSee is what the commands print by which a page shows that it works.
+func (s *scene) runToSee(name string) string {
+	s.Helper()
+	page, err := docs.Read(s.env.Root(), name)
+	if err != nil {
+		s.Fatal(err)
+	}
+	text, _ := page.Section("See that it works")
+	blocks := docs.Page{Text: text}.Blocks("sh")
+	if len(blocks) != 1 {
+		s.Fatalf("%s tells to run %d blocks, want 1", name, len(blocks))
+	}
+	return shell(s.T, s.env, "--namespace="+s.ns, blocks[0])
 }
 
 // docs/guide.md lists where the label may stand. Cluster API copies what stands

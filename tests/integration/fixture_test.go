@@ -80,7 +80,7 @@ func exhausted(f harness.Fixture, cause string) string {
 	return poolText(f) + " is exhausted: " + cause + "; add addresses to the pool or delete a machine that holds one"
 }
 
-// expectClaims sees that the scene has so many claims.
+// expectClaims checks that the scene has so many claims.
 func (s *scene) expectClaims(want int) {
 	s.Helper()
 	if claims := s.claims(); len(claims) != want {

@@ -52,7 +52,7 @@ func TestAddressWhoseClaimWasForcedAwayComesBack(t *testing.T) {
 
 		s.forceAway(machine, f.Claim(s.ns, "cp-0-0", f.PoolName))
 
-		s.within(gracePeriod+harness.Soon, "the address to be discarded", s.isGone(address))
+		s.within(gracePeriod+harness.Soon, "the address to be deleted", s.isGone(address))
 		if f.Is(harness.OfInCluster) {
 			s.annotate(pool, "cluster.x-k8s.io/paused", nil)
 		}
@@ -118,9 +118,9 @@ func TestForgedBindingsClaimNothingAndHoldUpNothing(t *testing.T) {
 	}
 
 	forge(binding("cp-0-0", "10.16.56.88"), binding("anything-0", "10.16.56.89"), binding("anything-1", "10.16.56.90"))
-	// Something that is rebuilt shows that the controller has come to them.
+	// A claim that is recreated shows that the controller has come to them.
 	s.restored("witness", metal3.PoolNamed(harness.DefaultPool), "10.16.56.93")
-	s.eventually("the witness to be rebuilt", func(context.Context) error { return s.isFullyAdopted("witness", "10.16.56.93") })
+	s.eventually("the claim of the witness to be recreated", func(context.Context) error { return s.isFullyAdopted("witness", "10.16.56.93") })
 	s.consistently("nothing else is claimed", func(context.Context) error {
 		if claims := s.claims(); len(claims) != 1 {
 			return fmt.Errorf("there are the claims %v", names(claims))
@@ -160,7 +160,7 @@ func TestMachineGoesAlthoughItsProviderIsDown(t *testing.T) {
 		s.dropFinalizer(machine, harness.MachineFinalizer)
 	}
 	for policy, machine := range machines {
-		if err := harness.WaitGone(t.Context(), env.Client, machine, renewal); err != nil {
+		if err := harness.WaitGone(t.Context(), env.Client, machine, recreateTime); err != nil {
 			t.Fatalf("deleted in the %s: %v", policy, err)
 		}
 		if err := s.isProtected(ips[policy]); err != nil {
@@ -242,10 +242,10 @@ func (s *scene) holdsUp(machine *capvv1.VSphereMachine) client.Object {
 	return holder
 }
 
-// reconciles counts those of the release controller.
+// reconciles counts those of the lifecycle controller.
 func (s *scene) reconciles() float64 {
 	s.Helper()
-	return s.metric("controller_runtime_reconcile_total", map[string]string{"controller": "release"})
+	return s.metric("controller_runtime_reconcile_total", map[string]string{"controller": "lifecycle"})
 }
 
 // Claims that wait on another pool, or that no request of ours waits for, delay

@@ -97,7 +97,7 @@ func TestUnknownFieldsSurviveByteForByte(t *testing.T) {
 }
 
 // expectOnlyInjected takes out of the patched machine what may be injected, and
-// sees that the rest is the machine as it was sent.
+// checks that the rest is the machine as it was sent.
 func (s *scene) expectOnlyInjected(before, after []byte) {
 	s.Helper()
 	was, is := decode(s, before), decode(s, after)

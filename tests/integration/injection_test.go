@@ -220,13 +220,13 @@ func injected(device capvv1.NetworkDeviceSpec, address string) capvv1.NetworkDev
 	return *got
 }
 
-// expectDevices sees that a stored machine has exactly these devices.
+// expectDevices checks that a stored machine has exactly these devices.
 func (s *scene) expectDevices(name string, want ...capvv1.NetworkDeviceSpec) {
 	s.Helper()
 	expectSame(s, "the devices of "+name, s.machine(name).Spec.Network.Devices, want)
 }
 
-// expectHeld sees that a stored machine carries what makes the release of its
+// expectHeld checks that a stored machine carries what makes the release of its
 // addresses sure.
 func (s *scene) expectHeld(name string) {
 	s.Helper()

@@ -125,7 +125,7 @@ var machinesThatNeedNoAddress = map[string]struct {
 }
 
 // createMachinesThatNeedNoAddress creates them in both versions, with and
-// without labels and annotations, and sees that they are stored as they were sent.
+// without labels and annotations, and checks that they are stored as they were sent.
 func (s *scene) createMachinesThatNeedNoAddress() {
 	s.Helper()
 	number := 0

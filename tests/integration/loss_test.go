@@ -59,7 +59,7 @@ func TestClaimOfAMachineThatWasRejectedLaterIsReaped(t *testing.T) {
 			t.Fatalf("the claim that is in use: %v", err)
 		}
 		if claim.GetUID() != uids["retried"] {
-			t.Errorf("the claim that is in use was made again")
+			t.Errorf("the claim that is in use was recreated")
 		}
 		if err := s.isHeld("alive", s.ip("alive")); err != nil {
 			t.Errorf("the claim of a living machine: %v", err)

@@ -57,7 +57,7 @@ func (l aLife) servesALife(s *scene) {
 	s.expectServedVersions()
 }
 
-// expectOwner sees that the machine owns its claim in the version that is served.
+// expectOwner checks that the machine owns its claim in the version that is served.
 func (s *scene) expectOwner(name string) {
 	s.Helper()
 	claim, err := s.claim(name)
@@ -146,7 +146,7 @@ func (s *scene) virtualMachineThatReportsKeeps(ip string) {
 	s.returned(ip)
 }
 
-// expectServedVersions sees that nothing in the scene names a version that is not
+// expectServedVersions checks that nothing in the scene names a version that is not
 // served: neither an owner nor an event does.
 func (s *scene) expectServedVersions() {
 	s.Helper()
@@ -171,7 +171,7 @@ func (s *scene) expectServedVersions() {
 	}
 }
 
-// expectNotServed sees that the API is what the test is about.
+// expectNotServed checks that the API is what the test is about.
 func expectNotServed(t *testing.T, env *environment, object client.Object) {
 	t.Helper()
 	newer, err := harness.Unstructured(object)
@@ -199,7 +199,7 @@ func (e *environment) plainClient(t *testing.T) client.Client {
 	return c
 }
 
-// expectQuiet sees that no replica waits for what is not served, or speaks of it.
+// expectQuiet checks that no replica waits for what is not served, or speaks of it.
 func (e *environment) expectQuiet(t *testing.T) {
 	t.Helper()
 	for _, manager := range e.managers {

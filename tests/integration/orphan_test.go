@@ -138,10 +138,10 @@ func (s *scene) waitedForGrace(start time.Time) {
 	}
 }
 
-// failures counts the reconciles of the release controller that failed.
+// failures counts the reconciles of the lifecycle controller that failed.
 func (s *scene) failures(manager *harness.Manager) float64 {
 	s.Helper()
-	count, err := manager.Metric(s.Context(), "controller_runtime_reconcile_errors_total", map[string]string{"controller": "release"})
+	count, err := manager.Metric(s.Context(), "controller_runtime_reconcile_errors_total", map[string]string{"controller": "lifecycle"})
 	if err != nil {
 		s.Fatal(err)
 	}

@@ -124,7 +124,7 @@ func nothingIsForbidden(s *scene) {
 		s.Fatal(err)
 	}
 	s.delete(claim)
-	s.eventually("the claim to come back", func(context.Context) error { return s.isRebuilt("cp-0", ip, claim) })
+	s.eventually("the claim to come back", func(context.Context) error { return s.isRecreated("cp-0", ip, claim) })
 	s.change(machine, func() {
 		machine.Finalizers = []string{harness.MachineFinalizer}
 		delete(machine.Annotations, ipam.BindingsAnnotation)

@@ -66,7 +66,7 @@ func (s *scene) reaped(claim client.Object) {
 }
 
 // reapedInItsTime waits until the claim of a machine that was never stored is gone,
-// and sees that it was left alone for a grace period after its last use. Meanwhile
+// and checks that it was left alone for a grace period after its last use. Meanwhile
 // may be done what concerns other claims.
 func (s *scene) reapedInItsTime(machine string, meanwhile func()) {
 	s.Helper()

@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// defaultPoolLacks is what an owner is annotated with whose machines the
+	// defaultPoolShortage is what an owner is annotated with whose machines the
 	// default pool refused.
-	defaultPoolLacks = "IPPool.ipam.metal3.io/dkp-cluster"
+	defaultPoolShortage = "IPPool.ipam.metal3.io/dkp-cluster"
 	// usersAnnotation stands for all that others write on an owner.
 	usersAnnotation = "example.org/note"
 )
@@ -56,7 +56,7 @@ func (s *scene) refusedBy(owner client.Object) (string, bool) {
 	return value, ok
 }
 
-// isWaiting sees that the owner is annotated with what pools do not have.
+// isWaiting checks that the owner is annotated with what pools do not have.
 func (s *scene) isWaiting(owner client.Object, want string) error {
 	s.Helper()
 	if got, ok := s.refusedBy(owner); !ok || got != want {
@@ -65,7 +65,7 @@ func (s *scene) isWaiting(owner client.Object, want string) error {
 	return nil
 }
 
-// isTouched sees that the annotation is gone.
+// isTouched checks that the annotation is gone.
 func (s *scene) isTouched(owner client.Object) error {
 	s.Helper()
 	if got, ok := s.refusedBy(owner); ok {
@@ -78,7 +78,7 @@ func (s *scene) isTouched(owner client.Object) error {
 func (s *scene) waiting(owner client.Object, options ...harness.Option) {
 	s.Helper()
 	s.denied(owner, options...)
-	s.eventually("the refusal on "+owner.GetName(), func(context.Context) error { return s.isWaiting(owner, defaultPoolLacks) })
+	s.eventually("the refusal on "+owner.GetName(), func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
 }
 
 func (s *scene) denied(owner client.Object, options ...harness.Option) {
@@ -151,7 +151,7 @@ func TestRefusalIsToldToTheOwner(t *testing.T) {
 				t.Errorf("got the event %+v, want a warning of the denial about %s", event, owner.GetUID())
 			}
 			if test.recorded {
-				s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, defaultPoolLacks) })
+				s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
 			} else {
 				s.consistently("nothing is written on the owner", func(context.Context) error { return s.isTouched(owner) })
 			}
@@ -170,7 +170,7 @@ func TestRefusalIsWrittenOnTheOwnerOnce(t *testing.T) {
 	s.denyMachines(exhausted(harness.OfMetal3, "1 of 1 addresses in use"), harness.WithPool(harness.DefaultPool), harness.WithOwner(owner))
 
 	s.consistently("the owner stays as it is", func(context.Context) error {
-		if err := s.isWaiting(owner, defaultPoolLacks); err != nil {
+		if err := s.isWaiting(owner, defaultPoolShortage); err != nil {
 			return err
 		}
 		if owner.GetResourceVersion() != version {
@@ -230,7 +230,7 @@ func TestFreedAddressMakesTheOwnerTryAgain(t *testing.T) {
 	s.fullPool(3)
 	owner := s.machineSet("owner")
 	s.waiting(owner)
-	s.consistently("the owner is left alone while the pool is full", func(context.Context) error { return s.isWaiting(owner, defaultPoolLacks) })
+	s.consistently("the owner is left alone while the pool is full", func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
 
 	s.free(1)
 	start := time.Now()
@@ -239,7 +239,7 @@ func TestFreedAddressMakesTheOwnerTryAgain(t *testing.T) {
 
 	s.create(s.pooled("owner-4", harness.WithOwner(owner)))
 	s.denied(owner)
-	s.eventually("the next refusal", func(context.Context) error { return s.isWaiting(owner, defaultPoolLacks) })
+	s.eventually("the next refusal", func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
 	s.free(2)
 	s.touched(owner)
 }
@@ -299,7 +299,7 @@ func TestOwnerWaitsForAsManyAddressesAsAMachineNeeds(t *testing.T) {
 	s.fullPool(2)
 	owner := s.machineSet("owner")
 	s.denied(owner, harness.WithDevices(harness.StaticDevice(), harness.StaticDevice()))
-	waits := func(context.Context) error { return s.isWaiting(owner, defaultPoolLacks+":2") }
+	waits := func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage+":2") }
 	s.eventually("the refusal on the owner", waits)
 
 	s.free(0)
@@ -329,7 +329,7 @@ func TestPoolThatServesAgainMakesTheOwnerTryAgain(t *testing.T) {
 				s.change(cluster, func() { cluster.Spec.Paused = nil })
 			},
 		},
-		"one that is made again": {
+		"one that is recreated": {
 			before: func(s *scene) {
 				pool := harness.Pool(s.ns, func(pool *ipamv1.IPPool) { harness.WithFinalizer(hold)(pool) })
 				s.create(pool)
@@ -349,7 +349,7 @@ func TestPoolThatServesAgainMakesTheOwnerTryAgain(t *testing.T) {
 			test.before(s)
 			owner := s.machineSet("owner")
 			s.waiting(owner)
-			s.consistently("the owner is left alone", func(context.Context) error { return s.isWaiting(owner, defaultPoolLacks) })
+			s.consistently("the owner is left alone", func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
 
 			test.cure(s)
 
@@ -371,7 +371,7 @@ func TestOwnerOfAPausedClusterIsLeftAlone(t *testing.T) {
 
 	s.free(0)
 	s.consistently("nobody is touched", func(context.Context) error {
-		return errors.Join(s.isWaiting(owner, defaultPoolLacks), s.isWaiting(other, defaultPoolLacks))
+		return errors.Join(s.isWaiting(owner, defaultPoolShortage), s.isWaiting(other, defaultPoolShortage))
 	})
 
 	s.change(cluster, func() { cluster.Spec.Paused = nil })

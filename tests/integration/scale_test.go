@@ -126,7 +126,7 @@ func (s *scene) createHundred(done func()) int {
 	return failed
 }
 
-// expectHundredAddresses sees that the machines hold a hundred different
+// expectHundredAddresses checks that the machines hold a hundred different
 // addresses, and returns who holds which.
 func (s *scene) expectHundredAddresses() map[string]string {
 	s.Helper()

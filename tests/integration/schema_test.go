@@ -72,7 +72,7 @@ func TestPoolWithMoreDNSThanADeviceHoldsIsDeniedAndLeavesNothing(t *testing.T) {
 	}
 }
 
-// admitsOrDenies sees that machines are denied with what is said of the pool, and
+// admitsOrDenies checks that machines are denied with what is said of the pool, and
 // that nothing is claimed for them; or admitted, if nothing is said.
 func (s *scene) admitsOrDenies(asking harness.Option, pool, denied string) {
 	s.Helper()

@@ -36,7 +36,7 @@ func TestManagersInstalledBeforeMetal3(t *testing.T) {
 			}
 		}
 		s.create(harness.Machine(s.ns, "dhcp", harness.WithDevices(harness.DHCPDevice())))
-		s.refused(s.pooled("cp-0"), "the metal3 IP Address Manager is not installed; install it")
+		s.refused(s.pooled("cp-0"), "for an IPPool install the metal3 IP Address Manager first")
 	})
 	t.Run("serve without a restart when metal3 is there", func(t *testing.T) {
 		if err := env.InstallMetal3CRDs(t.Context()); err != nil {
@@ -92,7 +92,7 @@ func (e *environment) pids() []int {
 	return pids
 }
 
-// ownerReferencesAreEnforced sees that the API server would stop a manager that
+// ownerReferencesAreEnforced checks that the API server would stop a manager that
 // lacked the right which deploy/ grants for it.
 func ownerReferencesAreEnforced(s *scene) {
 	s.create(harness.Pool(s.ns), s.pooled("cp-0"))

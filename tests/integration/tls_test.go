@@ -189,7 +189,7 @@ func TestMalformedReviewsAreRefusedWithTheReason(t *testing.T) {
 	s.expectSound(manager, pid)
 }
 
-// expectSound sees that nothing has panicked in a replica.
+// expectSound checks that nothing has panicked in a replica.
 func (s *scene) expectSound(manager *harness.Manager, pid int) {
 	s.Helper()
 	panics, err := manager.Metric(s.Context(), "controller_runtime_webhook_panics_total", nil)

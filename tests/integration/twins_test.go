@@ -79,7 +79,7 @@ func TestClaimThatAStoredMachineDoesNotUseIsReaped(t *testing.T) {
 }
 
 // spareIsReaped creates a machine cp-0 that asks one provider for one address, while
-// the first of that name waits, and sees that the claim which only the first one
+// the first of that name waits, and checks that the claim which only the first one
 // needed is reaped, and its address given to the next machine.
 func (s *scene) spareIsReaped(f harness.Fixture, first, spare, next client.Object) {
 	s.Helper()

@@ -85,29 +85,34 @@ func TestNetworkOfTwoAddressesHasNoneThatCannotBeGiven(t *testing.T) {
 }
 
 func TestAddressThatIsSetAsideIsToldAndComesBackWhenItsCauseIsGone(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	pool := harness.Pool(s.ns, harness.PoolRange("10.16.56.1", "10.16.56.3"))
-	s.create(pool)
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		pool, server := s.pool(f, f.WithIPs(2, 4), harness.WithNameservers(f.IP(2))), f.IP(2)
 
-	s.create(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool)))
+		s.create(s.asks(f, "cp-0"))
 
-	if note := s.toldAbout("IPPool", pool.Name, "AddressSetAside").Note; !strings.HasPrefix(note, "10.16.56.1 ") {
-		t.Errorf("the pool is told %q, want it to begin with the address", note)
-	}
-	if n := len(s.setAside()); n != 1 {
-		t.Fatalf("%d claims are set aside, want 1", n)
-	}
-	s.change(pool, func() { pool.Spec.Gateway = ptr(ipamv1.IPAddressStr("10.16.56.254")) })
-	err := harness.Eventually(t.Context(), reviewed, "the address to come back", func(context.Context) error {
-		if left := s.setAside(); len(left) > 0 {
-			return fmt.Errorf("%d claims are set aside", len(left))
+		if got := s.ip("cp-0"); got != f.IP(3) {
+			t.Errorf("the machine got %s, want what is beside the name server", got)
 		}
-		return nil
+		if note := s.toldAbout(f.Reference(f.PoolName).Kind, f.PoolName, "AddressSetAside").Note; !strings.HasPrefix(note, server+" ") {
+			t.Errorf("the pool is told %q, want it to begin with the address", note)
+		}
+		if n := len(s.setAside()); n != 1 {
+			t.Fatalf("%d claims are set aside, want 1", n)
+		}
+		s.change(pool, func() { harness.WithNameservers()(pool) })
+		s.within(reviewed, "the address to come back", func(context.Context) error {
+			if left := s.setAside(); len(left) > 0 {
+				return fmt.Errorf("%d claims are set aside", len(left))
+			}
+			return nil
+		})
+		s.returned(server)
+		s.create(s.asks(f, "cp-1"))
+		if got := s.ip("cp-1"); got != server {
+			t.Errorf("the next machine got %s, want %s", got, server)
+		}
 	})
-	if err != nil {
-		t.Error(err)
-	}
 }
 
 func TestAddressThatAnythingUsesIsNotGiven(t *testing.T) {
@@ -154,18 +159,21 @@ func TestAddressThatAnythingUsesIsNotGiven(t *testing.T) {
 }
 
 func TestEndpointOfAControlPlaneIsNotGivenToANode(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	cluster := harness.Cluster(s.ns, harness.DefaultCluster)
-	cluster.Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: "10.201.2.10", Port: 6443}
-	s.create(cluster, harness.Pool(s.ns, harness.PoolRange("10.201.2.10", "10.201.2.15")))
-	s.known("10.201.2.10")
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		// An endpoint names no network, so no other test may have these addresses.
+		ip := func(last int) string { return strings.Replace(f.IP(last), "10.16.", "10.201.", 1) }
+		cluster := harness.Cluster(s.ns, harness.DefaultCluster)
+		cluster.Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: ip(10), Port: 6443}
+		s.create(cluster, f.Pool(s.ns, harness.WithRange(ip(10), ip(15)), harness.WithGateway("")))
+		s.known(ip(10))
 
-	s.create(harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool)))
+		s.create(s.asks(f, "cp-0"))
 
-	if got := s.ip("cp-0"); got != "10.201.2.11" {
-		t.Errorf("the node got %s, want 10.201.2.11", got)
-	}
+		if got := s.ip("cp-0"); got != ip(11) {
+			t.Errorf("the node got %s, want %s", got, ip(11))
+		}
+	})
 }
 
 func TestAddressOnAnotherNetworkIsAnotherAddress(t *testing.T) {

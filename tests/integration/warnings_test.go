@@ -20,7 +20,7 @@ const (
 		"or name a pool with label cluster.x-k8s.io/ip-pool-name or annotation pools.capv-static-ip.dev/2"
 )
 
-// expectUntouched sees that a machine is stored, or previewed, without any
+// expectUntouched checks that a machine is stored, or previewed, without any
 // trace of us.
 func (s *scene) expectUntouched(machine *capvv1.VSphereMachine, devices ...capvv1.NetworkDeviceSpec) {
 	s.Helper()

@@ -4,62 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
-
-func TestInClusterAddressThatIsSetAsideIsToldAndComesBackWhenItsCauseIsGone(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	pool := s.inClusterPool(harness.InClusterAddresses("10.16.57.2-10.16.57.4"), harness.InClusterWith(harness.WithAnnotation(nameservers, "10.16.57.2")))
-
-	s.create(s.inClusterMachine("cp-0"))
-
-	if got := s.ip("cp-0"); got != "10.16.57.3" {
-		t.Errorf("the machine got %s, want what is beside the name server", got)
-	}
-	if note := s.toldAbout(harness.InClusterPoolKind, pool.GetName(), "AddressSetAside").Note; !strings.HasPrefix(note, "10.16.57.2 ") {
-		t.Errorf("the pool is told %q, want it to begin with the address", note)
-	}
-	if n := len(s.setAside()); n != 1 {
-		t.Fatalf("%d claims are set aside, want 1", n)
-	}
-	s.annotate(pool, nameservers, nil)
-	s.within(reviewed, "the address to come back", func(context.Context) error {
-		if left := s.setAside(); len(left) > 0 {
-			return fmt.Errorf("%d claims are set aside", len(left))
-		}
-		return nil
-	})
-	s.returned("10.16.57.2")
-	s.create(s.inClusterMachine("cp-1"))
-	if got := s.ip("cp-1"); got != "10.16.57.2" {
-		t.Errorf("the next machine got %s, want 10.16.57.2", got)
-	}
-}
-
-func TestEndpointOfAControlPlaneIsNotGivenToANodeOfAnInClusterPool(t *testing.T) {
-	t.Parallel()
-	s := newScene(t, shared)
-	cluster := harness.Cluster(s.ns, harness.DefaultCluster)
-	cluster.Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: "10.201.3.10", Port: 6443}
-	s.create(cluster, harness.InClusterPool(s.ns, harness.InClusterAddresses("10.201.3.10-10.201.3.15"), harness.InClusterField(nil, "gateway")))
-	s.known("10.201.3.10")
-
-	s.create(s.inClusterMachine("cp-0"))
-
-	if got := s.ip("cp-0"); got != "10.201.3.11" {
-		t.Errorf("the node got %s, want 10.201.3.11", got)
-	}
-}
 
 // Claim and address were taken away by force while the controller was kept from
 // mending that. The provider offers the address to the next machine that asks.

@@ -18,8 +18,8 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
-// renewal is when a claim that failed has been made again for certain.
-const renewal = 30*time.Second + harness.Soon
+// recreateTime is when a claim that failed has been recreated for certain.
+const recreateTime = 30*time.Second + harness.Soon
 
 // restored is a machine as a backup or a move brings it: with its VM, its
 // address and its bindings, and without the claim and the address object.
@@ -93,7 +93,7 @@ func TestRestoredMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *testing.T
 		}
 		s.delete(other)
 		s.gone(other)
-		s.within(renewal, "the claim to be made again, with its address", func(context.Context) error {
+		s.within(recreateTime, "the claim to be recreated, with its address", func(context.Context) error {
 			return s.isFullyAdopted("cp-0", ip)
 		})
 	})
@@ -191,7 +191,7 @@ func TestGlobalAddressThatAMachineOfAnotherNamespaceUsesIsNotFreed(t *testing.T)
 	holder := s.neighbour()
 	holder.create(harness.Cluster(holder.ns, harness.DefaultCluster))
 	holder.restored("cp-0", ref, inClusterFirst)
-	holder.eventually("the first machine to be rebuilt", func(context.Context) error { return holder.isAdopted("cp-0", inClusterFirst) })
+	holder.eventually("the claim of the first machine to be recreated", func(context.Context) error { return holder.isAdopted("cp-0", inClusterFirst) })
 
 	s.toleratesLostAddresses()
 	machine := s.restored("cp-0", ref, inClusterFirst)

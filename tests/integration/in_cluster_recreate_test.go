@@ -15,9 +15,9 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
-// The provider may hand out an address while it is being rebuilt: its cache does
+// The provider may hand out an address while it is being recreated: its cache does
 // not have that yet. It must not stay so.
-func TestAddressesRebuiltWhileOthersAreClaimedAreNobodyElses(t *testing.T) {
+func TestAddressesRecreatedWhileOthersAreClaimedAreNobodyElses(t *testing.T) {
 	t.Parallel()
 	const machines = 24
 	s := newScene(t, shared)
@@ -30,7 +30,7 @@ func TestAddressesRebuiltWhileOthersAreClaimedAreNobodyElses(t *testing.T) {
 		s.restored(fmt.Sprintf("m-%d", i), contract.InClusterPool(harness.DefaultInClusterPool), fmt.Sprintf("10.16.57.%d", 100+2*i))
 	}
 
-	s.within(renewal, "each machine to have its address, or be told that it is lost", func(context.Context) error {
+	s.within(recreateTime, "each machine to have its address, or be told that it is lost", func(context.Context) error {
 		for i := range machines {
 			name := fmt.Sprintf("m-%d", i)
 			if s.isAdopted(name, fmt.Sprintf("10.16.57.%d", 100+2*i)) == nil {
