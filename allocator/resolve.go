@@ -99,9 +99,8 @@ func (a *Allocator) missing(ctx context.Context, machine ipam.Machine, want ipam
 		if !ok {
 			continue
 		}
-		pool := short.EmptyPool(shared)
-		usable, err := isUsable(ctx, a.live, "", shared, pool)
-		if err != nil || !usable {
+		pool, err := a.sharedPool(ctx, short, shared)
+		if err != nil || pool == nil {
 			return want, err
 		}
 		if _, limited := pool.GetAnnotations()[ipam.UsedByAnnotation]; limited {
@@ -113,6 +112,18 @@ func (a *Allocator) missing(ctx context.Context, machine ipam.Machine, want ipam
 		return want, notMeant(missing, shared, machine.Namespace, want)
 	}
 	return want, nil
+}
+
+// sharedPool is a pool of all namespaces, nil if it cannot be used.
+func (a *Allocator) sharedPool(ctx context.Context, short ipam.Shorthand, reference ipam.PoolReference) (client.Object, error) {
+	for _, reader := range []client.Reader{a.client, a.live} {
+		pool := short.EmptyPool(reference)
+		usable, err := isUsable(ctx, reader, "", reference, pool)
+		if err != nil || usable {
+			return pool, err
+		}
+	}
+	return nil, nil
 }
 
 // notMeant refuses a name that only a pool of all namespaces has.

@@ -152,7 +152,7 @@ func TestFloodOfDenialsIsBounded(t *testing.T) {
 		return nil
 	})
 	recorded = heard + s.duringFlood(&denials, 2*heardSoon, "the refusal on the owner", func(context.Context) error {
-		return s.isWaiting(owner, defaultPoolShortage)
+		return s.isWaiting(owner, s.shortage())
 	})
 }
 

@@ -175,7 +175,9 @@ func (s *scene) ownersTryAgain() {
 	owners := []client.Object{s.machineSet("owner"), s.controlPlane("owner")}
 	for _, owner := range owners {
 		s.refused(s.pooled("late", harness.WithPool("late"), harness.WithOwner(owner)), "no IPPool and no InClusterIPPool")
-		s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, "IPPool.ipam.metal3.io/late") })
+		s.eventually("the refusal on the owner", func(context.Context) error {
+			return s.isWaiting(owner, "IPPool.ipam.metal3.io/late,InClusterIPPool.ipam.cluster.x-k8s.io/late")
+		})
 	}
 	s.create(harness.Pool(s.ns, harness.PoolNamed("late"), harness.PoolRange("10.16.57.1", "10.16.57.9")))
 	for _, owner := range owners {

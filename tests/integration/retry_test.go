@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -65,6 +66,21 @@ func (s *scene) isWaiting(owner client.Object, want string) error {
 	return nil
 }
 
+// shortage is what an owner is annotated with whose machines the default pool refuses
+// as it is now. Where no pool of its name can be used, one of either kind would do.
+func (s *scene) shortage() string {
+	s.Helper()
+	pool := &ipamv1.IPPool{}
+	err := s.env.Client.Get(s.Context(), s.key(harness.DefaultPool), pool)
+	switch {
+	case kube.IsAbsent(err), err == nil && !pool.DeletionTimestamp.IsZero():
+		return defaultPoolShortage + ",InClusterIPPool.ipam.cluster.x-k8s.io/" + harness.DefaultPool
+	case err != nil:
+		s.Fatal(err)
+	}
+	return defaultPoolShortage
+}
+
 // isTouched checks that the annotation is gone.
 func (s *scene) isTouched(owner client.Object) error {
 	s.Helper()
@@ -78,7 +94,7 @@ func (s *scene) isTouched(owner client.Object) error {
 func (s *scene) waiting(owner client.Object, options ...harness.Option) {
 	s.Helper()
 	s.denied(owner, options...)
-	s.eventually("the refusal on "+owner.GetName(), func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
+	s.eventually("the refusal on "+owner.GetName(), func(context.Context) error { return s.isWaiting(owner, s.shortage()) })
 }
 
 func (s *scene) denied(owner client.Object, options ...harness.Option) {
@@ -151,7 +167,7 @@ func TestRefusalIsToldToTheOwner(t *testing.T) {
 				t.Errorf("got the event %+v, want a warning of the denial about %s", event, owner.GetUID())
 			}
 			if test.recorded {
-				s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
+				s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, s.shortage()) })
 			} else {
 				s.consistently("nothing is written on the owner", func(context.Context) error { return s.isTouched(owner) })
 			}
@@ -170,7 +186,7 @@ func TestRefusalIsWrittenOnTheOwnerOnce(t *testing.T) {
 	s.denyMachines(exhausted(harness.OfMetal3, "1 of 1 addresses in use"), harness.WithPool(harness.DefaultPool), harness.WithOwner(owner))
 
 	s.consistently("the owner stays as it is", func(context.Context) error {
-		if err := s.isWaiting(owner, defaultPoolShortage); err != nil {
+		if err := s.isWaiting(owner, s.shortage()); err != nil {
 			return err
 		}
 		if owner.GetResourceVersion() != version {
@@ -230,7 +246,7 @@ func TestFreedAddressMakesTheOwnerTryAgain(t *testing.T) {
 	s.fullPool(3)
 	owner := s.machineSet("owner")
 	s.waiting(owner)
-	s.consistently("the owner is left alone while the pool is full", func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
+	s.consistently("the owner is left alone while the pool is full", func(context.Context) error { return s.isWaiting(owner, s.shortage()) })
 
 	s.free(1)
 	start := time.Now()
@@ -239,7 +255,7 @@ func TestFreedAddressMakesTheOwnerTryAgain(t *testing.T) {
 
 	s.create(s.pooled("owner-4", harness.WithOwner(owner)))
 	s.denied(owner)
-	s.eventually("the next refusal", func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
+	s.eventually("the next refusal", func(context.Context) error { return s.isWaiting(owner, s.shortage()) })
 	s.free(2)
 	s.touched(owner)
 }
@@ -349,7 +365,7 @@ func TestPoolThatServesAgainMakesTheOwnerTryAgain(t *testing.T) {
 			test.before(s)
 			owner := s.machineSet("owner")
 			s.waiting(owner)
-			s.consistently("the owner is left alone", func(context.Context) error { return s.isWaiting(owner, defaultPoolShortage) })
+			s.consistently("the owner is left alone", func(context.Context) error { return s.isWaiting(owner, s.shortage()) })
 
 			test.cure(s)
 
@@ -371,7 +387,7 @@ func TestOwnerOfAPausedClusterIsLeftAlone(t *testing.T) {
 
 	s.free(0)
 	s.consistently("nobody is touched", func(context.Context) error {
-		return errors.Join(s.isWaiting(owner, defaultPoolShortage), s.isWaiting(other, defaultPoolShortage))
+		return errors.Join(s.isWaiting(owner, s.shortage()), s.isWaiting(other, s.shortage()))
 	})
 
 	s.change(cluster, func() { cluster.Spec.Paused = nil })
