@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -90,7 +90,7 @@ func (r *Reconciler) reread(ctx context.Context, s *state, freeing []*decision) 
 		if err := r.observeMachine(ctx, s.key(), now, r.live); err != nil {
 			return unread(freeing, err)
 		}
-		same = now.machineState.isSame(s.machineState)
+		same = now.isSame(s.machineState)
 		for _, d := range unsure {
 			r.observeUse(now, d.holding)
 		}
@@ -161,7 +161,7 @@ func (r *Reconciler) observeUse(s *state, h *holding) {
 
 // liveClaim is a claim as the API server has it, nil if it does not exist.
 func (r *Reconciler) liveClaim(ctx context.Context, provider ipam.Provider, key types.NamespacedName) (*ipam.Claim, error) {
-	if key.Name == "" || len(path.IsValidPathSegmentName(key.Name)) > 0 {
+	if key.Name == "" || len(content.IsPathSegmentName(key.Name)) > 0 {
 		// An address may name anything as its claim. There is none of such a name.
 		return nil, nil
 	}
