@@ -207,7 +207,7 @@ func unstoredClaims(count int) []*ipamv1.IPClaim {
 // one, planned.
 func planned(t *testing.T, claims []*ipamv1.IPClaim, others ...client.Object) (*Allocator, *allocation) {
 	t.Helper()
-	objects := append(others, poolOf("one", "10.0.0.200"))
+	objects := append([]client.Object{poolOf("one", "10.0.0.200")}, others...)
 	for _, claim := range claims {
 		objects = append(objects, claim)
 	}
