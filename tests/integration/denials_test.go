@@ -134,9 +134,7 @@ func TestTerminatingPoolIsDenied(t *testing.T) {
 		s := newScene(t, shared)
 		pool := s.pool(f, harness.WithFinalizer(hold))
 		s.delete(pool)
-		if f.Is(harness.OfInCluster) {
-			s.knownToTerminate(inClusterRef)
-		}
+		s.knownToTerminate(f.Reference(f.PoolName).Kind + "/" + f.PoolName)
 
 		s.denyMachines(poolText(f)+` is being deleted: name another pool in `+f.AskedBy, f.Ask(f.PoolName))
 

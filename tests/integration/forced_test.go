@@ -237,6 +237,8 @@ func (s *scene) holdsUp(machine *capvv1.VSphereMachine) client.Object {
 	holder := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "holder"}}
 	harness.WithOwner(machine)(holder)
 	holder.OwnerReferences[0].BlockOwnerDeletion = new(true)
+	// The garbage collector finds no owner in a version that is not served.
+	holder.OwnerReferences[0].APIVersion = capvv1.GroupName + "/" + s.env.served("v1beta2")
 	harness.WithFinalizer(hold)(holder)
 	s.create(holder)
 	return holder
