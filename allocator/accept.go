@@ -44,11 +44,7 @@ func (a *Allocator) judge(ctx context.Context, al *allocation, address ipam.Addr
 	if err != nil {
 		return ipam.Binding{}, err
 	}
-	none, err := ipam.SaysNoGateway(al.pool)
-	if err != nil {
-		return ipam.Binding{}, err
-	}
-	if none || al.want.NoGateway {
+	if al.want.NoGateway || ipam.SaysNoGateway(al.pool) {
 		// Only now: an address that is the gateway itself must not be given all the same.
 		binding.Gateway = netip.Addr{}
 	}

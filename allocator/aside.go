@@ -88,9 +88,8 @@ func (a *Allocator) convert(ctx context.Context, al *allocation, claim ipam.Clai
 		return fmt.Errorf("reading claim %s: %w", klog.KObj(claim), err)
 	}
 	stamp := obj.GetAnnotations()[ipam.LastUsedAnnotation]
-	_, offered := obj.GetAnnotations()[ipam.ForAnnotation]
 	found := stamp == al.Stamp.Again().String()
-	if offered || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != al.Stamp.String() && !found {
+	if ipam.IsOffered(obj) || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != al.Stamp.String() && !found {
 		return bad.Unfit
 	}
 	if err := a.unprotect(ctx, al.provider, obj); err != nil {

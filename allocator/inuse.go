@@ -90,13 +90,8 @@ func (s Search) MachinesIn(ctx context.Context, namespace string, except types.N
 // HasElsewhere tells whether the cache has a machine of another namespace with the
 // address.
 func (s Search) HasElsewhere(ctx context.Context, except types.NamespacedName, place capi.Place) (bool, error) {
-	machines, err := kube.List(ctx, s.Cache, &capi.VSphereMachine{}, client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
-	if err != nil {
-		return false, fmt.Errorf("listing the machines that have %s: %w", place.IP, err)
-	}
-	return slices.ContainsFunc(machines, func(obj client.Object) bool {
-		return obj.GetNamespace() != except.Namespace && has(obj.(capi.User), place)
-	}), nil
+	machines, err := s.cached(ctx, metav1.NamespaceAll, &capi.VSphereMachine{}, except, place)
+	return slices.ContainsFunc(machines, func(m client.Object) bool { return m.GetNamespace() != except.Namespace }), err
 }
 
 func (s Search) usersIn(ctx context.Context, namespace string, kind capi.User, except types.NamespacedName, place capi.Place) ([]User, error) {
@@ -104,16 +99,12 @@ func (s Search) usersIn(ctx context.Context, namespace string, kind capi.User, e
 	if err != nil {
 		return nil, fmt.Errorf("finding the kind of what has %s: %w", place.IP, err)
 	}
-	objects, err := kube.List(ctx, s.Cache, kind, client.InNamespace(namespace), client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
+	objects, err := s.cached(ctx, namespace, kind, except, place)
 	if err != nil {
-		return nil, fmt.Errorf("listing what has %s: %w", place.IP, err)
+		return nil, err
 	}
 	var found []User
 	for _, obj := range objects {
-		_, isMachine := obj.(*capi.VSphereMachine)
-		if isMachine && client.ObjectKeyFromObject(obj) == except || !has(obj.(capi.User), place) {
-			continue
-		}
 		fresh := kind.DeepCopyObject().(capi.User)
 		has, err := confirmUser(ctx, s.Live, client.ObjectKeyFromObject(obj), fresh, place)
 		if err != nil {
@@ -124,6 +115,18 @@ func (s Search) usersIn(ctx context.Context, namespace string, kind capi.User, e
 		}
 	}
 	return found, nil
+}
+
+// cached are the objects of a kind that have an address, by the word of the cache.
+func (s Search) cached(ctx context.Context, namespace string, kind capi.User, except types.NamespacedName, place capi.Place) ([]client.Object, error) {
+	objects, err := kube.List(ctx, s.Cache, kind, client.InNamespace(namespace), client.MatchingFields{byIP: place.IP.String()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("listing what has %s: %w", place.IP, err)
+	}
+	return slices.DeleteFunc(objects, func(obj client.Object) bool {
+		_, isMachine := obj.(*capi.VSphereMachine)
+		return isMachine && client.ObjectKeyFromObject(obj) == except || !has(obj.(capi.User), place)
+	}), nil
 }
 
 // confirmUser reads a user from the API server, and tells whether it still has the

@@ -7,7 +7,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
@@ -108,7 +107,7 @@ func (a *Allocator) checkStored(ctx context.Context, req Request, claim ipam.Cla
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("reading address %s/%s: %w", key.Namespace, claim.Address, err)
 	}
-	if !controllerutil.ContainsFinalizer(address, ipam.InUseFinalizer) {
+	if !ipam.IsProtected(address) {
 		return nil
 	}
 	return ipam.Refuse(ipam.MachineNotStored, "an earlier machine of %s %q was given %s and then refused by something after this webhook "+

@@ -20,10 +20,10 @@ import (
 // A bare name is that of the first provider's pool in the namespace; if there is
 // none, or only one that is being deleted, it is that of the next provider's: so a
 // cluster can go from one provider to another and keep its templates. If there is
-// none at all, it is the pool of all namespaces of that name, if that says that it
-// is for this one; if it does not, Resolve returns a Refusal that says how to ask for
-// it. Else it is the first provider's pool that is missing.
-func (a *Allocator) Resolve(ctx context.Context, machine ipam.Machine, want ipam.Want) (ipam.Want, error) {
+// none at all, it is the pool of all namespaces of that name, if that says whom it is
+// for; if it does not, Resolve returns a Refusal that says how to ask for it. Else it is
+// the first provider's pool that is missing.
+func (a *Allocator) Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error) {
 	switch {
 	case want.Pool.APIGroup != "":
 		return want, nil
@@ -32,7 +32,7 @@ func (a *Allocator) Resolve(ctx context.Context, machine ipam.Machine, want ipam
 		return want, nil
 	}
 	for _, reader := range []client.Reader{a.client, a.live} {
-		usable, err := a.usable(ctx, reader, machine.Namespace, want.Pool.Name)
+		usable, err := a.usable(ctx, reader, namespace, want.Pool.Name)
 		switch {
 		case err != nil:
 			return want, err
@@ -43,7 +43,7 @@ func (a *Allocator) Resolve(ctx context.Context, machine ipam.Machine, want ipam
 			return want, nil
 		}
 	}
-	return a.missing(ctx, machine, want)
+	return a.missing(ctx, namespace, want)
 }
 
 // groupOf completes the reference to a pool of a kind.
@@ -87,7 +87,7 @@ func (a *Allocator) usable(ctx context.Context, reader client.Reader, namespace,
 // missing completes a want that names no kind where no pool of that name can be
 // used in the namespace. A pool of all namespaces is meant only where it says so: its
 // name may be alike by chance.
-func (a *Allocator) missing(ctx context.Context, machine ipam.Machine, want ipam.Want) (ipam.Want, error) {
+func (a *Allocator) missing(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error) {
 	var missing []ipam.PoolReference
 	for _, short := range a.shorthands() {
 		missing = append(missing, short.ByName(want.Pool.Name))
@@ -109,7 +109,7 @@ func (a *Allocator) missing(ctx context.Context, machine ipam.Machine, want ipam
 			want.Pool, want.AlsoMissing = shared, missing
 			return want, nil
 		}
-		return want, notMeant(missing, shared, machine.Namespace, want)
+		return want, notMeant(missing, shared, namespace, want)
 	}
 	return want, nil
 }

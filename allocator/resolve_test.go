@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -74,8 +73,7 @@ func resolve(t *testing.T, cached, live map[string]state, namespace string, pool
 	t.Helper()
 	server := &poolsOf{kinds: live}
 	a := New(ipam.NewProviders(contract.Provider{}, metal3.Provider{}), &poolsOf{kinds: cached}, server)
-	machine := ipam.Machine{NamespacedName: types.NamespacedName{Namespace: namespace, Name: "m"}}
-	want, err = a.Resolve(t.Context(), machine, ipam.Want{Device: ipam.Device{Index: 3}, Pool: pool, AskedBy: "label x of y"})
+	want, err = a.Resolve(t.Context(), namespace, ipam.Want{Device: ipam.Device{Index: 3}, Pool: pool, AskedBy: "label x of y"})
 	return want, server.read, err
 }
 

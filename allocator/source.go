@@ -5,7 +5,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/informers"
@@ -63,7 +62,7 @@ func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 		},
 		byIP: func(address client.Object) []string {
 			ip, err := netip.ParseAddr(provider.ReadAddress(address).IP)
-			if err != nil || !controllerutil.ContainsFinalizer(address, ipam.InUseFinalizer) {
+			if err != nil || !ipam.IsProtected(address) {
 				return nil
 			}
 			return []string{ip.Unmap().String()}

@@ -43,8 +43,7 @@ func (a *Allocator) takeBack(ctx context.Context, al *allocation) error {
 	}
 	stamp := claim.GetAnnotations()[ipam.LastUsedAnnotation]
 	made, found := stamp == al.Stamp.String(), stamp == al.Stamp.Again().String()
-	_, offered := claim.GetAnnotations()[ipam.ForAnnotation]
-	keep := al.late && al.Owner.UID != "" && !offered
+	keep := al.late && al.Owner.UID != "" && !ipam.IsOffered(claim)
 	if isOurs := made || found && keep; !isOurs || !claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}

@@ -37,7 +37,7 @@ const takeBackTimeout = 15 * time.Second
 type Allocator interface {
 	// Resolve completes a want's reference to a pool that leaves something open, or
 	// fails with a Refusal.
-	Resolve(ctx context.Context, machine ipam.Machine, want ipam.Want) (ipam.Want, error)
+	Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error)
 	// Check fails with a Refusal if the request cannot be served now.
 	Check(ctx context.Context, req allocator.Request) error
 	// Claim binds an address for every want, or fails with a Refusal or

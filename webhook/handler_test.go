@@ -39,7 +39,7 @@ type noRefusals struct{}
 
 func (noRefusals) Record(string, metav1.OwnerReference, *ipam.Refusal) {}
 
-func (a *brokenAllocator) Resolve(_ context.Context, _ ipam.Machine, want ipam.Want) (ipam.Want, error) {
+func (a *brokenAllocator) Resolve(_ context.Context, _ string, want ipam.Want) (ipam.Want, error) {
 	want.Pool = metal3.PoolNamed(want.Pool.Name)
 	return want, nil
 }

@@ -49,7 +49,7 @@ func (h *Handler) want(ctx context.Context, m *machine.Machine, ask machine.Ask)
 			return want, err
 		}
 	}
-	return h.Allocator.Resolve(ctx, m.Identity(), want)
+	return h.Allocator.Resolve(ctx, m.Namespace, want)
 }
 
 // askers are the machine and its template; the machine's own metadata wins. Where

@@ -19,7 +19,7 @@ func FuzzDeviceIsReadFromTheNameOfItsClaim(f *testing.F) {
 	f.Add(strings.Repeat("a", 230)+"."+strings.Repeat("b", 22), 9, 2)
 	f.Fuzz(func(t *testing.T, machine string, index, try int) {
 		if len(validation.IsDNS1123Subdomain(machine)) > 0 || index < 0 || index >= MaxDevices || try < 1 || try > 1000 {
-			t.Skip()
+			return // it is no machine, device or try
 		}
 		name := ClaimNameOfTry(machine, index, try)
 		if problems := validation.IsDNS1123Subdomain(name); len(problems) > 0 {

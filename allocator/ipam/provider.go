@@ -204,30 +204,24 @@ func Abandons(ctx context.Context, cached, live client.Reader, provider Provider
 
 // For returns the provider that serves a pool.
 func (p Providers) For(pool PoolReference) Provider {
-	i := slices.IndexFunc(p, func(provider Provider) bool { return provider.Serves(pool) })
-	if i < 0 {
-		i = len(p) - 1
-	}
-	return p[i]
+	return p.first(func(provider Provider) bool { return provider.Serves(pool) })
 }
 
 // OfAddress is the provider of whose API an address object is. That of its pool may be
 // another one, see Twinned.
 func (p Providers) OfAddress(address client.Object) Provider {
-	for _, provider := range p {
-		if _, kind := provider.Kinds(); reflect.TypeOf(kind) == reflect.TypeOf(address) {
-			return provider
-		}
-	}
-	return p[len(p)-1]
+	return p.first(func(provider Provider) bool { return reflect.TypeOf(EmptyAddress(provider)) == reflect.TypeOf(address) })
 }
 
 // OfClaim is to claims what OfAddress is to addresses.
 func (p Providers) OfClaim(claim client.Object) Provider {
-	for _, provider := range p {
-		if kind, _ := provider.Kinds(); reflect.TypeOf(kind) == reflect.TypeOf(claim) {
-			return provider
-		}
+	return p.first(func(provider Provider) bool { return reflect.TypeOf(EmptyClaim(provider)) == reflect.TypeOf(claim) })
+}
+
+// first is the first provider of which something holds, or else the fallback.
+func (p Providers) first(holds func(Provider) bool) Provider {
+	if i := slices.IndexFunc(p, holds); i >= 0 {
+		return p[i]
 	}
 	return p[len(p)-1]
 }

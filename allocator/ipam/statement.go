@@ -34,13 +34,14 @@ func Statements() []string {
 // CheckStatement refuses a pool that, by its annotations, is not for the device or
 // for the machine, or whose annotations cannot be read.
 func CheckStatement(pool Pool, machine Machine, want Want) error {
-	if _, err := SaysNoGateway(pool); err != nil {
-		return err
+	if text, says := pool.GetAnnotations()[GatewayAnnotation]; says && text != NoGateway {
+		return Refuse(PoolInvalid, "%s has an invalid annotation %s: %q; it can only be %q: correct the pool",
+			pool.Reference.In(pool.GetNamespace()), GatewayAnnotation, text, NoGateway)
 	}
 	if err := checkNetworks(pool, want); err != nil {
 		return err
 	}
-	allowed, err := IsUsedBy(pool, pool.Reference, machine)
+	allowed, err := isUsedBy(pool, machine)
 	switch {
 	case err != nil:
 		return err
@@ -98,9 +99,9 @@ func isOn(network, stated string) bool {
 // usedByPattern is one entry of UsedByAnnotation.
 var usedByPattern = regexp.MustCompile(`^[-a-z0-9]*\*?(/[-a-z0-9.]*\*?)?$`)
 
-// IsUsedBy tells whether machines of this namespace and Cluster may claim from a
+// isUsedBy tells whether machines of this namespace and Cluster may claim from a
 // pool. It returns a Refusal if the pool does not say so legibly.
-func IsUsedBy(pool client.Object, reference PoolReference, machine Machine) (bool, error) {
+func isUsedBy(pool Pool, machine Machine) (bool, error) {
 	text, limited := pool.GetAnnotations()[UsedByAnnotation]
 	if !limited {
 		return true, nil
@@ -109,7 +110,7 @@ func IsUsedBy(pool client.Object, reference PoolReference, machine Machine) (boo
 	for _, entry := range SplitList(text) {
 		if !usedByPattern.MatchString(entry) || strings.HasPrefix(entry, "/") || strings.HasSuffix(entry, "/") {
 			return false, Refuse(PoolInvalid, "%s has an invalid annotation %s: %q is neither NAMESPACE nor NAMESPACE/CLUSTER; correct the pool",
-				reference.In(pool.GetNamespace()), UsedByAnnotation, entry)
+				pool.Reference.In(pool.GetNamespace()), UsedByAnnotation, entry)
 		}
 		namespace, cluster, ofCluster := strings.Cut(entry, "/")
 		if matches(namespace, machine.Namespace) && (!ofCluster || machine.Cluster != "" && matches(cluster, machine.Cluster)) {
@@ -127,15 +128,8 @@ func matches(pattern, name string) bool {
 	return pattern == name
 }
 
-// SaysNoGateway tells whether a pool's gateway is not to be injected.
-func SaysNoGateway(pool Pool) (bool, error) {
-	text, ok := pool.GetAnnotations()[GatewayAnnotation]
-	if !ok || text == NoGateway {
-		return ok, nil
-	}
-	return false, Refuse(PoolInvalid, "%s has an invalid annotation %s: %q; it can only be %q: correct the pool",
-		pool.Reference.In(pool.GetNamespace()), GatewayAnnotation, text, NoGateway)
-}
+// SaysNoGateway tells whether the gateway of a pool is not to be injected.
+func SaysNoGateway(pool Pool) bool { return pool.GetAnnotations()[GatewayAnnotation] == NoGateway }
 
 // StatesTheSame tells whether two versions of a pool say the same of what they are for.
 func StatesTheSame(a, b client.Object) bool {

@@ -20,10 +20,17 @@ type former struct {
 	Annotations map[string]*string `json:"annotations,omitempty"`
 }
 
+// IsOffered tells whether a claim is somebody's own who offers it to a machine, whether
+// it was taken over or not.
+func IsOffered(claim client.Object) bool {
+	_, offered := claim.GetAnnotations()[ForAnnotation]
+	return offered
+}
+
 // NoteTakenOver notes on a claim that its maker offers to a machine what is changed
 // in it besides our own marks, compared to before, so that HandBack can undo that.
 func NoteTakenOver(claim, before client.Object) error {
-	if _, offered := claim.GetAnnotations()[ForAnnotation]; !offered {
+	if !IsOffered(claim) {
 		return nil
 	}
 	note := formerOf(claim)

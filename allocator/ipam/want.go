@@ -30,8 +30,8 @@ type Want struct {
 	// AskedBy says which metadata named the pool, for a denial that can be
 	// acted upon, e.g. `label x of VSphereMachineTemplate "cp"`.
 	AskedBy string
-	// AlsoMissing are, for a bare name of which no pool can be used, the pools of the
-	// other kinds that it might mean. They are for texts and for Shortages only.
+	// AlsoMissing are, for a bare name of which the namespace has no pool that can be
+	// used, the others that it might mean. They are for texts and for Shortages only.
 	AlsoMissing []PoolReference
 	// NoGateway says that the device must not get the pool's gateway.
 	NoGateway bool

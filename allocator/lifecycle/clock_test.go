@@ -97,7 +97,7 @@ func TestMachineIsLetGoWhenItsProviderFailsForLong(t *testing.T) {
 	if exists(now.Add(providerPatience)) {
 		t.Error("it still waits for its provider")
 	}
-	if err := inner.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || !isProtected(address) {
+	if err := inner.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || !ipam.IsProtected(address) {
 		t.Errorf("its address has the finalizers %v (error %v), want ours", address.Finalizers, err)
 	}
 }

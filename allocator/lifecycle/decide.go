@@ -162,7 +162,7 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 		return decideRecreated(h)
 	case !h.isAnnotatedAddress():
 		return report, 0
-	case h.busy && isProtected(h.address) && len(h.claim.GetOwnerReferences()) == 0 && now.Sub(m.created) < adoptionPatience:
+	case h.busy && ipam.IsProtected(h.address) && len(h.claim.GetOwnerReferences()) == 0 && now.Sub(m.created) < adoptionPatience:
 		// This can wait: the address is bound and protected, so nobody else gets it.
 		return idle, busyCheck
 	}
@@ -187,7 +187,7 @@ func decideSpareClaim(m machineState, h holding, now time.Time, grace time.Durat
 		return idle, 0
 	}
 	if !h.claim.GetDeletionTimestamp().IsZero() {
-		if h.address != nil && isProtected(h.address) && !h.isStillUsed() {
+		if h.address != nil && ipam.IsProtected(h.address) && !h.isStillUsed() {
 			return unprotect, 0
 		}
 		return idle, terminatingCheck
@@ -232,9 +232,9 @@ func decideWithoutClaim(m machineState, h holding) (step, time.Duration) {
 		return report, 0
 	case !h.belongsTo(m):
 		return idle, 0
-	case isProtected(h.address) && h.requestable && !h.offDevice && (!h.placed || h.address.GetDeletionTimestamp().IsZero()):
+	case ipam.IsProtected(h.address) && h.requestable && !h.offDevice && (!h.placed || h.address.GetDeletionTimestamp().IsZero()):
 		return recreate, failedClaimAge
-	case isProtected(h.address) || h.address.GetDeletionTimestamp().IsZero():
+	case ipam.IsProtected(h.address) || h.address.GetDeletionTimestamp().IsZero():
 		return protect, 0
 	}
 	return report, 0
@@ -261,7 +261,7 @@ func decideDeleting(m machineState, h holding) step {
 		return idle
 	case !h.vmExists:
 		return release
-	case h.address != nil && h.address.GetDeletionTimestamp().IsZero() && !isProtected(h.address):
+	case h.address != nil && h.address.GetDeletionTimestamp().IsZero() && !ipam.IsProtected(h.address):
 		// CAPV lets go of a machine without an owner Machine before the VM is gone.
 		return protect
 	}
@@ -309,7 +309,7 @@ func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration)
 // reapOrHandBack is how a claim ends that no machine uses: ours is deleted, and one that
 // somebody offered becomes its maker's again.
 func reapOrHandBack(h holding) step {
-	if isTakenOver(h.claim) {
+	if ipam.IsOffered(h.claim) {
 		return handBack
 	}
 	return reap

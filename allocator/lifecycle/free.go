@@ -18,7 +18,7 @@ import (
 // release gives a binding back. It waits for nothing that the provider must do.
 // What is given back already, and is still there, is the provider's.
 func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
-	protected := h.address != nil && isProtected(h.address)
+	protected := h.address != nil && ipam.IsProtected(h.address)
 	if protected {
 		if err := r.unprotect(ctx, h, decideFate(s.machineState, *h)); err != nil {
 			return err
@@ -44,7 +44,7 @@ func (r *Reconciler) release(ctx context.Context, s *state, h *holding) error {
 
 // unprotect takes our finalizer and marks off the address.
 func (r *Reconciler) unprotect(ctx context.Context, h *holding, then fate) error {
-	if h.address == nil || !isProtected(h.address) {
+	if h.address == nil || !ipam.IsProtected(h.address) {
 		return nil
 	}
 	address := h.address.Object

@@ -163,7 +163,7 @@ func TestSpareAddressWaitsForOneGracePeriod(t *testing.T) {
 		return r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address) == nil
 	}
 
-	if !exists(now) || !exists(now.Add(r.grace-time.Second)) || !isProtected(address) {
+	if !exists(now) || !exists(now.Add(r.grace-time.Second)) || !ipam.IsProtected(address) {
 		t.Fatal("it was unprotected before this leader had seen it for the grace period")
 	}
 	if exists(now.Add(r.grace)) {
@@ -389,8 +389,8 @@ func TestClaimMayGoWhenItsAddressIsUnprotected(t *testing.T) {
 			if _, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}); err != nil {
 				t.Fatal(err)
 			}
-			if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || isProtected(address) {
-				t.Errorf("the address is protected: %t (error %v), want it to be free", isProtected(address), err)
+			if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || ipam.IsProtected(address) {
+				t.Errorf("the address is protected: %t (error %v), want it to be free", ipam.IsProtected(address), err)
 			}
 			if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); apierrors.IsNotFound(err) != test.want {
 				t.Errorf("reading the claim gives error %v, want it gone: %t", err, test.want)

@@ -2,7 +2,6 @@ package lifecycle
 
 import (
 	"net/netip"
-	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -143,7 +142,7 @@ func (h holding) isClaimed() bool {
 // isHeldBack tells whether our finalizer holds up the deletion of the machine's
 // claim. While clusterctl moves it, that is what the finalizer is for.
 func (h holding) isHeldBack(machine string) bool {
-	return h.claim != nil && !h.claim.GetDeletionTimestamp().IsZero() && isProtected(h.claim) &&
+	return h.claim != nil && !h.claim.GetDeletionTimestamp().IsZero() && ipam.IsProtected(h.claim) &&
 		machineOfClaim(h.claim) == machine && !h.isMoving()
 }
 
@@ -165,17 +164,12 @@ func (h holding) isAnnotatedAddress() bool {
 // this name, or for one that it does not name any more.
 func (h holding) isProtectedFor(machine string) bool {
 	named := ipam.MachineOf(h.address)
-	return isProtected(h.address) && (named == "" || named == machine)
-}
-
-// isProtected tells whether our finalizer is on an address, or on a claim.
-func isProtected(obj client.Object) bool {
-	return slices.Contains(obj.GetFinalizers(), ipam.InUseFinalizer)
+	return ipam.IsProtected(h.address) && (named == "" || named == machine)
 }
 
 // isUnprotected tells whether the address needs our finalizer, and can still get it.
 func (h holding) isUnprotected() bool {
-	return h.address != nil && !isProtected(h.address) && h.address.GetDeletionTimestamp().IsZero()
+	return h.address != nil && !ipam.IsProtected(h.address) && h.address.GetDeletionTimestamp().IsZero()
 }
 
 // hasMoved tells whether the machine of an address lives in another management
@@ -210,7 +204,7 @@ func isRecreated(claim client.Object) bool {
 // isSpare tells whether the address was protected for the machine while it was
 // admitted, but another one was given to it.
 func (h holding) isSpare(m machineState) bool {
-	return h.claim == nil && h.annotated == nil && h.address != nil && isProtected(h.address) &&
+	return h.claim == nil && h.annotated == nil && h.address != nil && ipam.IsProtected(h.address) &&
 		ipam.MachineOf(h.address) == m.name && h.address.GetAnnotations()[ipam.MachineUIDAnnotation] == ""
 }
 
@@ -265,7 +259,7 @@ func (h holding) answersClaim() bool {
 // deleted while it binds it, and when its two controllers, one for each claim
 // API, bind a claim at once. It would be missing from its pool for ever.
 func (h holding) isStray(machine string) bool {
-	return h.claim == nil && h.annotated == nil && h.address != nil && !isProtected(h.address) && !hasMoved(h.address) &&
+	return h.claim == nil && h.annotated == nil && h.address != nil && !ipam.IsProtected(h.address) && !hasMoved(h.address) &&
 		(ipam.MachineOf(h.address) == machine || h.address.GetLabels()[ipam.MachineLabel] == ipam.MachineLabelValue(machine))
 }
 
@@ -273,7 +267,7 @@ func (h holding) isStray(machine string) bool {
 // as can be seen: its address is protected for a machine.
 func (h holding) wasAnswered() bool {
 	_, kept := h.claim.GetAnnotations()[ipam.KeptAnnotation]
-	return !kept && h.address != nil && isProtected(h.address) && ipam.RequesterOf(h.claim) != ""
+	return !kept && h.address != nil && ipam.IsProtected(h.address) && ipam.RequesterOf(h.claim) != ""
 }
 
 // isOrphan tells whether the claim waits for a machine of this name that never
@@ -290,13 +284,6 @@ func isOrphan(claim client.Object, machine string) bool {
 func wasAdopted(claim client.Object) bool {
 	_, requested := claim.GetAnnotations()[ipam.RequestedByAnnotation]
 	return !requested
-}
-
-// isTakenOver tells, of a claim with our marks, whether it is somebody's who has offered
-// it to a machine.
-func isTakenOver(claim client.Object) bool {
-	_, offered := claim.GetAnnotations()[ipam.ForAnnotation]
-	return offered
 }
 
 // graceOf is the grace period of a claim without a machine. That its Cluster does

@@ -48,7 +48,7 @@ func machineOfAddress(provider ipam.Provider) func(client.Object) string {
 			return name
 		}
 		name, _, _, _ := ipam.ParseClaimName(provider.ReadAddress(address).Claim)
-		if isProtected(address) || address.GetLabels()[ipam.MachineLabel] == ipam.MachineLabelValue(name) {
+		if ipam.IsProtected(address) || address.GetLabels()[ipam.MachineLabel] == ipam.MachineLabelValue(name) {
 			return name
 		}
 		return ""

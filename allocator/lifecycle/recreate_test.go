@@ -66,7 +66,7 @@ func (r *Reconciler) stored(t *testing.T, obj client.Object) bool {
 func (r *Reconciler) outcome(t *testing.T, claim *ipamv1.IPClaim, address *ipamv1.IPAddress) string {
 	t.Helper()
 	switch exists := r.stored(t, claim); {
-	case !exists && r.stored(t, address) && isProtected(address):
+	case !exists && r.stored(t, address) && ipam.IsProtected(address):
 		return "gone, its address protected"
 	case !exists:
 		return "gives way"
@@ -103,7 +103,7 @@ func TestRecreatedClaimStaysOnlyIfNobodyElseHasItsAddress(t *testing.T) {
 			if got := r.outcome(t, claim, address); got != test.want {
 				t.Errorf("it %s, want that it %s", got, test.want)
 			}
-			if !r.stored(t, otherClaim) || !r.stored(t, otherAddress) || !isProtected(otherAddress) {
+			if !r.stored(t, otherClaim) || !r.stored(t, otherAddress) || !ipam.IsProtected(otherAddress) {
 				t.Error("what the other one has was taken back")
 			}
 		})
@@ -262,7 +262,7 @@ func TestAddressIsPlacedForAClaimUnlessItIsSomebodyElses(t *testing.T) {
 				t.Errorf("it is placed: %t (error %v), want %t", placed, err, test.placed)
 			}
 			made := &capiipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0"}}
-			if test.placed && (!r.stored(t, made) || !isProtected(made) || ipam.MachineOf(made) != "cp-0") {
+			if test.placed && (!r.stored(t, made) || !ipam.IsProtected(made) || ipam.MachineOf(made) != "cp-0") {
 				t.Errorf("it has the finalizers %v and is for %q, want it protected for cp-0", made.Finalizers, ipam.MachineOf(made))
 			}
 		})

@@ -207,10 +207,10 @@ func (s *state) addRemaining(addresses []ipam.Address, holdingOf func(ipam.PoolR
 		case h.address == nil && h.claim == nil && h.annotated == nil:
 			// Nothing else is known of its claim: the holding was made just now.
 			h.address = &address
-		case h.address == nil && h.claim != nil && isProtected(address) && ipam.Answers(address, h.claim.GetUID()):
+		case h.address == nil && h.claim != nil && ipam.IsProtected(address) && ipam.Answers(address, h.claim.GetUID()):
 			// The claim is about to name it.
 			h.address = &address
-		case h.address != nil || isProtected(address):
+		case h.address != nil || ipam.IsProtected(address):
 			// Its claim has another one, or it is what an earlier claim of the name left.
 			s.holdings = append(s.holdings, &holding{address: &address})
 		}

@@ -1,7 +1,6 @@
 package contract
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -18,10 +17,10 @@ import (
 	ipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
-	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/tests/faults"
 )
 
 // The kinds of pools in these tests. That of the last is not watched.
@@ -212,30 +211,12 @@ func TestPoolThatCannotServeIsRefused(t *testing.T) {
 	}
 }
 
-// failing is the server, with this error for reads of what has this type.
-func failing[object any](c client.WithWatch, failure error) client.Reader {
-	return interceptor.NewClient(c, interceptor.Funcs{
-		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
-			if _, is := any(obj).(object); is {
-				return failure
-			}
-			return c.Get(ctx, key, obj, opts...)
-		},
-		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
-			if _, is := any(list).(object); is {
-				return failure
-			}
-			return c.List(ctx, list, opts...)
-		},
-	})
-}
-
 // A pool of a kind that is not watched is read from the API server, where the right
 // to may be missing.
 func TestPoolThatMayNotBeReadIsRefusedWithTheRightThatIsMissing(t *testing.T) {
 	forbidden := apierrors.NewForbidden(schema.GroupResource{Group: rangeKind.Group, Resource: "ranges"}, "lab", errors.New("no"))
 	c := server(t, lab(rangeKind, nil))
-	provider := Provider{Mapper: kinds(), Live: failing[*unstructured.Unstructured](c, forbidden)}
+	provider := Provider{Mapper: kinds(), Live: faults.Failing[*unstructured.Unstructured](c, forbidden)}
 
 	_, err := provider.Pool(t.Context(), c, aMachine, wantOf(rangeKind))
 
@@ -255,9 +236,9 @@ func TestFailureToReadIsNoRefusal(t *testing.T) {
 		reader client.Reader
 		mapper meta.RESTMapper
 	}{
-		"of the pool":      {failing[*unstructured.Unstructured](c, failure), kinds()},
-		"of the Cluster":   {failing[*capi.Cluster](c, failure), kinds()},
-		"of the addresses": {failing[*ipamv1.IPAddressList](c, failure), kinds()},
+		"of the pool":      {faults.Failing[*unstructured.Unstructured](c, failure), kinds()},
+		"of the Cluster":   {faults.Failing[*capi.Cluster](c, failure), kinds()},
+		"of the addresses": {faults.Failing[*ipamv1.IPAddressList](c, failure), kinds()},
 		"of the kinds":     {c, unknowing{failure: failure}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -22,6 +22,7 @@ import (
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/tests/faults"
 )
 
 // server is an API server with these objects.
@@ -32,24 +33,6 @@ func server(t *testing.T, objects ...client.Object) client.WithWatch {
 		t.Fatal(err)
 	}
 	return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()
-}
-
-// failing is the server, with this error for reads of what has this type.
-func failing[object any](c client.WithWatch, failure error) client.Reader {
-	return interceptor.NewClient(c, interceptor.Funcs{
-		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
-			if _, is := any(obj).(object); is {
-				return failure
-			}
-			return c.Get(ctx, key, obj, opts...)
-		},
-		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
-			if _, is := any(list).(object); is {
-				return failure
-			}
-			return c.List(ctx, list, opts...)
-		},
-	})
 }
 
 // taken is an address of a pool, handed to an IPClaim.
@@ -231,7 +214,7 @@ func TestPoolThatCannotServeIsRefused(t *testing.T) {
 }
 
 func TestPoolThatIsMissingIsNamedWithWhatElseWasMeant(t *testing.T) {
-	absent, notServed := server(t), failing[*ipamv1.IPPool](server(t), &meta.NoKindMatchError{})
+	absent, notServed := server(t), faults.Failing[*ipamv1.IPPool](server(t), &meta.NoKindMatchError{})
 	for name, test := range map[string]struct {
 		reader client.Reader
 		others []string
@@ -266,10 +249,10 @@ func TestFailureToReadIsNoRefusal(t *testing.T) {
 	c := server(t, poolWith(func(s *ipamv1.IPPoolSpec) { s.ClusterName = new("dkp") }, entry("10.0.0.1", "10.0.0.6", "")),
 		&capi.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "dkp"}})
 	for name, reader := range map[string]client.Reader{
-		"of the pool":                       failing[*ipamv1.IPPool](c, failure),
-		"of the Cluster":                    failing[*capi.Cluster](c, failure),
-		"of the addresses":                  failing[*ipamv1.IPAddressList](c, failure),
-		"of the addresses of the other API": failing[*capiipamv1.IPAddressList](c, failure),
+		"of the pool":                       faults.Failing[*ipamv1.IPPool](c, failure),
+		"of the Cluster":                    faults.Failing[*capi.Cluster](c, failure),
+		"of the addresses":                  faults.Failing[*ipamv1.IPAddressList](c, failure),
+		"of the addresses of the other API": faults.Failing[*capiipamv1.IPAddressList](c, failure),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := Provider{}.Pool(t.Context(), reader, aMachine, aWant)
@@ -283,7 +266,7 @@ func TestFailureToReadIsNoRefusal(t *testing.T) {
 // Cluster API's kinds may be served without those of its claims.
 func TestPoolIsReadWhereNobodyServesTheOtherClaimAPI(t *testing.T) {
 	c := server(t, poolOf(entry("10.0.0.1", "10.0.0.6", "")), taken("ns", "pool", "10.0.0.1"))
-	pool, err := Provider{}.Pool(t.Context(), failing[*capiipamv1.IPAddressList](c, &meta.NoKindMatchError{}), aMachine, aWant)
+	pool, err := Provider{}.Pool(t.Context(), faults.Failing[*capiipamv1.IPAddressList](c, &meta.NoKindMatchError{}), aMachine, aWant)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -335,7 +318,7 @@ func TestCauseOfAClaimThatMetal3LeavesIsFound(t *testing.T) {
 		c := server(t, named("other", "lab", ranges), taken("ns", "pool", "10.0.0.3"))
 		failure := errors.New("no answer")
 		for _, pool := range []*ipamv1.IPPool{reserving("10.0.0.3"), named("pool", "lab", ranges)} {
-			reader := failing[*ipamv1.IPAddressList](interceptor.NewClient(c, interceptor.Funcs{
+			reader := faults.Failing[*ipamv1.IPAddressList](interceptor.NewClient(c, interceptor.Funcs{
 				List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
 					if _, is := list.(*ipamv1.IPPoolList); is {
 						return failure
