@@ -87,7 +87,9 @@ func TestOneAddressForTwoDevicesIsDeniedAndLeavesNothing(t *testing.T) {
 	s.create(newRange(oneRanges, s.ns))
 	ref := "Range." + oneRanges + "/lab"
 	s.readable(withPoolOf("0", ref))
-	defer s.playContract(s.answersWith("10.16.66.88"))()
+	// The endpoint of a Cluster in another scene counts on every network: no other test has
+	// this address.
+	defer s.playContract(s.answersWith("10.16.75.88"))()
 
 	s.expectDenial(s.env.Client.Create(t.Context(), harness.Machine(s.ns, "cp-0", harness.WithCluster(""), withPoolOf("0", ref), withPoolOf("1", ref),
 		harness.WithDevices(harness.StaticDevice(), harness.StaticDevice()))),
