@@ -34,7 +34,7 @@ const (
 	DevicePinned     Reason = "DevicePinned"
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolElsewhere    Reason = "PoolElsewhere"
-	PoolNotNamed     Reason = "PoolNotNamed"
+	NoPoolMatches    Reason = "NoPoolMatches"
 	// PoolNotForNetwork and PoolNotAllowed are of pools that say what they are for.
 	PoolNotForNetwork Reason = "PoolNotForNetwork"
 	PoolNotAllowed    Reason = "PoolNotAllowed"

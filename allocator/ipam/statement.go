@@ -120,6 +120,14 @@ func isUsedBy(pool Pool, machine Machine) (bool, error) {
 	return allowed, nil
 }
 
+// IsOpenedTo tells whether a pool says that machines of this namespace and Cluster may
+// claim from it. One that says nothing is open to all, and opened to none.
+func IsOpenedTo(pool Pool, machine Machine) bool {
+	_, limited := pool.GetAnnotations()[UsedByAnnotation]
+	allowed, err := isUsedBy(pool, machine)
+	return limited && allowed && err == nil
+}
+
 // matches tells whether a name is the pattern's, whose final * stands for any rest.
 func matches(pattern, name string) bool {
 	if prefix, open := strings.CutSuffix(pattern, "*"); open {
