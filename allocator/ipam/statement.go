@@ -139,8 +139,12 @@ func matches(pattern, name string) bool {
 // SaysNoGateway tells whether the gateway of a pool is not to be injected.
 func SaysNoGateway(pool Pool) bool { return pool.GetAnnotations()[GatewayAnnotation] == NoGateway }
 
-// StatesTheSame tells whether two versions of a pool say the same of what they are for.
+// StatesTheSame tells whether two versions of a pool say the same of what they are for, and
+// can be asked for by the same labels.
 func StatesTheSame(a, b client.Object) bool {
+	if LabelsOf(a) != LabelsOf(b) {
+		return false
+	}
 	for _, key := range Statements() {
 		before, had := a.GetAnnotations()[key]
 		after, has := b.GetAnnotations()[key]
