@@ -78,13 +78,9 @@ func together(al *allocation, candidates []candidate, refusals []*ipam.Refusal) 
 	if len(refusals) == 1 {
 		return refusals[0]
 	}
-	reason := refusals[0].Reason
 	var causes []string
 	var shortages []ipam.Shortage
 	for i, refusal := range refusals {
-		if refusal.Reason == ipam.PoolExhausted {
-			reason = ipam.PoolExhausted
-		}
 		causes = append(causes, causeOf(candidates[i], refusal))
 		for _, short := range refusal.Shortages {
 			if !slices.Contains(shortages, short) {
@@ -92,8 +88,13 @@ func together(al *allocation, candidates []candidate, refusals []*ipam.Refusal) 
 			}
 		}
 	}
-	return ipam.WithShortages(ipam.Refuse(reason, "no pool asked for by %s can serve: %s; add addresses to one of them, or name or label another",
-		al.want.AskedBy, strings.Join(causes, ", ")), shortages...)
+	err := ipam.Refuse(ipam.PoolExhausted, "no pool asked for by %s can serve: %s; add addresses to one of them, or name or label another",
+		al.want.AskedBy, strings.Join(causes, ", "))
+	isExhausted := func(refusal *ipam.Refusal) bool { return refusal.Reason == ipam.PoolExhausted }
+	if refusal, is := ipam.AsRefusal(err); is && !slices.ContainsFunc(refusals, isExhausted) {
+		refusal.Reason = refusals[0].Reason
+	}
+	return ipam.WithShortages(err, shortages...)
 }
 
 // causeOf is a refusal in few words, without counts, which change.
