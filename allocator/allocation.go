@@ -82,7 +82,7 @@ func (al *allocation) claimKey() types.NamespacedName {
 
 // claimSpec is what the claim is to say.
 func (al *allocation) claimSpec() ipam.ClaimSpec {
-	return ipam.ClaimSpec{Name: al.claim, Machine: al.Machine, Pool: al.want.Pool, Host: al.want.Host, PoolObject: al.pool.Object}
+	return ipam.ClaimSpec{IP: al.want.IP, Name: al.claim, Machine: al.Machine, Pool: al.want.Pool, Host: al.want.Host, PoolObject: al.pool.Object}
 }
 
 // poolName is the pool in a sentence.

@@ -56,7 +56,9 @@ func (a *Allocator) candidates(ctx context.Context, reader client.Reader, al *al
 			return nil, err
 		}
 		for _, c := range found {
-			if c.refusal != nil || !slices.ContainsFunc(all, func(other candidate) bool { return other.refusal == nil && other.want.Pool == c.want.Pool }) {
+			if c.refusal != nil || !slices.ContainsFunc(all, func(other candidate) bool {
+				return other.refusal == nil && other.want.Pool == c.want.Pool && other.want.IP == c.want.IP
+			}) {
 				all = append(all, c)
 			}
 		}
@@ -67,6 +69,7 @@ func (a *Allocator) candidates(ctx context.Context, reader client.Reader, al *al
 func (a *Allocator) candidatesOf(ctx context.Context, reader client.Reader, al *allocation, choice ipam.Choice) ([]candidate, error) {
 	if choice.Labels.IsEmpty() {
 		c, err := a.named(ctx, al, choice.Pool)
+		c.want.IP = choice.IP
 		return []candidate{c}, err
 	}
 	pools, err := a.labelled(ctx, reader, al.Machine, choice.Labels)
@@ -80,7 +83,7 @@ func (a *Allocator) candidatesOf(ctx context.Context, reader client.Reader, al *
 	}
 	candidates := make([]candidate, len(pools))
 	for i, pool := range pools {
-		candidates[i] = candidate{want: ipam.Want{Ask: al.want.Ask, Pool: pool}}
+		candidates[i] = candidate{want: ipam.Want{Ask: al.want.Ask, Pool: pool, IP: choice.IP}}
 	}
 	return candidates, nil
 }

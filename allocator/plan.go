@@ -84,14 +84,11 @@ func (s *survey) add(ctx context.Context, al *allocation, isChosen bool) error {
 		}
 	}
 	if len(candidates) > 1 {
-		pool, err := s.poolOfClaim(ctx, al, candidates)
+		i, err := s.claimed(ctx, al, candidates)
 		if err != nil {
 			return err
 		}
-		isPreferred := func(c candidate) bool { return c.refusal == nil && c.want.Pool == pool }
-		if i := slices.IndexFunc(candidates, isPreferred); i > 0 {
-			candidates = slices.Concat(candidates[i:i+1], candidates[:i], candidates[i+1:])
-		}
+		candidates = slices.Concat(candidates[i:i+1], candidates[:i], candidates[i+1:])
 	}
 	s.allocations = append(s.allocations, al)
 	s.candidates = append(s.candidates, candidates)
@@ -99,32 +96,44 @@ func (s *survey) add(ctx context.Context, al *allocation, isChosen bool) error {
 	return nil
 }
 
-// poolOfClaim is the candidate that an allocation has a claim on already, empty if there is
-// none: one that was kept for its owner, or one of its name, in whichever claim API.
-func (s *survey) poolOfClaim(ctx context.Context, al *allocation, candidates []candidate) (ipam.PoolReference, error) {
-	for _, kept := range al.kept {
-		if slices.ContainsFunc(candidates, func(c candidate) bool { return c.refusal == nil && c.want.Pool == kept.Pool }) {
-			return kept.Pool, nil
+// claimed is the candidate that an allocation has a claim on already, by a claim that was
+// kept for its owner or one of its name, in whichever claim API. It is the first if
+// there is none.
+func (s *survey) claimed(ctx context.Context, al *allocation, candidates []candidate) (int, error) {
+	for i, c := range candidates {
+		if c.refusal == nil && al.keptFor(c.want) >= 0 {
+			return i, nil
 		}
 	}
-	for _, c := range candidates {
+	for i, c := range candidates {
 		if c.refusal != nil {
 			continue
 		}
 		provider := s.providers.For(c.want.Pool)
 		obj, err := existingClaim(ctx, s.reader, provider, al)
 		if err != nil {
-			return ipam.PoolReference{}, err
+			return 0, err
 		}
 		if obj == nil {
 			continue
 		}
 		claim := provider.ReadClaim(obj)
-		if claim.Pool == c.want.Pool && claim.Failure == "" && claim.GetDeletionTimestamp().IsZero() {
-			return claim.Pool, nil
+		if answersTo(claim, c.want) && claim.Failure == "" && claim.GetDeletionTimestamp().IsZero() {
+			return i, nil
 		}
 	}
-	return ipam.PoolReference{}, nil
+	return 0, nil
+}
+
+// keptFor is the place of a claim among those that were kept for an allocation that is on
+// the pool of a want, -1 if none is.
+func (al *allocation) keptFor(want ipam.Want) int {
+	return slices.IndexFunc(al.kept, func(kept ipam.Claim) bool { return answersTo(kept, want) })
+}
+
+// answersTo tells whether a claim asks what is wanted.
+func answersTo(claim ipam.Claim, want ipam.Want) bool {
+	return claim.Pool == want.Pool && (claim.Requested == want.IP || !want.IP.IsValid())
 }
 
 // existingClaim is the claim that an allocation will use, or wait for, nil if there is none.
@@ -176,19 +185,47 @@ func (s *survey) lookAnew(ctx context.Context, al *allocation, c candidate) (*of
 	if err != nil {
 		return nil, err
 	}
-	i := slices.IndexFunc(al.kept, func(kept ipam.Claim) bool { return kept.Pool == c.want.Pool })
-	if i >= 0 && !al.used {
+	if i := al.keptFor(c.want); i >= 0 && !al.used {
 		o.existing = al.kept[i].GetName()
 		return o, nil
 	}
 	claim, err := existingClaim(ctx, s.reader, o.provider, al)
-	if err != nil {
-		return nil, err
+	if err != nil || claim != nil {
+		return o, err
 	}
-	if claim == nil {
-		o.claim = al.claim
+	o.claim = al.claim
+	err = checkRequested(o, al)
+	if refusal, refused := ipam.AsRefusal(err); refused {
+		o.refusal = refusal
+		if refusal.Reason == ipam.AddressTaken {
+			// Whatever comes back to the pool may be it.
+			refusal.Shortages = s.shortages(o.want, []ipam.PoolReference{o.want.Pool})
+		}
 	}
 	return o, nil
+}
+
+// checkRequested refuses a given address that a claim cannot ask for, or cannot have.
+func checkRequested(o *offer, al *allocation) error {
+	if !o.want.IP.IsValid() {
+		return nil
+	}
+	name := o.pool.Reference.In(o.pool.GetNamespace())
+	if o.pool.Offers == nil {
+		return ipam.Refuse(ipam.AddressNotRequestable, "%s cannot be asked for %s, which %s wants: make a pool of that address alone, or use an IPPool",
+			name, o.want.IP, o.want.AskedBy)
+	}
+	switch in, taken := o.pool.Offers(o.want.IP, al.claim); {
+	case !in:
+		return ipam.Refuse(ipam.PoolNameInvalid, "%s, which %s wants, is not in %s: correct one of them", o.want.IP, o.want.AskedBy, name)
+	case taken:
+		return addressTaken(name, o.want)
+	}
+	return nil
+}
+
+func addressTaken(pool string, want ipam.Want) error {
+	return ipam.Refuse(ipam.AddressTaken, "%s of %s, which %s wants, is in use or reserved for another claim: free it, or ask for another", want.IP, pool, want.AskedBy)
 }
 
 // read reads the pool of an offer, and what that says it is for. It returns a Refusal if
@@ -244,5 +281,5 @@ func (s *survey) passedOver(chosen []*offer) (warnings []string) {
 
 // passes tells whether what a pool is refused for ends by itself, as a rule.
 func passes(reason ipam.Reason) bool {
-	return reason == ipam.PoolExhausted || reason == ipam.PoolTerminating || reason == ipam.PoolNotServed
+	return reason == ipam.PoolExhausted || reason == ipam.PoolTerminating || reason == ipam.PoolNotServed || reason == ipam.AddressTaken
 }

@@ -110,6 +110,7 @@ func causeOf(c candidate, refusal *ipam.Refusal) string {
 		ipam.PoolForbidden:     "cannot be read",
 		ipam.PoolNotForNetwork: "is for other networks",
 		ipam.PoolNotAllowed:    "is for others",
+		ipam.AddressTaken:      "has given the address to others",
 	}[refusal.Reason]
 	if words == "" {
 		words = "cannot be used"

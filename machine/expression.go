@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -21,10 +22,11 @@ const (
 //
 //	expression = address { "," address }
 //	address    = choice { "|" choice }
-//	choice     = "@" GROUP | REF
+//	choice     = ( "@" GROUP | REF ) [ "=" IP ]
 //
-// where GROUP is the value of ipam.PoolGroupLabel on pools, and REF is NAME, KIND/NAME or
-// KIND.GROUP/NAME. Blanks around them mean nothing.
+// where GROUP is the value of ipam.PoolGroupLabel on pools, REF is NAME, KIND/NAME or
+// KIND.GROUP/NAME, and IP is the very address that is wanted. Blanks around them mean
+// nothing.
 type Expression [][]ipam.Choice
 
 // String is the expression as users write it.
@@ -41,6 +43,13 @@ func (e Expression) String() string {
 }
 
 func textOf(choice ipam.Choice) string {
+	if !choice.IP.IsValid() {
+		return textOfPool(choice)
+	}
+	return textOfPool(choice) + "=" + choice.IP.String()
+}
+
+func textOfPool(choice ipam.Choice) string {
 	pool := choice.Pool
 	switch {
 	case choice.Labels.Group != "":
@@ -82,6 +91,21 @@ func parseExpression(text string) (Expression, error) {
 }
 
 func parseChoice(text string) (ipam.Choice, error) {
+	source, wanted, isGiven := strings.Cut(text, "=")
+	choice, err := parseSource(strings.TrimSpace(source))
+	if err != nil || !isGiven {
+		return choice, err
+	}
+	wanted = strings.TrimSpace(wanted)
+	if choice.IP, err = netip.ParseAddr(wanted); err != nil || choice.IP.Zone() != "" {
+		return ipam.Choice{}, fmt.Errorf("is not a list of pools: %q is not an IP address", wanted)
+	}
+	choice.IP = choice.IP.Unmap()
+	return choice, nil
+}
+
+// parseSource reads what a choice is from: a pool, or a group of pools.
+func parseSource(text string) (ipam.Choice, error) {
 	group, isGroup := strings.CutPrefix(text, "@")
 	if !isGroup {
 		pool, err := parseReference(text)

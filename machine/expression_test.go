@@ -15,8 +15,11 @@ func TestExpressionIsRead(t *testing.T) {
 		"IPPool/a | @prod":        "IPPool/a|@prod",
 		"GlobalInClusterIPPool/a": "GlobalInClusterIPPool/a",
 		"InClusterIPPool.ipam.cluster.x-k8s.io/a": "InClusterIPPool.ipam.cluster.x-k8s.io/a",
-		"a,a":       "a,a",
-		"@Prod_1.x": "@Prod_1.x",
+		"a,a":               "a,a",
+		"a = 10.0.0.5 | a":  "a=10.0.0.5|a",
+		"@g=2001:DB8::1":    "@g=2001:db8::1",
+		"a=::ffff:10.0.0.5": "a=10.0.0.5",
+		"@Prod_1.x":         "@Prod_1.x",
 	} {
 		got, err := parseExpression(text)
 		if err != nil || got.String() != want {
@@ -47,7 +50,7 @@ func TestWhatIsNoExpressionIsAnError(t *testing.T) {
 }
 
 func FuzzExpressionIsReadAsItIsWritten(f *testing.F) {
-	for _, text := range []string{"a", "a,b|c", "@g|IPPool/a, b", "x.y/z|@", ",", "|"} {
+	for _, text := range []string{"a", "a,b|c", "@g|IPPool/a, b", "x.y/z|@", ",", "|", "a=10.0.0.5", "@g=fd00::1,a="} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -39,6 +39,9 @@ const (
 	PoolNotForNetwork Reason = "PoolNotForNetwork"
 	PoolNotAllowed    Reason = "PoolNotAllowed"
 	GatewayInvalid    Reason = "GatewayInvalid"
+	// AddressNotRequestable and AddressTaken are of an address that was asked for.
+	AddressNotRequestable Reason = "AddressNotRequestable"
+	AddressTaken          Reason = "AddressTaken"
 	// AllocationFailed is that of a failure that its reader can do nothing about
 	// in the request.
 	AllocationFailed Reason = "AllocationFailed"

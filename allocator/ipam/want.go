@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"net/netip"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,6 +57,8 @@ type Choice struct {
 	Pool PoolReference
 	// Labels are those of the pools.
 	Labels PoolLabels
+	// IP is the very address that is wanted, the zero Addr if any will do.
+	IP netip.Addr
 }
 
 // Want is an Ask with the pool that is looked at, or was chosen, for it.
@@ -65,6 +68,8 @@ type Want struct {
 	// AlsoMissing are, for a bare name of which the namespace has no pool that can be
 	// used, the others that it might mean. They are for texts and for Shortages only.
 	AlsoMissing []PoolReference
+	// IP is the very address that is wanted of the pool, the zero Addr if any will do.
+	IP netip.Addr
 }
 
 const (
