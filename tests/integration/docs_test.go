@@ -251,7 +251,7 @@ func (s *scene) untyped(object client.Object) *unstructured.Unstructured {
 }
 
 // moduleOf is the module that has a file of a project, by the name that
-// docs/design.md gives it, and whose module file says its version.
+// docs/upstream.md gives it, and whose module file says its version.
 func moduleOf(project, file string) (family, module string) {
 	switch project {
 	case "metal3":
@@ -271,13 +271,13 @@ func moduleOf(project, file string) (family, module string) {
 	return "", ""
 }
 
-func TestBehavioursOfOthersAreWhereTheDesignSays(t *testing.T) {
+func TestBehavioursOfOthersAreWhereUpstreamSays(t *testing.T) {
 	t.Parallel()
 	builder, err := programs.NewBuilder(io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := docs.Read(builder.Root, "docs/design.md")
+	page, err := docs.Read(builder.Root, "docs/upstream.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func isThere(ctx context.Context, builder *programs.Builder, project, file, text
 		return err
 	}
 	if !strings.HasSuffix(dir, "@"+project[i+1:]) {
-		return fmt.Errorf("the design relies on %s, and %s is what is built", project, filepath.Base(dir))
+		return fmt.Errorf("the page relies on %s, and %s is what is built", project, filepath.Base(dir))
 	}
 	content, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(file)))
 	if err != nil {
