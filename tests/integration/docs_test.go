@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/cluster-api/controllers/external"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -29,25 +27,11 @@ import (
 // of their own; and the Prometheus operator's.
 var readByOthers = []string{"AdmissionConfiguration", "Config", "Kustomization", "PodMonitor"}
 
-// manifestsOf are the objects in the YAML blocks of a page: those that have a kind.
 func manifestsOf(t *testing.T, page docs.Page) []*unstructured.Unstructured {
 	t.Helper()
-	var objects []*unstructured.Unstructured
-	for _, block := range page.Blocks("yaml") {
-		decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(block), len(block))
-		for {
-			var content map[string]any
-			err := decoder.Decode(&content)
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatalf("%s: %v in\n%s", page.Path, err, block)
-			}
-			if content["kind"] != nil {
-				objects = append(objects, &unstructured.Unstructured{Object: content})
-			}
-		}
+	objects, err := page.Manifests()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return objects
 }
