@@ -296,10 +296,10 @@ func TestOverlappingPoolsAreDenied(t *testing.T) {
 		s.create(f.Pool(s.ns, harness.WithPoolName("two"), f.WithIPs(20, 20)))
 		kind := f.Reference("").Kind
 
-		s.denyMachine(fmt.Sprintf(`%[1]s "one" and %[1]s "two" in namespace "NAMESPACE" overlap: both gave the same address; correct one of them`, kind), "cp-0",
-			withPoolOf("0", ref(f, "one")+","+ref(f, "two")))
+		s.refused(s.expressing("cp-0", ref(f, "one")+","+ref(f, "two")),
+			s.text(fmt.Sprintf(`%[1]s "one" and %[1]s "two" in namespace "NAMESPACE" overlap: both gave the same address; correct one of them`, kind)))
 
-		s.expectNoClaims()
+		s.noClaims()
 	})
 }
 
