@@ -107,7 +107,6 @@ func (s *scene) written(name string) (spec string, bindings string) {
 
 func TestLateMachineGetsWhatAdmissionWouldHaveGiven(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		s.pool(f, f.WithIPs(88, 89), harness.WithSearchDomains("a.example.org, b.example.org"))
 		named := harness.StaticDevice()
@@ -154,7 +153,6 @@ func (s *scene) settled0(machine *capvv1.VSphereMachine) {
 // Before the Machine owns it, CAPI and CAPV write the machine by what they have read.
 func TestLateInjectionWaitsForTheOwner(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		s.pool(f)
 		machine := s.asks(f, "")
@@ -179,7 +177,6 @@ func TestLateInjectionWaitsForTheOwner(t *testing.T) {
 
 func TestMachineOfGenerateNameIsServed(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		s.pool(f)
 		machine := s.asks(f, "")
@@ -196,7 +193,6 @@ func TestMachineOfGenerateNameIsServed(t *testing.T) {
 
 func TestResumedClusterServesItsMachines(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		cluster := harness.Cluster(s.ns, harness.DefaultCluster, paused)
 		s.create(cluster, f.Pool(s.ns))
@@ -265,7 +261,6 @@ func (s *scene) partlyBound(f harness.Fixture) (machine *capvv1.VSphereMachine, 
 
 func TestLateMachineThatIsDeletedLeavesNothing(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		machine, taken := s.partlyBound(f)
 		s.delete(taken)
@@ -286,7 +281,6 @@ func TestLateMachineThatIsDeletedLeavesNothing(t *testing.T) {
 // two.
 func TestLateMachineIsNeverServedInPart(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		_, taken := s.partlyBound(f)
 		s.consistently("it has no address", func(context.Context) error {
@@ -307,7 +301,6 @@ func TestLateMachineIsNeverServedInPart(t *testing.T) {
 
 func TestLateConflictKeepsTheAddress(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		s.pool(f, f.WithIPs(88, 120))
 		machine := s.stored(s.asks(f, "cp-0"))
@@ -363,7 +356,6 @@ func TestFailedLateClaimIsMadeAgain(t *testing.T) {
 
 func TestLateMachineWithAVirtualMachineIsLeft(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		s.pool(f)
 		machine := s.asks(f, "cp-0")
@@ -385,7 +377,6 @@ func TestLateMachineWithAVirtualMachineIsLeft(t *testing.T) {
 
 func TestFinalizerThatCAPVWipesComesBack(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		s.pool(f)
 		machine := s.stored(s.asks(f, "cp-0"))
@@ -403,7 +394,6 @@ func TestFinalizerThatCAPVWipesComesBack(t *testing.T) {
 
 func TestRefusedLateMachineIsServedWhenThePoolHasRoom(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
-		t.Parallel()
 		s := newScene(t, shared)
 		s.pool(f, f.WithIPs(88, 88))
 		holder := s.asks(f, "cp-9")
