@@ -69,7 +69,7 @@ func (al *allocation) disown(claim client.Object) {
 func (al *allocation) isUseless(claim ipam.Claim) bool {
 	failed := claim.Failure != "" && claim.Address == ""
 	return al.owns(claim) && ipam.IsMarked(claim, al.Machine.Name) && claim.GetDeletionTimestamp().IsZero() &&
-		(failed || claim.Pool != al.want.Pool)
+		(failed || !answersTo(claim, al.want))
 }
 
 // discard deletes such a claim, to be made again when it is gone, and returns the

@@ -33,8 +33,9 @@ func ofStored(t *testing.T, objects ...client.Object) (*Allocator, *allocation) 
 	al := a.attempt(Request{
 		Stamp: ipam.Stamp{Time: time.Now(), Request: "request"}, UID: "uid",
 		Machine: ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}},
-		Wants:   []ipam.Want{{Pool: metal3.PoolNamed("pool")}},
+		Asks:    []ipam.Ask{askOf(metal3.PoolNamed("pool"))},
 	}).allocations[0]
+	al.want.Pool, al.provider = metal3.PoolNamed("pool"), metal3.Provider{}
 	al.pool = ipam.Pool{Object: &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}, Reference: metal3.PoolNamed("pool")}
 	return a, al
 }

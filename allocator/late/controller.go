@@ -40,7 +40,7 @@ const (
 
 // Allocator is what is needed of IPAM.
 type Allocator interface {
-	// Claim binds an address for every want, or fails with a Refusal or
+	// Claim binds an address for every ask, or fails with a Refusal or
 	// allocator.ErrMachineGone.
 	Claim(ctx context.Context, req allocator.Request) (*allocator.Attempt, error)
 	// Held are the addresses that are protected for a machine.
@@ -49,9 +49,9 @@ type Allocator interface {
 
 // Demand is what machines ask for.
 type Demand interface {
-	// Wants lists what the eligible devices ask for, and warns of what is asked for in
+	// Asks lists what the eligible devices ask for, and warns of what is asked for in
 	// vain. It fails with a Refusal if something is asked for that cannot be given.
-	Wants(ctx context.Context, m *machine.Machine) (wants []ipam.Want, warnings []string, err error)
+	Asks(ctx context.Context, m *machine.Machine) (asks []ipam.Ask, warnings []string, err error)
 	// IsPaused tells whether the machine's Cluster is paused.
 	IsPaused(ctx context.Context, m *machine.Machine) (bool, error)
 }
@@ -139,27 +139,27 @@ func (r *Reconciler) read(ctx context.Context, key types.NamespacedName) (*candi
 
 // serve asks what admission asks, in the same order, and then claims and writes.
 func (r *Reconciler) serve(ctx context.Context, m *candidate) error {
-	wants, unserved, err := r.demand.Wants(ctx, m.Machine)
+	asks, unserved, err := r.demand.Asks(ctx, m.Machine)
 	if err != nil {
 		return err
 	}
-	if wants, _, err = m.NewWants(wants); err != nil {
+	if asks, _, err = m.NewAsks(asks); err != nil {
 		return err
 	}
-	if len(wants) == 0 {
+	if len(asks) == 0 {
 		return errNothing
 	}
-	if err := r.checkUntouched(ctx, m, wants); err != nil {
+	if err := r.checkUntouched(ctx, m, asks); err != nil {
 		return err
 	}
-	bindings, err := r.claim(ctx, m, wants)
+	attempt, err := r.claim(ctx, m, asks)
 	if err != nil {
 		return err
 	}
-	if err := r.inject(ctx, m, bindings); err != nil {
+	if err := r.inject(ctx, m, attempt.Bindings); err != nil {
 		return err
 	}
-	r.tellServed(ctx, m, append(unserved, machine.DefaultRoutes(m.Machine, bindings)...))
+	r.tellServed(ctx, m, slices.Concat(unserved, machine.DefaultRoutes(m.Machine, attempt.Bindings), attempt.Warnings))
 	return nil
 }
 
@@ -169,16 +169,16 @@ var (
 	errTooLate = errors.New("the machine has a VM")
 )
 
-// claim binds an address for every want.
-func (r *Reconciler) claim(ctx context.Context, m *candidate, wants []ipam.Want) ([]ipam.Binding, error) {
+// claim binds an address for every ask.
+func (r *Reconciler) claim(ctx context.Context, m *candidate, asks []ipam.Ask) (*allocator.Attempt, error) {
 	bounded, cancel := context.WithTimeout(ctx, bindingTime)
 	defer cancel()
 	attempt, err := r.allocator.Claim(bounded, allocator.Request{
 		Stamp:   ipam.Stamp{Time: r.now(), Request: uuid.NewUUID()},
-		Machine: m.Identity(), UID: m.UID, Wants: wants,
+		Machine: m.Identity(), UID: m.UID, Asks: asks,
 	})
 	if err == nil {
-		return attempt.Bindings, nil
+		return attempt, nil
 	}
 	if _, refused := ipam.AsRefusal(err); !refused && bounded.Err() != nil {
 		err = ipam.Refuse(ipam.NotBoundInTime, "no address could be bound in time: "+
@@ -189,7 +189,7 @@ func (r *Reconciler) claim(ctx context.Context, m *candidate, wants []ipam.Want)
 
 // checkUntouched fails if addresses would come too late, or beside others that the
 // machine holds.
-func (r *Reconciler) checkUntouched(ctx context.Context, m *candidate, wants []ipam.Want) error {
+func (r *Reconciler) checkUntouched(ctx context.Context, m *candidate, asks []ipam.Ask) error {
 	held, err := r.allocator.Held(ctx, m.Identity(), m.UID)
 	if err != nil {
 		return err
@@ -201,7 +201,7 @@ func (r *Reconciler) checkUntouched(ctx context.Context, m *candidate, wants []i
 	if err != nil || !begun {
 		return err
 	}
-	r.tellTooLate(m, wants[0].AskedBy)
+	r.tellTooLate(m, asks[0].AskedBy)
 	return errTooLate
 }
 

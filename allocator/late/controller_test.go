@@ -33,12 +33,12 @@ type asked struct {
 	count           int
 }
 
-func (a *asked) Wants(context.Context, *machine.Machine) ([]ipam.Want, []string, error) {
+func (a *asked) Asks(context.Context, *machine.Machine) ([]ipam.Ask, []string, error) {
 	a.count++
 	if a.nothing {
 		return nil, nil, nil
 	}
-	return []ipam.Want{{Device: ipam.Device{Index: 0, NetworkName: "a"}, Pool: metal3.PoolNamed("pool"), AskedBy: "the test"}}, nil, nil
+	return []ipam.Ask{{Device: ipam.Device{Index: 0, NetworkName: "a"}, AskedBy: "the test"}}, nil, nil
 }
 
 func (a *asked) IsPaused(context.Context, *machine.Machine) (bool, error) { return a.paused, nil }
@@ -56,7 +56,7 @@ func (e *engine) Claim(_ context.Context, req allocator.Request) (*allocator.Att
 		return &allocator.Attempt{}, e.err
 	}
 	return &allocator.Attempt{Bindings: []ipam.Binding{{
-		Device: req.Wants[0].Device, Pool: req.Wants[0].Pool, Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24"),
+		Device: req.Asks[0].Device, Pool: metal3.PoolNamed("pool"), Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24"),
 	}}}, nil
 }
 
@@ -138,7 +138,7 @@ func TestEverythingIsWrittenInOnePatchAgainstTheVersionRead(t *testing.T) {
 			t.Errorf("the patch %s does not write %s", p.patches[0], want)
 		}
 	}
-	if got := p.engine.requests[0]; got.UID != "uid" || got.Owner.UID != "" || got.Wants[0].Host != "cp-0" {
+	if got := p.engine.requests[0]; got.UID != "uid" || got.Owner.UID != "" || got.Asks[0].Host != "cp-0" {
 		t.Errorf("claimed by %+v", got)
 	}
 }

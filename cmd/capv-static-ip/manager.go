@@ -238,7 +238,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	asked := &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme(), Pools: alloc}
+	asked := &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()}
 	lateSources, err := late.Setup(mgr, alloc, asked, providers, events)
 	if err != nil {
 		return nil, err

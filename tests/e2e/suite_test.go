@@ -63,7 +63,9 @@ func stackOptions() stack.Options {
 	return stack.Options{
 		Manager:   harness.ManagerOptions{OrphanGracePeriod: gracePeriod},
 		Protected: true,
-		Plane:     harness.Options{KeepFiles: os.Getenv("KEEP_FILES") != "", ControllerAccounts: true},
+		// They change nothing for who does not use them.
+		FeatureGates: []string{"ClusterTopology=true"},
+		Plane:        harness.Options{KeepFiles: os.Getenv("KEEP_FILES") != "", ControllerAccounts: true},
 	}
 }
 
@@ -82,10 +84,20 @@ type scene struct {
 	began time.Time
 }
 
-// newScene makes a namespace with a Cluster named harness.DefaultCluster. When
-// the test ends, the invariants must hold in it, and must have held in the
-// vCenter all the time.
+// newScene makes a namespace with a Cluster named harness.DefaultCluster.
 func newScene(t *testing.T, on *stack.Stack, options ...harness.Option) *scene {
+	t.Helper()
+	s := newEmptyScene(t, on)
+	if err := on.CreateCluster(t.Context(), s.ns, harness.DefaultCluster, options...); err != nil {
+		t.Fatal(err)
+	}
+	s.step("the Cluster is there, in namespace %s with network %s", s.ns, s.network)
+	return s
+}
+
+// newEmptyScene makes a namespace. When the test ends, the invariants must hold in
+// it, and must have held in the vCenter all the time.
+func newEmptyScene(t *testing.T, on *stack.Stack) *scene {
 	t.Helper()
 	ns, err := on.Plane.CreateNamespace(t.Context(), "scene")
 	if err != nil {
@@ -96,11 +108,7 @@ func newScene(t *testing.T, on *stack.Stack, options ...harness.Option) *scene {
 		T: t, stack: on, ns: ns, began: time.Now(),
 		network: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 96 + byte(number>>8), byte(number), 0}), 24),
 	}
-	if err := on.CreateCluster(t.Context(), ns, harness.DefaultCluster, options...); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(s.inspect)
-	s.step("the Cluster is there, in namespace %s with network %s", ns, s.network)
 	return s
 }
 
@@ -132,7 +140,7 @@ func (s *scene) events(ctx context.Context) ([]stack.VMEvent, error) {
 	for _, event := range all {
 		for _, text := range event.Addresses {
 			prefix, err := netip.ParsePrefix(text)
-			ours[event.ID] = ours[event.ID] || err == nil && s.network.Contains(prefix.Addr())
+			ours[event.ID] = ours[event.ID] || err == nil && (s.network.Contains(prefix.Addr()) || s.network6().Contains(prefix.Addr()))
 		}
 	}
 	return slices.DeleteFunc(all, func(event stack.VMEvent) bool { return !ours[event.ID] }), nil
@@ -149,6 +157,19 @@ func (s *scene) address(last byte) string {
 	octets := s.network.Addr().As4()
 	octets[3] = last
 	return netip.AddrFrom4(octets).String()
+}
+
+// network6 is a /64 that no other scene has.
+func (s *scene) network6() netip.Prefix {
+	four := s.network.Addr().As4()
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0, four[1], four[2]}), 64)
+}
+
+// address6 is one of the scene's IPv6 network.
+func (s *scene) address6(last byte) string {
+	octets := s.network6().Addr().As16()
+	octets[15] = last
+	return netip.AddrFrom16(octets).String()
 }
 
 // addresses are those from first to last, each with the prefix length.
@@ -268,7 +289,7 @@ func (s *scene) agree(node stack.Node) error {
 	var errs []error
 	for _, text := range held {
 		prefix, err := netip.ParsePrefix(text)
-		if err != nil || !s.network.Contains(prefix.Addr()) {
+		if err != nil || !s.network.Contains(prefix.Addr()) && !s.network6().Contains(prefix.Addr()) {
 			errs = append(errs, fmt.Errorf("machine %s has %s, which is not of network %s", node.Machine.Name, text, s.network))
 		}
 	}

@@ -8,6 +8,9 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -92,30 +95,43 @@ func TestFailOpen(t *testing.T) {
 	s.settled("cp-0")
 }
 
-// What the leader has claimed, the next one writes.
+// What the leader has claimed, the next one writes; or gives back, if the machine goes.
+// The provider of the second address does not run at first.
 func TestLeaderChangesBetweenClaimAndPatch(t *testing.T) {
 	t.Parallel()
 	env := ownEnvironment(t, harness.Options{}, 2)
 	s := newScene(t, env)
 	f := harness.OfMetal3
+	s.pool(f)
+	s.create(harness.InClusterPool(s.ns))
 	leader, _ := s.leader()
-	machine, taken := s.partlyBound(f)
+	waits := func(name string, last int) *capvv1.VSphereMachine {
+		machine := s.stored(s.asks(f, name, withPoolOf("1", inClusterRef), harness.WithDevices(harness.StaticDevice(), onNetwork("storage"))))
+		s.told(name, string(ipam.NotBoundInTime))
+		s.eventually("its first address to be protected", func(context.Context) error { return s.isProtected(f.IP(last)) })
+		return machine
+	}
+	stays, goes := waits("cp-0", 88), waits("cp-1", 89)
 
 	leader.Kill()
-	s.delete(taken)
+	s.isDone(goes)
+	s.within(2*harness.Soon, "the address of the machine that goes to be returned", s.isReturned(f.IP(89)))
+	if _, err := env.StartInCluster(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 
-	s.within(2*harness.Soon+harness.Soon, "the next leader to serve the machine", func(context.Context) error {
+	s.within(4*harness.Soon, "the next leader to serve the machine", func(context.Context) error {
 		if got := harness.Addresses(s.machine("cp-0")); len(got) != 2 {
 			return fmt.Errorf("it has %v", got)
 		}
 		return nil
 	})
-	if got := harness.Addresses(s.machine("cp-0"))[0]; got != f.IP(89)+"/24" {
-		t.Errorf("its first address is %s, want that which the leader before has claimed, %s", got, f.IP(89))
+	if got := harness.Addresses(s.machine("cp-0"))[0]; got != f.IP(88)+"/24" {
+		t.Errorf("its first address is %s, want that which the leader before has claimed, %s", got, f.IP(88))
 	}
 	s.expectClaims(2)
-	s.isDone(machine)
-	s.returned(f.IP(89))
+	s.isDone(stays)
+	s.returned(f.IP(88))
 	if err := leader.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}

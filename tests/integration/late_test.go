@@ -232,7 +232,7 @@ func TestClaimOfTheOldAdapterOfThisMachineIsUsed(t *testing.T) {
 	owner := s.capiMachine("cp-0")
 	harness.WithOwner(owner)(machine)
 	s.create(machine)
-	claim := s.foreignClaim(f, ipam.ClaimName("cp-0", 0), harness.WithOwner(machine))
+	claim := s.foreignClaim(f, ipam.ClaimName("cp-0", ipam.Slot{}), harness.WithOwner(machine))
 	s.boundTo(claim, f.IP(89))
 
 	s.change(machine, func() { harness.WithFinalizer(harness.MachineFinalizer)(machine) })
@@ -249,13 +249,17 @@ func TestClaimOfTheOldAdapterOfThisMachineIsUsed(t *testing.T) {
 func (s *scene) partlyBound(f harness.Fixture) (machine *capvv1.VSphereMachine, taken client.Object) {
 	s.Helper()
 	s.pool(f)
-	taken = s.foreignClaim(f, ipam.ClaimName("cp-0", 1))
+	taken = s.foreignClaim(f, ipam.ClaimName("cp-0", ipam.Slot{Device: 1}))
 	s.boundTo(taken, f.IP(88))
 	ref := f.Reference(f.PoolName).Kind + "/" + f.PoolName
 	machine = s.stored(harness.Machine(s.ns, "cp-0", withPoolOf("0", ref), withPoolOf("1", ref),
 		harness.WithDevices(harness.StaticDevice(), onNetwork("storage"))))
 	s.told("cp-0", string(ipam.ClaimNotOurs))
-	s.eventually("its first address to be protected", func(context.Context) error { return s.isProtected(f.IP(89)) })
+	first, err := s.claim("cp-0")
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.boundTo(first, f.IP(89))
 	return machine, taken
 }
 
@@ -333,7 +337,7 @@ func TestFailedLateClaimIsMadeAgain(t *testing.T) {
 	machine := s.asks(f, "cp-0")
 	harness.WithOwner(s.capiMachine("cp-0"))(machine)
 	s.create(machine)
-	claim := f.Claim(s.ns, ipam.ClaimName("cp-0", 0), f.PoolName, harness.WithOwner(machine), harness.WithFinalizer(ipam.InUseFinalizer))
+	claim := f.Claim(s.ns, ipam.ClaimName("cp-0", ipam.Slot{}), f.PoolName, harness.WithOwner(machine), harness.WithFinalizer(ipam.InUseFinalizer))
 	ipam.Mark(claim, ipam.Machine{NamespacedName: s.key("cp-0"), Cluster: harness.DefaultCluster})
 	s.create(claim)
 	s.eventually("the claim to fail", func(ctx context.Context) error {
