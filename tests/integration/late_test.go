@@ -108,15 +108,15 @@ func (s *scene) written(name string) (spec string, bindings string) {
 func TestLateMachineGetsWhatAdmissionWouldHaveGiven(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
-		s.pool(f, f.WithIPs(88, 89), harness.WithSearchDomains("a.example.org, b.example.org"))
+		s.pool(f, f.WithIPs(88, 90), harness.WithSearchDomains("a.example.org, b.example.org"))
 		named := harness.StaticDevice()
 		named.DeviceName = "eth2"
-		// One device has a gateway of its own, and one is not ours.
+		// One device has a gateway of its own, one is not ours, and one asks for two.
 		own := harness.StaticDevice()
 		own.Gateway4 = f.IP(2)
 		ref := f.Reference(f.PoolName).Kind + "/" + f.PoolName
 		machine := func() *capvv1.VSphereMachine {
-			return harness.Machine(s.ns, "cp-0", withPoolOf("0", ref), withPoolOf("eth2", ref),
+			return harness.Machine(s.ns, "cp-0", withPoolOf("0", ref), withPoolOf("eth2", ref+","+ref),
 				harness.WithDevices(own, harness.DHCPDevice(), named))
 		}
 		born := machine()
@@ -125,12 +125,13 @@ func TestLateMachineGetsWhatAdmissionWouldHaveGiven(t *testing.T) {
 		s.settled0(born)
 		s.delete(born)
 		s.gone(born)
-		s.returned(f.IP(88))
-		s.returned(f.IP(89))
+		for last := 88; last <= 90; last++ {
+			s.returned(f.IP(last))
+		}
 
 		late := s.stored(machine())
 
-		s.served("cp-0", 2)
+		s.served("cp-0", 3)
 		lateSpec, lateBindings := s.written("cp-0")
 		expectSame(s, "the spec", lateSpec, spec)
 		expectSame(s, "the bindings", lateBindings, bindings)
