@@ -77,12 +77,12 @@ type candidate struct {
 
 // Reconcile implements reconcile.Reconciler.
 func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reconcile.Result, error) {
+	// One that does not exist is not due.
 	cached := &capi.VSphereMachine{}
-	err := r.client.Get(ctx, req.NamespacedName, cached)
-	if err != nil && !kube.IsAbsent(err) {
+	if err := r.client.Get(ctx, req.NamespacedName, cached); err != nil && !kube.IsAbsent(err) {
 		return reconcile.Result{}, fmt.Errorf("reading VSphereMachine %s: %w", req.NamespacedName, err)
 	}
-	if err != nil || !isDue(cached) {
+	if !isDue(cached) {
 		r.memory.end(req.NamespacedName)
 		return reconcile.Result{}, nil
 	}
