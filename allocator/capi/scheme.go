@@ -25,6 +25,7 @@ var (
 // The kinds of which the metadata alone is read.
 var (
 	VSphereMachineTemplateKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereMachineTemplate"}
+	MachineKind                = schema.GroupKind{Group: clusterGroup, Kind: "Machine"}
 	MachineSetKind             = schema.GroupKind{Group: clusterGroup, Kind: "MachineSet"}
 	KubeadmControlPlaneKind    = schema.GroupKind{Group: controlPlaneGroup, Kind: "KubeadmControlPlane"}
 )
@@ -41,6 +42,7 @@ func AddToScheme(scheme *runtime.Scheme, mapper meta.RESTMapper) error {
 		VSphereVMKind:              {&VSphereVM{}, &VSphereVMList{}},
 		ClusterKind:                {&Cluster{}, &ClusterList{}},
 		VSphereMachineTemplateKind: {},
+		MachineKind:                {},
 		MachineSetKind:             {},
 		KubeadmControlPlaneKind:    {},
 	}
