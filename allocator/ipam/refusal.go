@@ -35,10 +35,12 @@ const (
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolElsewhere    Reason = "PoolElsewhere"
 	PoolNotNamed     Reason = "PoolNotNamed"
-	// PoolNotForNetwork and PoolNotAllowed are of pools that say what they are for.
-	PoolNotForNetwork Reason = "PoolNotForNetwork"
-	PoolNotAllowed    Reason = "PoolNotAllowed"
-	GatewayInvalid    Reason = "GatewayInvalid"
+	// PoolNotForNetwork, PoolNotForFailureDomain and PoolNotAllowed are of pools that
+	// say what they are for.
+	PoolNotForNetwork       Reason = "PoolNotForNetwork"
+	PoolNotForFailureDomain Reason = "PoolNotForFailureDomain"
+	PoolNotAllowed          Reason = "PoolNotAllowed"
+	GatewayInvalid          Reason = "GatewayInvalid"
 	// AllocationFailed is that of a failure that its reader can do nothing about
 	// in the request.
 	AllocationFailed Reason = "AllocationFailed"

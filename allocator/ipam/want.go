@@ -35,6 +35,12 @@ type Want struct {
 	AlsoMissing []PoolReference
 	// NoGateway says that the device must not get the pool's gateway.
 	NoGateway bool
+	// Sites are where the device may turn out to be: one if the machine's failure
+	// domain is known. There are none where failure domains play no part, and the
+	// device then is on the network that it names.
+	Sites []Site
+	// DomainsOf says whose failure domains these are, for texts, e.g. `MachineSet "md"`.
+	DomainsOf string
 	// Host is the name for providers that register one with the address. It is
 	// the device's own: where two addresses share a name, such a provider takes
 	// them for one host and gives both the same.
