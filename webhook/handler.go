@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
@@ -35,9 +35,6 @@ const takeBackTimeout = 15 * time.Second
 
 // Allocator is what admission needs of IPAM.
 type Allocator interface {
-	// Resolve completes a want's reference to a pool that leaves something open, or
-	// fails with a Refusal.
-	Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error)
 	// Check fails with a Refusal if the request cannot be served now.
 	Check(ctx context.Context, req allocator.Request) error
 	// Claim binds an address for every want, or fails with a Refusal or
@@ -64,11 +61,19 @@ type Refusals interface {
 	Record(namespace string, owner metav1.OwnerReference, refusal *ipam.Refusal)
 }
 
+// Demand is what machines ask for.
+type Demand interface {
+	// Wants lists what the eligible devices ask for, and warns of what is asked for in
+	// vain. It fails with a Refusal if something is asked for that cannot be given.
+	Wants(ctx context.Context, m *machine.Machine) (wants []ipam.Want, warnings []string, err error)
+	// IsPaused tells whether the machine's Cluster is paused.
+	IsPaused(ctx context.Context, m *machine.Machine) (bool, error)
+}
+
 // Handler admits VSphereMachines.
 type Handler struct {
 	Allocator Allocator
-	// Cache reads templates and clusters from informers, Live from the API server.
-	Cache, Live client.Reader
+	Demand    Demand
 	// Events tells the users what was refused, Refusals the owners of machines
 	// what to wait for.
 	Events   events.EventRecorder
@@ -156,7 +161,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	if err != nil {
 		return deny(err)
 	}
-	wants, unserved, err := h.wants(ctx, m)
+	wants, unserved, err := h.Demand.Wants(ctx, m)
 	if err != nil {
 		return deny(err)
 	}
@@ -171,7 +176,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	if m.Name == "" {
 		return allow("metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name")
 	}
-	paused, err := h.isPaused(ctx, m)
+	paused, err := h.Demand.IsPaused(ctx, m)
 	if err != nil {
 		return deny(err)
 	}
@@ -196,6 +201,20 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 		v.unserved = unserved
 	}
 	return v
+}
+
+// whilePaused decides about a machine whose Cluster is paused. CAPI's controllers
+// look before they make machines, and not again before each of them: what else
+// they make would have no address, and CAPV wait for one for ever. Refused, they
+// make it when the Cluster is resumed. A machine without an owner is made by a person,
+// who is warned and can wait.
+func whilePaused(req admission.Request, m *machine.Machine) verdict {
+	owner := m.Owner(req.UserInfo.Username)
+	if owner.UID == "" || isDryRun(req) {
+		return allow("the machine's Cluster is paused: no address is claimed for it")
+	}
+	return deny(ipam.Refuse(ipam.ClusterPaused, "Cluster %q is paused, so that %s %q gets no machine now: resume the Cluster",
+		m.Labels[clusterv1.ClusterNameLabel], owner.Kind, owner.Name))
 }
 
 func isDryRun(req admission.Request) bool { return req.DryRun != nil && *req.DryRun }
