@@ -23,7 +23,7 @@ const (
 func (a *Allocator) bind(ctx context.Context, attempt *Attempt, al *allocation, claims *requestClaims) (ipam.Binding, error) {
 	for range maxClaimTries {
 		binding, claim, err := a.claimAndAwait(ctx, attempt, al, claims)
-		bad, ok := asUnfit(err, al.want.Device)
+		bad, ok := asUnfit(err, al.want.Network())
 		if !ok {
 			return binding, err
 		}

@@ -163,7 +163,7 @@ func (a *Allocator) InUse(ctx context.Context, machine ipam.Machine, network str
 // checkUnused refuses an address that something else has, although the provider
 // thinks that it is free.
 func (a *Allocator) checkUnused(ctx context.Context, al *allocation, b ipam.Binding) error {
-	users, err := a.InUse(ctx, al.Machine, b.Device.NetworkName, b.Address.Addr())
+	users, err := a.InUse(ctx, al.Machine, al.want.Network(), b.Address.Addr())
 	if err != nil || len(users) == 0 {
 		return err
 	}

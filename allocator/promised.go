@@ -97,7 +97,7 @@ func (p *promised) keep(ip netip.Addr, wanted func(promise) bool) {
 // kept: its machine was refused.
 func (a *Allocator) promise(ctx context.Context, al *allocation, b ipam.Binding) error {
 	next := promise{
-		machine: al.Machine.NamespacedName, pool: b.Pool, network: b.Device.NetworkName, at: time.Now(),
+		machine: al.Machine.NamespacedName, pool: b.Pool, network: al.want.Network(), at: time.Now(),
 		claim: types.NamespacedName{Namespace: al.Machine.Namespace, Name: b.Claim},
 	}
 	for _, made := range a.promised.add(b.Address.Addr(), next) {
@@ -133,7 +133,7 @@ func (a *Allocator) checkProtectedOnce(ctx context.Context, al *allocation, b ip
 		for _, obj := range addresses {
 			holder := types.NamespacedName{Namespace: obj.GetNamespace(), Name: ipam.MachineOf(obj)}
 			network, known := obj.GetAnnotations()[ipam.NetworkAnnotation]
-			if !known || holder == al.Machine.NamespacedName || !obj.GetDeletionTimestamp().IsZero() || !capi.SameNetwork(network, b.Device.NetworkName) {
+			if !known || holder == al.Machine.NamespacedName || !obj.GetDeletionTimestamp().IsZero() || !capi.SameNetwork(network, al.want.Network()) {
 				continue
 			}
 			a.promised.drop(ip, al.Machine.NamespacedName)

@@ -32,8 +32,8 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 		return terminating(al)
 	}
 	ipam.Protect(obj, al.Machine.Name)
-	if al.want.Device.NetworkName != "" {
-		kube.SetAnnotation(obj, ipam.NetworkAnnotation, al.want.Device.NetworkName)
+	if network := al.want.Network(); network != "" {
+		kube.SetAnnotation(obj, ipam.NetworkAnnotation, network)
 	}
 	err := kube.PatchAsRead(ctx, a.client, obj, before)
 	switch {

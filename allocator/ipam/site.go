@@ -49,5 +49,5 @@ func (w Want) describeDomains() string {
 	if len(domains) == 0 {
 		return "the machine has none"
 	}
-	return w.DomainsOf + " is for " + quoted(domains)
+	return w.DomainsOf + " " + quoted(domains)
 }

@@ -67,7 +67,7 @@ func TestPoolServesTheFailureDomainsThatItNamesOnly(t *testing.T) {
 		"no domain, by a pool for no one": {domains: "", sites: []Site{inDomain("")}, refused: `the machine has none`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := Want{Sites: test.sites, DomainsOf: `MachineSet "md"`, AskedBy: "label x of y"}
+			want := Want{Sites: test.sites, DomainsOf: `MachineSet "md" is for`, AskedBy: "label x of y"}
 			err := CheckStatement(stating(FailureDomainsAnnotation, test.domains), Machine{}, want)
 			refusal, refused := AsRefusal(err)
 			switch {

@@ -39,7 +39,8 @@ type Want struct {
 	// domain is known. There are none where failure domains play no part, and the
 	// device then is on the network that it names.
 	Sites []Site
-	// DomainsOf says whose failure domains these are, for texts, e.g. `MachineSet "md"`.
+	// DomainsOf is how a sentence begins that names these failure domains, e.g.
+	// `MachineSet "md" is for`.
 	DomainsOf string
 	// Host is the name for providers that register one with the address. It is
 	// the device's own: where two addresses share a name, such a provider takes

@@ -36,13 +36,18 @@ type Reader struct {
 }
 
 // Wants lists what the machine's eligible devices ask for, each with its pool, and
-// warns of what is asked for in vain.
+// warns of what is asked for in vain. It returns ipam.ErrUndecided if that depends on the
+// machine's failure domain, and this is not known yet.
 func (r *Reader) Wants(ctx context.Context, m *machine.Machine) (wants []ipam.Want, warnings []string, err error) {
-	asked, err := r.askers(ctx, m)
+	domains, says, err := r.domains(ctx, m)
 	if err != nil {
 		return nil, nil, err
 	}
-	asks, warnings, err := m.Asks(asked)
+	asked, err := r.askers(ctx, m, domains)
+	if err != nil {
+		return nil, nil, err
+	}
+	asks, warnings, err := m.AsksIn(domains, asked)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -51,6 +56,7 @@ func (r *Reader) Wants(ctx context.Context, m *machine.Machine) (wants []ipam.Wa
 		if err != nil {
 			return nil, nil, err
 		}
+		want.Sites, want.DomainsOf = m.SitesOf(ask.Device.Index, domains), says
 		wants = append(wants, want)
 	}
 	return wants, warnings, nil
@@ -68,15 +74,15 @@ func (r *Reader) want(ctx context.Context, m *machine.Machine, ask machine.Ask) 
 }
 
 // askers are the machine and its template; the machine's own metadata wins. Where
-// it names a pool for every eligible device, what the cache knows of the template will
-// do.
-func (r *Reader) askers(ctx context.Context, m *machine.Machine) ([]machine.Asker, error) {
+// it names a pool for every device that is eligible in any of these failure domains, what
+// the cache knows of the template will do.
+func (r *Reader) askers(ctx context.Context, m *machine.Machine, domains []machine.Domain) ([]machine.Asker, error) {
 	own := machine.Asker{Object: &m.ObjectMeta, Name: "the VSphereMachine"}
 	if m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] != capi.VSphereMachineTemplateKind.String() {
 		return []machine.Asker{own}, nil
 	}
 	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
-	template, err := r.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, own.AnswersFor(m))
+	template, err := r.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, own.AnswersIn(m, domains))
 	if err != nil {
 		return nil, err
 	}
@@ -126,5 +132,8 @@ func (r *Reader) IsPaused(ctx context.Context, m *machine.Machine) (bool, error)
 // Sources are the kinds that a Reader reads from the cache.
 func Sources(scheme *runtime.Scheme) []informers.Source {
 	template := kube.MetadataOf(capi.InScheme(scheme, capi.VSphereMachineTemplateKind))
-	return []informers.Source{{Object: template}, {Object: &capi.Cluster{}}}
+	return []informers.Source{
+		{Object: template}, {Object: &capi.Cluster{}},
+		{Object: &capi.VSphereDeploymentZone{}}, {Object: &capi.VSphereFailureDomain{}},
+	}
 }
