@@ -78,7 +78,7 @@ func sameAsks(a, b []Ask) bool {
 }
 
 func withoutPlace(ask Ask) Ask {
-	ask.Device, ask.By, ask.From = ipam.Device{Index: ask.Device.Index}, "", nil
+	ask.Device, ask.AskedBy, ask.From = ipam.Device{Index: ask.Device.Index}, "", nil
 	return ask
 }
 

@@ -14,12 +14,12 @@ import (
 
 // told is a demand that is known beforehand.
 type told struct {
-	wants []ipam.Want
-	err   error
+	asks []ipam.Ask
+	err  error
 }
 
-func (d told) Wants(context.Context, *machine.Machine) ([]ipam.Want, []string, error) {
-	return d.wants, nil, d.err
+func (d told) Asks(context.Context, *machine.Machine) ([]ipam.Ask, []string, error) {
+	return d.asks, nil, d.err
 }
 
 func (told) IsPaused(context.Context, *machine.Machine) (bool, error) { return false, nil }
@@ -31,7 +31,7 @@ func dryRun(req admission.Request) admission.Request {
 
 func TestMachineWhoseFailureDomainDecidesIsAdmittedAsItIs(t *testing.T) {
 	const withDHCP = `{"metadata":{"name":"cp"},"spec":{"network":{"devices":[{"networkName":"a","dhcp4":true}]}}}`
-	one := []ipam.Want{{Pool: metal3.PoolNamed("p")}}
+	one := []ipam.Ask{{Choices: []ipam.Choice{{Pool: metal3.PoolNamed("p")}}}}
 	for name, test := range map[string]struct {
 		demand    told
 		allocator brokenAllocator
@@ -39,9 +39,9 @@ func TestMachineWhoseFailureDomainDecidesIsAdmittedAsItIs(t *testing.T) {
 	}{
 		"about what is asked for":           {demand: told{err: ipam.ErrUndecided}, req: createOf(wanting)},
 		"about it, in a dry run":            {demand: told{err: ipam.ErrUndecided}, req: dryRun(createOf(wanting))},
-		"about the pool":                    {demand: told{wants: one}, allocator: brokenAllocator{err: ipam.ErrUndecided}, req: createOf(wanting)},
-		"about the pool, in a dry run":      {demand: told{wants: one}, allocator: brokenAllocator{err: ipam.ErrUndecided}, req: dryRun(createOf(wanting))},
-		"by taking DHCP away from a device": {demand: told{wants: one}, req: createOf(withDHCP)},
+		"about the pool":                    {demand: told{asks: one}, allocator: brokenAllocator{err: ipam.ErrUndecided}, req: createOf(wanting)},
+		"about the pool, in a dry run":      {demand: told{asks: one}, allocator: brokenAllocator{err: ipam.ErrUndecided}, req: dryRun(createOf(wanting))},
+		"by taking DHCP away from a device": {demand: told{asks: one}, req: createOf(withDHCP)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := handler(&test.allocator)
@@ -57,7 +57,7 @@ func TestMachineWhoseFailureDomainDecidesIsAdmittedAsItIs(t *testing.T) {
 func TestWhatWasClaimedBeforeAFailureDomainDecidesIsTakenBack(t *testing.T) {
 	a := &brokenAllocator{err: ipam.ErrUndecided}
 	h := handler(a)
-	h.Demand = told{wants: []ipam.Want{{Pool: metal3.PoolNamed("p")}}}
+	h.Demand = told{asks: []ipam.Ask{{Choices: []ipam.Choice{{Pool: metal3.PoolNamed("p")}}}}}
 	h.Handle(t.Context(), createOf(wanting))
 	h.Wait()
 	if a.takenBack != 1 {

@@ -34,13 +34,16 @@ const (
 	DevicePinned     Reason = "DevicePinned"
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolElsewhere    Reason = "PoolElsewhere"
-	PoolNotNamed     Reason = "PoolNotNamed"
+	NoPoolMatches    Reason = "NoPoolMatches"
 	// PoolNotForNetwork, PoolNotForFailureDomain and PoolNotAllowed are of pools that
 	// say what they are for.
 	PoolNotForNetwork       Reason = "PoolNotForNetwork"
 	PoolNotForFailureDomain Reason = "PoolNotForFailureDomain"
 	PoolNotAllowed          Reason = "PoolNotAllowed"
 	GatewayInvalid          Reason = "GatewayInvalid"
+	// AddressNotRequestable and AddressTaken are of an address that was asked for.
+	AddressNotRequestable Reason = "AddressNotRequestable"
+	AddressTaken          Reason = "AddressTaken"
 	// AllocationFailed is that of a failure that its reader can do nothing about
 	// in the request.
 	AllocationFailed Reason = "AllocationFailed"

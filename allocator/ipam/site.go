@@ -20,16 +20,16 @@ type Site struct {
 }
 
 // sites are all places where the device may be, at least one.
-func (w Want) sites() []Site {
-	if len(w.Sites) == 0 {
-		return []Site{{Network: w.Device.NetworkName}}
+func (a Ask) sites() []Site {
+	if len(a.Sites) == 0 {
+		return []Site{{Network: a.Device.NetworkName}}
 	}
-	return w.Sites
+	return a.Sites
 }
 
 // Network is what the device is connected to, empty if that is not known.
-func (w Want) Network() string {
-	sites := w.sites()
+func (a Ask) Network() string {
+	sites := a.sites()
 	for _, site := range sites[1:] {
 		if site.Network != sites[0].Network {
 			return ""
@@ -39,9 +39,9 @@ func (w Want) Network() string {
 }
 
 // describeDomains is how a sentence says which failure domains the machine may be in.
-func (w Want) describeDomains() string {
+func (a Ask) describeDomains() string {
 	var domains []string
-	for _, site := range w.Sites {
+	for _, site := range a.Sites {
 		if site.FailureDomain != "" && !slices.Contains(domains, site.FailureDomain) {
 			domains = append(domains, site.FailureDomain)
 		}
@@ -49,5 +49,5 @@ func (w Want) describeDomains() string {
 	if len(domains) == 0 {
 		return "the machine has none"
 	}
-	return w.DomainsOf + " " + quoted(domains)
+	return a.DomainsOf + " " + quoted(domains)
 }

@@ -32,7 +32,7 @@ func TestPoolServesTheNetworksThatItNamesOnly(t *testing.T) {
 		"a name with blanks":               {"VM Network", "VM Network", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := Want{Device: Device{Index: 1, NetworkName: test.network}, AskedBy: "label x of y"}
+			want := Want{Ask: Ask{Device: Device{Index: 1, NetworkName: test.network}, AskedBy: "label x of y"}}
 			err := CheckStatement(stating(NetworksAnnotation, test.networks), Machine{}, want)
 			refusal, refused := AsRefusal(err)
 			switch {
@@ -67,7 +67,7 @@ func TestPoolServesTheFailureDomainsThatItNamesOnly(t *testing.T) {
 		"no domain, by a pool for no one": {domains: "", sites: []Site{inDomain("")}, refused: `the machine has none`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := Want{Sites: test.sites, DomainsOf: `MachineSet "md" is for`, AskedBy: "label x of y"}
+			want := Want{Ask: Ask{Sites: test.sites, DomainsOf: `MachineSet "md" is for`, AskedBy: "label x of y"}}
 			err := CheckStatement(stating(FailureDomainsAnnotation, test.domains), Machine{}, want)
 			refusal, refused := AsRefusal(err)
 			switch {
@@ -83,7 +83,7 @@ func TestPoolServesTheFailureDomainsThatItNamesOnly(t *testing.T) {
 func TestPoolThatIsForSomeOfTheFailureDomainsIsUndecided(t *testing.T) {
 	sites := []Site{{FailureDomain: "zone-a", Network: "seg-a"}, {FailureDomain: "zone-b", Network: "seg-b"}}
 	for annotation, value := range map[string]string{FailureDomainsAnnotation: "zone-b", NetworksAnnotation: "seg-a"} {
-		err := CheckStatement(stating(annotation, value), Machine{}, Want{Sites: sites})
+		err := CheckStatement(stating(annotation, value), Machine{}, Want{Ask: Ask{Sites: sites}})
 		if !errors.Is(err, ErrUndecided) {
 			t.Errorf("%s: got %v, want that it is undecided", annotation, err)
 		}
@@ -102,13 +102,13 @@ func TestNetworkIsThatOfTheFailureDomain(t *testing.T) {
 		"of two that differ":        {[]Site{{"zone-a", "seg-a"}, {"zone-b", "seg-b"}}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := Want{Device: device, Sites: test.sites}
+			want := Ask{Device: device, Sites: test.sites}
 			if got := want.Network(); got != test.want {
 				t.Errorf("got %q, want %q", got, test.want)
 			}
 		})
 	}
-	err := CheckStatement(stating(NetworksAnnotation, "seg-x"), Machine{}, Want{Device: device, Sites: []Site{{"zone-a", "seg-a"}}})
+	err := CheckStatement(stating(NetworksAnnotation, "seg-x"), Machine{}, Want{Ask: Ask{Device: device, Sites: []Site{{"zone-a", "seg-a"}}}})
 	if refusal, refused := AsRefusal(err); !refused || !strings.Contains(refusal.Message, `device 1 is on "seg-a"`) {
 		t.Errorf("got %v, want a refusal that names the network of the failure domain", err)
 	}
@@ -140,7 +140,7 @@ func TestPoolIsForThoseThatItNamesOnly(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			machine := Machine{NamespacedName: types.NamespacedName{Namespace: test.namespace, Name: "m"}, Cluster: test.cluster}
-			err := CheckStatement(stating(UsedByAnnotation, test.usedBy), machine, Want{AskedBy: "label x of y"})
+			err := CheckStatement(stating(UsedByAnnotation, test.usedBy), machine, Want{Ask: Ask{AskedBy: "label x of y"}})
 			refusal, refused := AsRefusal(err)
 			switch {
 			case test.reason == "" && err != nil:

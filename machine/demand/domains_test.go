@@ -37,7 +37,7 @@ func zoned(t *testing.T, objects ...client.Object) *Reader {
 		typed = typed.WithObjects(obj)
 	}
 	c := typed.Build()
-	return &Reader{Cache: c, Live: makers{Reader: c, whole: whole}, Scheme: scheme, Pools: metal3Pools{}}
+	return &Reader{Cache: c, Live: makers{Reader: c, whole: whole}, Scheme: scheme}
 }
 
 // makers has what machines are made for: kinds of which the scheme knows the metadata
@@ -132,9 +132,9 @@ func TestFailureDomainsThatAMachineMayBeIn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := zoned(t, append(append(zone("b", ""), zone("a", "")...), test.there)...)
-			wants, _, err := r.Wants(t.Context(), decode(t, asking(test.metadata)))
-			if err != nil || len(wants) != 1 || !reflect.DeepEqual(wants[0].Sites, test.want) || wants[0].DomainsOf != test.says {
-				t.Errorf("got %+v and error %v, want sites %+v, %q", wants, err, test.want, test.says)
+			asks, _, err := r.Asks(t.Context(), decode(t, asking(test.metadata)))
+			if err != nil || len(asks) != 1 || !reflect.DeepEqual(asks[0].Sites, test.want) || asks[0].DomainsOf != test.says {
+				t.Errorf("got %+v and error %v, want sites %+v, %q", asks, err, test.want, test.says)
 			}
 		})
 	}
@@ -155,9 +155,9 @@ func TestFailureDomainsCostNoReadWhereThereAreNone(t *testing.T) {
 	r := zoned(t, made("MachineSet", "md", "b", "spec", "template", "spec", "failureDomain"))
 	r.Live = noReads{t: t}
 	for _, metadata := range []string{labels + owner("MachineSet", "md"), controlPlane + owner("KubeadmControlPlane", "cp")} {
-		wants, _, err := r.Wants(t.Context(), decode(t, asking(metadata)))
-		if err != nil || len(wants) != 1 || wants[0].Sites != nil {
-			t.Errorf("got %+v and error %v, want no failure domains", wants, err)
+		asks, _, err := r.Asks(t.Context(), decode(t, asking(metadata)))
+		if err != nil || len(asks) != 1 || asks[0].Sites != nil {
+			t.Errorf("got %+v and error %v, want no failure domains", asks, err)
 		}
 	}
 }
@@ -184,17 +184,17 @@ func TestPoolThatFailureDomainsAskForComesBeforeTheTemplates(t *testing.T) {
 			}
 			set := made("MachineSet", "md", "b", "spec", "template", "spec", "failureDomain")
 			r := zoned(t, append(append(zone("a", "of-a"), b...), set)...)
-			wants, _, err := r.Wants(t.Context(), decode(t, asking(test.metadata)))
-			if err != nil || len(wants) != 1 || wants[0].AskedBy != test.want {
-				t.Errorf("got %+v and error %v, want one by %s", wants, err, test.want)
+			asks, _, err := r.Asks(t.Context(), decode(t, asking(test.metadata)))
+			if err != nil || len(asks) != 1 || asks[0].AskedBy != test.want {
+				t.Errorf("got %+v and error %v, want one by %s", asks, err, test.want)
 			}
 		})
 	}
 }
 
 func TestPoolThatDependsOnTheFailureDomainIsUndecided(t *testing.T) {
-	wants, _, err := zoned(t, append(zone("a", "of-a"), zone("b", "of-b")...)...).Wants(t.Context(), decode(t, asking("")))
+	asks, _, err := zoned(t, append(zone("a", "of-a"), zone("b", "of-b")...)...).Asks(t.Context(), decode(t, asking("")))
 	if !errors.Is(err, ipam.ErrUndecided) {
-		t.Errorf("got %+v and error %v, want that it is undecided", wants, err)
+		t.Errorf("got %+v and error %v, want that it is undecided", asks, err)
 	}
 }
