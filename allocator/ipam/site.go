@@ -27,15 +27,24 @@ func (a Ask) sites() []Site {
 	return a.Sites
 }
 
-// Network is what the device is connected to, empty if that is not known.
-func (a Ask) Network() string {
-	sites := a.sites()
-	for _, site := range sites[1:] {
-		if site.Network != sites[0].Network {
-			return ""
+// Networks are what the device may be connected to, each once. One that the device does
+// not name is empty.
+func (a Ask) Networks() []string {
+	var networks []string
+	for _, site := range a.sites() {
+		if !slices.Contains(networks, site.Network) {
+			networks = append(networks, site.Network)
 		}
 	}
-	return sites[0].Network
+	return networks
+}
+
+// Network is what the device is connected to, empty if that is not known.
+func (a Ask) Network() string {
+	if networks := a.Networks(); len(networks) == 1 {
+		return networks[0]
+	}
+	return ""
 }
 
 // describeDomains is how a sentence says which failure domains the machine may be in.
