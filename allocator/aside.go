@@ -97,7 +97,7 @@ func (a *Allocator) convert(ctx context.Context, al *allocation, claim ipam.Clai
 		return err
 	}
 	annotations, labels := obj.GetAnnotations(), obj.GetLabels()
-	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.DeviceAnnotation, ipam.KeptAnnotation} {
+	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.DeviceAnnotation, ipam.FailureDomainsAnnotation, ipam.KeptAnnotation} {
 		delete(annotations, key)
 	}
 	if !found {

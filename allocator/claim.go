@@ -87,6 +87,7 @@ func sign(claim client.Object, al *allocation, stamp ipam.Stamp) {
 	ipam.Use(claim, stamp)
 	kube.SetAnnotation(claim, ipam.DeviceAnnotation, al.want.Slot().String())
 	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(al.Owner))
+	ipam.NoteFailureDomains(claim, al.want.Ask)
 }
 
 // notWritten says why a claim could not be made or stamped. A webhook of the

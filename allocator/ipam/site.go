@@ -2,7 +2,11 @@ package ipam
 
 import (
 	"errors"
+	"maps"
 	"slices"
+	"strings"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
 // ErrUndecided says that what a machine is to be given depends on its failure domain,
@@ -45,6 +49,33 @@ func (a Ask) Network() string {
 		return networks[0]
 	}
 	return ""
+}
+
+// NoteFailureDomains writes on a claim for which failure domains of the machine it is
+// right, in the way of FailureDomainsAnnotation on pools. An empty entry stands for none.
+func NoteFailureDomains(claim client.Object, ask Ask) {
+	annotations := maps.Clone(claim.GetAnnotations())
+	delete(annotations, FailureDomainsAnnotation)
+	if len(ask.Sites) > 0 {
+		names := make([]string, len(ask.Sites))
+		for i, site := range ask.Sites {
+			names[i] = site.FailureDomain
+		}
+		if annotations == nil {
+			annotations = map[string]string{}
+		}
+		annotations[FailureDomainsAnnotation] = strings.Join(names, ",")
+	}
+	claim.SetAnnotations(annotations)
+}
+
+// NotedFailureDomains are those of NoteFailureDomains, none if there is no note.
+func NotedFailureDomains(claim client.Object) []string {
+	text, noted := claim.GetAnnotations()[FailureDomainsAnnotation]
+	if !noted {
+		return nil
+	}
+	return strings.Split(text, ",")
 }
 
 // describeDomains is how a sentence says which failure domains the machine may be in.

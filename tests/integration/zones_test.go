@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -13,6 +14,7 @@ import (
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/stack"
 )
 
 func TestWorkersOfAFailureDomainAreBornWithItsAddresses(t *testing.T) {
@@ -266,4 +268,28 @@ func TestMachineOfNobodyGetsNoAddressYetWhereAZoneDecides(t *testing.T) {
 
 	s.create(s.pooled("m-1", harness.WithLabel(clusterv1.ClusterNameLabel, harness.DefaultCluster)))
 	s.settled("m-1")
+}
+
+// The failure domains of a Cluster may change while a machine is made.
+func TestMachineThatGetsAFailureDomainItWasNotServedForIsToldOf(t *testing.T) {
+	t.Parallel()
+	s := zonedScene(t)
+	a, b := s.zone("a", nil), s.zone("b", nil)
+	made := append(s.controlPlaneIn(a), harness.WithPool(harness.DefaultPool))
+	s.create(harness.Pool(s.ns))
+	machine := harness.Machine(s.ns, "cp-0", made...)
+	s.create(machine)
+	ip := s.settled("cp-0")
+
+	owner := stack.Machine(s.ns, harness.DefaultCluster, "cp-0")
+	owner.Spec.FailureDomain = b
+	s.create(owner)
+	s.change(machine, func() { harness.WithOwner(owner)(machine) })
+
+	if note := s.told("cp-0", "WrongFailureDomain"); !strings.Contains(note, fmt.Sprintf(`is in failure domain %q, but claim "cp-0-0" was made for a machine in failure domain %q`, b, a)) {
+		t.Errorf("the event says %q", note)
+	}
+	if got := s.ip("cp-0"); got != ip {
+		t.Errorf("the machine has %s, want %s as before", got, ip)
+	}
 }
