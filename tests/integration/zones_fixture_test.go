@@ -134,6 +134,15 @@ func inDomain(name string) harness.Option {
 	}
 }
 
+// ownerIn is the Machine of a machine, in a failure domain.
+func ownerIn(namespace, name, domain string) *clusterv1.Machine {
+	owner := &clusterv1.Machine{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	owner.Spec.ClusterName, owner.Spec.FailureDomain = harness.DefaultCluster, domain
+	owner.Spec.Bootstrap.DataSecretName = &name
+	owner.Spec.InfrastructureRef = clusterv1.ContractVersionedObjectReference{APIGroup: capvv1.GroupName, Kind: "VSphereMachine", Name: name}
+	return owner
+}
+
 // controlPlaneIn makes a Cluster with these failure domains for its control plane, and
 // what the machines of that have in common.
 func (s *scene) controlPlaneIn(domains ...string) []harness.Option {

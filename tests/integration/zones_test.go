@@ -14,7 +14,6 @@ import (
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
-	"capv-static-ip.dev/tests/stack"
 )
 
 func TestWorkersOfAFailureDomainAreBornWithItsAddresses(t *testing.T) {
@@ -281,8 +280,7 @@ func TestMachineThatGetsAFailureDomainItWasNotServedForIsToldOf(t *testing.T) {
 	s.create(machine)
 	ip := s.settled("cp-0")
 
-	owner := stack.Machine(s.ns, harness.DefaultCluster, "cp-0")
-	owner.Spec.FailureDomain = b
+	owner := ownerIn(s.ns, "cp-0", b)
 	s.create(owner)
 	s.change(machine, func() { harness.WithOwner(owner)(machine) })
 
