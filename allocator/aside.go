@@ -90,12 +90,14 @@ func (a *Allocator) convert(ctx context.Context, al *allocation, claim ipam.Clai
 	}
 	stamp := obj.GetAnnotations()[ipam.LastUsedAnnotation]
 	found := stamp == al.Stamp.Again().String()
-	if ipam.IsOffered(obj) || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != al.Stamp.String() && !found {
+	isRequests := al.owns(obj) || len(obj.GetOwnerReferences()) == 0 && (stamp == al.Stamp.String() || found)
+	if ipam.IsOffered(obj) || obj.GetUID() != claim.GetUID() || !isRequests {
 		return bad.Unfit
 	}
-	if err := a.unprotect(ctx, al.provider, obj); err != nil {
+	if err := a.unprotect(ctx, al.provider, obj, al.UID); err != nil {
 		return err
 	}
+	al.disown(obj)
 	annotations, labels := obj.GetAnnotations(), obj.GetLabels()
 	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.DeviceAnnotation, ipam.FailureDomainsAnnotation, ipam.KeptAnnotation} {
 		delete(annotations, key)

@@ -169,8 +169,7 @@ func (a *Allocator) answer(ctx context.Context, al *allocation, claim ipam.Claim
 	case claim.Exhausted:
 		return ipam.Address{}, exhausted(al.pool, 0, 1)
 	case claim.Failure != "":
-		return ipam.Address{}, ipam.Refuse(ipam.ClaimRefused, "%s refused a claim: %s; correct the pool",
-			al.poolName(), claim.Failure)
+		return ipam.Address{}, claimRefused(al, claim)
 	case claim.Address == "":
 		return ipam.Address{}, a.checkNoneLeft(ctx, al)
 	}
@@ -190,6 +189,10 @@ func (a *Allocator) answer(ctx context.Context, al *allocation, claim ipam.Claim
 		return ipam.Address{}, nil
 	}
 	return al.provider.ReadAddress(obj), nil
+}
+
+func claimRefused(al *allocation, claim ipam.Claim) error {
+	return ipam.Refuse(ipam.ClaimRefused, "%s refused a claim: %s; correct the pool", al.poolName(), claim.Failure)
 }
 
 // inherits tells whether a claim has been given the address that an earlier claim

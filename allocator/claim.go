@@ -39,7 +39,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, al *allocation) (ipam.Claim
 		}
 		// What exists may be a living machine's, to which the API server is about
 		// to answer with a conflict.
-		if err := a.checkNoMachineInAPI(ctx, al.Machine); err != nil {
+		if err := a.checkMachineInAPI(ctx, *al.Request); err != nil {
 			return ipam.Claim{}, err
 		}
 		claim, err := a.reuseOrJudgeAgain(ctx, al)
@@ -66,7 +66,7 @@ func triedTooOften(al *allocation) error {
 // makeClaim makes the claim. It returns nil if there is one of that name.
 func (a *Allocator) makeClaim(ctx context.Context, al *allocation) (client.Object, error) {
 	obj := al.provider.NewClaim(al.claimSpec())
-	sign(obj, al, al.Stamp)
+	a.sign(obj, al, al.Stamp)
 	err := a.client.Create(ctx, obj)
 	switch {
 	case err == nil:
@@ -82,10 +82,14 @@ func (a *Allocator) makeClaim(ctx context.Context, al *allocation) (client.Objec
 }
 
 // sign writes on a claim whose it is, and which request uses it for what.
-func sign(claim client.Object, al *allocation, stamp ipam.Stamp) {
+func (a *Allocator) sign(claim client.Object, al *allocation, stamp ipam.Stamp) {
 	ipam.Mark(claim, al.Machine)
 	ipam.Use(claim, stamp)
 	kube.SetAnnotation(claim, ipam.DeviceAnnotation, al.want.Slot().String())
+	if al.isStored() {
+		a.own(claim, al)
+		return
+	}
 	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(al.Owner))
 	ipam.NoteFailureDomains(claim, al.want.Ask)
 }
@@ -140,11 +144,18 @@ func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, erro
 		}
 		return ipam.Claim{}, fmt.Errorf("reading claim %s: %w", al.claimKey(), err)
 	}
+	if claim := al.provider.ReadClaim(obj); al.isUseless(claim) {
+		return ipam.Claim{}, a.discard(ctx, al, claim)
+	}
 	if err := judgeReuse(al.provider.ReadClaim(obj), al); err != nil {
 		return ipam.Claim{}, err
 	}
+	if al.owns(obj) && ipam.IsMarked(obj, al.Machine.Name) {
+		// It is bound, or waits, from an earlier try for the same machine.
+		return al.provider.ReadClaim(obj), nil
+	}
 	before := obj.DeepCopyObject().(client.Object)
-	sign(obj, al, al.Stamp.Again())
+	a.sign(obj, al, al.Stamp.Again())
 	annotations := obj.GetAnnotations()
 	delete(annotations, ipam.KeptAnnotation)
 	// The machine may be another one than that which the claim was made for.
@@ -176,6 +187,9 @@ func judgeReuse(claim ipam.Claim, al *allocation) error {
 	case claim.Pool != want.Pool:
 		return ipam.Refuse(ipam.ClaimNotOurs, "claim %q in namespace %q exists and is for %s %q, not for %s %q: delete it, or name that pool in %s",
 			name, claim.GetNamespace(), claim.Pool.Kind, claim.Pool.Name, want.Pool.Kind, want.Pool.Name, want.AskedBy)
+	case al.owns(claim):
+		// Whoever made it: the static IP adapter as well.
+		return nil
 	case ours && owned:
 		return ipam.Refuse(ipam.ClaimTerminating, "claim %q in namespace %q still belongs to an earlier machine of this name: retry when it is gone",
 			name, claim.GetNamespace())

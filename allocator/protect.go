@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -20,18 +21,21 @@ import (
 func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Address) error {
 	obj := address.Object
 	before := obj.DeepCopyObject().(client.Object)
+	uid := types.UID(obj.GetAnnotations()[ipam.MachineUIDAnnotation])
 	switch {
 	case !obj.GetDeletionTimestamp().IsZero():
 		return terminating(al)
 	case !ipam.IsProtected(obj):
-	case ipam.MachineOf(obj) == al.Machine.Name && obj.GetAnnotations()[ipam.MachineUIDAnnotation] == "":
-		// With a UID it would be protected for an earlier machine of the name.
-		return nil
-	default:
-		// Another machine, or its VM, is still behind the address.
+	case ipam.MachineOf(obj) != al.Machine.Name || uid != "" && uid != al.UID:
+		// Another machine, an earlier one of the name, or its VM is still behind the address.
 		return terminating(al)
+	case uid == al.UID:
+		return nil
 	}
 	ipam.Protect(obj, al.Machine.Name)
+	if al.isStored() {
+		kube.SetAnnotation(obj, ipam.MachineUIDAnnotation, string(al.UID))
+	}
 	if network := al.want.Network(); network != "" {
 		kube.SetAnnotation(obj, ipam.NetworkAnnotation, network)
 	}
@@ -48,8 +52,9 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 }
 
 // unprotect takes back what protect did for a claim that was taken back. A
-// machine that was adopted has its UID on the address, which then stays its own.
-func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim client.Object) error {
+// machine that was adopted has its UID on the address, which then stays its own,
+// unless it is that of the machine whose claim is taken back.
+func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim client.Object, machine types.UID) error {
 	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
 	if err != nil {
 		return fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
@@ -59,7 +64,8 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 				return client.IgnoreNotFound(err)
 			}
-			if !ipam.Answers(obj, claim.GetUID()) || ipam.MachineOf(obj) != ipam.MachineOf(claim) || obj.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
+			uid := types.UID(obj.GetAnnotations()[ipam.MachineUIDAnnotation])
+			if !ipam.Answers(obj, claim.GetUID()) || ipam.MachineOf(obj) != ipam.MachineOf(claim) || uid != "" && uid != machine {
 				return nil
 			}
 			before := obj.DeepCopyObject().(client.Object)

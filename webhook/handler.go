@@ -185,7 +185,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 		return verdict{warnings: warnings, unserved: unserved}
 	}
 	if m.Name == "" {
-		return allow("metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name")
+		return allow("metadata.generateName gives the machine no name yet: its addresses follow when a Machine owns it; set metadata.name to have them at once")
 	}
 	paused, err := h.Demand.IsPaused(ctx, m)
 	if err != nil {
@@ -232,13 +232,13 @@ func undecided(m *machine.Machine) verdict {
 
 // whilePaused decides about a machine whose Cluster is paused. CAPI's controllers
 // look before they make machines, and not again before each of them: what else
-// they make would have no address, and CAPV wait for one for ever. Refused, they
-// make it when the Cluster is resumed. A machine without an owner is made by a person,
-// who is warned and can wait.
+// they make would be stored without an address. Refused, they make it when the Cluster
+// is resumed. A machine without an owner is made by a person, who is warned and can
+// wait.
 func whilePaused(req admission.Request, m *machine.Machine) verdict {
 	owner := m.Owner(req.UserInfo.Username)
 	if owner.UID == "" || isDryRun(req) {
-		return allow("the machine's Cluster is paused: no address is claimed for it")
+		return allow("the machine's Cluster is paused: its addresses follow when the Cluster is resumed and a Machine owns it")
 	}
 	return deny(ipam.Refuse(ipam.ClusterPaused, "Cluster %q is paused, so that %s %q gets no machine now: resume the Cluster",
 		m.Labels[clusterv1.ClusterNameLabel], owner.Kind, owner.Name))

@@ -28,6 +28,7 @@ var (
 // The kinds of which the metadata alone is read.
 var (
 	VSphereMachineTemplateKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereMachineTemplate"}
+	MachineKind                = schema.GroupKind{Group: clusterGroup, Kind: "Machine"}
 	MachineSetKind             = schema.GroupKind{Group: clusterGroup, Kind: "MachineSet"}
 	KubeadmControlPlaneKind    = schema.GroupKind{Group: controlPlaneGroup, Kind: "KubeadmControlPlane"}
 )
@@ -46,6 +47,7 @@ func AddToScheme(scheme *runtime.Scheme, mapper meta.RESTMapper) error {
 		VSphereDeploymentZoneKind:  {&VSphereDeploymentZone{}, &VSphereDeploymentZoneList{}},
 		VSphereFailureDomainKind:   {&VSphereFailureDomain{}, &VSphereFailureDomainList{}},
 		VSphereMachineTemplateKind: {},
+		MachineKind:                {},
 		MachineSetKind:             {},
 		KubeadmControlPlaneKind:    {},
 	}

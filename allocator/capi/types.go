@@ -49,11 +49,16 @@ type VSphereVM struct {
 
 // VSphereVMSpec is what is read of a VSphereVM's spec.
 type VSphereVMSpec struct {
-	Network Network `json:"network,omitempty"`
+	// BiosUUID is set when the VM exists.
+	BiosUUID string  `json:"biosUUID,omitempty"`
+	Network  Network `json:"network,omitempty"`
 }
 
-// VSphereVMStatus is what the guest of a VM says of its addresses.
+// VSphereVMStatus is what the guest of a VM says of its addresses, and CAPV of the VM.
 type VSphereVMStatus struct {
+	// VMRef and TaskRef are the VM in the vCenter, and the task that is at work on it.
+	VMRef     string          `json:"vmRef,omitempty"`
+	TaskRef   string          `json:"taskRef,omitempty"`
 	Addresses []string        `json:"addresses,omitempty"`
 	Network   []NetworkStatus `json:"network,omitempty"`
 }
@@ -79,7 +84,7 @@ type Network struct {
 	Devices []Device `json:"devices,omitempty"`
 }
 
-// Device is a NIC, and what was injected into it.
+// Device is a NIC, what was injected into it, and what else may give it addresses.
 type Device struct {
 	NetworkName   string   `json:"networkName,omitempty"`
 	DeviceName    string   `json:"deviceName,omitempty"`
@@ -88,7 +93,16 @@ type Device struct {
 	Gateway6      string   `json:"gateway6,omitempty"`
 	Nameservers   []string `json:"nameservers,omitempty"`
 	SearchDomains []string `json:"searchDomains,omitempty"`
+
+	DHCP4              *bool          `json:"dhcp4,omitempty"`
+	DHCP6              *bool          `json:"dhcp6,omitempty"`
+	SkipIPAllocation   *bool          `json:"skipIPAllocation,omitempty"`
+	AddressesFromPools []PoolOfOthers `json:"addressesFromPools,omitempty"`
 }
+
+// PoolOfOthers is a pool from which CAPV claims by itself. That there is one is all
+// that is read of it.
+type PoolOfOthers struct{}
 
 // Cluster is a workload cluster.
 //

@@ -17,6 +17,7 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/machine"
 )
 
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machines,verbs=get
@@ -30,11 +31,11 @@ func (r *Reconciler) checkDomain(ctx context.Context, s *state, h *holding) {
 		return
 	}
 	noted := ipam.NotedFailureDomains(h.claim)
-	i := slices.IndexFunc(s.object.OwnerReferences, isMachine)
-	if _, known := r.domains.get(s.uid); noted == nil || i < 0 || known {
+	owner, owned := machine.OwnerOf(s.object)
+	if _, known := r.domains.get(s.uid); noted == nil || !owned || known {
 		return
 	}
-	domain, found, err := r.domainOf(ctx, s.namespace, s.object.OwnerReferences[i])
+	domain, found, err := r.domainOf(ctx, s.namespace, owner)
 	if err != nil {
 		// To tell is no reason to hold anything up. The next change of the machine comes here.
 		klog.FromContext(ctx).Error(err, "Cannot look for the failure domain of a machine")
@@ -53,23 +54,18 @@ func (r *Reconciler) checkDomain(ctx context.Context, s *state, h *holding) {
 		nameDomain(domain), h.claim.GetName(), nameDomains(noted))
 }
 
-func isMachine(owner metav1.OwnerReference) bool {
-	gv, err := schema.ParseGroupVersion(owner.APIVersion)
-	return err == nil && gv.Group == clusterv1.GroupVersion.Group && owner.Kind == "Machine"
-}
-
 // domainOf reads the failure domain of a Machine, empty if it has none.
 func (r *Reconciler) domainOf(ctx context.Context, namespace string, owner metav1.OwnerReference) (domain string, found bool, err error) {
-	machine := &unstructured.Unstructured{}
-	machine.SetGroupVersionKind(capi.InScheme(r.client.Scheme(), schema.GroupKind{Group: clusterv1.GroupVersion.Group, Kind: owner.Kind}))
-	err = r.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: owner.Name}, machine)
+	obj := &unstructured.Unstructured{}
+	obj.SetGroupVersionKind(capi.InScheme(r.client.Scheme(), schema.GroupKind{Group: clusterv1.GroupVersion.Group, Kind: owner.Kind}))
+	err = r.live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: owner.Name}, obj)
 	switch {
-	case kube.IsAbsent(err), err == nil && machine.GetUID() != owner.UID:
+	case kube.IsAbsent(err), err == nil && obj.GetUID() != owner.UID:
 		return "", false, nil
 	case err != nil:
 		return "", false, fmt.Errorf("reading Machine %s/%s: %w", namespace, owner.Name, err)
 	}
-	domain, _, err = unstructured.NestedString(machine.Object, "spec", "failureDomain")
+	domain, _, err = unstructured.NestedString(obj.Object, "spec", "failureDomain")
 	if err != nil {
 		return "", false, fmt.Errorf("reading the failure domain of Machine %s/%s: %w", namespace, owner.Name, err)
 	}

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ import (
 )
 
 // ownedMachine is a living machine, and the Machine that owns it, in a failure domain.
-func ownedMachine(domain string) (*state, client.Object) {
+func ownedMachine(domain string) (*state, *unstructured.Unstructured) {
 	owner := &unstructured.Unstructured{Object: map[string]any{"spec": map[string]any{}}}
 	owner.SetAPIVersion("cluster.x-k8s.io/v1beta2")
 	owner.SetKind("Machine")
@@ -31,6 +32,18 @@ func ownedMachine(domain string) (*state, client.Object) {
 	s.object.Namespace, s.object.Name, s.object.UID = "ns", "cp-0", s.uid
 	s.object.OwnerReferences = []metav1.OwnerReference{{APIVersion: owner.GetAPIVersion(), Kind: "Machine", Name: "cp-0", UID: owner.GetUID()}}
 	return s, owner
+}
+
+// wholeMachine is an API server with a Machine, of which the scheme knows the metadata
+// alone.
+type wholeMachine struct {
+	client.Reader
+	of *unstructured.Unstructured
+}
+
+func (w wholeMachine) Get(_ context.Context, _ client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+	w.of.DeepCopyInto(obj.(*unstructured.Unstructured))
+	return nil
 }
 
 // given is a binding that was claimed for a machine in one of these failure domains.
@@ -72,9 +85,8 @@ func TestMachineInAnotherFailureDomainThanItWasServedForIsToldOnce(t *testing.T)
 			if err := capi.AddToScheme(scheme, nil); err != nil {
 				t.Fatal(err)
 			}
-			c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(owner).Build()
 			recorder := events.NewFakeRecorder(10)
-			r := &Reconciler{client: c, live: c, events: recorder}
+			r := &Reconciler{client: fake.NewClientBuilder().WithScheme(scheme).Build(), live: wholeMachine{of: owner}, events: recorder}
 
 			r.checkDomain(t.Context(), s, test.holding)
 			r.checkDomain(t.Context(), s, test.holding)

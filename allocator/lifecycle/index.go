@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -188,13 +187,4 @@ func (r *Reconciler) exists(ctx context.Context, key client.ObjectKey, obj clien
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// ownerOf is the machine as the owner of a claim. It does not block the deletion of
-// the machine in the foreground: the garbage collector would hold it until the claim
-// is gone, which may be long after its VM, and until its provider can be written to.
-func (r *Reconciler) ownerOf(machine *capi.VSphereMachine) metav1.OwnerReference {
-	owner := metav1.NewControllerRef(machine, capi.InScheme(r.client.Scheme(), capi.VSphereMachineKind))
-	owner.BlockOwnerDeletion = nil
-	return *owner
 }

@@ -28,6 +28,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/late"
 	"capv-static-ip.dev/allocator/lifecycle"
 	"capv-static-ip.dev/allocator/mapper"
 	"capv-static-ip.dev/allocator/recorder"
@@ -237,16 +238,21 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	asked := &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()}
+	lateSources, err := late.Setup(mgr, alloc, asked, providers, events)
+	if err != nil {
+		return nil, err
+	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
 		slices.Concat(alloc.Sources(), demand.Sources(mgr.GetScheme())),
-		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources))
+		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, lateSources))
 	if err != nil {
 		return nil, err
 	}
 
 	handler := &webhook.Handler{
 		Allocator: alloc,
-		Demand:    &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()},
+		Demand:    asked,
 		Scheme:    mgr.GetScheme(),
 		Namespace: opts.namespace,
 		Events:    events,
