@@ -39,9 +39,10 @@ type unfitAddress struct {
 	users []User
 }
 
-// asUnfit finds in an error that a device was answered with such an address.
-func asUnfit(err error, device ipam.Device) (unfitAddress, bool) {
-	bad := unfitAddress{network: device.NetworkName}
+// asUnfit finds in an error that a device on a network was answered with such an
+// address.
+func asUnfit(err error, network string) (unfitAddress, bool) {
+	bad := unfitAddress{network: network}
 	if used := (*usedAddress)(nil); errors.As(err, &used) {
 		bad.users = used.users
 	}
@@ -98,7 +99,7 @@ func (a *Allocator) convert(ctx context.Context, al *allocation, claim ipam.Clai
 	}
 	al.disown(obj)
 	annotations, labels := obj.GetAnnotations(), obj.GetLabels()
-	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.DeviceAnnotation, ipam.KeptAnnotation} {
+	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.DeviceAnnotation, ipam.FailureDomainsAnnotation, ipam.KeptAnnotation} {
 		delete(annotations, key)
 	}
 	if !found {

@@ -91,6 +91,7 @@ func (a *Allocator) sign(claim client.Object, al *allocation, stamp ipam.Stamp) 
 		return
 	}
 	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(al.Owner))
+	ipam.NoteFailureDomains(claim, al.want.Ask)
 }
 
 // notWritten says why a claim could not be made or stamped. A webhook of the

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,8 +27,9 @@ type promise struct {
 	machine types.NamespacedName
 	pool    ipam.PoolReference
 	claim   types.NamespacedName
-	network string
-	at      time.Time
+	// networks are those on which the machine may be.
+	networks []string
+	at       time.Time
 }
 
 // promised are the addresses that this replica has answered requests with lately.
@@ -48,7 +50,7 @@ func (p *promised) add(ip netip.Addr, next promise) (earlier []promise) {
 	defer p.mu.Unlock()
 	p.sweep(next.at)
 	for _, made := range p.addresses[ip] {
-		if made.machine != next.machine && capi.SameNetwork(made.network, next.network) && next.at.Sub(made.at) < promiseTime {
+		if made.machine != next.machine && isOnOne(made.networks, next.networks) && next.at.Sub(made.at) < promiseTime {
 			earlier = append(earlier, made)
 		}
 	}
@@ -57,6 +59,13 @@ func (p *promised) add(ip netip.Addr, next promise) (earlier []promise) {
 	}
 	p.addresses[ip] = append(p.addresses[ip], next)
 	return earlier
+}
+
+// isOnOne tells whether machines that may be on these networks may be on the same.
+func isOnOne(networks, others []string) bool {
+	return slices.ContainsFunc(networks, func(network string) bool {
+		return slices.ContainsFunc(others, func(other string) bool { return capi.SameNetwork(network, other) })
+	})
 }
 
 // drop forgets the promises of an address to a machine, which is in the caches by
@@ -97,7 +106,7 @@ func (p *promised) keep(ip netip.Addr, wanted func(promise) bool) {
 // kept: its machine was refused.
 func (a *Allocator) promise(ctx context.Context, al *allocation, b ipam.Binding) error {
 	next := promise{
-		machine: al.Machine.NamespacedName, pool: b.Pool, network: b.Device.NetworkName, at: time.Now(),
+		machine: al.Machine.NamespacedName, pool: b.Pool, networks: al.want.Networks(), at: time.Now(),
 		claim: types.NamespacedName{Namespace: al.Machine.Namespace, Name: b.Claim},
 	}
 	for _, made := range a.promised.add(b.Address.Addr(), next) {
@@ -133,7 +142,7 @@ func (a *Allocator) checkProtectedOnce(ctx context.Context, al *allocation, b ip
 		for _, obj := range addresses {
 			holder := types.NamespacedName{Namespace: obj.GetNamespace(), Name: ipam.MachineOf(obj)}
 			network, known := obj.GetAnnotations()[ipam.NetworkAnnotation]
-			if !known || holder == al.Machine.NamespacedName || !obj.GetDeletionTimestamp().IsZero() || !capi.SameNetwork(network, b.Device.NetworkName) {
+			if !known || holder == al.Machine.NamespacedName || !obj.GetDeletionTimestamp().IsZero() || !isOnOne([]string{network}, al.want.Networks()) {
 				continue
 			}
 			a.promised.drop(ip, al.Machine.NamespacedName)

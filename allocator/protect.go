@@ -36,8 +36,8 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 	if al.isStored() {
 		kube.SetAnnotation(obj, ipam.MachineUIDAnnotation, string(al.UID))
 	}
-	if al.want.Device.NetworkName != "" {
-		kube.SetAnnotation(obj, ipam.NetworkAnnotation, al.want.Device.NetworkName)
+	if network := al.want.Network(); network != "" {
+		kube.SetAnnotation(obj, ipam.NetworkAnnotation, network)
 	}
 	err := kube.PatchAsRead(ctx, a.client, obj, before)
 	switch {

@@ -165,6 +165,11 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 		return deny(err)
 	}
 	asks, unserved, err := h.Demand.Asks(ctx, m)
+	if errors.Is(err, ipam.ErrUndecided) || len(asks) > 0 && len(m.Held) == 0 && !m.HasEligible() {
+		v := undecided(m)
+		v.warnings = slices.Concat(told, v.warnings)
+		return v
+	}
 	if err != nil {
 		return deny(err)
 	}
@@ -209,6 +214,22 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	return v
 }
 
+// deferred tells of a machine that gets its addresses late.
+const deferred = "the machine's failure domain decides about its addresses and is not known yet: they are claimed when its Machine exists"
+
+// undecided admits a machine as it is, to be given its addresses when its failure domain
+// is known. So is one none of whose own devices waits for an address, and that its failure
+// domain takes another source away from: admission is not asked about all of these.
+// What an earlier call for the same create has claimed cannot be left: a machine is
+// given all of its addresses, or none.
+func undecided(m *machine.Machine) verdict {
+	if len(m.Held) > 0 {
+		return deny(ipam.Refuse(ipam.DevicePinned, "a webhook that runs after this one asks for more addresses, about which the machine's failure domain decides, "+
+			"and that is not known yet: have that webhook run before this one"))
+	}
+	return allow(deferred)
+}
+
 // whilePaused decides about a machine whose Cluster is paused. CAPI's controllers
 // look before they make machines, and not again before each of them: what else
 // they make would be stored without an address. Refused, they make it when the Cluster
@@ -229,6 +250,9 @@ func isDryRun(req admission.Request) bool { return req.DryRun != nil && *req.Dry
 // is, and what would deny it is a warning.
 func (h *Handler) preview(ctx context.Context, request allocator.Request) verdict {
 	warnings, err := h.Allocator.Check(ctx, request)
+	if errors.Is(err, ipam.ErrUndecided) {
+		return allow(deferred)
+	}
 	if refusal, ok := ipam.AsRefusal(err); ok {
 		return allow(refusal.Message)
 	}
@@ -283,6 +307,11 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request alloca
 			v.warnings = append(v.warnings, attempt.Warnings...)
 			return v
 		}
+	}
+	if errors.Is(err, ipam.ErrUndecided) {
+		// As a rule it is known before the first claim, but the pool may have changed.
+		h.takeBack(ctx, attempt)
+		return undecided(into.machine)
 	}
 	if errors.Is(err, allocator.ErrMachineExists) {
 		// The API server answers with the conflict that the user expects.

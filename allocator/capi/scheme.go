@@ -20,6 +20,9 @@ var (
 	VSphereMachineKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereMachine"}
 	VSphereVMKind      = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereVM"}
 	ClusterKind        = schema.GroupKind{Group: clusterGroup, Kind: "Cluster"}
+
+	VSphereDeploymentZoneKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereDeploymentZone"}
+	VSphereFailureDomainKind  = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereFailureDomain"}
 )
 
 // The kinds of which the metadata alone is read.
@@ -41,6 +44,8 @@ func AddToScheme(scheme *runtime.Scheme, mapper meta.RESTMapper) error {
 		VSphereMachineKind:         {&VSphereMachine{}, &VSphereMachineList{}},
 		VSphereVMKind:              {&VSphereVM{}, &VSphereVMList{}},
 		ClusterKind:                {&Cluster{}, &ClusterList{}},
+		VSphereDeploymentZoneKind:  {&VSphereDeploymentZone{}, &VSphereDeploymentZoneList{}},
+		VSphereFailureDomainKind:   {&VSphereFailureDomain{}, &VSphereFailureDomainList{}},
 		VSphereMachineTemplateKind: {},
 		MachineKind:                {},
 		MachineSetKind:             {},

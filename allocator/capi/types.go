@@ -1,6 +1,13 @@
 package capi
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // VSphereMachine is for whom addresses are claimed.
 //
@@ -104,13 +111,46 @@ type Cluster struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec ClusterSpec `json:"spec,omitempty"`
+	Spec   ClusterSpec   `json:"spec,omitempty"`
+	Status ClusterStatus `json:"status,omitempty"`
 }
 
 // ClusterSpec is what is read of a Cluster's spec.
 type ClusterSpec struct {
 	Paused               *bool       `json:"paused,omitempty"`
 	ControlPlaneEndpoint APIEndpoint `json:"controlPlaneEndpoint,omitempty"`
+}
+
+// ClusterStatus is what is read of a Cluster's status.
+type ClusterStatus struct {
+	FailureDomains FailureDomains `json:"failureDomains,omitempty"`
+}
+
+// FailureDomains are those that machines of a Cluster can be in.
+type FailureDomains []FailureDomain
+
+// FailureDomain is one of them, by the name of its VSphereDeploymentZone.
+type FailureDomain struct {
+	Name string `json:"name,omitempty"`
+	// ControlPlane tells whether control plane machines may be in it.
+	ControlPlane *bool `json:"controlPlane,omitempty"`
+}
+
+// UnmarshalJSON reads the list of v1beta2, and the map by name of v1beta1.
+func (f *FailureDomains) UnmarshalJSON(text []byte) error {
+	var list []FailureDomain
+	if json.Unmarshal(text, &list) == nil {
+		*f = list
+		return nil
+	}
+	var byName map[string]FailureDomain
+	if err := json.Unmarshal(text, &byName); err != nil {
+		return fmt.Errorf("reading the failure domains of a Cluster: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		*f = append(*f, FailureDomain{Name: name, ControlPlane: byName[name].ControlPlane})
+	}
+	return nil
 }
 
 // APIEndpoint is where the API server of a workload cluster is reached.
@@ -121,6 +161,19 @@ type APIEndpoint struct {
 
 // IsPaused tells whether the Cluster is paused by its spec.
 func (c *Cluster) IsPaused() bool { return c.Spec.Paused != nil && *c.Spec.Paused }
+
+// ControlPlaneDomains are the names of the failure domains that control plane machines of
+// the Cluster are put into, in their order.
+func (c *Cluster) ControlPlaneDomains() []string {
+	var names []string
+	for _, domain := range c.Status.FailureDomains {
+		if domain.ControlPlane != nil && *domain.ControlPlane {
+			names = append(names, domain.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
 
 // ClusterList is a list of Clusters.
 //

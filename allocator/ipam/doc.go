@@ -6,6 +6,9 @@
 //   - A pool is an object with addresses to hand out: metal3's IPPool, the in-cluster
 //     provider's InClusterIPPool, or any other of the IPAM contract of Cluster API.
 //   - A statement is an annotation by which a pool says what it is for.
+//   - A failure domain is what a Machine's spec.failureDomain names: a
+//     VSphereDeploymentZone. A site is where a device is, or may turn out to be: a
+//     failure domain, and the network that the device is on there.
 //   - A provider is one claim API, and the controller that answers it.
 //   - A claim asks a pool for one address (IPClaim, IPAddressClaim). The provider
 //     binds it: it makes an address (IPAddress) that answers the claim.

@@ -35,10 +35,12 @@ const (
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolElsewhere    Reason = "PoolElsewhere"
 	NoPoolMatches    Reason = "NoPoolMatches"
-	// PoolNotForNetwork and PoolNotAllowed are of pools that say what they are for.
-	PoolNotForNetwork Reason = "PoolNotForNetwork"
-	PoolNotAllowed    Reason = "PoolNotAllowed"
-	GatewayInvalid    Reason = "GatewayInvalid"
+	// PoolNotForNetwork, PoolNotForFailureDomain and PoolNotAllowed are of pools that
+	// say what they are for.
+	PoolNotForNetwork       Reason = "PoolNotForNetwork"
+	PoolNotForFailureDomain Reason = "PoolNotForFailureDomain"
+	PoolNotAllowed          Reason = "PoolNotAllowed"
+	GatewayInvalid          Reason = "GatewayInvalid"
 	// AddressNotRequestable and AddressTaken are of an address that was asked for.
 	AddressNotRequestable Reason = "AddressNotRequestable"
 	AddressTaken          Reason = "AddressTaken"

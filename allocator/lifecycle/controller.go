@@ -43,6 +43,8 @@ type Reconciler struct {
 
 	sightings  memory[types.UID, sighting]
 	departures memory[types.NamespacedName, departure]
+	// domains are the machines whose failure domain has been looked at.
+	domains memory[types.UID, bool]
 	// failures is since when the bindings of a machine cannot be given back.
 	failures memory[types.NamespacedName, time.Time]
 }
@@ -81,6 +83,7 @@ func (r *Reconciler) performAll(ctx context.Context, s *state) (time.Duration, e
 	var errs []error
 	for _, d := range r.decideAll(ctx, s) {
 		r.checkDevice(ctx, s, d.holding)
+		r.checkDomain(ctx, s, d.holding)
 		if d.err != nil {
 			errs = append(errs, &stepError{d.step, d.err})
 			continue

@@ -31,6 +31,11 @@ var (
 		Help: "Times a machine was found using an address that is not bound to it.",
 	})
 
+	wrongFailureDomain = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_wrong_failure_domain_total",
+		Help: "Machines found in another failure domain than their addresses were given for.",
+	})
+
 	addressesChanged = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_addresses_changed_total",
 		Help: "Machines found with another address on their devices than the one that they were given.",
@@ -38,5 +43,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(claimsReleased, claimsReaped, claimsRecreated, strayAddressesDeleted, addressesLost, addressesChanged)
+	metrics.Registry.MustRegister(claimsReleased, claimsReaped, claimsRecreated, strayAddressesDeleted, addressesLost, wrongFailureDomain, addressesChanged)
 }

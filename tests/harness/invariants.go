@@ -20,11 +20,12 @@ const (
 	invariantUnique    = "I1"
 	invariantHeld      = "I2"
 	invariantNoOrphans = "I3"
+	invariantInPlace   = "I9"
 )
 
 // Violation is a state of the API server that must not be.
 type Violation struct {
-	// Invariant is the name that docs/design.md gives it: I1, I2 or I3.
+	// Invariant is the name that docs/design.md gives it: I1, I2, I3 or I9.
 	Invariant string
 	// Detail says which objects are in that state, and how.
 	Detail string
@@ -50,7 +51,8 @@ type InvariantOptions struct {
 // CheckInvariants looks once at what the API server holds, and returns what
 // breaks the invariants: no address held twice (I1), none back in its pool
 // while its machine or VM exists (I2), no claim and no protected address
-// without a machine (I3; and so I4).
+// without a machine (I3; and so I4), none of a pool that is for other networks or
+// failure domains (I9).
 //
 // It reads one kind after the other. While things change, use AwaitInvariants.
 func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOptions) []error {
@@ -66,7 +68,7 @@ func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOpti
 			continue
 		}
 		violations = slices.Concat(violations, inventory.heldTwice(), inventory.machinesWithoutAddress(),
-			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.heldClaims(), inventory.orphanAddresses())
+			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.heldClaims(), inventory.orphanAddresses(), inventory.outOfPlace())
 	}
 	return violations
 }
@@ -247,4 +249,43 @@ func (i *inventory) orphanAddresses() []error {
 			client.ObjectKeyFromObject(&address), address.IP, ipam.MachineOf(&address), uid))
 	}
 	return violations
+}
+
+// outOfPlace finds addresses of pools that say that they are for other networks, or for
+// other failure domains. The network is that of the VM, as CAPV made it.
+func (i *inventory) outOfPlace() []error {
+	var violations []error
+	for _, machine := range i.machines {
+		for _, binding := range machine.bindings.Bindings {
+			if machine.bindings.Machine != machine.Name {
+				continue
+			}
+			name, address := client.ObjectKeyFromObject(machine), binding.Address.Addr()
+			networks := i.stated(machine.Namespace, binding.Pool, ipam.NetworksAnnotation)
+			vm := i.vmByOwner[machine.UID]
+			if networks != nil && vm != nil && binding.Device.Index < len(vm.Spec.Network.Devices) {
+				is := vm.Spec.Network.Devices[binding.Device.Index].NetworkName
+				if !slices.ContainsFunc(networks, func(network string) bool { return capi.SameNetwork(network, is) }) {
+					violations = append(violations, violation(invariantInPlace, "machine %s has %s of %s, which is for networks %q, on %q",
+						name, address, binding.Pool.In(""), networks, is))
+				}
+			}
+			domains := i.stated(machine.Namespace, binding.Pool, ipam.FailureDomainsAnnotation)
+			if is, known := i.domainOf(machine); domains != nil && known && !slices.Contains(domains, is) {
+				violations = append(violations, violation(invariantInPlace, "machine %s has %s of %s, which is for failure domains %q, in %q",
+					name, address, binding.Pool.In(""), domains, is))
+			}
+		}
+	}
+	return violations
+}
+
+// domainOf is the failure domain of a machine, empty for none, if it has its Machine.
+func (i *inventory) domainOf(machine *holder) (name string, known bool) {
+	for _, owner := range machine.OwnerReferences {
+		if domain, is := i.domains[owner.UID]; is {
+			return domain, true
+		}
+	}
+	return "", false
 }

@@ -13,6 +13,7 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -39,6 +40,20 @@ func (f of) bound(name, address string) *capvv1.VSphereMachine {
 		harness.WithAnnotation(ipam.BindingsAnnotation, text))
 	machine.UID = types.UID("machine-" + name)
 	return machine
+}
+
+// owned is a bound machine that has its Machine.
+func (f of) owned(name, address string) *capvv1.VSphereMachine {
+	machine := f.bound(name, address)
+	harness.WithOwner(ownerIn(""))(machine)
+	return machine
+}
+
+// ownerIn is a Machine in a failure domain.
+func ownerIn(domain string) *clusterv1.Machine {
+	owner := &clusterv1.Machine{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "owner", UID: "owner"}}
+	owner.Spec.FailureDomain = domain
+	return owner
 }
 
 // claimed is the claim of a machine, last used so long ago.
@@ -135,6 +150,10 @@ func TestInvariants(t *testing.T) {
 			"a claim without machine, too old":   {objects: []client.Object{claim}, broken: "I3"},
 			"a claim held for its machine":       {objects: []client.Object{f.bound("cp-0", a), f.held("cp-0"), answer(claim, a, protected("cp-0"))}},
 			"a claim held for nobody":            {objects: []client.Object{f.held("cp-0")}, broken: "I3"},
+			"a VM on a network of its pool":      {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.NetworksAnnotation, "VM Network")), f.bound("cp-0", a), outlived, claim, answer(claim, a)}},
+			"a VM on a network that is not":      {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.NetworksAnnotation, "other")), f.bound("cp-0", a), outlived, claim, answer(claim, a)}, broken: "I9"},
+			"a machine of its pool's domain":     {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.FailureDomainsAnnotation, "zone-a")), f.owned("cp-0", a), ownerIn("zone-a"), claim, answer(claim, a)}},
+			"a machine of another domain":        {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.FailureDomainsAnnotation, "zone-b")), f.owned("cp-0", a), ownerIn("zone-a"), claim, answer(claim, a)}, broken: "I9"},
 			"somebody else's claim":              {objects: []client.Object{f.Claim(ns, "theirs", f.PoolName)}},
 			"an address protected for nobody":    {objects: []client.Object{answer(claim, a, protected("cp-0"))}, broken: "I3"},
 		} {
