@@ -33,6 +33,7 @@ const (
 	BindingsShared   Reason = "BindingsShared"
 	DevicePinned     Reason = "DevicePinned"
 	DeviceNotFound   Reason = "DeviceNotFound"
+	PoolChanged      Reason = "PoolChanged"
 	PoolElsewhere    Reason = "PoolElsewhere"
 	PoolNotNamed     Reason = "PoolNotNamed"
 	// PoolNotForNetwork and PoolNotAllowed are of pools that say what they are for.

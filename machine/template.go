@@ -1,0 +1,61 @@
+package machine
+
+import (
+	"slices"
+
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capv-static-ip.dev/allocator/ipam"
+)
+
+// ChangesTemplate tells whether an update makes a machine one of another template, as
+// CAPI does when it updates a machine in place. One that goes is left alone.
+func ChangesTemplate(before, after *Machine) bool {
+	name := after.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
+	return name != "" && name != before.Annotations[clusterv1.TemplateClonedFromNameAnnotation] &&
+		after.DeletionTimestamp.IsZero() && !isMoving(after)
+}
+
+// Unbound is the machine as if its devices had not been given their addresses, for what
+// it would ask for now. Devices without a binding ask for nothing: an update claims
+// nothing for them. The bindings are of the machine before the update, which Pin has
+// found to leave them where they are.
+func Unbound(before, after *Machine, held []ipam.Binding) *Machine {
+	unbound := *after
+	unbound.Spec.Network.Devices = slices.Clone(after.Spec.Network.Devices)
+	bound := map[int]bool{}
+	for _, b := range held {
+		bound[before.boundTo(b)] = true
+	}
+	skip := true
+	for i := range unbound.Spec.Network.Devices {
+		d := &unbound.Spec.Network.Devices[i]
+		if bound[i] {
+			d.IPAddrs = nil
+		} else {
+			d.SkipIPAllocation = &skip
+		}
+	}
+	return &unbound
+}
+
+// CheckPools returns a Refusal if a device that holds an address is now to have one of
+// another pool. For a device for which nobody asks any more nothing is to be different.
+func CheckPools(before *Machine, held []ipam.Binding, wants []ipam.Want) error {
+	for _, b := range held {
+		i := before.boundTo(b)
+		now := slices.DeleteFunc(slices.Clone(wants), func(w ipam.Want) bool { return w.Device.Index != i })
+		if len(now) == 0 || slices.ContainsFunc(now, func(w ipam.Want) bool { return means(w, b.Pool) }) {
+			continue
+		}
+		return ipam.Refuse(ipam.PoolChanged, "device %d holds %s from %s %q, but %s now asks for %s %q: "+
+			"replace the machine, or name the pool that it has there", i, b.Address, b.Pool.Kind, b.Pool.Name, now[0].AskedBy, now[0].Pool.Kind, now[0].Pool.Name)
+	}
+	return nil
+}
+
+// means tells whether a want may be for this pool. One that names no kind may be for
+// several, none of which can be used.
+func means(want ipam.Want, pool ipam.PoolReference) bool {
+	return want.Pool == pool || slices.Contains(want.AlsoMissing, pool)
+}
