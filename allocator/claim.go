@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,7 +26,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, al *allocation) (ipam.Claim
 		}
 	}
 	for try := 1; try <= maxClaimNames; try++ {
-		al.use(ipam.ClaimNameOfTry(al.Machine.Name, al.want.Device.Index, try))
+		al.use(ipam.ClaimNameOfTry(al.Machine.Name, al.want.Slot(), try))
 		if a.isKnownPassedOver(ctx, al) {
 			continue
 		}
@@ -86,7 +85,7 @@ func (a *Allocator) makeClaim(ctx context.Context, al *allocation) (client.Objec
 func sign(claim client.Object, al *allocation, stamp ipam.Stamp) {
 	ipam.Mark(claim, al.Machine)
 	ipam.Use(claim, stamp)
-	kube.SetAnnotation(claim, ipam.DeviceAnnotation, strconv.Itoa(al.want.Device.Index))
+	kube.SetAnnotation(claim, ipam.DeviceAnnotation, al.want.Slot().String())
 	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(al.Owner))
 }
 

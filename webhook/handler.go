@@ -35,9 +35,12 @@ const takeBackTimeout = 15 * time.Second
 
 // Allocator is what admission needs of IPAM.
 type Allocator interface {
-	// Check fails with a Refusal if the request cannot be served now.
-	Check(ctx context.Context, req allocator.Request) error
-	// Claim binds an address for every want, or fails with a Refusal or
+	// Check fails with a Refusal if the request cannot be served now. It warns of pools
+	// that are asked for and cannot be used.
+	Check(ctx context.Context, req allocator.Request) (warnings []string, err error)
+	// Meant are the pools from which the address of an ask may be.
+	Meant(ctx context.Context, machine ipam.Machine, ask ipam.Ask) ([]ipam.PoolReference, error)
+	// Claim binds an address for every ask, or fails with a Refusal or
 	// allocator.ErrMachineExists.
 	Claim(ctx context.Context, req allocator.Request) (*allocator.Attempt, error)
 	// TakeBack undoes what an attempt left that came to nothing.
@@ -63,9 +66,9 @@ type Refusals interface {
 
 // Demand is what machines ask for.
 type Demand interface {
-	// Wants lists what the eligible devices ask for, and warns of what is asked for in
+	// Asks lists what the eligible devices ask for, and warns of what is asked for in
 	// vain. It fails with a Refusal if something is asked for that cannot be given.
-	Wants(ctx context.Context, m *machine.Machine) (wants []ipam.Want, warnings []string, err error)
+	Asks(ctx context.Context, m *machine.Machine) (asks []ipam.Ask, warnings []string, err error)
 	// IsPaused tells whether the machine's Cluster is paused.
 	IsPaused(ctx context.Context, m *machine.Machine) (bool, error)
 }
@@ -161,16 +164,19 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	if err != nil {
 		return deny(err)
 	}
-	wants, unserved, err := h.Demand.Wants(ctx, m)
+	asks, unserved, err := h.Demand.Asks(ctx, m)
 	if err != nil {
 		return deny(err)
 	}
 	warnings := slices.Concat(told, unserved)
-	wants, dropped, err := m.NewWants(wants)
+	if err := h.checkStillAsked(ctx, m, asks); err != nil {
+		return deny(err)
+	}
+	asks, dropped, err := m.NewAsks(asks)
 	if err != nil {
 		return deny(err)
 	}
-	if len(wants)+len(dropped) == 0 {
+	if len(asks)+len(dropped) == 0 {
 		return verdict{warnings: warnings, unserved: unserved}
 	}
 	if m.Name == "" {
@@ -188,7 +194,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 		Stamp:   ipam.Stamp{Time: time.Now(), Request: req.UID},
 		Machine: m.Identity(),
 		Owner:   m.Owner(req.UserInfo.Username),
-		Wants:   wants,
+		Asks:    asks,
 	}
 	var v verdict
 	if isDryRun(req) {
@@ -222,14 +228,33 @@ func isDryRun(req admission.Request) bool { return req.DryRun != nil && *req.Dry
 // preview answers a dry run, which must leave no trace: the machine stays as it
 // is, and what would deny it is a warning.
 func (h *Handler) preview(ctx context.Context, request allocator.Request) verdict {
-	err := h.Allocator.Check(ctx, request)
+	warnings, err := h.Allocator.Check(ctx, request)
 	if refusal, ok := ipam.AsRefusal(err); ok {
 		return allow(refusal.Message)
 	}
 	if err != nil {
 		return deny(err)
 	}
-	return allow()
+	return allow(warnings...)
+}
+
+// checkStillAsked refuses a machine that was given addresses by an earlier call for the
+// same create, and that a webhook behind this one has made ask for other pools.
+func (h *Handler) checkStillAsked(ctx context.Context, m *machine.Machine, asks []ipam.Ask) error {
+	for _, ask := range asks {
+		held, isHeld := m.HeldFor(ask)
+		if !isHeld {
+			continue
+		}
+		meant, err := h.Allocator.Meant(ctx, m.Identity(), ask)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(meant, held.Pool) {
+			return machine.RefuseChangeBehind(held)
+		}
+	}
+	return nil
 }
 
 // injection is what goes into a machine besides what is claimed for it.
@@ -255,6 +280,7 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request alloca
 	if err == nil {
 		var v verdict
 		if v, err = into.patch(raw, attempt.Bindings); err == nil {
+			v.warnings = append(v.warnings, attempt.Warnings...)
 			return v
 		}
 	}
@@ -273,7 +299,7 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request alloca
 // claim claims what is wanted. Of a machine that brings all its bindings along
 // nothing is.
 func (h *Handler) claim(ctx context.Context, request allocator.Request) (*allocator.Attempt, error) {
-	if len(request.Wants) == 0 {
+	if len(request.Asks) == 0 {
 		return &allocator.Attempt{}, nil
 	}
 	return h.Allocator.Claim(ctx, request)

@@ -37,16 +37,23 @@ type noRefusals struct{}
 
 func (noRefusals) Record(string, metav1.OwnerReference, *ipam.Refusal) {}
 
-func (a *brokenAllocator) Check(context.Context, allocator.Request) error { return a.err }
+func (a *brokenAllocator) Check(context.Context, allocator.Request) ([]string, error) {
+	return nil, a.err
+}
+
+// Meant has any name mean a pool of metal3.
+func (a *brokenAllocator) Meant(_ context.Context, _ ipam.Machine, ask ipam.Ask) ([]ipam.PoolReference, error) {
+	return []ipam.PoolReference{metal3.PoolNamed(ask.Choices[0].Pool.Name)}, nil
+}
 
 func (a *brokenAllocator) Claim(_ context.Context, req allocator.Request) (*allocator.Attempt, error) {
 	attempt := &allocator.Attempt{}
 	if a.err != nil {
 		return attempt, a.err
 	}
-	for _, want := range req.Wants {
+	for _, ask := range req.Asks {
 		attempt.Bindings = append(attempt.Bindings, ipam.Binding{
-			Device: want.Device, Pool: want.Pool, Claim: ipam.ClaimName(req.Machine.Name, want.Device.Index),
+			Device: ask.Device, Pool: metal3.PoolNamed(ask.Choices[0].Pool.Name), Claim: ipam.ClaimName(req.Machine.Name, ask.Slot()),
 			Address: netip.MustParsePrefix("10.0.0.1/24"), Gateway: netip.MustParseAddr("10.0.0.254"),
 			Nameservers: []string{"10.0.0.53"}, SearchDomains: []string{"example"},
 		})
@@ -75,17 +82,9 @@ func (a *brokenAllocator) InUse(context.Context, ipam.Machine, string, netip.Add
 	return nil, a.err
 }
 
-// metal3Pools has any name mean a pool of metal3.
-type metal3Pools struct{}
-
-func (metal3Pools) Resolve(_ context.Context, _ string, want ipam.Want) (ipam.Want, error) {
-	want.Pool = metal3.PoolNamed(want.Pool.Name)
-	return want, nil
-}
-
 func handler(a Allocator) *Handler {
 	return &Handler{
-		Allocator: a, Demand: &demand.Reader{Pools: metal3Pools{}}, Events: events.NewFakeRecorder(10), Refusals: noRefusals{}, Scheme: runtime.NewScheme(),
+		Allocator: a, Demand: &demand.Reader{}, Events: events.NewFakeRecorder(10), Refusals: noRefusals{}, Scheme: runtime.NewScheme(),
 	}
 }
 

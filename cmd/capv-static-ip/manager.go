@@ -246,7 +246,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 
 	handler := &webhook.Handler{
 		Allocator: alloc,
-		Demand:    &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme(), Pools: alloc},
+		Demand:    &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()},
 		Scheme:    mgr.GetScheme(),
 		Namespace: opts.namespace,
 		Events:    events,

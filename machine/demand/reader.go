@@ -19,52 +19,34 @@ import (
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachinetemplates,verbs=get;list;watch
 
-// Pools knows which pools there are.
-type Pools interface {
-	// Resolve completes a want's reference to a pool that leaves something open, or
-	// fails with a Refusal.
-	Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error)
-}
-
 // Reader reads what machines ask for.
 type Reader struct {
 	// Cache reads templates and Clusters from informers, Live from the API server.
 	Cache, Live client.Reader
 	// Scheme knows the versions in which kinds are read.
 	Scheme *runtime.Scheme
-	Pools  Pools
 }
 
-// Wants lists what the machine's eligible devices ask for, each with its pool, and
+// Asks lists what the machine's eligible devices ask for, an address at a time, and
 // warns of what is asked for in vain.
-func (r *Reader) Wants(ctx context.Context, m *machine.Machine) (wants []ipam.Want, warnings []string, err error) {
+func (r *Reader) Asks(ctx context.Context, m *machine.Machine) (asks []ipam.Ask, warnings []string, err error) {
 	asked, err := r.askers(ctx, m)
 	if err != nil {
 		return nil, nil, err
 	}
-	asks, warnings, err := m.Asks(asked)
+	all, warnings, err := m.Asks(asked)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, ask := range asks {
-		want, err := r.want(ctx, m, ask)
-		if err != nil {
-			return nil, nil, err
+	for _, ask := range all {
+		if ask.From != nil {
+			if err := r.checkPoolsHere(ctx, m, *ask.From); err != nil {
+				return nil, nil, err
+			}
 		}
-		wants = append(wants, want)
+		asks = append(asks, ask.Ask)
 	}
-	return wants, warnings, nil
-}
-
-// want names the pool that an ask means.
-func (r *Reader) want(ctx context.Context, m *machine.Machine, ask machine.Ask) (ipam.Want, error) {
-	want := ipam.Want{Device: ask.Device, Pool: ask.Pool, AskedBy: ask.By, NoGateway: ask.NoGateway}
-	if ask.From != nil {
-		if err := r.checkPoolsHere(ctx, m, *ask.From); err != nil {
-			return want, err
-		}
-	}
-	return r.Pools.Resolve(ctx, m.Namespace, want)
+	return asks, warnings, nil
 }
 
 // askers are the machine and its template; the machine's own metadata wins. Where

@@ -11,17 +11,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
-	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/machine"
 )
-
-// metal3Pools has any name mean a pool of metal3.
-type metal3Pools struct{}
-
-func (metal3Pools) Resolve(_ context.Context, _ string, want ipam.Want) (ipam.Want, error) {
-	want.Pool = metal3.PoolNamed(want.Pool.Name)
-	return want, nil
-}
 
 func decode(t *testing.T, raw string) *machine.Machine {
 	t.Helper()
@@ -58,11 +49,11 @@ func TestMachineThatNamesItsPoolsItselfIsKnownFromTheCache(t *testing.T) {
 		"by one for the device without DHCP": `{"metadata":{"name":"cp",` + cloned + `,"pools.capv-static-ip.dev/1":"a"}},"spec":{"network":{"devices":[{"dhcp4":true},{}]}}}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := &Reader{Cache: templateCache{}, Live: nil, Scheme: runtime.NewScheme(), Pools: metal3Pools{}} // a live read would panic
+			r := &Reader{Cache: templateCache{}, Live: nil, Scheme: runtime.NewScheme()} // a live read would panic
 
-			wants, _, err := r.Wants(t.Context(), decode(t, raw))
-			if err != nil || len(wants) == 0 {
-				t.Errorf("got %+v and error %v", wants, err)
+			asks, _, err := r.Asks(t.Context(), decode(t, raw))
+			if err != nil || len(asks) == 0 {
+				t.Errorf("got %+v and error %v", asks, err)
 			}
 		})
 	}
@@ -77,13 +68,13 @@ func (noGatewayTemplate) Get(_ context.Context, _ client.ObjectKey, obj client.O
 }
 
 func TestTemplateThatTheCacheDoesNotHaveYetIsReadAllTheSame(t *testing.T) {
-	r := &Reader{Cache: emptyCache{}, Live: noGatewayTemplate{}, Scheme: runtime.NewScheme(), Pools: metal3Pools{}}
+	r := &Reader{Cache: emptyCache{}, Live: noGatewayTemplate{}, Scheme: runtime.NewScheme()}
 	m := decode(t, `{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"},"annotations":{"cluster.x-k8s.io/cloned-from-name":"t",`+
 		`"cluster.x-k8s.io/cloned-from-groupkind":"VSphereMachineTemplate.infrastructure.cluster.x-k8s.io"}},"spec":{"network":{"devices":[{}]}}}`)
 
-	wants, _, err := r.Wants(t.Context(), m)
+	asks, _, err := r.Asks(t.Context(), m)
 
-	if err != nil || len(wants) != 1 || !wants[0].NoGateway {
-		t.Errorf("got %+v and error %v, want one that needs no gateway", wants, err)
+	if err != nil || len(asks) != 1 || !asks[0].NoGateway {
+		t.Errorf("got %+v and error %v, want one that needs no gateway", asks, err)
 	}
 }
