@@ -39,23 +39,29 @@ func Unbound(before, after *Machine, held []ipam.Binding) *Machine {
 	return &unbound
 }
 
-// CheckPools returns a Refusal if a device that holds an address is now to have one of
-// another pool. For a device for which nobody asks any more nothing is to be different.
-func CheckPools(before *Machine, held []ipam.Binding, wants []ipam.Want) error {
-	for _, b := range held {
-		i := before.boundTo(b)
-		now := slices.DeleteFunc(slices.Clone(wants), func(w ipam.Want) bool { return w.Device.Index != i })
-		if len(now) == 0 || slices.ContainsFunc(now, func(w ipam.Want) bool { return means(w, b.Pool) }) {
-			continue
-		}
-		return ipam.Refuse(ipam.PoolChanged, "device %d holds %s from %s %q, but %s now asks for %s %q: "+
-			"replace the machine, or name the pool that it has there", i, b.Address, b.Pool.Kind, b.Pool.Name, now[0].AskedBy, now[0].Pool.Kind, now[0].Pool.Name)
-	}
-	return nil
+// Meant is an ask with the pools from which its address may be.
+type Meant struct {
+	ipam.Ask
+	Pools []ipam.PoolReference
 }
 
-// means tells whether a want may be for this pool. One that names no kind may be for
-// several, none of which can be used.
-func means(want ipam.Want, pool ipam.PoolReference) bool {
-	return want.Pool == pool || slices.Contains(want.AlsoMissing, pool)
+// CheckPools returns a Refusal if a device that holds addresses is now to have others:
+// of other pools, or more or fewer. For a device for which nobody asks any more nothing
+// is to be different.
+func CheckPools(before *Machine, held []ipam.Binding, asked []Meant) error {
+	count := map[int]int{}
+	for _, b := range held {
+		count[before.boundTo(b)]++
+	}
+	for _, b := range held {
+		i := before.boundTo(b)
+		now := slices.DeleteFunc(slices.Clone(asked), func(ask Meant) bool { return ask.Device.Index != i })
+		same := slices.ContainsFunc(now, func(ask Meant) bool { return ask.Nth == b.Slot().Nth && slices.Contains(ask.Pools, b.Pool) })
+		if len(now) == 0 || same && len(now) == count[i] {
+			continue
+		}
+		return ipam.Refuse(ipam.PoolChanged, "device %d holds %s from %s %q, and %s asks for other pools now: "+
+			"replace the machine, or name the pools that it has there", i, b.Address, b.Pool.Kind, b.Pool.Name, now[0].AskedBy)
+	}
+	return nil
 }

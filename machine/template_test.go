@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"net/netip"
 	"testing"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -52,45 +53,75 @@ func TestDevicesThatHoldAddressesAskAsIfTheyHadNone(t *testing.T) {
 	}
 }
 
+func meant(device, nth int, pools ...ipam.PoolReference) Meant {
+	return Meant{Ask: ipam.Ask{Device: ipam.Device{Index: device}, Nth: nth, AskedBy: "the template"}, Pools: pools}
+}
+
 func TestPoolsThatANewTemplateAsksFor(t *testing.T) {
-	want := func(device int, pool ipam.PoolReference) ipam.Want {
-		return ipam.Want{Device: ipam.Device{Index: device}, Pool: pool, AskedBy: "the template"}
-	}
-	missing := want(0, metal3.PoolNamed("other"))
-	missing.AlsoMissing = []ipam.PoolReference{metal3.PoolNamed("pool")}
-	same := want(0, metal3.PoolNamed("pool"))
+	same, another := metal3.PoolNamed("pool"), metal3.PoolNamed("other")
 	for name, test := range map[string]struct {
-		wants   []ipam.Want
+		asked   []Meant
 		refused string
 	}{
-		"the same":                {[]ipam.Want{same, want(1, metal3.PoolNamed("pool"))}, ""},
-		"none":                    {nil, ""},
-		"none for one device":     {[]ipam.Want{same}, ""},
-		"another name":            {[]ipam.Want{want(0, metal3.PoolNamed("other"))}, `device 0 holds 10.0.0.1/24 from IPPool "pool", but the template now asks for IPPool "other": replace the machine`},
-		"another kind":            {[]ipam.Want{want(0, contract.InClusterPool("pool"))}, `now asks for InClusterIPPool "pool"`},
-		"another for one device":  {[]ipam.Want{same, want(1, metal3.PoolNamed("other"))}, "device 1 holds 10.0.1.1/24"},
-		"one that cannot be used": {[]ipam.Want{missing}, ""},
+		"the same":                  {[]Meant{meant(0, 0, same), meant(1, 0, same)}, ""},
+		"the same among others":     {[]Meant{meant(0, 0, another, same)}, ""},
+		"none":                      {nil, ""},
+		"none for one device":       {[]Meant{meant(0, 0, same)}, ""},
+		"another name":              {[]Meant{meant(0, 0, another)}, `device 0 holds 10.0.0.1/24 from IPPool "pool", and the template asks for other pools now: replace the machine`},
+		"another kind":              {[]Meant{meant(0, 0, contract.InClusterPool("pool"))}, "device 0 holds"},
+		"another for one device":    {[]Meant{meant(0, 0, same), meant(1, 0, another)}, "device 1 holds 10.0.1.1/24"},
+		"one more, of another pool": {[]Meant{meant(0, 0, same), meant(0, 1, another)}, "device 0 holds"},
+		"one more, of the same":     {[]Meant{meant(0, 0, same), meant(0, 1, same)}, "device 0 holds"},
+		"the same, but as a second": {[]Meant{meant(0, 1, same)}, "device 0 holds"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, before := machineWith(t, marks(t), first+","+other)
-			err := CheckPools(before, twoBound().Bindings, test.wants)
-			if test.refused != "" {
-				wantRefusal(t, err, ipam.PoolChanged, test.refused)
-				return
-			}
-			if err != nil {
-				t.Error(err)
-			}
+			checkRefused(t, CheckPools(before, twoBound().Bindings, test.asked), test.refused)
 		})
+	}
+}
+
+// Two addresses of a device are each compared with what is asked for in their place.
+func TestPoolsOfSeveralAddressesOfOneDevice(t *testing.T) {
+	v4, v6 := metal3.PoolNamed("v4"), metal3.PoolNamed("v6")
+	held := []ipam.Binding{
+		boundDevice(0, func(b *ipam.Binding) { b.Pool = v4 }).Bindings[0],
+		boundDevice(0, func(b *ipam.Binding) {
+			b.Pool, b.Claim, b.Address = v6, ipam.ClaimName("cp", ipam.Slot{Nth: 1}), netip.MustParsePrefix("fd00::1/64")
+		}).Bindings[0],
+	}
+	for name, test := range map[string]struct {
+		asked   []Meant
+		refused string
+	}{
+		"are the same":     {[]Meant{meant(0, 0, v4), meant(0, 1, v6)}, ""},
+		"change places":    {[]Meant{meant(0, 0, v6), meant(0, 1, v4)}, "device 0 holds 10.0.0.1/24"},
+		"lose the second":  {[]Meant{meant(0, 0, v4)}, "device 0 holds 10.0.0.1/24"},
+		"change the other": {[]Meant{meant(0, 0, v4), meant(0, 1, v4)}, "device 0 holds fd00::1/64"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, before := machineWith(t, "", `{"networkName":"a","ipAddrs":["10.0.0.1/24","fd00::1/64"]}`)
+			checkRefused(t, CheckPools(before, held, test.asked), test.refused)
+		})
+	}
+}
+
+// checkRefused checks that a template is refused with this text, or not at all.
+func checkRefused(t *testing.T, err error, text string) {
+	t.Helper()
+	if text != "" {
+		wantRefusal(t, err, ipam.PoolChanged, text)
+	} else if err != nil {
+		t.Error(err)
 	}
 }
 
 // What was bound is looked for where it is: a webhook may have put a device before it.
 func TestPoolsAreComparedByTheDevicesThatHaveTheAddresses(t *testing.T) {
 	_, before := machineWith(t, "", `{"networkName":"c","dhcp4":true},`+first)
-	wants := []ipam.Want{{Device: ipam.Device{Index: 1}, Pool: metal3.PoolNamed("other"), AskedBy: "the template"}}
-	wantRefusal(t, CheckPools(before, twoBound().Bindings[:1], wants), ipam.PoolChanged, "device 1 holds 10.0.0.1/24")
-	if err := CheckPools(before, twoBound().Bindings[1:], wants); err != nil {
+	asked := []Meant{meant(1, 0, metal3.PoolNamed("other"))}
+	wantRefusal(t, CheckPools(before, twoBound().Bindings[:1], asked), ipam.PoolChanged, "device 1 holds 10.0.0.1/24")
+	if err := CheckPools(before, twoBound().Bindings[1:], asked); err != nil {
 		t.Errorf("an address that is on no device is judged: %v", err)
 	}
 }

@@ -58,14 +58,30 @@ func (h *Handler) checkPools(ctx context.Context, namespace string, c change) (w
 	}
 	asking := machine.Unbound(c.before, c.after, c.held)
 	asking.Namespace = namespace
-	wants, _, err := h.Demand.Wants(ctx, asking)
+	asked, err := h.meant(ctx, asking)
 	if refusal, refused := ipam.AsRefusal(err); refused {
 		return []string{refusal.Message}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return nil, machine.CheckPools(c.before, c.held, wants)
+	return nil, machine.CheckPools(c.before, c.held, asked)
+}
+
+// meant is what a machine asks for, with the pools from which it may be.
+func (h *Handler) meant(ctx context.Context, m *machine.Machine) (meant []machine.Meant, err error) {
+	asks, _, err := h.Demand.Asks(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	for _, ask := range asks {
+		pools, err := h.Allocator.Meant(ctx, m.Identity(), ask)
+		if err != nil {
+			return nil, err
+		}
+		meant = append(meant, machine.Meant{Ask: ask, Pools: pools})
+	}
+	return meant, nil
 }
 
 // held are the bindings of a living machine: those of its annotation, and those

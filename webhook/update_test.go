@@ -19,15 +19,16 @@ type playedDemand struct {
 	asked int
 }
 
-func (d *playedDemand) Wants(_ context.Context, m *machine.Machine) (wants []ipam.Want, warnings []string, err error) {
+func (d *playedDemand) Asks(_ context.Context, m *machine.Machine) (asks []ipam.Ask, warnings []string, err error) {
 	d.asked++
 	if m.Namespace != "ns" {
 		return nil, nil, errors.New("no namespace")
 	}
 	for i := range m.Spec.Network.Devices {
-		wants = append(wants, ipam.Want{Device: ipam.Device{Index: i}, Pool: metal3.PoolNamed(d.pool), AskedBy: "the template"})
+		choices := []ipam.Choice{{Pool: metal3.PoolNamed(d.pool)}}
+		asks = append(asks, ipam.Ask{Device: ipam.Device{Index: i}, Choices: choices, AskedBy: "the template"})
 	}
-	return wants, nil, d.err
+	return asks, nil, d.err
 }
 
 func (d *playedDemand) IsPaused(context.Context, *machine.Machine) (bool, error) { return false, nil }
@@ -63,7 +64,7 @@ func TestUpdateToAnotherTemplate(t *testing.T) {
 					t.Errorf("dry run %t: got %d %q and warnings %q, want %d and %d warnings", dryRun,
 						response.Result.Code, response.Result.Message, response.Warnings, test.code, test.warnings)
 				}
-				if test.code == http.StatusForbidden && !strings.Contains(response.Result.Message, `the template now asks for IPPool "other": replace the machine`) {
+				if test.code == http.StatusForbidden && !strings.Contains(response.Result.Message, "the template asks for other pools now: replace the machine") {
 					t.Errorf("dry run %t: the message is %q", dryRun, response.Result.Message)
 				}
 			}

@@ -65,7 +65,7 @@ func TestInPlaceUpdateOfWorkersThatIsRefusedWaitsUntilTheyAreReplaced(t *testing
 		refused     string
 		first, last byte
 	}{
-		"to another pool":    {"other", same, `now asks for IPPool "other": replace the machine`, 200, 205},
+		"to another pool":    {"other", same, "asks for other pools now: replace the machine", 200, 205},
 		"to another network": {"pool", func(device *capvv1.NetworkDeviceSpec) { device.NetworkName = "DC0_DVPG0" }, "has another networkName, but holds", 88, 93},
 	} {
 		t.Run(name, func(t *testing.T) {

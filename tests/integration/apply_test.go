@@ -142,8 +142,8 @@ func TestInPlaceUpdateToATemplateOfAnotherPoolIsRefused(t *testing.T) {
 }
 
 // otherPool is the denial of a machine of cloneLikeCAPI that is to be of template cp-2.
-const otherPool = `device 0 holds 10.16.56.88/24 from IPPool "dkp-cluster", but label cluster.x-k8s.io/ip-pool-name of VSphereMachineTemplate "cp-2" ` +
-	`now asks for IPPool "other": replace the machine, or name the pool that it has there`
+const otherPool = `device 0 holds 10.16.56.88/24 from IPPool "dkp-cluster", and label cluster.x-k8s.io/ip-pool-name of VSphereMachineTemplate "cp-2" ` +
+	`asks for other pools now: replace the machine, or name the pools that it has there`
 
 func TestUpdateThatChangesOnlyTheTemplateIsJudged(t *testing.T) {
 	t.Parallel()
@@ -162,11 +162,12 @@ func TestInPlaceUpdateToATemplateThatNamesNoOtherPool(t *testing.T) {
 	for name, test := range map[string]struct {
 		template, machine []harness.Option
 	}{
-		"but the same":                     {template: []harness.Option{harness.WithPool(harness.DefaultPool)}},
-		"but the same in an annotation":    {template: []harness.Option{harness.WithAnnotation("pools.capv-static-ip.dev/0", "IPPool/"+harness.DefaultPool)}},
-		"and none":                         {},
-		"of a machine that names its own":  {template: []harness.Option{harness.WithPool("other")}, machine: []harness.Option{harness.WithPool(harness.DefaultPool)}},
-		"and asks in a way that cannot be": {template: []harness.Option{harness.WithLabel("cluster.x-k8s.io/ip-pool-group", "group")}},
+		"but the same":                    {template: []harness.Option{harness.WithPool(harness.DefaultPool)}},
+		"but the same in an annotation":   {template: []harness.Option{harness.WithAnnotation("pools.capv-static-ip.dev/0", "IPPool/"+harness.DefaultPool)}},
+		"and none":                        {},
+		"of a machine that names its own": {template: []harness.Option{harness.WithPool("other")}, machine: []harness.Option{harness.WithPool(harness.DefaultPool)}},
+		"and a group that no pool is in":  {template: []harness.Option{harness.WithLabel(ipam.PoolGroupLabel, "group")}},
+		"but that as one of several":      {template: []harness.Option{harness.WithAnnotation("pools.capv-static-ip.dev/0", "other|"+harness.DefaultPool)}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
