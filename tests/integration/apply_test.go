@@ -94,11 +94,7 @@ func TestInPlaceUpdateOfCAPIKeepsTheAddress(t *testing.T) {
 			device := harness.StaticDevice()
 			device.MTU = &mtu
 
-			preview := s.inPlaceUpdate("cp-0", device)
-			if err := harness.Apply(t.Context(), s.env.Client, preview, manager, client.DryRunAll); err != nil {
-				t.Fatal(err)
-			}
-			expectSame(s, "the devices in the dry run", s.typed(preview).Spec.Network.Devices, []capvv1.NetworkDeviceSpec{injected(device, "10.16.56.88/24")})
+			s.expectPreview(s.inPlaceUpdate("cp-0", device), manager, injected(device, "10.16.56.88/24"))
 			s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
 
 			s.apply(s.inPlaceUpdate("cp-0", device), manager)
@@ -110,6 +106,37 @@ func TestInPlaceUpdateOfCAPIKeepsTheAddress(t *testing.T) {
 			s.expectDevices("cp-0", injected(device, "10.16.56.88/24"))
 		})
 	}
+}
+
+func TestInPlaceUpdateOfCAPIKeepsBothAddressesOfADevice(t *testing.T) {
+	t.Parallel()
+	for _, manager := range []string{harness.MachineSetManager, harness.ControlPlaneManager} {
+		t.Run(manager, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			s.cloneLikeCAPI(manager, withPoolOf("0", harness.DefaultPool+","+harness.DefaultPool))
+			s.disownMetadata("cp-0", manager)
+			device := s.machine("cp-0").Spec.Network.Devices[0]
+			if len(device.IPAddrs) != 2 {
+				t.Fatalf("the machine has addresses %v, want two", device.IPAddrs)
+			}
+
+			s.expectPreview(s.inPlaceUpdate("cp-0", harness.StaticDevice()), manager, device)
+			s.apply(s.inPlaceUpdate("cp-0", harness.StaticDevice()), manager)
+
+			s.expectDevices("cp-0", device)
+			s.expectHeld("cp-0")
+		})
+	}
+}
+
+// expectPreview checks the devices that a dry run of an apply answers with.
+func (s *scene) expectPreview(update client.Object, manager string, devices ...capvv1.NetworkDeviceSpec) {
+	s.Helper()
+	if err := harness.Apply(s.Context(), s.env.Client, update, manager, client.DryRunAll); err != nil {
+		s.Fatal(err)
+	}
+	expectSame(s, "the devices in the dry run", s.typed(update).Spec.Network.Devices, devices)
 }
 
 // Stored, the machine would be of the new template and have an address of the old one's
