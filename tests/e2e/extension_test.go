@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -37,7 +38,8 @@ type hookRequest struct {
 	} `json:"desired"`
 }
 
-// ServeHTTP implements http.Handler. The last part of a path is the name of the hook.
+// ServeHTTP implements http.Handler. A path ends with the name of the hook and that of
+// the handler, which is the same here.
 func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	request := hookRequest{}
 	if err := json.NewDecoder(r.Body).Decode(&request); err != nil {
@@ -50,11 +52,11 @@ func (e *extension) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var handlers []any
 		for _, hook := range []string{"CanUpdateMachine", "CanUpdateMachineSet", "UpdateMachine"} {
 			handlers = append(handlers, map[string]any{
-				"name": "yes", "requestHook": map[string]any{"apiVersion": hooksVersion, "hook": hook}, "failurePolicy": "Fail", "timeoutSeconds": 10,
+				"name": strings.ToLower(hook), "requestHook": map[string]any{"apiVersion": hooksVersion, "hook": hook}, "failurePolicy": "Fail", "timeoutSeconds": 10,
 			})
 		}
 		answer["handlers"] = handlers
-	case "/" + hooksVersion + "/updatemachine/yes":
+	case "/" + hooksVersion + "/updatemachine/updatemachine":
 		e.mu.Lock()
 		e.updated = append(e.updated, request.Desired["machine"].Metadata.Name)
 		e.mu.Unlock()

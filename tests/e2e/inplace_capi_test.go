@@ -7,6 +7,7 @@ import (
 	"slices"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -34,6 +35,7 @@ func TestInPlaceUpdateThroughCAPI(t *testing.T) {
 		extension := s.updateInPlace()
 		workers, nodes := s.populate(provider, 1, 6)
 		before := nodes[0]
+		s.playBootstrapped(before)
 
 		s.roll(workers, s.template("next", provider.Ask("pool"), withDevice(withMTU)))
 
@@ -95,13 +97,32 @@ func TestInPlaceUpdateOfWorkersThatIsRefusedWaitsUntilTheyAreReplaced(t *testing
 	}
 }
 
-// roll makes a MachineDeployment one of another template.
+// roll makes a MachineDeployment one of another template, without a machine more in
+// between: Cluster API updates in place what it would have to delete first.
 func (s *scene) roll(workers *clusterv1.MachineDeployment, template *capvv1.VSphereMachineTemplate) {
 	s.Helper()
 	s.create(template)
 	patch(s, workers, func(workers *clusterv1.MachineDeployment) {
 		workers.Spec.Template.Spec.InfrastructureRef.Name = template.Name
+		none, one := intstr.FromInt32(0), intstr.FromInt32(1)
+		workers.Spec.Rollout.Strategy = clusterv1.MachineDeploymentRolloutStrategy{
+			Type:          clusterv1.RollingUpdateMachineDeploymentStrategyType,
+			RollingUpdate: clusterv1.MachineDeploymentRolloutStrategyRollingUpdate{MaxSurge: &none, MaxUnavailable: &one},
+		}
 	})
+}
+
+// playBootstrapped says of a Machine what Cluster API says of those that have a bootstrap
+// config, and waits for before it has a machine updated.
+func (s *scene) playBootstrapped(node stack.Node) {
+	s.Helper()
+	machine := s.machineOf(node)
+	before := machine.DeepCopy()
+	yes := true
+	machine.Status.Initialization.BootstrapDataSecretCreated = &yes
+	if err := s.stack.Plane.Client.Status().Patch(s.Context(), machine, client.MergeFrom(before)); err != nil {
+		s.Fatal(err)
+	}
 }
 
 // isUpdated checks that a machine is of this template, and that Cluster API is done with it.
