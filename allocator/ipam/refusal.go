@@ -33,6 +33,7 @@ const (
 	BindingsShared   Reason = "BindingsShared"
 	DevicePinned     Reason = "DevicePinned"
 	DeviceNotFound   Reason = "DeviceNotFound"
+	PoolChanged      Reason = "PoolChanged"
 	PoolElsewhere    Reason = "PoolElsewhere"
 	NoPoolMatches    Reason = "NoPoolMatches"
 	// PoolNotForNetwork, PoolNotForFailureDomain and PoolNotAllowed are of pools that
