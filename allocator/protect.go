@@ -21,6 +21,9 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 	obj := address.Object
 	before := obj.DeepCopyObject().(client.Object)
 	switch {
+	case ipam.IsReleased(obj):
+		// It was an earlier machine's, and its claim is gone.
+		return a.coolingDown(al, address.Claim, address.Pool)
 	case !obj.GetDeletionTimestamp().IsZero():
 		return terminating(al)
 	case !ipam.IsProtected(obj):
@@ -48,7 +51,8 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 }
 
 // unprotect takes back what protect did for a claim that was taken back. A
-// machine that was adopted has its UID on the address, which then stays its own.
+// machine that was adopted has its UID on the address, which then stays its own; and
+// one that cools down was never the request's.
 func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim client.Object) error {
 	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
 	if err != nil {
@@ -59,7 +63,7 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 				return client.IgnoreNotFound(err)
 			}
-			if !ipam.Answers(obj, claim.GetUID()) || ipam.MachineOf(obj) != ipam.MachineOf(claim) || obj.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
+			if !ipam.Answers(obj, claim.GetUID()) || ipam.MachineOf(obj) != ipam.MachineOf(claim) || obj.GetAnnotations()[ipam.MachineUIDAnnotation] != "" || ipam.IsReleased(obj) {
 				return nil
 			}
 			before := obj.DeepCopyObject().(client.Object)

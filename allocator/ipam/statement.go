@@ -26,9 +26,9 @@ const (
 	NoGateway = "none"
 )
 
-// Statements are the annotations by which a pool says what it is for.
+// Statements are the annotations by which a pool says what it is for, and how.
 func Statements() []string {
-	return []string{NetworksAnnotation, UsedByAnnotation, GatewayAnnotation}
+	return []string{NetworksAnnotation, UsedByAnnotation, GatewayAnnotation, ReuseAfterAnnotation}
 }
 
 // CheckStatement refuses a pool that, by its annotations, is not for the device or
@@ -37,6 +37,9 @@ func CheckStatement(pool Pool, machine Machine, want Want) error {
 	if text, says := pool.GetAnnotations()[GatewayAnnotation]; says && text != NoGateway {
 		return Refuse(PoolInvalid, "%s has an invalid annotation %s: %q; it can only be %q: correct the pool",
 			pool.Reference.In(pool.GetNamespace()), GatewayAnnotation, text, NoGateway)
+	}
+	if err := checkReuseAfter(pool); err != nil {
+		return err
 	}
 	if err := checkNetworks(pool, want); err != nil {
 		return err
