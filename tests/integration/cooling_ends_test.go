@@ -41,8 +41,8 @@ func TestGraceOfTheProviderIsNotAddedUp(t *testing.T) {
 		s := newScene(t, shared)
 		const lasts = 10 * time.Second
 		s.inClusterPool(own(lingers), harness.InClusterWith(coolsFor(lasts)), harness.InClusterAddresses("10.16.57.88"))
-		next := s.rival(harness.OfInCluster, "next")
 		ip, since := s.cooled(harness.OfInCluster, "cp-0")
+		next := s.rival(harness.OfInCluster, "next")
 
 		var deleted time.Time
 		s.eventually("the claim to be deleted", func(context.Context) error {

@@ -95,8 +95,8 @@ func TestAddressIsNotGivenAgainWhileItCools(t *testing.T) {
 		s := newScene(t, shared)
 		const lasts = 6 * time.Second
 		s.pool(f, f.WithIPs(88, 88), coolsFor(lasts))
-		next := s.rival(f, "next")
 		ip, since := s.cooled(f, "cp-0")
+		next := s.rival(f, "next")
 
 		s.expectDenial(s.env.Client.Create(s.Context(), s.asks(f, "cp-1")), exhausted(f, "1 of 1 addresses in use; addresses cool down for 6s"))
 		if err := next.hasNothing(); err != nil {
@@ -302,17 +302,17 @@ func TestClaimCollectedWithItsMachineCoolsDown(t *testing.T) {
 func TestOwnerIsTouchedWhenItEnds(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
-		pool := s.pool(f, f.WithIPs(88, 88), coolsFor(forLong))
-		s.cooled(f, "cp-0")
+		const lasts = 8 * time.Second
+		s.pool(f, f.WithIPs(88, 88), coolsFor(lasts))
+		_, since := s.cooled(f, "cp-0")
 		owner := s.machineSet("owner")
 		s.refused(s.asks(f, "owner-x7k2p", harness.WithOwner(owner)), "is exhausted")
 		waits := func(context.Context) error { return s.isWaiting(owner, f.Reference(f.PoolName).String()) }
 		s.eventually("the refusal on the owner", waits)
 		s.consistently("the owner waits", waits)
 
-		s.annotate(pool, ipam.ReuseAfterAnnotation, nil)
-
 		s.touched(owner)
+		s.notBefore(since, lasts)
 		s.create(s.asks(f, "owner-b8m4q", harness.WithOwner(owner)))
 	})
 }
