@@ -44,6 +44,10 @@ func (a *Allocator) judge(ctx context.Context, al *allocation, address ipam.Addr
 	if err != nil {
 		return ipam.Binding{}, err
 	}
+	if al.want.IP.IsValid() && binding.Address.Addr() != al.want.IP {
+		return ipam.Binding{}, ipam.Refuse(ipam.InvalidAddress, "%s has bound claim %q to another address than %s, which %s wants: delete the claim",
+			al.poolName(), al.claim, al.want.IP, al.want.AskedBy)
+	}
 	if al.want.NoGateway || ipam.SaysNoGateway(al.pool) {
 		// Only now: an address that is the gateway itself must not be given all the same.
 		binding.Gateway = netip.Addr{}

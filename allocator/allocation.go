@@ -2,7 +2,7 @@ package allocator
 
 import (
 	"slices"
-	"strconv"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -17,27 +17,36 @@ type Request struct {
 	Stamp   ipam.Stamp
 	Machine ipam.Machine
 	Owner   ipam.Owner
-	// Wants are served in this order.
-	Wants []ipam.Want
+	// Asks are served in this order.
+	Asks []ipam.Ask
 }
 
 // Attempt is a request that was served, or that failed on the way. The claims that
 // it used are known to it alone, so that it is what TakeBack is given.
 type Attempt struct {
-	// Bindings are the request's, one for each want, if it was served.
+	// Bindings are the request's, one for each ask, if it was served.
 	Bindings []ipam.Binding
+	// Warnings tell of pools that were named and that others were chosen in place of.
+	Warnings []string
 
 	allocations []*allocation
+	// claiming says that the first claim is, or may be, made: what was chosen stays.
+	claiming bool
 }
 
-// allocation is one want of a request on its way to a binding: planned, claimed,
+// allocation is one ask of a request on its way to a binding: planned, claimed,
 // waited for, accepted, or taken back.
 type allocation struct {
 	*Request
+	// want has the pool that was chosen last.
 	want     ipam.Want
 	provider ipam.Provider
 	// pool is what plan has read last.
 	pool ipam.Pool
+	// meant are the pools that the choices name, each by what it was resolved to.
+	meant map[ipam.PoolReference]candidate
+	// kept are claims that were kept for the owner, and for such a slot.
+	kept []ipam.Claim
 	// claim is the name of the claim: of the one that is used, or of the one that is
 	// tried first.
 	claim string
@@ -47,11 +56,11 @@ type allocation struct {
 	late bool
 }
 
-// attempt is a request for which nothing is claimed yet.
+// attempt is a request for which nothing is chosen, and nothing claimed, yet.
 func (a *Allocator) attempt(req Request) *Attempt {
 	attempt := &Attempt{}
-	for _, want := range req.Wants {
-		al := &allocation{Request: &req, want: want, provider: a.providers.For(want.Pool)}
+	for _, ask := range req.Asks {
+		al := &allocation{Request: &req, want: ipam.Want{Ask: ask}, meant: map[ipam.PoolReference]candidate{}}
 		al.startAnew()
 		attempt.allocations = append(attempt.allocations, al)
 	}
@@ -60,7 +69,7 @@ func (a *Allocator) attempt(req Request) *Attempt {
 
 // startAnew forgets the claim that was used.
 func (al *allocation) startAnew() {
-	al.claim, al.used = ipam.ClaimName(al.Machine.Name, al.want.Device.Index), false
+	al.claim, al.used = ipam.ClaimName(al.Machine.Name, al.want.Slot()), false
 }
 
 // use has the allocation go on with the claim of this name.
@@ -73,44 +82,31 @@ func (al *allocation) claimKey() types.NamespacedName {
 
 // claimSpec is what the claim is to say.
 func (al *allocation) claimSpec() ipam.ClaimSpec {
-	return ipam.ClaimSpec{Name: al.claim, Machine: al.Machine, Pool: al.want.Pool, Host: al.want.Host, PoolObject: al.pool.Object}
+	return ipam.ClaimSpec{IP: al.want.IP, Name: al.claim, Machine: al.Machine, Pool: al.want.Pool, Host: al.want.Host, PoolObject: al.pool.Object}
 }
 
 // poolName is the pool in a sentence.
 func (al *allocation) poolName() string { return al.pool.Reference.In(al.pool.GetNamespace()) }
 
-// shortages are what the machine waits for if the pool cannot serve: any of those that
-// may be meant will do.
-func (al *allocation) shortages() []ipam.Shortage {
-	return al.shortagesOf(append([]ipam.PoolReference{al.want.Pool}, al.want.AlsoMissing...))
-}
-
-func (al *allocation) shortagesOf(pools []ipam.PoolReference) []ipam.Shortage {
-	var shortages []ipam.Shortage
-	for _, pool := range pools {
-		shortages = append(shortages, ipam.Shortage{Pool: pool, Needed: al.countOf(al.want.Pool)})
-	}
-	return shortages
-}
-
-// useKept has the allocation that a claim was kept for use it.
-func (t *Attempt) useKept(claim ipam.Claim) {
-	device := claim.GetAnnotations()[ipam.DeviceAnnotation]
-	i := slices.IndexFunc(t.allocations, func(al *allocation) bool {
-		return !al.used && al.want.Pool == claim.Pool && strconv.Itoa(al.want.Device.Index) == device
-	})
-	if i >= 0 {
-		t.allocations[i].use(claim.GetName())
-	}
-}
-
-// countOf is the number of addresses wanted from one pool.
-func (r *Request) countOf(pool ipam.PoolReference) uint64 {
-	var count uint64
-	for _, want := range r.Wants {
-		if want.Pool == pool {
-			count++
+// noteKept has the allocations that a claim was kept for know of it.
+func (t *Attempt) noteKept(claim ipam.Claim) {
+	slot := claim.GetAnnotations()[ipam.DeviceAnnotation]
+	for _, al := range t.allocations {
+		if al.want.Slot().String() == slot {
+			al.kept = append(al.kept, claim)
 		}
 	}
-	return count
+}
+
+// byPool are the allocations, one for each pool that was chosen, in the order of the
+// pools' names.
+func (t *Attempt) byPool() []*allocation {
+	var distinct []*allocation
+	for _, al := range t.allocations {
+		if !slices.ContainsFunc(distinct, func(other *allocation) bool { return other.want.Pool == al.want.Pool }) {
+			distinct = append(distinct, al)
+		}
+	}
+	slices.SortFunc(distinct, func(a, b *allocation) int { return strings.Compare(a.want.Pool.String(), b.want.Pool.String()) })
+	return distinct
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -44,16 +43,22 @@ func New(providers ipam.Providers, c client.Client, live client.Reader) *Allocat
 	return &Allocator{providers: providers, client: c, live: live}
 }
 
-// Check checks that every pool in the request exists, is served, and has a free
-// address for each claim that does not exist yet. It changes nothing. It
-// returns a Refusal if the request cannot be served.
-func (a *Allocator) Check(ctx context.Context, req Request) error {
-	return a.plan(ctx, a.attempt(req))
+// Check checks that the request can be served now: that for every ask there is a pool
+// that exists, is served, is for the machine, and has a free address for each claim that
+// does not exist yet. It changes nothing. It returns a Refusal if there is none, and else
+// warnings of pools that were named and cannot be used.
+func (a *Allocator) Check(ctx context.Context, req Request) (warnings []string, err error) {
+	attempt := a.attempt(req)
+	if err := a.plan(ctx, attempt); err != nil {
+		return nil, err
+	}
+	return attempt.Warnings, nil
 }
 
-// Claim binds an address for every want of the request, or fails. All pools
-// are checked before the first claim is made, so that a refusal does not drain
-// the healthy ones. It waits for the provider until the context's deadline.
+// Claim binds an address for every ask of the request, or fails. All pools are chosen
+// before the first claim is made, and all claims are made before the first is waited
+// for, so that a refusal does not drain the healthy ones. It waits for the providers
+// until the context's deadline.
 //
 // Claims made by an attempt that failed are left for TakeBack. The errors are a
 // Refusal, ErrMachineExists, or what the API server said.
@@ -72,34 +77,30 @@ func (a *Allocator) serve(ctx context.Context, req Request, attempt *Attempt) er
 	if err := a.plan(ctx, attempt); err != nil {
 		return err
 	}
-	for i, al := range attempt.allocations {
-		if slices.ContainsFunc(attempt.allocations[:i], func(earlier *allocation) bool { return earlier.want.Pool == al.want.Pool }) {
-			continue
-		}
+	for _, al := range attempt.byPool() {
 		if err := a.checkUnstored(ctx, al); err != nil {
 			return err
 		}
 	}
+	turns, err := a.takeTurns(ctx, attempt)
+	if err != nil {
+		return err
+	}
+	defer turns.end()
 	// All claims count as under way until the last of them is bound.
 	claims := &requestClaims{underWay: &a.underWay}
 	defer claims.end()
-	for _, al := range attempt.allocations {
-		binding, err := a.bind(ctx, attempt, al, claims)
-		if err != nil {
-			return err
-		}
-		if err := checkDistinct(attempt.Bindings, binding); err != nil {
-			return err
-		}
-		attempt.Bindings = append(attempt.Bindings, binding)
-	}
-	return nil
+	return a.bindAll(ctx, attempt, claims)
 }
 
-// checkDistinct refuses an address that another device of the machine has been
-// given: some providers have one address for each host name.
-func checkDistinct(bindings []ipam.Binding, next ipam.Binding) error {
+// checkDistinct refuses an address that the machine has been given already: some
+// providers have one address for each host name, and pools may overlap.
+func checkDistinct(bindings []ipam.Binding, next ipam.Binding, namespace string) error {
 	for _, b := range bindings {
+		if b.Address.Addr() == next.Address.Addr() && b.Device.Index == next.Device.Index && b.Pool != next.Pool {
+			return ipam.Refuse(ipam.InvalidAddress, "%s %q and %s %q in namespace %q overlap: both gave the same address; correct one of them",
+				b.Pool.Kind, b.Pool.Name, next.Pool.Kind, next.Pool.Name, namespace)
+		}
 		if b.Address.Addr() == next.Address.Addr() && capi.SameNetwork(b.Device.NetworkName, next.Device.NetworkName) {
 			return ipam.Refuse(ipam.AddressRepeated, "%s %q answered with one address for device %d and for device %d: name different pools for them",
 				next.Pool.Kind, next.Pool.Name, b.Device.Index, next.Device.Index)

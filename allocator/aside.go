@@ -182,7 +182,7 @@ func (a *Allocator) IsStillUnfit(ctx context.Context, claim ipam.Claim, content 
 	provider := a.providers.For(claim.Pool)
 	machine := ipam.Machine{}
 	machine.Namespace = claim.GetNamespace()
-	want := ipam.Want{Pool: claim.Pool, Device: ipam.Device{NetworkName: content.Network}}
+	want := ipam.Want{Ask: ipam.Ask{Device: ipam.Device{NetworkName: content.Network}}, Pool: claim.Pool}
 	read, err := provider.Pool(ctx, a.live, machine, want)
 	if refusal, refused := ipam.AsRefusal(err); refused {
 		// A pool that is not served for a while may have the same cause later.

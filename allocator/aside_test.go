@@ -57,9 +57,13 @@ func TestAddressesThatAPoolSetsAsideAreBounded(t *testing.T) {
 			a := New(ipam.Providers{metal3.Provider{}}, c, c)
 			al := a.attempt(Request{
 				Stamp: stamp, Machine: ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}},
-				Wants: []ipam.Want{{Pool: metal3.PoolNamed("pool")}},
+				Asks: []ipam.Ask{askOf(metal3.PoolNamed("pool"))},
 			}).allocations[0]
-			al.pool = ipam.Pool{Object: &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}, Reference: metal3.PoolNamed("pool")}
+			pool := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}
+			al.take(&offer{
+				candidate: candidate{want: ipam.Want{Ask: al.want.Ask, Pool: metal3.PoolNamed("pool")}},
+				provider:  metal3.Provider{}, pool: ipam.Pool{Object: pool, Reference: metal3.PoolNamed("pool")},
+			})
 			unfit := &ipam.Unfit{Cause: ipam.IsGateway, IP: netip.MustParseAddr("10.0.0.1"), Refusal: ipam.Refuse(ipam.InvalidAddress, "it is the gateway")}
 
 			err := a.setAside(t.Context(), al, metal3.Provider{}.ReadClaim(mine), unfitAddress{Unfit: unfit})

@@ -164,6 +164,8 @@ func (a *Allocator) answer(ctx context.Context, al *allocation, claim ipam.Claim
 	switch {
 	case !claim.GetDeletionTimestamp().IsZero():
 		return ipam.Address{}, terminating(al)
+	case claim.Failure != "" && al.want.IP.IsValid():
+		return ipam.Address{}, addressTaken(al.poolName(), al.want)
 	case claim.Exhausted:
 		return ipam.Address{}, exhausted(al.pool, 0, 1)
 	case claim.Failure != "":

@@ -65,7 +65,7 @@ func waiting(t *testing.T, test func(p *play)) {
 // request is the part of a request in which it waits.
 func (p *play) request(ctx context.Context) (ipam.Binding, error) {
 	machine := ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}
-	attempt := p.attempt(Request{Machine: machine, Wants: []ipam.Want{{Pool: metal3.PoolNamed("pool")}}})
+	attempt := p.attempt(Request{Machine: machine, Asks: []ipam.Ask{askOf(metal3.PoolNamed("pool"))}})
 	if err := p.plan(ctx, attempt); err != nil {
 		return ipam.Binding{}, err
 	}
@@ -280,7 +280,7 @@ func TestPoolThatFillsUpRefusesTheClaimThatWaits(t *testing.T) {
 		if err := a.client.Create(t.Context(), claim); err != nil {
 			t.Fatal(err)
 		}
-		attempt := a.attempt(Request{Wants: []ipam.Want{want}})
+		attempt := a.attempt(Request{Asks: []ipam.Ask{askOf(want.Pool)}})
 		if err := a.plan(t.Context(), attempt); err != nil {
 			t.Fatal(err)
 		}

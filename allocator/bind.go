@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,60 +19,150 @@ const (
 	maxTurn = 2 * time.Second
 )
 
-// bind claims an address for one want. An address that cannot be given is set
+// bindAll claims an address for each allocation of an attempt, and then waits for all.
+func (a *Allocator) bindAll(ctx context.Context, attempt *Attempt, claims *requestClaims) error {
+	attempt.claiming = true
+	made := make([]ipam.Claim, len(attempt.allocations))
+	for i, al := range attempt.allocations {
+		var err error
+		if made[i], err = a.claim(ctx, al, claims); err != nil {
+			return err
+		}
+	}
+	for i, al := range attempt.allocations {
+		binding, err := a.bind(ctx, attempt, al, bindingOf{claims, made[i]})
+		if err != nil {
+			attempt.noteLate(i, err)
+			return err
+		}
+		if err := checkDistinct(attempt.Bindings, binding, al.Machine.Namespace); err != nil {
+			return err
+		}
+		attempt.Bindings = append(attempt.Bindings, binding)
+	}
+	return nil
+}
+
+// noteLate notes, where an allocation was not bound in time, that neither were those after
+// it, which nobody has waited for.
+func (t *Attempt) noteLate(failed int, err error) {
+	refusal, refused := ipam.AsRefusal(err)
+	if refused && refusal.Reason == ipam.NotBoundInTime || errors.Is(err, context.DeadlineExceeded) {
+		for _, al := range t.allocations[failed:] {
+			al.late = true
+		}
+	}
+}
+
+// bind waits for the address of a claim. An address that cannot be given is set
 // aside, so that the provider does not offer it again, and the next one claimed.
-func (a *Allocator) bind(ctx context.Context, attempt *Attempt, al *allocation, claims *requestClaims) (ipam.Binding, error) {
-	for range maxClaimTries {
-		binding, claim, err := a.claimAndAwait(ctx, attempt, al, claims)
+func (a *Allocator) bind(ctx context.Context, attempt *Attempt, al *allocation, of bindingOf) (ipam.Binding, error) {
+	claim := of.claim
+	for try := 1; ; try++ {
+		start := time.Now()
+		binding, err := a.await(ctx, al, claim)
 		bad, ok := asUnfit(err, al.want.Device)
 		if !ok {
+			if err == nil {
+				providerWait.WithLabelValues(al.want.Pool.Kind).Observe(time.Since(start).Seconds())
+			}
 			return binding, err
 		}
 		if aside := a.setAside(ctx, al, claim, bad); aside != nil {
 			return ipam.Binding{}, aside
+		}
+		if try == maxClaimTries {
+			return ipam.Binding{}, triedTooOften(al)
 		}
 		al.startAnew()
 		// With one address fewer there may be none left.
 		if err := a.plan(ctx, attempt); err != nil {
 			return ipam.Binding{}, err
 		}
-	}
-	return ipam.Binding{}, triedTooOften(al)
-}
-
-// claimAndAwait makes a claim when it is the request's turn, and waits for its
-// address.
-func (a *Allocator) claimAndAwait(ctx context.Context, attempt *Attempt, al *allocation, claims *requestClaims) (ipam.Binding, ipam.Claim, error) {
-	waited, end, err := a.takeTurn(ctx, al)
-	if err != nil {
-		return ipam.Binding{}, ipam.Claim{}, notBoundInTime(al)
-	}
-	defer end()
-	if waited {
-		// Others may have taken the last addresses meanwhile.
-		if err := a.plan(ctx, attempt); err != nil {
-			return ipam.Binding{}, ipam.Claim{}, err
+		if claim, err = a.claim(ctx, al, of.claims); err != nil {
+			return ipam.Binding{}, err
 		}
 	}
-	if err := a.awaitStored(ctx, al); err != nil {
-		return ipam.Binding{}, ipam.Claim{}, err
-	}
+}
+
+// bindingOf is what bind needs of the claims.
+type bindingOf struct {
+	claims *requestClaims
+	claim  ipam.Claim
+}
+
+// claim makes or takes the claim of an allocation.
+func (a *Allocator) claim(ctx context.Context, al *allocation, claims *requestClaims) (ipam.Claim, error) {
 	// The claim is under way from before it exists, whatever its name will be.
 	claims.note(al.claimKey())
 	claim, err := a.ensureClaim(ctx, al)
 	if err != nil {
-		return ipam.Binding{}, ipam.Claim{}, err
+		return ipam.Claim{}, err
 	}
 	claims.note(al.claimKey())
-	start := time.Now()
-	binding, err := a.await(ctx, al, claim)
-	if err != nil {
-		refusal, refused := ipam.AsRefusal(err)
-		al.late = refused && refusal.Reason == ipam.NotBoundInTime || errors.Is(err, context.DeadlineExceeded)
-		return ipam.Binding{}, claim, err
+	return claim, nil
+}
+
+// turns are those that one request has on its pools.
+type turns []func()
+
+func (t turns) end() {
+	for _, end := range t {
+		end()
 	}
-	providerWait.WithLabelValues(al.want.Pool.Kind).Observe(time.Since(start).Seconds())
-	return binding, claim, nil
+}
+
+// takeTurns takes a turn on each pool that was chosen. If others are chosen while it waits,
+// it takes turns on these.
+func (a *Allocator) takeTurns(ctx context.Context, attempt *Attempt) (turns, error) {
+	for {
+		taken, changed, err := a.tryTurns(ctx, attempt)
+		if err == nil && !changed {
+			return taken, nil
+		}
+		taken.end()
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+// tryTurns takes the turns in the order of the pools' names, so that no two requests wait
+// for each other. It tells whether other pools are chosen by now: who waited may find
+// that others have taken the last addresses.
+func (a *Allocator) tryTurns(ctx context.Context, attempt *Attempt) (taken turns, changed bool, err error) {
+	allocations := attempt.byPool()
+	pools := chosenBy(allocations)
+	waited := false
+	for _, al := range allocations {
+		had, end, err := a.takeTurn(ctx, al)
+		if err != nil {
+			return taken, false, notBoundInTime(al)
+		}
+		taken, waited = append(taken, end), waited || had
+	}
+	if waited {
+		if err := a.plan(ctx, attempt); err != nil {
+			return taken, false, err
+		}
+		if !slices.Equal(pools, chosenBy(attempt.byPool())) {
+			return taken, true, nil
+		}
+	}
+	for _, al := range allocations {
+		if err := a.awaitStored(ctx, al); err != nil {
+			return taken, false, err
+		}
+	}
+	return taken, false, nil
+}
+
+func chosenBy(allocations []*allocation) []ipam.PoolReference {
+	references := make([]ipam.PoolReference, len(allocations))
+	for i, al := range allocations {
+		references[i] = al.want.Pool
+	}
+	return references
 }
 
 // takeTurn takes a turn on the pool while there is enough time left for it. The

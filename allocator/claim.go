@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -27,7 +26,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, al *allocation) (ipam.Claim
 		}
 	}
 	for try := 1; try <= maxClaimNames; try++ {
-		al.use(ipam.ClaimNameOfTry(al.Machine.Name, al.want.Device.Index, try))
+		al.use(ipam.ClaimNameOfTry(al.Machine.Name, al.want.Slot(), try))
 		if a.isKnownPassedOver(ctx, al) {
 			continue
 		}
@@ -86,7 +85,7 @@ func (a *Allocator) makeClaim(ctx context.Context, al *allocation) (client.Objec
 func sign(claim client.Object, al *allocation, stamp ipam.Stamp) {
 	ipam.Mark(claim, al.Machine)
 	ipam.Use(claim, stamp)
-	kube.SetAnnotation(claim, ipam.DeviceAnnotation, strconv.Itoa(al.want.Device.Index))
+	kube.SetAnnotation(claim, ipam.DeviceAnnotation, al.want.Slot().String())
 	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(al.Owner))
 }
 
@@ -163,8 +162,8 @@ func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, erro
 
 // judgeReuse tells, by its error, why a claim that exists cannot be used. The order of
 // the cases matters: first claims that are passed over, even while they are deleted;
-// then those that cool down, are going or for another pool, whoever has them; then our own, which
-// must have no machine; last those of somebody else, which must be offered.
+// then those that cool down, are going or are for another pool, whoever has them; then
+// our own, which must have no machine; last those of somebody else, which must be offered.
 func (a *Allocator) judgeReuse(claim ipam.Claim, al *allocation) error {
 	name, owned, want := claim.GetName(), len(claim.GetOwnerReferences()) > 0, al.want
 	ours := ipam.IsMarked(claim, al.Machine.Name) || ipam.IsKeptFor(claim, al.Owner)

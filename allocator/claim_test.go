@@ -55,7 +55,7 @@ func requestOfAnEarlierTry() Request {
 	return Request{
 		Stamp:   ipam.Stamp{Time: time.Now(), Request: "request"},
 		Machine: ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}},
-		Wants:   []ipam.Want{{Pool: metal3.PoolNamed("pool")}},
+		Asks:    []ipam.Ask{askOf(metal3.PoolNamed("pool"))},
 	}
 }
 
@@ -69,6 +69,9 @@ func TestClaimThatCannotBeReadInTimeIsAnError(t *testing.T) {
 func TestTakingBackThatIsCutShortIsAnError(t *testing.T) {
 	a := slow(t)
 	attempt := a.attempt(requestOfAnEarlierTry())
+	if err := a.plan(t.Context(), attempt); err != nil {
+		t.Fatal(err)
+	}
 	attempt.allocations[0].use("cp-0-0")
 	if err := a.TakeBack(t.Context(), attempt); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got error %v, want the deadline's", err)

@@ -81,7 +81,7 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 	if !isOfRequest(claim, machine.Name) || claim.Pool != b.Pool {
 		return false, nil
 	}
-	if index, ok := ipam.DeviceOfClaim(obj, machine.Name); !ok || index != b.Device.Index {
+	if slot, ok := ipam.SlotOfClaim(obj, machine.Name); !ok || slot != b.Slot() {
 		return false, nil
 	}
 

@@ -26,7 +26,7 @@ type firstCall struct {
 }
 
 func firstCallOf(device int, ip string) *firstCall {
-	c := &firstCall{claim: claimNamed(ipam.ClaimName("cp-0", device), "one"), address: &ipamv1.IPAddress{}}
+	c := &firstCall{claim: claimNamed(ipam.ClaimName("cp-0", ipam.Slot{Device: device}), "one"), address: &ipamv1.IPAddress{}}
 	c.claim.UID = types.UID("claim of " + ip)
 	ipam.Mark(c.claim, cp0())
 	ipam.Use(c.claim, ipam.Stamp{Time: time.Now(), Request: "first"})

@@ -60,7 +60,7 @@ func indexUnadopted(provider ipam.Provider) map[string]client.IndexerFunc {
 // checkEarlier refuses a machine whose owner has been given an address already
 // for a machine that was not stored: something after this webhook refused it, will
 // refuse this one as well, and each would cost an address for the grace period.
-// It also looks for claims that were kept for the owner, and has the attempt use
+// It also looks for claims that were kept for the owner, and has the attempt know of
 // them.
 func (a *Allocator) checkEarlier(ctx context.Context, req Request, attempt *Attempt) error {
 	if req.Owner.UID == "" {
@@ -78,7 +78,7 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request, attempt *Atte
 				continue
 			}
 			if ipam.IsKeptFor(obj, req.Owner) {
-				attempt.useKept(claim)
+				attempt.noteKept(claim)
 				continue
 			}
 			if err := a.checkStored(ctx, req, claim); err != nil {

@@ -64,7 +64,7 @@ func isRefusedFor(err error, reason ipam.Reason) bool {
 	return ok && refusal.Reason == reason
 }
 
-func TestClaimThatWasKeptIsUsedForTheNextMachineOfItsOwner(t *testing.T) {
+func TestClaimThatWasKeptIsForTheNextMachineOfItsOwner(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*earlier)
 		used   bool
@@ -86,8 +86,8 @@ func TestClaimThatWasKeptIsUsedForTheNextMachineOfItsOwner(t *testing.T) {
 			if err := a.checkEarlier(t.Context(), e.next, attempt); err != nil {
 				t.Fatalf("refused: %v", err)
 			}
-			if al := attempt.allocations[0]; al.used != test.used || test.used != (al.claim == "cp-9-0") {
-				t.Errorf("it uses claim %q: %t, want the one that was kept: %t", al.claim, al.used, test.used)
+			if kept := attempt.allocations[0].kept; (len(kept) == 1) != test.used || test.used && kept[0].GetName() != "cp-9-0" {
+				t.Errorf("it knows of %v, want the claim that was kept: %t", kept, test.used)
 			}
 		})
 	}
@@ -194,7 +194,7 @@ func unstoredClaims(count int) []*ipamv1.IPClaim {
 	var claims []*ipamv1.IPClaim
 	for i := range count {
 		machine := fmt.Sprintf("md-%d", i)
-		claim := claimNamed(ipam.ClaimName(machine, 0), "one")
+		claim := claimNamed(ipam.ClaimName(machine, ipam.Slot{Device: 0}), "one")
 		claim.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))
 		ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: machine}})
 		kube.SetAnnotation(claim, ipam.RequestedByAnnotation, "none")

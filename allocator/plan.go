@@ -3,13 +3,15 @@ package allocator
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// plan reads the pools of an attempt, and checks that they have room. What the
+// plan chooses a pool for each allocation of an attempt, and checks that all of them have
+// room. As soon as a claim may be there it only checks what was chosen. What the
 // cache refuses is asked again of the API server: a pool may have been made, or
 // an address freed, a moment ago.
 func (a *Allocator) plan(ctx context.Context, attempt *Attempt) error {
@@ -21,65 +23,263 @@ func (a *Allocator) plan(ctx context.Context, attempt *Attempt) error {
 }
 
 func (a *Allocator) planFrom(ctx context.Context, reader client.Reader, attempt *Attempt) error {
-	pools := map[ipam.PoolReference]ipam.Pool{}
-	// fresh are the claims for which a pool must have an address left: one that
-	// exists has its own, or is in line for it.
-	fresh := map[ipam.PoolReference][]string{}
+	survey := newSurvey(a, reader)
 	for _, al := range attempt.allocations {
-		pool, known := pools[al.want.Pool]
-		if !known {
-			var err error
-			if pool, err = al.provider.Pool(ctx, reader, al.Machine, al.want); err != nil {
-				return ipam.WithShortages(err, al.shortages()...)
-			}
-			pools[al.want.Pool] = pool
-		}
-		if err := ipam.CheckStatement(pool, al.Machine, al.want); err != nil {
-			return ipam.WithShortages(err, al.shortagesOf(al.want.AlsoMissing)...)
-		}
-		al.pool = pool
-		has, err := hasClaim(ctx, reader, al)
-		if err != nil {
+		if err := survey.add(ctx, al, attempt.claiming); err != nil {
 			return err
 		}
-		if !has {
-			fresh[al.want.Pool] = append(fresh[al.want.Pool], al.claim)
-		}
 	}
-	for _, al := range attempt.allocations {
-		if al.pool.Free == nil {
-			continue
-		}
-		if free, needed := al.pool.Free(fresh[al.want.Pool]); free < needed {
-			return exhausted(al.pool, free, needed)
-		}
+	choosing := choosing{candidates: survey.counts(), look: func(address, candidate int) (*offer, error) {
+		return survey.look(ctx, address, candidate)
+	}}
+	found, err := choosing.choose()
+	if err != nil {
+		return err
+	}
+	if !found {
+		return survey.refuse(ctx)
+	}
+	if !attempt.claiming {
+		attempt.Warnings = survey.passedOver(choosing.chosen)
+	}
+	for i, al := range attempt.allocations {
+		al.take(choosing.chosen[i])
 	}
 	return nil
 }
 
-func exhausted(pool ipam.Pool, free, needed uint64) error {
-	more := ""
-	if needed > 1 {
-		more = fmt.Sprintf(" and the machine needs %d", needed)
+// take has an allocation go on with what was chosen.
+func (al *allocation) take(chosen *offer) {
+	al.want, al.provider, al.pool = chosen.want, chosen.provider, chosen.pool
+	if !al.used && chosen.existing != "" {
+		al.use(chosen.existing)
 	}
-	cools := ""
-	if after := ipam.CoolsFor(pool, 0); after != "" {
-		cools = "; addresses cool down for " + after
-	}
-	name, short := pool.Reference.In(pool.GetNamespace()), ipam.Shortage{Pool: pool.Reference, Needed: needed}
-	if pool.Free == nil {
-		return ipam.WithShortages(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted%s: add addresses to the pool or delete a machine that holds one", name, cools), short)
-	}
-	return ipam.WithShortages(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: %d of %d addresses in use%s%s; add addresses to the pool or delete a machine that holds one",
-		name, pool.Total-min(free, pool.Total), pool.Total, more, cools), short)
 }
 
-// hasClaim tells whether there is a claim already that the request will use, or wait for.
-func hasClaim(ctx context.Context, reader client.Reader, al *allocation) (bool, error) {
-	claim := ipam.EmptyClaim(al.provider)
-	err := reader.Get(ctx, al.claimKey(), claim)
-	if client.IgnoreNotFound(err) != nil {
-		return false, fmt.Errorf("reading claim %s: %w", al.claimKey(), err)
+// survey is what is known of the pools that an attempt may use, at one moment, by one
+// reader.
+type survey struct {
+	*Allocator
+	reader client.Reader
+
+	allocations []*allocation
+	candidates  [][]candidate
+	offers      []map[int]*offer
+	pools       map[ipam.PoolReference]ipam.Pool
+}
+
+func newSurvey(a *Allocator, reader client.Reader) *survey {
+	return &survey{Allocator: a, reader: reader, pools: map[ipam.PoolReference]ipam.Pool{}}
+}
+
+// add has an allocation take part. What is chosen for it already is its only candidate.
+// A claim of its name that exists decides for its own pool, if that is among them:
+// a repeated request keeps its address.
+func (s *survey) add(ctx context.Context, al *allocation, isChosen bool) error {
+	candidates := []candidate{{want: al.want, isNamed: true}}
+	if !isChosen {
+		var err error
+		if candidates, err = s.Allocator.candidates(ctx, s.reader, al); err != nil {
+			return err
+		}
 	}
-	return err == nil && !isPassedOver(claim, al), nil
+	if len(candidates) > 1 {
+		i, err := s.claimed(ctx, al, candidates)
+		if err != nil {
+			return err
+		}
+		candidates = slices.Concat(candidates[i:i+1], candidates[:i], candidates[i+1:])
+	}
+	s.allocations = append(s.allocations, al)
+	s.candidates = append(s.candidates, candidates)
+	s.offers = append(s.offers, map[int]*offer{})
+	return nil
+}
+
+// claimed is the candidate that an allocation has a claim on already, by a claim that was
+// kept for its owner or one of its name, in whichever claim API. It is the first if
+// there is none.
+func (s *survey) claimed(ctx context.Context, al *allocation, candidates []candidate) (int, error) {
+	for i, c := range candidates {
+		if c.refusal == nil && al.keptFor(c.want) >= 0 {
+			return i, nil
+		}
+	}
+	for i, c := range candidates {
+		if c.refusal != nil {
+			continue
+		}
+		provider := s.providers.For(c.want.Pool)
+		obj, err := existingClaim(ctx, s.reader, provider, al)
+		if err != nil {
+			return 0, err
+		}
+		if obj == nil {
+			continue
+		}
+		claim := provider.ReadClaim(obj)
+		if answersTo(claim, c.want) && claim.Failure == "" && claim.GetDeletionTimestamp().IsZero() {
+			return i, nil
+		}
+	}
+	return 0, nil
+}
+
+// keptFor is the place of a claim among those that were kept for an allocation that is on
+// the pool of a want, -1 if none is.
+func (al *allocation) keptFor(want ipam.Want) int {
+	return slices.IndexFunc(al.kept, func(kept ipam.Claim) bool { return answersTo(kept, want) })
+}
+
+// answersTo tells whether a claim asks what is wanted.
+func answersTo(claim ipam.Claim, want ipam.Want) bool {
+	return claim.Pool == want.Pool && (claim.Requested == want.IP || !want.IP.IsValid())
+}
+
+// existingClaim is the claim that an allocation will use, or wait for, nil if there is none.
+func existingClaim(ctx context.Context, reader client.Reader, provider ipam.Provider, al *allocation) (client.Object, error) {
+	claim := ipam.EmptyClaim(provider)
+	err := reader.Get(ctx, al.claimKey(), claim)
+	switch {
+	case client.IgnoreNotFound(err) != nil:
+		return nil, fmt.Errorf("reading claim %s: %w", al.claimKey(), err)
+	case err != nil, isPassedOver(claim, al):
+		return nil, nil
+	}
+	return claim, nil
+}
+
+// counts are the numbers of candidates.
+func (s *survey) counts() []int {
+	counts := make([]int, len(s.candidates))
+	for i := range s.candidates {
+		counts[i] = len(s.candidates[i])
+	}
+	return counts
+}
+
+// look tells of one candidate of one allocation.
+func (s *survey) look(ctx context.Context, address, candidate int) (*offer, error) {
+	if known, is := s.offers[address][candidate]; is {
+		return known, nil
+	}
+	o, err := s.lookAnew(ctx, s.allocations[address], s.candidates[address][candidate])
+	if err != nil {
+		return nil, err
+	}
+	s.offers[address][candidate] = o
+	return o, nil
+}
+
+func (s *survey) lookAnew(ctx context.Context, al *allocation, c candidate) (*offer, error) {
+	o := &offer{candidate: c}
+	if c.refusal != nil {
+		return o, nil
+	}
+	o.provider = s.providers.For(c.want.Pool)
+	err := s.read(ctx, al, o)
+	if refusal, refused := ipam.AsRefusal(err); refused {
+		o.refusal = refusal
+		return o, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if i := al.keptFor(c.want); i >= 0 && !al.used {
+		o.existing = al.kept[i].GetName()
+		return o, nil
+	}
+	claim, err := existingClaim(ctx, s.reader, o.provider, al)
+	if err != nil || claim != nil {
+		return o, err
+	}
+	o.claim = al.claim
+	err = checkRequested(o, al)
+	if refusal, refused := ipam.AsRefusal(err); refused {
+		o.refusal = refusal
+		if refusal.Reason == ipam.AddressTaken {
+			// Whatever comes back to the pool may be it.
+			refusal.Shortages = s.shortages(o.want, []ipam.PoolReference{o.want.Pool})
+		}
+	}
+	return o, nil
+}
+
+// checkRequested refuses a given address that a claim cannot ask for, or cannot have.
+func checkRequested(o *offer, al *allocation) error {
+	if !o.want.IP.IsValid() {
+		return nil
+	}
+	name := o.pool.Reference.In(o.pool.GetNamespace())
+	if o.pool.Offers == nil {
+		return ipam.Refuse(ipam.AddressNotRequestable, "%s cannot be asked for %s, which %s wants: make a pool of that address alone, or use an IPPool",
+			name, o.want.IP, o.want.AskedBy)
+	}
+	switch in, taken := o.pool.Offers(o.want.IP, al.claim); {
+	case !in:
+		return ipam.Refuse(ipam.PoolNameInvalid, "%s, which %s wants, is not in %s: correct one of them", o.want.IP, o.want.AskedBy, name)
+	case taken:
+		return addressTaken(name, o.want)
+	}
+	return nil
+}
+
+func addressTaken(pool string, want ipam.Want) error {
+	return ipam.Refuse(ipam.AddressTaken, "%s of %s, which %s wants, is in use or reserved for another claim: free it, or ask for another", want.IP, pool, want.AskedBy)
+}
+
+// read reads the pool of an offer, and what that says it is for. It returns a Refusal if
+// the pool does not serve the allocation.
+func (s *survey) read(ctx context.Context, al *allocation, o *offer) error {
+	pool, known := s.pools[o.want.Pool]
+	if !known {
+		var err error
+		if pool, err = o.provider.Pool(ctx, s.reader, al.Machine, o.want); err != nil {
+			return ipam.WithShortages(err, s.shortages(o.want, append([]ipam.PoolReference{o.want.Pool}, o.want.AlsoMissing...))...)
+		}
+		s.pools[o.want.Pool] = pool
+	}
+	o.pool = pool
+	if err := ipam.CheckStatement(pool, al.Machine, o.want); err != nil {
+		return ipam.WithShortages(err, s.shortages(o.want, o.want.AlsoMissing)...)
+	}
+	return nil
+}
+
+// shortages are what the machine waits for if a pool cannot serve: any of these pools, that
+// may be meant, will do.
+func (s *survey) shortages(want ipam.Want, pools []ipam.PoolReference) []ipam.Shortage {
+	var needed uint64
+	for _, candidates := range s.candidates {
+		if len(candidates) == 1 && candidates[0].refusal == nil && candidates[0].want.Pool == want.Pool {
+			needed++
+		}
+	}
+	var shortages []ipam.Shortage
+	for _, pool := range pools {
+		shortages = append(shortages, ipam.Shortage{Pool: pool, Needed: max(needed, 1)})
+	}
+	return shortages
+}
+
+// passedOver warns of choices that lead to no pool, or to one that is for others, and
+// come before the chosen one. Of a group it is expected that some of its pools are.
+func (s *survey) passedOver(chosen []*offer) (warnings []string) {
+	for i, offers := range s.offers {
+		for j := range s.candidates[i] {
+			o, looked := offers[j]
+			if !looked || o == chosen[i] {
+				break
+			}
+			if o.isNamed && o.refusal != nil && !passes(o.refusal.Reason) && !slices.Contains(warnings, o.refusal.Message) {
+				warnings = append(warnings, o.refusal.Message)
+			}
+		}
+	}
+	return warnings
+}
+
+// passes tells whether what a pool is refused for ends by itself, as a rule.
+func passes(reason ipam.Reason) bool {
+	return reason == ipam.PoolExhausted || reason == ipam.PoolTerminating || reason == ipam.PoolNotServed || reason == ipam.AddressTaken
 }

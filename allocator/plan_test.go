@@ -24,11 +24,16 @@ func poolOf(name, last string) *ipamv1.IPPool {
 	}
 }
 
+// askOf asks for an address of one pool.
+func askOf(pool ipam.PoolReference) ipam.Ask { return ipam.Ask{Choices: []ipam.Choice{{Pool: pool}}} }
+
 // wanting is a request of cp-0 for an address of each of these pools.
 func wanting(pools ...string) Request {
 	req := Request{Machine: ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}}
 	for i, pool := range pools {
-		req.Wants = append(req.Wants, ipam.Want{Pool: metal3.PoolNamed(pool), Device: ipam.Device{Index: i}})
+		ask := askOf(metal3.PoolNamed(pool))
+		ask.Device.Index = i
+		req.Asks = append(req.Asks, ask)
 	}
 	return req
 }
@@ -55,7 +60,7 @@ func TestPoolsMustHaveRoomForAllDevicesTogether(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := played(t, append(test.objects, poolOf("one", "10.0.0.10"), poolOf("two", "10.0.0.11"))...)
-			err := a.Check(t.Context(), test.req)
+			_, err := a.Check(t.Context(), test.req)
 			if test.refusal == "" {
 				if err != nil {
 					t.Errorf("refused: %v", err)
@@ -76,7 +81,7 @@ func TestClaimThatIsSetAsideIsNotTheRequests(t *testing.T) {
 	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "one-10-0-0-10"}}
 	address.Spec.Address, address.Spec.Claim.Name, address.Spec.Pool.Name = "10.0.0.10", "cp-0-0", "one"
 	a := played(t, poolOf("one", "10.0.0.10"), aside, address)
-	err := a.Check(t.Context(), wanting("one"))
+	_, err := a.Check(t.Context(), wanting("one"))
 	if refusal, ok := ipam.AsRefusal(err); !ok || refusal.Reason != ipam.PoolExhausted {
 		t.Errorf("got %v, want a refusal %s", err, ipam.PoolExhausted)
 	}
@@ -104,17 +109,22 @@ func TestKeptClaimIsUsedForItsPoolAndDevice(t *testing.T) {
 		"of the second device":       {"two", "1", []bool{false, true}},
 		"of a device with its pool":  {"two", "0", []bool{false, false}},
 		"of a device that is not":    {"one", "7", []bool{false, false}},
+		"of a further address":       {"one", "0.1", []bool{false, false}},
 		"of a pool that nobody asks": {"other", "0", []bool{false, false}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			claim := claimNamed("cp-9-0", test.pool)
 			claim.Annotations = map[string]string{ipam.DeviceAnnotation: test.device}
-			attempt := played(t).attempt(wanting("one", "two"))
+			a := played(t, poolOf("one", "10.0.0.10"), poolOf("two", "10.0.0.10"))
+			attempt := a.attempt(wanting("one", "two"))
+			attempt.noteKept(metal3.Provider{}.ReadClaim(claim))
 
-			attempt.useKept(metal3.Provider{}.ReadClaim(claim))
+			if err := a.plan(t.Context(), attempt); err != nil {
+				t.Fatal(err)
+			}
 
 			for i, al := range attempt.allocations {
-				want := ipam.ClaimName("cp-0", i)
+				want := ipam.ClaimName("cp-0", ipam.Slot{Device: i})
 				if test.used[i] {
 					want = "cp-9-0"
 				}

@@ -13,7 +13,7 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// Resolve completes a want whose reference leaves something open. Without an API group
+// resolve completes a want whose reference leaves something open. Without an API group
 // the kind is that of a provider whose pools can be asked for in this way, or one
 // of the group in which Cluster API's own IPAM providers have theirs.
 //
@@ -21,9 +21,9 @@ import (
 // none, or only one that is being deleted, it is that of the next provider's: so a
 // cluster can go from one provider to another and keep its templates. If there is
 // none at all, it is the pool of all namespaces of that name, if that says whom it is
-// for; if it does not, Resolve returns a Refusal that says how to ask for it. Else it is
+// for; if it does not, resolve returns a Refusal that says how to ask for it. Else it is
 // the first provider's pool that is missing.
-func (a *Allocator) Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error) {
+func (a *Allocator) resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error) {
 	switch {
 	case want.Pool.APIGroup != "":
 		return want, nil

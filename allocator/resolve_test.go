@@ -73,7 +73,7 @@ func resolve(t *testing.T, cached, live map[string]state, namespace string, pool
 	t.Helper()
 	server := &poolsOf{kinds: live}
 	a := New(ipam.NewProviders(contract.Provider{}, metal3.Provider{}), &poolsOf{kinds: cached}, server)
-	want, err = a.Resolve(t.Context(), namespace, ipam.Want{Device: ipam.Device{Index: 3}, Pool: pool, AskedBy: "label x of y"})
+	want, err = a.resolve(t.Context(), namespace, ipam.Want{Ask: ipam.Ask{Device: ipam.Device{Index: 3}, AskedBy: "label x of y"}, Pool: pool})
 	return want, server.read, err
 }
 

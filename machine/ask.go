@@ -2,6 +2,8 @@ package machine
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,17 +12,11 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-const (
-	// PoolNameLabel on a machine, or on the template it was cloned from, names
-	// the pool of all its eligible devices: the metal3 IPPool of that name in the
-	// machine's namespace or, if there is none, the InClusterIPPool; see allocator.Resolve.
-	PoolNameLabel = "cluster.x-k8s.io/ip-pool-name"
-
-	// poolGroupLabel and networkNameLabel are how the static IP adapters select a
-	// pool by the labels that it carries.
-	poolGroupLabel   = "cluster.x-k8s.io/ip-pool-group"
-	networkNameLabel = "cluster.x-k8s.io/network-name"
-)
+// PoolNameLabel on a machine, or on the template it was cloned from, names
+// the pool of all its eligible devices: the metal3 IPPool of that name in the
+// machine's namespace or, if there is none, the InClusterIPPool. The labels of
+// ipam.PoolLabels stand for all pools that bear the same.
+const PoolNameLabel = "cluster.x-k8s.io/ip-pool-name"
 
 // Asker is metadata that may ask for pools: the machine's own, or its template's.
 type Asker struct {
@@ -29,17 +25,27 @@ type Asker struct {
 	Name string
 }
 
-// Ask is what an asker wants for a device.
+// Ask is what an asker wants for a device, one of its addresses at a time.
 type Ask struct {
-	Device ipam.Device
-	// Pool may leave its kind or its API group open.
-	Pool ipam.PoolReference
-	// By says where it is written, for a denial that can be acted upon.
-	By string
+	ipam.Ask
 	// From is whose label it is, nil if it is an annotation for just this device.
 	From *Asker
-	// NoGateway says that the device must not get the pool's gateway.
-	NoGateway bool
+}
+
+// answer is what one asker says about one device.
+type answer struct {
+	Expression
+	by   string
+	from *Asker
+}
+
+// asks are the asks of a device that the answer is for.
+func (a *answer) asks(device ipam.Device, noGateway bool) []Ask {
+	asks := make([]Ask, len(a.Expression))
+	for nth, choices := range a.Expression {
+		asks[nth] = Ask{From: a.from, Ask: ipam.Ask{Device: device, Nth: nth, Choices: choices, AskedBy: a.by, NoGateway: noGateway}}
+	}
+	return asks
 }
 
 // Asks lists what the machine's eligible devices ask for. It warns of devices that
@@ -54,53 +60,63 @@ func (m *Machine) Asks(asked []Asker) (asks []Ask, warnings []string, err error)
 		if !Eligible(d) {
 			continue
 		}
-		found, err := firstAsk(asked, DeviceOf(d, i))
-		switch {
-		case err != nil:
+		device := DeviceOf(d, i)
+		found, err := firstAnswer(asked, device)
+		if err != nil {
 			return nil, nil, err
-		case found == nil:
+		}
+		if found == nil {
 			warnings = append(warnings, fmt.Sprintf("device %d has no source of addresses: "+
 				"set dhcp4 or ipAddrs, or name a pool with label %s or annotation %s%d", i, PoolNameLabel, ipam.PoolsAnnotationPrefix, i))
-		case i >= ipam.MaxDevices:
-			return nil, nil, ipam.Refuse(ipam.DeviceNotFound, "%s asks for an address for device %d, but only the first %d devices of a machine are given one: "+
-				"remove the others, or give them addresses of their own", found.By, i, ipam.MaxDevices)
-		default:
-			if found.NoGateway, err = refusesGateway(asked, found.Device); err != nil {
-				return nil, nil, err
-			}
-			asks = append(asks, *found)
+			continue
+		}
+		noGateway, err := refusesGateway(asked, device)
+		if err != nil {
+			return nil, nil, err
+		}
+		asks = append(asks, found.asks(device, noGateway)...)
+		if err := checkCount(found, i, len(asks)); err != nil {
+			return nil, nil, err
 		}
 	}
 	return asks, warnings, nil
 }
 
-// ask is what the asker wants for the device: its annotation for just this
-// device, or else its label for all.
-func (a Asker) ask(device ipam.Device) (*Ask, error) {
+// checkCount refuses what is more than the bindings of one machine can hold.
+func checkCount(found *answer, device, count int) error {
+	switch {
+	case device >= ipam.MaxDevices:
+		return ipam.Refuse(ipam.DeviceNotFound, "%s asks for an address for device %d, but only the first %d devices of a machine are given one: "+
+			"remove the others, or give them addresses of their own", found.by, device, ipam.MaxDevices)
+	case count > ipam.MaxDevices:
+		return ipam.Refuse(ipam.PoolNameInvalid, "%s asks for the %dth address of the machine, which is given %d at most: ask for fewer", found.by, count, ipam.MaxDevices)
+	}
+	return nil
+}
+
+// answer is what the asker wants for the device: its annotation for just this
+// device, or else its labels for all. It is nil if the asker wants nothing.
+func (a Asker) answer(device ipam.Device) (*answer, error) {
 	for _, key := range keysOf(device) {
 		text, ok := a.GetAnnotations()[ipam.PoolsAnnotationPrefix+key]
 		if !ok {
 			continue
 		}
 		by := fmt.Sprintf("annotation %s%s of %s", ipam.PoolsAnnotationPrefix, key, a.Name)
-		if strings.ContainsAny(text, ",|") {
-			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s names several pools (%q): name one", by, text)
-		}
-		pool, err := parseReference(strings.TrimSpace(text))
+		expression, err := parseExpression(text)
 		if err != nil {
-			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s is not a reference to a pool: %s; write NAME, KIND/NAME or KIND.GROUP/NAME", by, err)
+			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s %s", by, err)
 		}
-		return &Ask{Device: device, Pool: pool, By: by}, nil
+		return &answer{Expression: expression, by: by}, nil
 	}
-	switch label := a.label(); label {
-	case "":
+	switch labels := a.labels(); {
+	case len(labels) == 0:
 		return nil, nil
-	case PoolNameLabel:
-		name := a.GetLabels()[label]
-		return &Ask{Device: device, Pool: ipam.PoolReference{Name: name}, By: fmt.Sprintf("label %s of %s", label, a.Name), From: &a}, nil
+	case labels[0] == PoolNameLabel:
+		pool := ipam.PoolReference{Name: a.GetLabels()[PoolNameLabel]}
+		return &answer{Expression: Expression{{{Pool: pool}}}, by: fmt.Sprintf("label %s of %s", PoolNameLabel, a.Name), from: &a}, nil
 	default:
-		return nil, ipam.Refuse(ipam.PoolNotNamed, "label %s of %s selects a pool by the labels of the pool, which is not supported: "+
-			"name the pool there, in label %s or annotation %s%d", label, a.Name, PoolNameLabel, ipam.PoolsAnnotationPrefix, device.Index)
+		return &answer{Expression: Expression{{{Labels: ipam.LabelsOf(a)}}}, by: "labels of " + a.Name, from: &a}, nil
 	}
 }
 
@@ -122,19 +138,18 @@ func refusesGateway(asked []Asker, device ipam.Device) (bool, error) {
 	return false, nil
 }
 
-// label is the label by which the asker asks for all devices, empty if it has none.
-func (a Asker) label() string {
-	for _, label := range []string{PoolNameLabel, poolGroupLabel, networkNameLabel} {
-		if a.GetLabels()[label] != "" {
-			return label
-		}
+// labels are those by which the asker asks for all devices: the pool's name, or else
+// labels of pools.
+func (a Asker) labels() []string {
+	if a.GetLabels()[PoolNameLabel] != "" {
+		return []string{PoolNameLabel}
 	}
-	return ""
+	return slices.Sorted(maps.Keys(ipam.LabelsOf(a).Set()))
 }
 
 // AsksForPool tells whether the asker asks for a pool at all, even wrongly.
 func (a Asker) AsksForPool() bool {
-	if a.label() != "" {
+	if len(a.labels()) > 0 {
 		return true
 	}
 	for name := range a.GetAnnotations() {
@@ -152,17 +167,17 @@ func (a Asker) AnswersFor(m *Machine) bool {
 		if !Eligible(d) {
 			continue
 		}
-		if found, err := a.ask(DeviceOf(d, i)); found == nil && err == nil {
+		if found, err := a.answer(DeviceOf(d, i)); found == nil && err == nil {
 			return false
 		}
 	}
 	return true
 }
 
-// firstAsk is the first answer for a device, nil if nobody asks for it.
-func firstAsk(asked []Asker, device ipam.Device) (*Ask, error) {
+// firstAnswer is the first answer for a device, nil if nobody asks for it.
+func firstAnswer(asked []Asker, device ipam.Device) (*answer, error) {
 	for _, by := range asked {
-		found, err := by.ask(device)
+		found, err := by.answer(device)
 		if err != nil || found != nil {
 			return found, err
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -35,7 +36,7 @@ func labelled(name, pool string) Asker {
 func askedFor(asks []Ask) string {
 	var texts []string
 	for _, ask := range asks {
-		text := fmt.Sprintf("%d:%s", ask.Device.Index, ask.Pool.Name)
+		text := fmt.Sprintf("%s:%s", ask.Slot(), Expression{ask.Choices})
 		if ask.NoGateway {
 			text += " without gateway"
 		}
@@ -62,7 +63,20 @@ func TestDevicesAskForThePoolThatIsNamedFirst(t *testing.T) {
 		"the template asks for the rest": {[]Asker{
 			annotatedAsker("machine", map[string]string{pools + "1": "q"}), labelled("template", "p"),
 		}, "0:p, 1:q", 0},
-		"nobody asks": {nil, "", 2},
+		"nobody asks":                     {nil, "", 2},
+		"a list asks for an address each": {[]Asker{annotatedAsker("machine", map[string]string{pools + "0": "p, q|IPPool/r"})}, "0:p, 0.1:q|IPPool/r", 1},
+		"labels ask for pools that bear them": {
+			[]Asker{asker("machine", map[string]string{ipam.PoolGroupLabel: "g", ipam.NetworkNameLabel: "n"}, nil)}, "0:@g, 1:@g", 0,
+		},
+		"a name comes before the labels of pools": {
+			[]Asker{asker("machine", map[string]string{ipam.PoolGroupLabel: "g", PoolNameLabel: "p"}, nil)}, "0:p, 1:p", 0,
+		},
+		"an empty label asks for nothing": {
+			[]Asker{asker("machine", map[string]string{ipam.PoolGroupLabel: "", PoolNameLabel: ""}, nil), labelled("template", "p")}, "0:p, 1:p", 0,
+		},
+		"labels of machine and template are not mixed": {
+			[]Asker{asker("machine", map[string]string{ipam.PoolGroupLabel: "g"}, nil), labelled("template", "p")}, "0:@g, 1:@g", 0,
+		},
 		"a device refuses its gateway": {[]Asker{
 			labelled("machine", "p"), annotatedAsker("template", map[string]string{gateway + "eth1": ipam.NoGateway}),
 		}, "0:p, 1:p without gateway", 0},
@@ -87,10 +101,16 @@ func TestRequestThatCannotBeServedIsRefused(t *testing.T) {
 		reason  ipam.Reason
 		text    string
 	}{
-		"several pools":            {annotated(ipam.PoolsAnnotationPrefix+"0", "p,q"), twoDevices, ipam.PoolNameInvalid, "several pools"},
-		"no reference":             {annotated(ipam.PoolsAnnotationPrefix+"0", "a/b/c"), twoDevices, ipam.PoolNameInvalid, "the machine"},
-		"a device that is not":     {annotated(ipam.PoolsAnnotationPrefix+"2", "p"), twoDevices, ipam.DeviceNotFound, "does not have"},
-		"a pool by its own labels": {[]Asker{asker("the machine", map[string]string{poolGroupLabel: "g"}, nil)}, twoDevices, ipam.PoolNotNamed, poolGroupLabel},
+		"an empty part": {annotated(ipam.PoolsAnnotationPrefix+"0", "p,,q"), twoDevices, ipam.PoolNameInvalid, "empty part"},
+		"more addresses than one device is given": {
+			annotated(ipam.PoolsAnnotationPrefix+"0", "p"+strings.Repeat(",p", maxAddresses)), twoDevices, ipam.PoolNameInvalid, "asks for 9 addresses for one device",
+		},
+		"more addresses than one machine is given": {
+			[]Asker{annotatedAsker("the machine", everyDevice(9, "p"+strings.Repeat(",p", maxAddresses-1)))}, strings.Repeat(`{"networkName":"a"},`, 8) + `{"networkName":"a"}`,
+			ipam.PoolNameInvalid, "64 at most",
+		},
+		"no reference":         {annotated(ipam.PoolsAnnotationPrefix+"0", "a/b/c"), twoDevices, ipam.PoolNameInvalid, "the machine"},
+		"a device that is not": {annotated(ipam.PoolsAnnotationPrefix+"2", "p"), twoDevices, ipam.DeviceNotFound, "does not have"},
 		"a gateway that is one": {[]Asker{
 			labelled("the machine", "p"), annotatedAsker("its template", map[string]string{ipam.GatewayAnnotationPrefix + "0": "10.0.0.1"}),
 		}, twoDevices, ipam.GatewayInvalid, "its template"},
@@ -106,6 +126,15 @@ func TestRequestThatCannotBeServedIsRefused(t *testing.T) {
 	}
 }
 
+// everyDevice are the annotations that ask the same for each of so many devices.
+func everyDevice(devices int, text string) map[string]string {
+	annotations := map[string]string{}
+	for i := range devices {
+		annotations[ipam.PoolsAnnotationPrefix+strconv.Itoa(i)] = text
+	}
+	return annotations
+}
+
 func TestDeviceWithAddressesOfItsOwnAsksForNone(t *testing.T) {
 	_, m := machineWith(t, "", `{"networkName":"a","dhcp4":true},{"networkName":"b"}`)
 	asks, warnings, err := m.Asks([]Asker{labelled("machine", "p")})
@@ -114,34 +143,38 @@ func TestDeviceWithAddressesOfItsOwnAsksForNone(t *testing.T) {
 	}
 }
 
-// heldBy is the binding of an earlier call for the same create.
-func heldBy(device int, ip string) ipam.Binding {
-	return ipam.Binding{Device: ipam.Device{Index: device}, Pool: metal3.PoolNamed("p"), Address: netip.MustParsePrefix(ip)}
+// heldBy is the binding of an earlier call for the same create, for the first address
+// of the device or, by the name of its claim, a further one.
+func heldBy(slot ipam.Slot, ip string) ipam.Binding {
+	return ipam.Binding{
+		Device: ipam.Device{Index: slot.Device}, Pool: metal3.PoolNamed("p"), Claim: ipam.ClaimName("cp", slot), Address: netip.MustParsePrefix(ip),
+	}
 }
 
-func wantOf(device int, pool string) ipam.Want {
-	return ipam.Want{Device: ipam.Device{Index: device}, Pool: metal3.PoolNamed(pool)}
+func askOf(device, nth int) ipam.Ask {
+	return ipam.Ask{Device: ipam.Device{Index: device}, Nth: nth}
 }
 
 // Where two addresses share a host name, some providers give both the same.
-func TestEachNewWantHasAHostNameOfItsOwn(t *testing.T) {
+func TestEachNewAskHasAHostNameOfItsOwn(t *testing.T) {
 	for name, test := range map[string]struct {
 		held  []ipam.Binding
-		wants []ipam.Want
+		asks  []ipam.Ask
 		hosts []string
 	}{
-		"the first":             {nil, []ipam.Want{wantOf(1, "p")}, []string{"cp"}},
-		"two":                   {nil, []ipam.Want{wantOf(0, "p"), wantOf(1, "p")}, []string{"cp", "cp-1"}},
-		"one beside a held one": {[]ipam.Binding{heldBy(0, "10.0.0.1/24")}, []ipam.Want{wantOf(1, "p")}, []string{"cp-1"}},
-		"none":                  {[]ipam.Binding{heldBy(0, "10.0.0.1/24")}, nil, nil},
+		"the first":             {nil, []ipam.Ask{askOf(1, 0)}, []string{"cp"}},
+		"two":                   {nil, []ipam.Ask{askOf(0, 0), askOf(1, 0)}, []string{"cp", "cp-1"}},
+		"two of one device":     {nil, []ipam.Ask{askOf(0, 0), askOf(0, 1)}, []string{"cp", "cp-0-1"}},
+		"one beside a held one": {[]ipam.Binding{heldBy(ipam.Slot{}, "10.0.0.1/24")}, []ipam.Ask{askOf(1, 0)}, []string{"cp-1"}},
+		"none":                  {[]ipam.Binding{heldBy(ipam.Slot{}, "10.0.0.1/24")}, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, m := machineWith(t, "", twoDevices)
 			m.Held = test.held
-			fresh, dropped, err := m.NewWants(test.wants)
+			fresh, dropped, err := m.NewAsks(test.asks)
 			var hosts []string
-			for _, want := range fresh {
-				hosts = append(hosts, want.Host)
+			for _, ask := range fresh {
+				hosts = append(hosts, ask.Host)
 			}
 			if err != nil || len(dropped) > 0 || !slices.Equal(hosts, test.hosts) {
 				t.Errorf("got hosts %q, dropped %v and error %v, want %q", hosts, dropped, err, test.hosts)
@@ -151,27 +184,31 @@ func TestEachNewWantHasAHostNameOfItsOwn(t *testing.T) {
 }
 
 func TestBindingWhoseDeviceWantsItsAddressBackIsDropped(t *testing.T) {
-	_, m := machineWith(t, "", twoDevices)
-	m.Held = []ipam.Binding{heldBy(0, "10.0.0.1/24")}
-	fresh, dropped, err := m.NewWants([]ipam.Want{wantOf(0, "p")})
-	if err != nil || len(fresh) > 0 || len(dropped) != 1 || dropped[0].Device.Index != 0 {
-		t.Errorf("got wants %v, dropped %v and error %v, want the binding dropped", fresh, dropped, err)
-	}
-}
-
-func TestWantOfADeviceWhoseBindingWentElsewhereIsRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		devices string
-		pool    string
+		asks    []ipam.Ask
+		held    []ipam.Binding
 	}{
-		"its address is on another device": {`{"networkName":"a"},{"networkName":"b","ipAddrs":["10.0.0.1/24"]}`, "p"},
-		"it wants another pool":            {twoDevices, "q"},
+		"a device without addresses": {twoDevices, []ipam.Ask{askOf(0, 0)}, []ipam.Binding{heldBy(ipam.Slot{}, "10.0.0.1/24")}},
+		"a device that has kept another address": {
+			`{"networkName":"a","ipAddrs":["10.0.0.2/24"]}`, nil,
+			[]ipam.Binding{heldBy(ipam.Slot{}, "10.0.0.1/24"), heldBy(ipam.Slot{Nth: 1}, "10.0.0.2/24")},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, m := machineWith(t, "", test.devices)
-			m.Held = []ipam.Binding{heldBy(0, "10.0.0.1/24")}
-			_, _, err := m.NewWants([]ipam.Want{wantOf(0, test.pool)})
-			wantRefusal(t, err, ipam.DevicePinned, "device 0")
+			m.Held = test.held
+			fresh, dropped, err := m.NewAsks(test.asks)
+			if err != nil || len(fresh) > 0 || len(dropped) != 1 || dropped[0].Address != test.held[0].Address {
+				t.Errorf("got asks %v, dropped %v and error %v, want the first binding dropped", fresh, dropped, err)
+			}
 		})
 	}
+}
+
+func TestAskOfADeviceWhoseBindingWentElsewhereIsRefused(t *testing.T) {
+	_, m := machineWith(t, "", `{"networkName":"a"},{"networkName":"b","ipAddrs":["10.0.0.1/24"]}`)
+	m.Held = []ipam.Binding{heldBy(ipam.Slot{}, "10.0.0.1/24")}
+	_, _, err := m.NewAsks([]ipam.Ask{askOf(0, 0)})
+	wantRefusal(t, err, ipam.DevicePinned, "device 0")
 }

@@ -46,15 +46,29 @@ func PatchFor(raw []byte, edit func(Document) error) ([]jsonpatch.Operation, err
 	return patch, nil
 }
 
-// Inject writes bindings into the devices that are to have them, and what
-// makes the release of all bindings of the machine sure into the metadata.
+// Inject writes the bindings of a machine into those of its devices that are to have
+// theirs, and what makes the release of all of them sure into the metadata. A device is
+// given all of its addresses, also where it lacks only some.
 func Inject(doc Document, into []ipam.Binding, all ipam.Bindings) error {
+	done := map[int]bool{}
 	for _, b := range into {
-		device, err := doc.device(b.Device.Index)
+		index := b.Device.Index
+		if done[index] {
+			continue
+		}
+		done[index] = true
+		device, err := doc.device(index)
 		if err != nil {
 			return err
 		}
-		injectBinding(device, b)
+		bindings := bindingsOf(index, all.Bindings)
+		nameservers, searchDomains := dnsOf(bindings)
+		if err := ipam.CheckDNS(fmt.Sprintf("what the pools of device %d say together", index), nameservers, searchDomains); err != nil {
+			return err
+		}
+		addresses, _ := device["ipAddrs"].([]any)
+		device["ipAddrs"] = withAddresses(addresses, bindings)
+		injectBeside(device, bindings)
 	}
 	text, err := all.Encode()
 	if err != nil {
@@ -63,25 +77,85 @@ func Inject(doc Document, into []ipam.Binding, all ipam.Bindings) error {
 	return doc.addMarks(text)
 }
 
-// injectBinding gives a device its address, and a gateway where it has none.
-// Name servers and search domains are the pool's where the pool has any.
-func injectBinding(device map[string]any, b ipam.Binding) {
-	device["ipAddrs"] = []any{b.Address.String()}
-	if b.Gateway.IsValid() {
+// bindingsOf are those of one device, in the order in which it asked for them.
+func bindingsOf(device int, all []ipam.Binding) []ipam.Binding {
+	var bindings []ipam.Binding
+	for _, b := range all {
+		if b.Device.Index == device {
+			bindings = append(bindings, b)
+		}
+	}
+	return inOrder(bindings)
+}
+
+// inOrder sorts bindings of one device.
+func inOrder(bindings []ipam.Binding) []ipam.Binding {
+	slices.SortStableFunc(bindings, func(a, b ipam.Binding) int { return a.Slot().Nth - b.Slot().Nth })
+	return bindings
+}
+
+// withAddresses are the addresses of the bindings, and behind them what else a device has.
+func withAddresses(has []any, bindings []ipam.Binding) []any {
+	var addresses []any
+	for _, b := range bindings {
+		addresses = append(addresses, b.Address.String())
+	}
+	for _, entry := range has {
+		text, _ := entry.(string)
+		isBound := func(b ipam.Binding) bool { return isAddress(text, b.Address.Addr()) }
+		if !slices.ContainsFunc(bindings, isBound) {
+			addresses = append(addresses, entry)
+		}
+	}
+	return addresses
+}
+
+// injectBeside gives a device what stands beside its addresses: of each family the first
+// gateway of its bindings, where it has none, and the name servers and search domains
+// of all of them, where there are any.
+func injectBeside(device map[string]any, bindings []ipam.Binding) {
+	for _, b := range bindings {
 		gateway := "gateway6"
 		if b.Gateway.Is4() {
 			gateway = "gateway4"
 		}
-		if device[gateway] == nil || device[gateway] == "" {
+		if b.Gateway.IsValid() && (device[gateway] == nil || device[gateway] == "") {
 			device[gateway] = b.Gateway.String()
 		}
 	}
-	if len(b.Nameservers) > 0 {
-		device["nameservers"] = anySlice(b.Nameservers)
+	nameservers, searchDomains := dnsOf(bindings)
+	if len(nameservers) > 0 {
+		device["nameservers"] = anySlice(nameservers)
 	}
-	if len(b.SearchDomains) > 0 {
-		device["searchDomains"] = anySlice(b.SearchDomains)
+	if len(searchDomains) > 0 {
+		device["searchDomains"] = anySlice(searchDomains)
 	}
+}
+
+// dnsOf are the name servers and search domains of a device's bindings, each once.
+func dnsOf(bindings []ipam.Binding) (nameservers, searchDomains []string) {
+	for _, b := range bindings {
+		nameservers = appendNew(nameservers, b.Nameservers)
+		searchDomains = appendNew(searchDomains, b.SearchDomains)
+	}
+	return nameservers, searchDomains
+}
+
+func appendNew(all, more []string) []string {
+	for _, text := range more {
+		if !slices.Contains(all, text) {
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+func anySlice(texts []string) []any {
+	items := make([]any, len(texts))
+	for i, text := range texts {
+		items[i] = text
+	}
+	return items
 }
 
 func (doc Document) device(index int) (map[string]any, error) {
@@ -119,12 +193,4 @@ func (doc Document) addMarks(bindings string) error {
 		metadata["finalizers"] = append(finalizers, ipam.ReleaseFinalizer)
 	}
 	return nil
-}
-
-func anySlice(texts []string) []any {
-	items := make([]any, len(texts))
-	for i, text := range texts {
-		items[i] = text
-	}
-	return items
 }

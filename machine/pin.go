@@ -17,6 +17,7 @@ import (
 // found by its address: others may have been put before it since it was bound.
 // Both objects are of one API version.
 func Pin(before, after *Machine, held []ipam.Binding, doc Document) (pinned []int, err error) {
+	onDevice := map[int][]ipam.Binding{}
 	for _, b := range held {
 		i := before.boundTo(b)
 		if i < 0 {
@@ -27,6 +28,10 @@ func Pin(before, after *Machine, held []ipam.Binding, doc Document) (pinned []in
 		if err := pinBinding(before, after, b, i, doc); err != nil {
 			return nil, err
 		}
+		onDevice[i] = append(onDevice[i], b)
+	}
+	if err := pinBeside(after, onDevice, doc); err != nil {
+		return nil, err
 	}
 	if !after.DeletionTimestamp.IsZero() || isMoving(after) || len(held) == 0 {
 		// Nothing can be added to a machine that goes, and one that lives on elsewhere
@@ -66,8 +71,26 @@ func pinBinding(before, after *Machine, b ipam.Binding, i int, doc Document) err
 		return err
 	}
 	addresses, _ := device["ipAddrs"].([]any)
-	injectBinding(device, b)
 	device["ipAddrs"] = withAddress(addresses, held.IPAddrs, b.Address.Addr())
+	return nil
+}
+
+// pinBeside gives back what stands beside the addresses of devices that an update took an
+// address from. A device may have several bindings, whose name servers it has together.
+func pinBeside(after *Machine, onDevice map[int][]ipam.Binding, doc Document) error {
+	for i, bindings := range onDevice {
+		hasAll := !slices.ContainsFunc(bindings, func(b ipam.Binding) bool {
+			return !slices.Contains(after.Spec.Network.Devices[i].IPAddrs, b.Address.String())
+		})
+		if hasAll {
+			continue
+		}
+		device, err := doc.device(i)
+		if err != nil {
+			return err
+		}
+		injectBeside(device, inOrder(bindings))
+	}
 	return nil
 }
 

@@ -217,3 +217,32 @@ func wantRefusal(t *testing.T, err error, reason ipam.Reason, text string) {
 		t.Errorf("got %v, want a refusal %s with %q", err, reason, text)
 	}
 }
+
+// Of a device's addresses each is pinned for itself, whatever an update takes.
+func TestUpdateOfADeviceWithTwoAddresses(t *testing.T) {
+	bindings := ipam.Bindings{Machine: "cp", Bindings: dualStack()}
+	for name, devices := range map[string]string{
+		"drops one":                       `{"gateway4":"10.0.0.254","gateway6":"fd00::fe","ipAddrs":["fd00::1/64"],"nameservers":["10.0.0.53","fd00::53","fd00::54"],"searchDomains":["a","b"]}`,
+		"drops the other and its gateway": `{"gateway4":"10.0.0.254","ipAddrs":["10.0.0.1/24"],"nameservers":["10.0.0.53"]}`,
+		"drops both":                      `{}`,
+		"changes one":                     `{"gateway4":"10.0.0.254","gateway6":"fd00::fe","ipAddrs":["10.0.0.9/24","fd00::1/64"]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, before := machineWith(t, "", dualStackDevice)
+			raw, after := machineWith(t, "", devices)
+			var device map[string]any
+			_, err := PatchFor([]byte(raw), func(doc Document) error {
+				if _, err := Pin(before, after, bindings.Bindings, doc); err != nil {
+					return err
+				}
+				var err error
+				device, err = doc.device(0)
+				return err
+			})
+			got, _ := json.Marshal(device)
+			if err != nil || string(got) != dualStackDevice {
+				t.Errorf("got  %s, error %v\nwant %s", got, err, dualStackDevice)
+			}
+		})
+	}
+}

@@ -68,7 +68,7 @@ func unusedLabels(asked []Asker, m *Machine) (warnings []string) {
 		reason = "the machine lists no devices, and those of a failure domain are not given addresses; list them in spec.network.devices"
 	}
 	for _, by := range asked {
-		if label := by.label(); label != "" {
+		for _, label := range by.labels() {
 			warnings = append(warnings, fmt.Sprintf("label %s of %s is not used: %s", label, by.Name, reason))
 		}
 	}
@@ -83,12 +83,12 @@ func halfServed(asked []Asker, m *Machine) (warnings []string) {
 		if has == "" || m.isServed(d) {
 			continue
 		}
-		found, err := firstAsk(asked, DeviceOf(d, i))
-		if err != nil || found == nil || found.From == nil {
+		found, err := firstAnswer(asked, DeviceOf(d, i))
+		if err != nil || found == nil || found.from == nil {
 			continue
 		}
 		warnings = append(warnings, fmt.Sprintf("device %d gets no address by %s: it has %s, and only devices with neither DHCP nor ipAddrs are served; "+
-			"set dhcp4 or an IPv4 address in ipAddrs if it needs one, or leave IPv6 to the pool", i, found.By, has))
+			"set dhcp4 or an IPv4 address in ipAddrs if it needs one, or leave IPv6 to the pool", i, found.by, has))
 	}
 	return warnings
 }

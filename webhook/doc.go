@@ -1,5 +1,5 @@
 // Package webhook is the admission path of a VSphereMachine. Read it in this
-// order: handler.go takes a request apart and decides; pools.go finds what each
+// order: handler.go takes a request apart and decides; package demand finds what each
 // device asks for; readmit.go is for creates that bring bindings along, update.go
 // for updates. What was bound is written into the machine by machine.Inject.
 //

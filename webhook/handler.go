@@ -18,7 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
@@ -35,12 +35,12 @@ const takeBackTimeout = 15 * time.Second
 
 // Allocator is what admission needs of IPAM.
 type Allocator interface {
-	// Resolve completes a want's reference to a pool that leaves something open, or
-	// fails with a Refusal.
-	Resolve(ctx context.Context, namespace string, want ipam.Want) (ipam.Want, error)
-	// Check fails with a Refusal if the request cannot be served now.
-	Check(ctx context.Context, req allocator.Request) error
-	// Claim binds an address for every want, or fails with a Refusal or
+	// Check fails with a Refusal if the request cannot be served now. It warns of pools
+	// that are asked for and cannot be used.
+	Check(ctx context.Context, req allocator.Request) (warnings []string, err error)
+	// Meant are the pools from which the address of an ask may be.
+	Meant(ctx context.Context, machine ipam.Machine, ask ipam.Ask) ([]ipam.PoolReference, error)
+	// Claim binds an address for every ask, or fails with a Refusal or
 	// allocator.ErrMachineExists.
 	Claim(ctx context.Context, req allocator.Request) (*allocator.Attempt, error)
 	// TakeBack undoes what an attempt left that came to nothing.
@@ -64,11 +64,19 @@ type Refusals interface {
 	Record(namespace string, owner metav1.OwnerReference, refusal *ipam.Refusal)
 }
 
+// Demand is what machines ask for.
+type Demand interface {
+	// Asks lists what the eligible devices ask for, and warns of what is asked for in
+	// vain. It fails with a Refusal if something is asked for that cannot be given.
+	Asks(ctx context.Context, m *machine.Machine) (asks []ipam.Ask, warnings []string, err error)
+	// IsPaused tells whether the machine's Cluster is paused.
+	IsPaused(ctx context.Context, m *machine.Machine) (bool, error)
+}
+
 // Handler admits VSphereMachines.
 type Handler struct {
 	Allocator Allocator
-	// Cache reads templates and clusters from informers, Live from the API server.
-	Cache, Live client.Reader
+	Demand    Demand
 	// Events tells the users what was refused, Refusals the owners of machines
 	// what to wait for.
 	Events   events.EventRecorder
@@ -156,22 +164,25 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	if err != nil {
 		return deny(err)
 	}
-	wants, unserved, err := h.wants(ctx, m)
+	asks, unserved, err := h.Demand.Asks(ctx, m)
 	if err != nil {
 		return deny(err)
 	}
 	warnings := slices.Concat(told, unserved)
-	wants, dropped, err := m.NewWants(wants)
+	if err := h.checkStillAsked(ctx, m, asks); err != nil {
+		return deny(err)
+	}
+	asks, dropped, err := m.NewAsks(asks)
 	if err != nil {
 		return deny(err)
 	}
-	if len(wants)+len(dropped) == 0 {
+	if len(asks)+len(dropped) == 0 {
 		return verdict{warnings: warnings, unserved: unserved}
 	}
 	if m.Name == "" {
 		return allow("metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name")
 	}
-	paused, err := h.isPaused(ctx, m)
+	paused, err := h.Demand.IsPaused(ctx, m)
 	if err != nil {
 		return deny(err)
 	}
@@ -183,7 +194,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 		Stamp:   ipam.Stamp{Time: time.Now(), Request: req.UID},
 		Machine: m.Identity(),
 		Owner:   m.Owner(req.UserInfo.Username),
-		Wants:   wants,
+		Asks:    asks,
 	}
 	var v verdict
 	if isDryRun(req) {
@@ -198,19 +209,52 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	return v
 }
 
+// whilePaused decides about a machine whose Cluster is paused. CAPI's controllers
+// look before they make machines, and not again before each of them: what else
+// they make would have no address, and CAPV wait for one for ever. Refused, they
+// make it when the Cluster is resumed. A machine without an owner is made by a person,
+// who is warned and can wait.
+func whilePaused(req admission.Request, m *machine.Machine) verdict {
+	owner := m.Owner(req.UserInfo.Username)
+	if owner.UID == "" || isDryRun(req) {
+		return allow("the machine's Cluster is paused: no address is claimed for it")
+	}
+	return deny(ipam.Refuse(ipam.ClusterPaused, "Cluster %q is paused, so that %s %q gets no machine now: resume the Cluster",
+		m.Labels[clusterv1.ClusterNameLabel], owner.Kind, owner.Name))
+}
+
 func isDryRun(req admission.Request) bool { return req.DryRun != nil && *req.DryRun }
 
 // preview answers a dry run, which must leave no trace: the machine stays as it
 // is, and what would deny it is a warning.
 func (h *Handler) preview(ctx context.Context, request allocator.Request) verdict {
-	err := h.Allocator.Check(ctx, request)
+	warnings, err := h.Allocator.Check(ctx, request)
 	if refusal, ok := ipam.AsRefusal(err); ok {
 		return allow(refusal.Message)
 	}
 	if err != nil {
 		return deny(err)
 	}
-	return allow()
+	return allow(warnings...)
+}
+
+// checkStillAsked refuses a machine that was given addresses by an earlier call for the
+// same create, and that a webhook behind this one has made ask for other pools.
+func (h *Handler) checkStillAsked(ctx context.Context, m *machine.Machine, asks []ipam.Ask) error {
+	for _, ask := range asks {
+		held, isHeld := m.HeldFor(ask)
+		if !isHeld {
+			continue
+		}
+		meant, err := h.Allocator.Meant(ctx, m.Identity(), ask)
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(meant, held.Pool) {
+			return machine.RefuseChangeBehind(held)
+		}
+	}
+	return nil
 }
 
 // injection is what goes into a machine besides what is claimed for it.
@@ -236,6 +280,7 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request alloca
 	if err == nil {
 		var v verdict
 		if v, err = into.patch(raw, attempt.Bindings); err == nil {
+			v.warnings = append(v.warnings, attempt.Warnings...)
 			return v
 		}
 	}
@@ -254,7 +299,7 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request alloca
 // claim claims what is wanted. Of a machine that brings all its bindings along
 // nothing is.
 func (h *Handler) claim(ctx context.Context, request allocator.Request) (*allocator.Attempt, error) {
-	if len(request.Wants) == 0 {
+	if len(request.Asks) == 0 {
 		return &allocator.Attempt{}, nil
 	}
 	return h.Allocator.Claim(ctx, request)

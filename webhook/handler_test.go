@@ -10,19 +10,17 @@ import (
 	"testing"
 
 	admissionv1 "k8s.io/api/admission/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/machine"
+	"capv-static-ip.dev/machine/demand"
 )
 
 // brokenAllocator stands for faults that a real API server cannot be made to
@@ -39,21 +37,23 @@ type noRefusals struct{}
 
 func (noRefusals) Record(string, metav1.OwnerReference, *ipam.Refusal) {}
 
-func (a *brokenAllocator) Resolve(_ context.Context, _ string, want ipam.Want) (ipam.Want, error) {
-	want.Pool = metal3.PoolNamed(want.Pool.Name)
-	return want, nil
+func (a *brokenAllocator) Check(context.Context, allocator.Request) ([]string, error) {
+	return nil, a.err
 }
 
-func (a *brokenAllocator) Check(context.Context, allocator.Request) error { return a.err }
+// Meant has any name mean a pool of metal3.
+func (a *brokenAllocator) Meant(_ context.Context, _ ipam.Machine, ask ipam.Ask) ([]ipam.PoolReference, error) {
+	return []ipam.PoolReference{metal3.PoolNamed(ask.Choices[0].Pool.Name)}, nil
+}
 
 func (a *brokenAllocator) Claim(_ context.Context, req allocator.Request) (*allocator.Attempt, error) {
 	attempt := &allocator.Attempt{}
 	if a.err != nil {
 		return attempt, a.err
 	}
-	for _, want := range req.Wants {
+	for _, ask := range req.Asks {
 		attempt.Bindings = append(attempt.Bindings, ipam.Binding{
-			Device: want.Device, Pool: want.Pool, Claim: ipam.ClaimName(req.Machine.Name, want.Device.Index),
+			Device: ask.Device, Pool: metal3.PoolNamed(ask.Choices[0].Pool.Name), Claim: ipam.ClaimName(req.Machine.Name, ask.Slot()),
 			Address: netip.MustParsePrefix("10.0.0.1/24"), Gateway: netip.MustParseAddr("10.0.0.254"),
 			Nameservers: []string{"10.0.0.53"}, SearchDomains: []string{"example"},
 		})
@@ -83,7 +83,9 @@ func (a *brokenAllocator) InUse(context.Context, ipam.Machine, string, netip.Add
 }
 
 func handler(a Allocator) *Handler {
-	return &Handler{Allocator: a, Events: events.NewFakeRecorder(10), Refusals: noRefusals{}, Scheme: runtime.NewScheme()}
+	return &Handler{
+		Allocator: a, Demand: &demand.Reader{}, Events: events.NewFakeRecorder(10), Refusals: noRefusals{}, Scheme: runtime.NewScheme(),
+	}
 }
 
 func createOf(raw string) admission.Request {
@@ -147,67 +149,6 @@ func TestMachineWithALifeIsLeftAsItIs(t *testing.T) {
 				t.Errorf("got %+v", response)
 			}
 		})
-	}
-}
-
-// emptyCache knows no object.
-type emptyCache struct{ client.Reader }
-
-func (emptyCache) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
-	return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
-}
-
-// templateCache has a template of any name, which asks for nothing.
-type templateCache struct{ client.Reader }
-
-func (templateCache) Get(_ context.Context, key client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
-	if _, isTemplate := obj.(*metav1.PartialObjectMetadata); !isTemplate {
-		return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
-	}
-	obj.SetName(key.Name)
-	return nil
-}
-
-func TestMachineThatNamesItsPoolsItselfIsAdmittedFromTheCache(t *testing.T) {
-	cloned := `"annotations":{"cluster.x-k8s.io/cloned-from-name":"t","cluster.x-k8s.io/cloned-from-groupkind":"VSphereMachineTemplate.infrastructure.cluster.x-k8s.io"`
-	for name, raw := range map[string]string{
-		"by its label":                       `{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"},` + cloned + `}},"spec":{"network":{"devices":[{},{}]}}}`,
-		"by annotations for each device":     `{"metadata":{"name":"cp",` + cloned + `,"pools.capv-static-ip.dev/0":"a","pools.capv-static-ip.dev/eth1":"b"}},"spec":{"network":{"devices":[{},{"deviceName":"eth1"}]}}}`,
-		"by one for the device without DHCP": `{"metadata":{"name":"cp",` + cloned + `,"pools.capv-static-ip.dev/1":"a"}},"spec":{"network":{"devices":[{"dhcp4":true},{}]}}}`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			h := handler(&brokenAllocator{})
-			h.Cache, h.Live = templateCache{}, nil // a live read would panic
-
-			response := h.Handle(t.Context(), createOf(raw))
-			if !response.Allowed || len(response.Patches) == 0 {
-				t.Errorf("got %+v", response)
-			}
-		})
-	}
-}
-
-// noGatewayTemplate is an API server with a template that wants no gateway.
-type noGatewayTemplate struct{ client.Reader }
-
-func (noGatewayTemplate) Get(_ context.Context, _ client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
-	obj.SetAnnotations(map[string]string{"gateway.capv-static-ip.dev/0": ipam.NoGateway})
-	return nil
-}
-
-func TestTemplateThatTheCacheDoesNotHaveYetIsReadAllTheSame(t *testing.T) {
-	h := handler(&brokenAllocator{})
-	h.Cache, h.Live = emptyCache{}, noGatewayTemplate{}
-	m, err := machine.Decode([]byte(`{"metadata":{"name":"cp","labels":{"cluster.x-k8s.io/ip-pool-name":"pool"},"annotations":{"cluster.x-k8s.io/cloned-from-name":"t",` +
-		`"cluster.x-k8s.io/cloned-from-groupkind":"VSphereMachineTemplate.infrastructure.cluster.x-k8s.io"}},"spec":{"network":{"devices":[{}]}}}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	wants, _, err := h.wants(t.Context(), m)
-
-	if err != nil || len(wants) != 1 || !wants[0].NoGateway {
-		t.Errorf("got %+v and error %v, want one that needs no gateway", wants, err)
 	}
 }
 

@@ -34,6 +34,14 @@ type Binding struct {
 	SearchDomains []string      `json:"searchDomains,omitempty"`
 }
 
+// Slot is the place of the address on its machine. Which of its device's addresses it is
+// stands in the name of the claim, also in that of a claim that was made for another
+// machine first.
+func (b Binding) Slot() Slot {
+	_, slot, _, _ := ParseClaimName(b.Claim)
+	return Slot{Device: b.Device.Index, Nth: slot.Nth}
+}
+
 // Bindings is the content of BindingsAnnotation: the machine it was written
 // for, so that a copied manifest is told apart, and what that machine holds.
 type Bindings struct {

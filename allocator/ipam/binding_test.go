@@ -87,7 +87,7 @@ func TestBindingsOfAllDevicesAreRead(t *testing.T) {
 		all.Bindings = append(all.Bindings, Binding{
 			Device: Device{Index: i, DeviceName: "ens192", NetworkName: "/DC0/network/VM Network"},
 			Pool:   PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "GlobalInClusterIPPool", Name: strings.Repeat("p", 63)},
-			Claim:  ClaimNameOfTry(all.Machine, i, 260), Address: netip.MustParsePrefix("fd00:1111:2222:3333:4444::1/64"),
+			Claim:  ClaimNameOfTry(all.Machine, Slot{Device: i}, 260), Address: netip.MustParsePrefix("fd00:1111:2222:3333:4444::1/64"),
 			Gateway: netip.MustParseAddr("fd00:1111:2222:3333:4444::fe"), Nameservers: []string{"10.0.0.53"}, SearchDomains: []string{"example.org"},
 		})
 	}

@@ -4,12 +4,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/validation"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,7 +52,7 @@ const (
 	// TakenOverAnnotation is on such a claim when that has happened: what was on it
 	// before, see NoteTakenOver.
 	TakenOverAnnotation = "capv-static-ip.dev/taken-over"
-	// DeviceAnnotation holds, on a claim, the index of the device that it is for.
+	// DeviceAnnotation holds, on a claim, the Slot that it is for.
 	DeviceAnnotation = "capv-static-ip.dev/device"
 	// KeptAnnotation is on a claim that was not bound while its request had time.
 	// It is left for the next machine of the same owner, see RequestedByAnnotation.
@@ -72,7 +70,7 @@ const (
 	RecreatedAnnotation = "capv-static-ip.dev/recreated"
 
 	// PoolsAnnotationPrefix and the index or the deviceName of a device make the
-	// annotation, on a machine or on its template, that names the device's pool.
+	// annotation, on a machine or on its template, that names the device's pools.
 	PoolsAnnotationPrefix = "pools.capv-static-ip.dev/"
 	// GatewayAnnotationPrefix and a device, likewise, make the annotation that, with the
 	// value NoGateway, keeps the pool's gateway from the device.
@@ -89,72 +87,6 @@ const (
 	// makes CAPI try again at once.
 	RefusedByAnnotation = "capv-static-ip.dev/refused-by"
 )
-
-// ClaimName is the name of a machine's claim for the first pool of the device
-// with this index: <machine>-<index>, which is the name that the static IP
-// adapter for CAPV used, so that its claims are recognised. A name over the
-// limit for object names (253) is cut and ends in a hash of the whole.
-func ClaimName(machine string, index int) string {
-	return ClaimNameOfTry(machine, index, 1)
-}
-
-// ClaimNameOfTry is ClaimName for the claim of the n-th try. Those after the first
-// end in .r<n>: the names before are those of claims that were set aside.
-func ClaimNameOfTry(machine string, index, try int) string {
-	suffix := "-" + strconv.Itoa(index)
-	if try > 1 {
-		suffix += ".r" + strconv.Itoa(try)
-	}
-	if len(machine)+len(suffix) <= validation.DNS1123SubdomainMaxLength {
-		return machine + suffix
-	}
-	suffix = "-" + shortHash(machine) + suffix
-	head := machine[:validation.DNS1123SubdomainMaxLength-len(suffix)]
-	return strings.TrimRight(head, ".-") + suffix
-}
-
-// DeviceOfClaim is the index of the device that a claim of the machine is for:
-// by the claim's name, or, where the claim was made for another machine first, by
-// its own marks.
-func DeviceOfClaim(claim client.Object, machine string) (index int, ok bool) {
-	if index, ok := deviceOfName(claim.GetName(), machine); ok {
-		return index, true
-	}
-	if !IsMarked(claim, machine) {
-		return 0, false
-	}
-	index, err := strconv.Atoi(claim.GetAnnotations()[DeviceAnnotation])
-	return index, err == nil && index >= 0
-}
-
-// deviceOfName is the index of the device in the name of a claim of this machine.
-// The name is made again and compared, because that of a long machine was cut.
-func deviceOfName(claim, machine string) (index int, ok bool) {
-	_, index, try, ok := ParseClaimName(claim)
-	return index, ok && claim == ClaimNameOfTry(machine, index, try)
-}
-
-// ParseClaimName reads the name of a claim backwards, see ClaimNameOfTry: the machine
-// (unless the name was cut), the index of the device, and which try it was. It is
-// false for a name that does not end in a device index.
-func ParseClaimName(claim string) (machine string, index, try int, ok bool) {
-	dash := strings.LastIndexByte(claim, '-')
-	if dash <= 0 {
-		return "", 0, 0, false
-	}
-	number, retry, retried := strings.Cut(claim[dash+1:], ".r")
-	device, err := strconv.ParseUint(number, 10, 16)
-	if err != nil {
-		return "", 0, 0, false
-	}
-	try = 1
-	if retried {
-		if try, err = strconv.Atoi(retry); err != nil || try < 2 {
-			return "", 0, 0, false
-		}
-	}
-	return claim[:dash], int(device), try, true
-}
 
 // MachineLabelValue is the value of MachineLabel for a machine of this name.
 func MachineLabelValue(machine string) string {

@@ -17,7 +17,7 @@ import (
 )
 
 func TestClaimNameIsTheAdaptersName(t *testing.T) {
-	if got := ClaimName("cp-x7k2p", 1); got != "cp-x7k2p-1" {
+	if got := ClaimName("cp-x7k2p", Slot{Device: 1}); got != "cp-x7k2p-1" {
 		t.Errorf("got %q, want cp-x7k2p-1", got)
 	}
 }
@@ -25,27 +25,30 @@ func TestClaimNameIsTheAdaptersName(t *testing.T) {
 func TestClaimNameOfALongMachineIsShortAndItsOwn(t *testing.T) {
 	long := strings.Repeat("a", 252)
 	for _, machine := range []string{long + "b", long + "c", strings.Repeat("a", 230) + "." + strings.Repeat("a", 22)} {
-		name := ClaimName(machine, 12)
+		name := ClaimName(machine, Slot{Device: 12})
 		if errs := validation.IsDNS1123Subdomain(name); len(errs) > 0 {
 			t.Errorf("claim name %q of a machine with %d characters is invalid: %v", name, len(machine), errs)
 		}
 	}
-	if ClaimName(long+"b", 0) == ClaimName(long+"c", 0) {
+	if ClaimName(long+"b", Slot{Device: 0}) == ClaimName(long+"c", Slot{Device: 0}) {
 		t.Error("two machines whose names differ in the last character share a claim name")
 	}
 }
 
 func TestClaimNameIsReadBackwards(t *testing.T) {
 	type parts struct {
-		machine    string
-		index, try int
+		machine string
+		slot    string
+		try     int
 	}
 	for claim, want := range map[string]parts{
-		"cp-x7k2p-0":   {"cp-x7k2p", 0, 1},
-		"cp-12":        {"cp", 12, 1},
-		"cp-12.r2":     {"cp", 12, 2},
-		"cp-0.r260":    {"cp", 0, 260},
-		"a.b-1":        {"a.b", 1, 1},
+		"cp-x7k2p-0":   {"cp-x7k2p", "0", 1},
+		"cp-12":        {"cp", "12", 1},
+		"cp-12.r2":     {"cp", "12", 2},
+		"cp-1.2":       {"cp", "1.2", 1},
+		"cp-1.2.r2":    {"cp", "1.2", 2},
+		"cp-0.r260":    {"cp", "0", 260},
+		"a.b-1":        {"a.b", "1", 1},
 		"cp":           {},
 		"cp-":          {},
 		"-0":           {},
@@ -54,14 +57,19 @@ func TestClaimNameIsReadBackwards(t *testing.T) {
 		"cp-0.rx":      {},
 		"cp-99999999":  {},
 		"cp-0.r2.r3":   {},
+		"cp-0.1.2":     {},
 		"cp-0.example": {},
 	} {
-		machine, index, try, ok := ParseClaimName(claim)
-		if got := (parts{machine, index, try}); got != want || ok != (want.machine != "") {
+		machine, slot, try, ok := ParseClaimName(claim)
+		got := parts{machine: machine, try: try}
+		if ok {
+			got.slot = slot.String()
+		}
+		if got != want || ok != (want.machine != "") {
 			t.Errorf("claim %q: got %+v, %t, want %+v", claim, got, ok, want)
 		}
-		if ok && ClaimNameOfTry(machine, index, try) != claim {
-			t.Errorf("claim %q is named %q again", claim, ClaimNameOfTry(machine, index, try))
+		if ok && ClaimNameOfTry(machine, slot, try) != claim {
+			t.Errorf("claim %q is named %q again", claim, ClaimNameOfTry(machine, slot, try))
 		}
 	}
 }

@@ -26,6 +26,8 @@ type Claim struct {
 	Exhausted bool
 	// Waits is the provider's reason for a claim that is not bound yet.
 	Waits string
+	// Requested is the address that the claim asks for, the zero Addr if any will do.
+	Requested netip.Addr
 }
 
 // Address is a provider's answer to a claim.
@@ -50,6 +52,10 @@ type Pool struct {
 	// least, if that is enough), and how many of the claims need one of them: a
 	// claim may have one reserved. It is nil where the provider does not say.
 	Free func(claims []string) (free, needed uint64)
+	// Offers tells whether an address is one of the pool's, and whether a claim of this name
+	// can not have it, because another has it or it is reserved for another. It is nil
+	// where a claim cannot ask for an address.
+	Offers func(ip netip.Addr, claim string) (in, taken bool)
 	// Silent says that the provider leaves a claim without a word when the pool
 	// has no address for it, so that the pool has to be asked.
 	Silent bool
@@ -64,6 +70,8 @@ type ClaimSpec struct {
 	Pool    PoolReference
 	// Host is the name to register with the address, that of the machine if empty.
 	Host string
+	// IP is the address that the claim is to ask for, the zero Addr if any will do.
+	IP netip.Addr
 	// PoolObject is the pool as it was read, nil if it was not.
 	PoolObject client.Object
 }

@@ -35,11 +35,14 @@ const (
 	DevicePinned     Reason = "DevicePinned"
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolElsewhere    Reason = "PoolElsewhere"
-	PoolNotNamed     Reason = "PoolNotNamed"
+	NoPoolMatches    Reason = "NoPoolMatches"
 	// PoolNotForNetwork and PoolNotAllowed are of pools that say what they are for.
 	PoolNotForNetwork Reason = "PoolNotForNetwork"
 	PoolNotAllowed    Reason = "PoolNotAllowed"
 	GatewayInvalid    Reason = "GatewayInvalid"
+	// AddressNotRequestable and AddressTaken are of an address that was asked for.
+	AddressNotRequestable Reason = "AddressNotRequestable"
+	AddressTaken          Reason = "AddressTaken"
 	// AllocationFailed is that of a failure that its reader can do nothing about
 	// in the request.
 	AllocationFailed Reason = "AllocationFailed"

@@ -123,6 +123,14 @@ func isUsedBy(pool Pool, machine Machine) (bool, error) {
 	return allowed, nil
 }
 
+// IsOpenedTo tells whether a pool says that machines of this namespace and Cluster may
+// claim from it. One that says nothing is open to all, and opened to none.
+func IsOpenedTo(pool Pool, machine Machine) bool {
+	_, limited := pool.GetAnnotations()[UsedByAnnotation]
+	allowed, err := isUsedBy(pool, machine)
+	return limited && allowed && err == nil
+}
+
 // matches tells whether a name is the pattern's, whose final * stands for any rest.
 func matches(pattern, name string) bool {
 	if prefix, open := strings.CutSuffix(pattern, "*"); open {
@@ -134,8 +142,12 @@ func matches(pattern, name string) bool {
 // SaysNoGateway tells whether the gateway of a pool is not to be injected.
 func SaysNoGateway(pool Pool) bool { return pool.GetAnnotations()[GatewayAnnotation] == NoGateway }
 
-// StatesTheSame tells whether two versions of a pool say the same of what they are for.
+// StatesTheSame tells whether two versions of a pool say the same of what they are for, and
+// can be asked for by the same labels.
 func StatesTheSame(a, b client.Object) bool {
+	if LabelsOf(a) != LabelsOf(b) {
+		return false
+	}
 	for _, key := range Statements() {
 		before, had := a.GetAnnotations()[key]
 		after, has := b.GetAnnotations()[key]

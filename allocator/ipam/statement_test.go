@@ -31,7 +31,7 @@ func TestPoolServesTheNetworksThatItNamesOnly(t *testing.T) {
 		"a name with blanks":               {"VM Network", "VM Network", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			want := Want{Device: Device{Index: 1, NetworkName: test.network}, AskedBy: "label x of y"}
+			want := Want{Ask: Ask{Device: Device{Index: 1, NetworkName: test.network}, AskedBy: "label x of y"}}
 			err := CheckStatement(stating(NetworksAnnotation, test.networks), Machine{}, want)
 			refusal, refused := AsRefusal(err)
 			switch {
@@ -70,7 +70,7 @@ func TestPoolIsForThoseThatItNamesOnly(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			machine := Machine{NamespacedName: types.NamespacedName{Namespace: test.namespace, Name: "m"}, Cluster: test.cluster}
-			err := CheckStatement(stating(UsedByAnnotation, test.usedBy), machine, Want{AskedBy: "label x of y"})
+			err := CheckStatement(stating(UsedByAnnotation, test.usedBy), machine, Want{Ask: Ask{AskedBy: "label x of y"}})
 			refusal, refused := AsRefusal(err)
 			switch {
 			case test.reason == "" && err != nil:

@@ -1,6 +1,12 @@
 package ipam
 
-import "k8s.io/apimachinery/pkg/types"
+import (
+	"net/netip"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
 
 // Machine is for whom addresses are claimed. At admission the object is not
 // stored yet: a name is all there is.
@@ -23,20 +29,89 @@ type Owner struct {
 	User string
 }
 
-// Want is one address that one device needs from one pool.
-type Want struct {
+// Ask is one address that one device asks for. A device that asks for several has an Ask
+// for each.
+type Ask struct {
 	Device Device
-	Pool   PoolReference
-	// AskedBy says which metadata named the pool, for a denial that can be
+	// Nth is the place of the address among those that the device asks for, from 0.
+	Nth int
+	// Choices are the pools from which it may be, those first that are preferred.
+	Choices []Choice
+	// AskedBy says which metadata named the pools, for a denial that can be
 	// acted upon, e.g. `label x of VSphereMachineTemplate "cp"`.
 	AskedBy string
-	// AlsoMissing are, for a bare name of which the namespace has no pool that can be
-	// used, the others that it might mean. They are for texts and for Shortages only.
-	AlsoMissing []PoolReference
 	// NoGateway says that the device must not get the pool's gateway.
 	NoGateway bool
 	// Host is the name for providers that register one with the address. It is
-	// the device's own: where two addresses share a name, such a provider takes
+	// the address's own: where two addresses share a name, such a provider takes
 	// them for one host and gives both the same.
 	Host string
+}
+
+// Slot is the place of the address on its machine.
+func (a Ask) Slot() Slot { return Slot{Device: a.Device.Index, Nth: a.Nth} }
+
+// Choice is a pool, or all pools that bear some labels.
+type Choice struct {
+	// Pool may leave its kind or its API group open. It is empty where labels are given.
+	Pool PoolReference
+	// Labels are those of the pools.
+	Labels PoolLabels
+	// IP is the very address that is wanted, the zero Addr if any will do.
+	IP netip.Addr
+}
+
+// Want is an Ask with the pool that is looked at, or was chosen, for it.
+type Want struct {
+	Ask
+	Pool PoolReference
+	// AlsoMissing are, for a bare name of which the namespace has no pool that can be
+	// used, the others that it might mean. They are for texts and for Shortages only.
+	AlsoMissing []PoolReference
+	// IP is the very address that is wanted of the pool, the zero Addr if any will do.
+	IP netip.Addr
+}
+
+const (
+	// PoolGroupLabel and NetworkNameLabel on pools are what machines can ask for in
+	// place of a pool's name: the static IP adapters' names for them.
+	PoolGroupLabel   = "cluster.x-k8s.io/ip-pool-group"
+	NetworkNameLabel = "cluster.x-k8s.io/network-name"
+)
+
+// PoolLabels are the labels by which pools are asked for. Those that are empty are not.
+type PoolLabels struct {
+	Group, NetworkName string
+}
+
+// LabelsOf are those labels of an object.
+func LabelsOf(obj metav1.Object) PoolLabels {
+	return PoolLabels{Group: obj.GetLabels()[PoolGroupLabel], NetworkName: obj.GetLabels()[NetworkNameLabel]}
+}
+
+// IsEmpty tells whether nothing is asked for.
+func (l PoolLabels) IsEmpty() bool { return l == PoolLabels{} }
+
+// Set are the labels that pools have to bear.
+func (l PoolLabels) Set() map[string]string {
+	set := map[string]string{}
+	if l.Group != "" {
+		set[PoolGroupLabel] = l.Group
+	}
+	if l.NetworkName != "" {
+		set[NetworkNameLabel] = l.NetworkName
+	}
+	return set
+}
+
+// String is how a sentence names the labels.
+func (l PoolLabels) String() string {
+	var texts []string
+	if l.Group != "" {
+		texts = append(texts, PoolGroupLabel+"="+l.Group)
+	}
+	if l.NetworkName != "" {
+		texts = append(texts, NetworkNameLabel+"="+l.NetworkName)
+	}
+	return strings.Join(texts, " and ")
 }

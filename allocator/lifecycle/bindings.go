@@ -47,7 +47,7 @@ type renamedBinding struct {
 func (r *Reconciler) confirmedBindings(ctx context.Context, s *state, isKnown func(ipam.Binding) bool, addresses []ipam.Address) []ipam.Binding {
 	var confirmed []ipam.Binding
 	for _, b := range r.annotatedBindings(ctx, s) {
-		own := ipam.ClaimName(s.name, b.Device.Index)
+		own := ipam.ClaimName(s.name, b.Slot())
 		switch {
 		case isKnown(b), isNamedFor(s.name, b.Claim), isMarkedFor(s.name, b, addresses):
 			confirmed = append(confirmed, b)
@@ -64,7 +64,7 @@ func (r *Reconciler) confirmedBindings(ctx context.Context, s *state, isKnown fu
 
 // isNamedFor tells whether a claim has a name that claims of this machine have.
 func isNamedFor(machine, claim string) bool {
-	_, ok := ipam.DeviceOfClaim(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: claim}}, machine)
+	_, ok := ipam.SlotOfClaim(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: claim}}, machine)
 	return ok
 }
 

@@ -27,7 +27,8 @@ const (
 )
 
 // machineOfClaim is the machine that a claim names: in its mark, by its owner, in
-// its maker's offer, or, as the static IP adapter did, by its own name.
+// its maker's offer, or, as the static IP adapter did, by its own name. That adapter gave
+// a device one address.
 func machineOfClaim(claim client.Object) string {
 	if name := ipam.MachineOf(claim); name != "" {
 		return name
@@ -38,7 +39,10 @@ func machineOfClaim(claim client.Object) string {
 	if name := claim.GetAnnotations()[ipam.ForAnnotation]; name != "" {
 		return name
 	}
-	machine, _, _, _ := ipam.ParseClaimName(claim.GetName())
+	machine, slot, _, _ := ipam.ParseClaimName(claim.GetName())
+	if slot.Nth > 0 {
+		return ""
+	}
 	return machine
 }
 

@@ -27,7 +27,7 @@ import (
 // and its address with this UID. Copies of one machine have the same address.
 func copyOf(machine string, uid types.UID) (*ipamv1.IPClaim, *ipamv1.IPAddress) {
 	claim := unused(func(c *ipamv1.IPClaim) {
-		c.Name, c.UID = ipam.ClaimName(machine, 0), "claim of "+uid
+		c.Name, c.UID = ipam.ClaimName(machine, ipam.Slot{Device: 0}), "claim of "+uid
 		kube.SetAnnotation(c, ipam.RecreatedAnnotation, "10.0.0.1")
 		c.Status.Address = &corev1.ObjectReference{Name: "of-" + machine}
 	})

@@ -65,7 +65,7 @@ func TestOnlyClaimsThatARequestWaitsForMakeAProviderBusy(t *testing.T) {
 			var objects []client.Object
 			for i := range 2 * busyClaims {
 				machine := fmt.Sprintf("md-%d", i)
-				claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: ipam.ClaimName(machine, 0), CreationTimestamp: metav1.NewTime(now)}}
+				claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: ipam.ClaimName(machine, ipam.Slot{Device: 0}), CreationTimestamp: metav1.NewTime(now)}}
 				ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Name: machine}})
 				requested(nil, claim, nil)
 				test.mark(claim)

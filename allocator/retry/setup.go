@@ -148,14 +148,15 @@ func asksAnew(now func() time.Time) predicate.Predicate {
 	}
 }
 
-// statesAnew passes the events after which a pool may be for others than before. Of a
-// pool of all namespaces that says whom it is for that it is made is one, too: nobody
-// waits for it by name who has asked by a bare one.
+// statesAnew passes the events after which a pool may be for others than before. That it
+// is made is one where nobody waits for it by its name: of a pool that can be asked for by
+// labels, and of a pool of all namespaces that a bare name may mean.
 func statesAnew(now func() time.Time) predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(e event.CreateEvent) bool {
 			_, limited := e.Object.GetAnnotations()[ipam.UsedByAnnotation]
-			return limited && e.Object.GetNamespace() == "" && now().Sub(e.Object.GetCreationTimestamp().Time) < time.Minute
+			isUnnamed := limited && e.Object.GetNamespace() == "" || !ipam.LabelsOf(e.Object).IsEmpty()
+			return isUnnamed && now().Sub(e.Object.GetCreationTimestamp().Time) < time.Minute
 		},
 		UpdateFunc:  func(e event.UpdateEvent) bool { return !ipam.StatesTheSame(e.ObjectOld, e.ObjectNew) },
 		DeleteFunc:  func(event.DeleteEvent) bool { return false },

@@ -32,6 +32,7 @@ import (
 	"capv-static-ip.dev/allocator/mapper"
 	"capv-static-ip.dev/allocator/recorder"
 	"capv-static-ip.dev/allocator/retry"
+	"capv-static-ip.dev/machine/demand"
 	"capv-static-ip.dev/webhook"
 )
 
@@ -238,7 +239,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 		return nil, err
 	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
-		slices.Concat(alloc.Sources(), webhook.Sources(mgr.GetScheme())),
+		slices.Concat(alloc.Sources(), demand.Sources(mgr.GetScheme())),
 		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources))
 	if err != nil {
 		return nil, err
@@ -246,8 +247,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 
 	handler := &webhook.Handler{
 		Allocator: alloc,
-		Cache:     cached,
-		Live:      live,
+		Demand:    &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()},
 		Scheme:    mgr.GetScheme(),
 		Namespace: opts.namespace,
 		Events:    events,

@@ -96,7 +96,7 @@ func (b *bench) injected() sample {
 			return nil
 		},
 		remove: func(ctx context.Context, name string) error {
-			gone := b.gone(ipam.ClaimName(name, 0))
+			gone := b.gone(ipam.ClaimName(name, ipam.Slot{Device: 0}))
 			if err := b.client.Delete(ctx, harness.Machine(b.namespace, name)); err != nil {
 				return fmt.Errorf("deleting a machine: %w", err)
 			}

@@ -3,13 +3,18 @@
 package docs
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
 )
 
 // Page is a page of documentation.
@@ -70,6 +75,28 @@ func (p Page) Blocks(language string) []string {
 		}
 	}
 	return blocks
+}
+
+// Manifests are the objects in the YAML blocks: those that have a kind.
+func (p Page) Manifests() ([]*unstructured.Unstructured, error) {
+	var objects []*unstructured.Unstructured
+	for _, block := range p.Blocks("yaml") {
+		decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(block), len(block))
+		for {
+			var content map[string]any
+			err := decoder.Decode(&content)
+			if errors.Is(err, io.EOF) {
+				break
+			}
+			if err != nil {
+				return nil, fmt.Errorf("reading a manifest of %s: %w in\n%s", p.Path, err, block)
+			}
+			if content["kind"] != nil {
+				objects = append(objects, &unstructured.Unstructured{Object: content})
+			}
+		}
+	}
+	return objects, nil
 }
 
 // prose is the page without its fenced blocks.

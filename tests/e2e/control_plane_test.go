@@ -98,16 +98,23 @@ func newBootstrappedScene(t *testing.T) *scene {
 	s := newScene(t, shared, withControlPlane, func(object client.Object) {
 		object.(*clusterv1.Cluster).Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: "127.0.0.1", Port: int32(port)}
 	})
-	workload, err := shared.StartWorkload(t.Context(), s.ns, harness.DefaultCluster, port)
+	s.startWorkload(harness.DefaultCluster, port)
+	return s
+}
+
+// startWorkload has somebody play kubeadm in the virtual machines of a Cluster, until
+// the test ends.
+func (s *scene) startWorkload(cluster string, port int) {
+	s.Helper()
+	workload, err := s.stack.StartWorkload(s.Context(), s.ns, cluster, port)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
-	t.Cleanup(func() {
+	s.Cleanup(func() {
 		if err := workload.Stop(); err != nil {
-			t.Error(err)
+			s.Error(err)
 		}
 	})
-	return s
 }
 
 // awaitControlPlane waits until the scene has so many machines, all of this

@@ -63,7 +63,9 @@ func stackOptions() stack.Options {
 	return stack.Options{
 		Manager:   harness.ManagerOptions{OrphanGracePeriod: gracePeriod},
 		Protected: true,
-		Plane:     harness.Options{KeepFiles: os.Getenv("KEEP_FILES") != "", ControllerAccounts: true},
+		// They change nothing for who does not use them.
+		FeatureGates: []string{"ClusterTopology=true"},
+		Plane:        harness.Options{KeepFiles: os.Getenv("KEEP_FILES") != "", ControllerAccounts: true},
 	}
 }
 
@@ -82,10 +84,20 @@ type scene struct {
 	began time.Time
 }
 
-// newScene makes a namespace with a Cluster named harness.DefaultCluster. When
-// the test ends, the invariants must hold in it, and must have held in the
-// vCenter all the time.
+// newScene makes a namespace with a Cluster named harness.DefaultCluster.
 func newScene(t *testing.T, on *stack.Stack, options ...harness.Option) *scene {
+	t.Helper()
+	s := newEmptyScene(t, on)
+	if err := on.CreateCluster(t.Context(), s.ns, harness.DefaultCluster, options...); err != nil {
+		t.Fatal(err)
+	}
+	s.step("the Cluster is there, in namespace %s with network %s", s.ns, s.network)
+	return s
+}
+
+// newEmptyScene makes a namespace. When the test ends, the invariants must hold in
+// it, and must have held in the vCenter all the time.
+func newEmptyScene(t *testing.T, on *stack.Stack) *scene {
 	t.Helper()
 	ns, err := on.Plane.CreateNamespace(t.Context(), "scene")
 	if err != nil {
@@ -96,11 +108,7 @@ func newScene(t *testing.T, on *stack.Stack, options ...harness.Option) *scene {
 		T: t, stack: on, ns: ns, began: time.Now(),
 		network: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 96 + byte(number>>8), byte(number), 0}), 24),
 	}
-	if err := on.CreateCluster(t.Context(), ns, harness.DefaultCluster, options...); err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(s.inspect)
-	s.step("the Cluster is there, in namespace %s with network %s", ns, s.network)
 	return s
 }
 

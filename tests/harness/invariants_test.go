@@ -28,7 +28,7 @@ type of struct{ harness.Fixture }
 func (f of) bound(name, address string) *capvv1.VSphereMachine {
 	bindings := ipam.Bindings{Machine: name, Bindings: []ipam.Binding{{
 		Pool:    f.Reference(f.PoolName),
-		Claim:   ipam.ClaimName(name, 0),
+		Claim:   ipam.ClaimName(name, ipam.Slot{Device: 0}),
 		Address: netip.MustParsePrefix(address + "/24"),
 	}}}
 	text, err := bindings.Encode()
@@ -43,7 +43,7 @@ func (f of) bound(name, address string) *capvv1.VSphereMachine {
 
 // claimed is the claim of a machine, last used so long ago.
 func (f of) claimed(machine string, ago time.Duration) client.Object {
-	claim := f.Claim(ns, ipam.ClaimName(machine, 0), f.PoolName)
+	claim := f.Claim(ns, ipam.ClaimName(machine, ipam.Slot{Device: 0}), f.PoolName)
 	claim.SetUID(types.UID("claim-" + machine))
 	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: ns, Name: machine}})
 	ipam.Use(claim, ipam.Stamp{Time: time.Now().Add(-ago), Request: "request"})

@@ -23,7 +23,7 @@ import (
 // API that is not served any more.
 func (s *scene) fromAdapter(name string, options ...harness.Option) *capvv1.VSphereMachine {
 	s.Helper()
-	claim := harness.Claim(s.ns, ipam.ClaimName(name, 0), harness.DefaultPool)
+	claim := harness.Claim(s.ns, ipam.ClaimName(name, ipam.Slot{Device: 0}), harness.DefaultPool)
 	s.create(claim)
 	address, err := harness.WaitBound(s.Context(), s.env.Client, claim, harness.Soon)
 	if err != nil {

@@ -303,25 +303,6 @@ func (s *scene) knownTo(what string, machine client.Object, text string) {
 	}
 }
 
-func TestSelectionOfAPoolByItsLabelsIsDenied(t *testing.T) {
-	t.Parallel()
-	for _, label := range []string{"cluster.x-k8s.io/ip-pool-group", "cluster.x-k8s.io/network-name"} {
-		t.Run(label, func(t *testing.T) {
-			t.Parallel()
-			s := newScene(t, shared)
-			s.create(harness.Pool(s.ns, func(pool *ipamv1.IPPool) { harness.WithLabel(label, "dev")(pool) }),
-				harness.Template(s.ns, "cp", harness.WithLabel(label, "dev")))
-			denial := "label " + label + ` of VSphereMachineTemplate "cp" selects a pool by the labels of the pool, which is not supported: ` +
-				`name the pool there, in label cluster.x-k8s.io/ip-pool-name or annotation pools.capv-static-ip.dev/0`
-
-			s.denyMachines(denial, harness.FromTemplate("cp"))
-
-			s.expectNoClaims()
-			s.create(harness.Machine(s.ns, "cp-0", harness.FromTemplate("cp"), harness.WithPool(harness.DefaultPool)))
-		})
-	}
-}
-
 func TestSearchDomainOfTheAdapterForELFIsInjected(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)

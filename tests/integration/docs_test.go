@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/cluster-api/controllers/external"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -29,25 +27,11 @@ import (
 // of their own; and the Prometheus operator's.
 var readByOthers = []string{"AdmissionConfiguration", "Config", "Kustomization", "PodMonitor"}
 
-// manifestsOf are the objects in the YAML blocks of a page: those that have a kind.
 func manifestsOf(t *testing.T, page docs.Page) []*unstructured.Unstructured {
 	t.Helper()
-	var objects []*unstructured.Unstructured
-	for _, block := range page.Blocks("yaml") {
-		decoder := yaml.NewYAMLOrJSONDecoder(strings.NewReader(block), len(block))
-		for {
-			var content map[string]any
-			err := decoder.Decode(&content)
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatalf("%s: %v in\n%s", page.Path, err, block)
-			}
-			if content["kind"] != nil {
-				objects = append(objects, &unstructured.Unstructured{Object: content})
-			}
-		}
+	objects, err := page.Manifests()
+	if err != nil {
+		t.Fatal(err)
 	}
 	return objects
 }
@@ -251,7 +235,7 @@ func (s *scene) untyped(object client.Object) *unstructured.Unstructured {
 }
 
 // moduleOf is the module that has a file of a project, by the name that
-// docs/design.md gives it, and whose module file says its version.
+// docs/upstream.md gives it, and whose module file says its version.
 func moduleOf(project, file string) (family, module string) {
 	switch project {
 	case "metal3":
@@ -271,13 +255,13 @@ func moduleOf(project, file string) (family, module string) {
 	return "", ""
 }
 
-func TestBehavioursOfOthersAreWhereTheDesignSays(t *testing.T) {
+func TestBehavioursOfOthersAreWhereUpstreamSays(t *testing.T) {
 	t.Parallel()
 	builder, err := programs.NewBuilder(io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	page, err := docs.Read(builder.Root, "docs/design.md")
+	page, err := docs.Read(builder.Root, "docs/upstream.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +293,7 @@ func isThere(ctx context.Context, builder *programs.Builder, project, file, text
 		return err
 	}
 	if !strings.HasSuffix(dir, "@"+project[i+1:]) {
-		return fmt.Errorf("the design relies on %s, and %s is what is built", project, filepath.Base(dir))
+		return fmt.Errorf("the page relies on %s, and %s is what is built", project, filepath.Base(dir))
 	}
 	content, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(file)))
 	if err != nil {

@@ -261,7 +261,7 @@ func TestClaimsThatNobodyWaitsForDoNotDelayAdoption(t *testing.T) {
 		pool := harness.Pool(hog.ns, harness.PoolWith(func(pool *ipamv1.IPPool) { pool.Spec.ClusterName = new("missing") }))
 		hog.create(pool)
 		for i := range 8 {
-			claim := harness.Claim(hog.ns, ipam.ClaimName(hogOf(i), 0), harness.DefaultPool)
+			claim := harness.Claim(hog.ns, ipam.ClaimName(hogOf(i), ipam.Slot{Device: 0}), harness.DefaultPool)
 			likeOneOfARequest(claim, hogOf(i))
 			hog.create(claim)
 		}
@@ -284,7 +284,7 @@ func TestClaimsThatNobodyWaitsForDoNotDelayAdoption(t *testing.T) {
 			s := newScene(t, shared)
 			s.inClusterPool()
 			for i := range 8 {
-				claim := harness.AddressClaim(s.ns, ipam.ClaimName(hogOf(i), 0), harness.InClusterPoolKind, harness.DefaultInClusterPool)
+				claim := harness.AddressClaim(s.ns, ipam.ClaimName(hogOf(i), ipam.Slot{Device: 0}), harness.InClusterPoolKind, harness.DefaultInClusterPool)
 				// The provider leaves it as it is.
 				harness.WithAnnotation("cluster.x-k8s.io/paused", "")(claim)
 				test.mark(claim, hogOf(i))

@@ -240,7 +240,7 @@ func (s *scene) expectHeld(name string) {
 	}
 	for _, b := range bindings.Bindings {
 		device := machine.Spec.Network.Devices[b.Device.Index]
-		if !slices.Contains(device.IPAddrs, b.Address.String()) || b.Claim != ipam.ClaimName(name, b.Device.Index) {
+		if !slices.Contains(device.IPAddrs, b.Address.String()) || b.Claim != ipam.ClaimName(name, b.Slot()) {
 			s.Errorf("machine %s has the binding %+v and the device %+v", name, b, device)
 		}
 	}

@@ -63,7 +63,7 @@ func (s *scene) deviceClaim(machine string, device int) (client.Object, error) {
 	var missing error
 	for _, f := range harness.Fixtures {
 		claim = ipam.EmptyClaim(f.Provider)
-		err := s.env.Client.Get(s.Context(), s.key(ipam.ClaimName(machine, device)), claim)
+		err := s.env.Client.Get(s.Context(), s.key(ipam.ClaimName(machine, ipam.Slot{Device: device})), claim)
 		switch {
 		case kube.IsAbsent(err):
 			missing = err

@@ -35,6 +35,7 @@ func TestProviderThatDoesNotServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("answers with an address outside the pool", func(t *testing.T) { addressOutsideThePoolIsDenied(newScene(t, env)) })
+	t.Run("finds a pool full that was chosen", func(t *testing.T) { poolThatFillsUpMeanwhileLeavesNoClaim(newScene(t, env)) })
 	t.Run("answers with an address in deletion", func(t *testing.T) { addressInDeletionIsDenied(newScene(t, env)) })
 	t.Run("answers with an address of another claim", func(t *testing.T) { addressOfAnotherClaimIsNotTaken(newScene(t, env)) })
 }

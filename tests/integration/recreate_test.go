@@ -27,7 +27,7 @@ func (s *scene) restored(name string, pool ipam.PoolReference, ip string) *capvv
 	s.Helper()
 	bindings := ipam.Bindings{Machine: name, Bindings: []ipam.Binding{{
 		Device: ipam.Device{NetworkName: "VM Network"}, Pool: pool,
-		Claim: ipam.ClaimName(name, 0), Address: netip.MustParsePrefix(ip + "/24"),
+		Claim: ipam.ClaimName(name, ipam.Slot{Device: 0}), Address: netip.MustParsePrefix(ip + "/24"),
 	}}}
 	text, err := bindings.Encode()
 	if err != nil {

@@ -51,7 +51,7 @@ func (s *scene) restore(saved ...*unstructured.Unstructured) {
 // stamp of this age.
 func (s *scene) orphan(f harness.Fixture, name string, age time.Duration) client.Object {
 	s.Helper()
-	claim := f.Claim(s.ns, ipam.ClaimName(name, 0), f.PoolName)
+	claim := f.Claim(s.ns, ipam.ClaimName(name, ipam.Slot{Device: 0}), f.PoolName)
 	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: s.ns, Name: name}})
 	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, "none")
 	ipam.Use(claim, ipam.Stamp{Time: time.Now().Add(-age), Request: "test"})

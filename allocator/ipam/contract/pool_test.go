@@ -72,7 +72,7 @@ func lab(kind schema.GroupVersionKind, fields map[string]any) *unstructured.Unst
 }
 
 func wantOf(kind schema.GroupVersionKind) ipam.Want {
-	return ipam.Want{Pool: ipam.PoolReference{APIGroup: kind.Group, Kind: kind.Kind, Name: "lab"}, AskedBy: "label x of y"}
+	return ipam.Want{Pool: ipam.PoolReference{APIGroup: kind.Group, Kind: kind.Kind, Name: "lab"}, Ask: ipam.Ask{AskedBy: "label x of y"}}
 }
 
 // taken is the address of a claim from the pool "lab" of a kind.

@@ -221,7 +221,7 @@ func TestBindingHasAllThatTheAnswerAndThePoolSay(t *testing.T) {
 		Nameservers: []string{"10.0.0.53", "10.0.0.54"}, SearchDomains: []string{"a.example", "b.example"},
 	}
 
-	got, err := Provider{}.Bind(pool, Provider{}.ReadAddress(address), ipam.Want{Device: want.Device, Pool: want.Pool})
+	got, err := Provider{}.Bind(pool, Provider{}.ReadAddress(address), ipam.Want{Ask: ipam.Ask{Device: want.Device}, Pool: want.Pool})
 
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got  %+v and error %v\nwant %+v", got, err, want)

@@ -57,7 +57,7 @@ func poolWith(change func(*ipamv1.IPPoolSpec), entries ...ipamv1.Pool) *ipamv1.I
 
 var (
 	aMachine = ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp"}}
-	aWant    = ipam.Want{Pool: PoolNamed("pool"), AskedBy: "label x of y"}
+	aWant    = ipam.Want{Pool: PoolNamed("pool"), Ask: ipam.Ask{AskedBy: "label x of y"}}
 )
 
 func TestRoomOfAPool(t *testing.T) {

@@ -83,10 +83,14 @@ func (Provider) Kinds() (claim, address client.Object) {
 // NewClaim implements ipam.Claims.
 func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
 	namespace := spec.Machine.Namespace
-	return &ipamv1.IPClaim{
+	claim := &ipamv1.IPClaim{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: spec.Name},
 		Spec:       ipamv1.IPClaimSpec{Pool: corev1.ObjectReference{Name: spec.Pool.Name, Namespace: namespace}},
 	}
+	if spec.IP.IsValid() {
+		claim.Annotations = map[string]string{RequestAnnotation: spec.IP.String()}
+	}
+	return claim
 }
 
 // CanRequest implements ipam.Requester.
@@ -192,6 +196,7 @@ func (Provider) Read(ctx context.Context, cached, live client.Reader, namespace 
 func (Provider) ReadClaim(obj client.Object) ipam.Claim {
 	claim := obj.(*ipamv1.IPClaim)
 	view := ipam.Claim{Object: claim, Pool: PoolNamed(claim.Spec.Pool.Name)}
+	view.Requested, _ = netip.ParseAddr(claim.Annotations[RequestAnnotation])
 	if claim.Status.Address != nil {
 		view.Address = claim.Status.Address.Name
 	}
@@ -243,6 +248,7 @@ func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 		Reference: want.Pool,
 		Total:     size(usableOf(pool)),
 		Free:      func(claims []string) (uint64, uint64) { return freeOf(pool, used, claims) },
+		Offers:    func(ip netip.Addr, claim string) (bool, bool) { return offers(pool, used, ip, claim) },
 	}, nil
 }
 

@@ -138,7 +138,7 @@ func answerOf(change func(*ipamv1.IPAddressSpec)) ipam.Address {
 func TestBindTakesEverythingFromTheAnswer(t *testing.T) {
 	pool := poolOf(entry("10.0.0.1", "10.0.0.6", ""))
 	pool.Annotations = map[string]string{ipam.SearchDomainsAnnotation: "a.example, b.example,"}
-	want := ipam.Want{Device: ipam.Device{Index: 1}, Pool: PoolNamed("pool")}
+	want := ipam.Want{Ask: ipam.Ask{Device: ipam.Device{Index: 1}}, Pool: PoolNamed("pool")}
 
 	got, err := Provider{}.Bind(ipam.Pool{Object: pool}, answerOf(nil), want)
 	if err != nil {

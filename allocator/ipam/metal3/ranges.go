@@ -3,6 +3,7 @@ package metal3
 import (
 	"math"
 	"net/netip"
+	"slices"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"go4.org/netipx"
@@ -203,4 +204,20 @@ func freeOf(pool *ipamv1.IPPool, used []netip.Addr, claims []string) (free, need
 		return 0, needed
 	}
 	return size(set), needed
+}
+
+// offers tells whether an address is in a pool, and whether a claim cannot have it: it is
+// used, or reserved for the claim of another name (ipam/ippool_manager.go,
+// allocateAddress).
+func offers(pool *ipamv1.IPPool, used []netip.Addr, ip netip.Addr, claim string) (in, taken bool) {
+	if own, has := pool.Spec.PreAllocations[claim]; has {
+		reserved, err := netip.ParseAddr(string(own))
+		return true, err != nil || reserved != ip || slices.Contains(used, ip)
+	}
+	for _, text := range pool.Spec.PreAllocations {
+		if reserved, err := netip.ParseAddr(string(text)); err == nil && reserved == ip {
+			return true, true
+		}
+	}
+	return rangesOf(pool).Contains(ip), slices.Contains(used, ip)
 }

@@ -1,4 +1,4 @@
-package webhook
+package demand
 
 import (
 	"context"
@@ -20,7 +20,7 @@ const PoolNamespaceKey = "cluster.x-k8s.io/ip-pool-namespace"
 // checkPoolsHere refuses a label whose pool is, by the rules of the adapter that it
 // was written for, in another namespace. A pool of that name in the machine's own
 // namespace is not what was asked for: as a rule it is for another network.
-func (h *Handler) checkPoolsHere(ctx context.Context, m *machine.Machine, by machine.Asker) error {
+func (r *Reader) checkPoolsHere(ctx context.Context, m *machine.Machine, by machine.Asker) error {
 	elsewhere := func(what, namespace string) error {
 		return ipam.Refuse(ipam.PoolElsewhere, "%s is %q, but addresses are claimed in the machine's own namespace only: "+
 			"put the pool into namespace %q and remove that", what, namespace, m.Namespace)
@@ -33,7 +33,7 @@ func (h *Handler) checkPoolsHere(ctx context.Context, m *machine.Machine, by mac
 		return nil
 	}
 	cluster := &capi.Cluster{}
-	err := h.Cache.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, cluster, client.UnsafeDisableDeepCopy)
+	err := r.Cache.Get(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, cluster, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		if kube.IsAbsent(err) {
 			return nil
