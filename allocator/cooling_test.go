@@ -6,6 +6,7 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -126,4 +127,24 @@ func TestExhaustedPoolSaysThatItsAddressesCoolDown(t *testing.T) {
 	if got := exhausted(pool, 0, 1).Error(); got != uncounted {
 		t.Errorf("got %q, want %q", got, uncounted)
 	}
+}
+
+// The provider may bind the next claim of the name to it, or have none to give while it
+// is there.
+func TestClaimOnAnAddressThatCoolsDownIsRefusedAsSuch(t *testing.T) {
+	address := keptAddress()
+	a, al := cooling(t, address)
+	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0", UID: "claim"}}
+	claim.Spec.Pool.Name = "pool"
+	claim.Status.Address = &corev1.ObjectReference{Name: "address"}
+
+	_, err := a.answer(t.Context(), al, metal3.Provider{}.ReadClaim(claim))
+	expectCoolingDown(t, err, keptFor5m)
+
+	going := keptAddress()
+	going.Name, going.DeletionTimestamp = "cp-0-0", &metav1.Time{Time: time.Now()}
+	a, al = cooling(t, going)
+	claim.Status.Address = nil
+	_, err = a.answer(t.Context(), al, metal3.Provider{}.ReadClaim(claim))
+	expectCoolingDown(t, err, keptFor5m)
 }

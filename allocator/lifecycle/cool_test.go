@@ -287,3 +287,83 @@ func TestWhatCoolsDownIsCounted(t *testing.T) {
 		t.Errorf("got %v of %v, want none", got, c.counts)
 	}
 }
+
+// Nothing says that a machine of the name has what cools down.
+func TestWhatCoolsDownBelongsToNoMachineOfTheName(t *testing.T) {
+	h := cooled(0)
+	if h.belongsTo(living()) {
+		t.Error("it belongs to the machine that lives")
+	}
+	if isOrphan(h.claim, "cp-0") {
+		t.Error("its claim waits for a machine")
+	}
+	again := cooled(0, annotatedAgain)
+	if !again.belongsTo(living()) {
+		t.Error("it does not belong to the machine that was restored with it")
+	}
+}
+
+// Whoever may write addresses could have one of a machine freed.
+func TestAddressWithTheUIDOfAMachineDoesNotCoolDown(t *testing.T) {
+	h := cooled(lasting, withoutClaim, func(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+		kube.SetAnnotation(a, ipam.MachineUIDAnnotation, "uid")
+	}, departed)
+	if got, _ := decide(absent(), h, now, grace); got != cool {
+		t.Errorf("got %q, want %q", got, cool)
+	}
+}
+
+// Its finalizer could not be taken off at once.
+func TestCoolDownIsNotBegunAnewWhileTheMachineIsStillThere(t *testing.T) {
+	claim, address := unused(adopted), answering()
+	ipam.CoolClaim(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}, now)
+	ipam.CoolAddress(address, "cp-0", now)
+	r := reconciler(t, claim, address, cp0(onItsDevice, annotatedWith("cp-0-0", "10.0.0.1/24"), done), poolThatCools("10m"))
+	r.events = events.NewFakeRecorder(10)
+	r.at(now.Add(time.Minute))
+
+	r.settle(t.Context(), t)
+
+	r.expectCooling(t, claim, address)
+}
+
+// The cache may not have the machine yet that a backup has brought back.
+func TestWhatHasCooledDownIsConfirmedBeforeItIsReleased(t *testing.T) {
+	cold := func() (*ipamv1.IPClaim, *ipamv1.IPAddress) {
+		claim, address := unused(adopted), answering()
+		ipam.CoolClaim(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}, now)
+		ipam.CoolAddress(address, "cp-0", now)
+		return claim, address
+	}
+	claim, address := cold()
+	r := reconciler(t, claim, address, poolThatCools("10m"))
+	liveClaim, liveAddress := cold()
+	r.behind(t, liveClaim, liveAddress, cp0(onItsDevice, annotatedWith("cp-0-0", "10.0.0.1/24")), poolThatCools("10m"))
+	r.at(now.Add(lasting))
+
+	r.settle(t.Context(), t)
+
+	if err := r.client.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || !ipam.IsReleased(address) {
+		t.Errorf("the address has the annotations %v, error %v", address.Annotations, err)
+	}
+}
+
+func TestRestoredMachineHasItsClaimAgain(t *testing.T) {
+	claim, address := unused(adopted), answering()
+	ipam.CoolClaim(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}, now)
+	ipam.CoolAddress(address, "cp-0", now)
+	r := reconciler(t, claim, address, cp0(onItsDevice, annotatedWith("cp-0-0", "10.0.0.1/24")), poolThatCools("10m"))
+	r.events = events.NewFakeRecorder(10)
+	r.at(now.Add(lasting))
+
+	r.settle(t.Context(), t)
+
+	for _, obj := range []client.Object{claim, address} {
+		if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(obj), obj); err != nil || ipam.IsReleased(obj) {
+			t.Errorf("%T has the annotations %v, error %v", obj, obj.GetAnnotations(), err)
+		}
+	}
+	if owner := capi.OwnerMachine(claim); owner.UID != "uid" || address.Annotations[ipam.MachineUIDAnnotation] != "uid" {
+		t.Errorf("the claim is owned by %v, and the address by %s", owner, address.Annotations[ipam.MachineUIDAnnotation])
+	}
+}
