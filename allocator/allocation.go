@@ -61,14 +61,20 @@ func (a *Allocator) attempt(req Request) *Attempt {
 	attempt := &Attempt{}
 	for _, ask := range req.Asks {
 		al := &allocation{Request: &req, want: ipam.Want{Ask: ask}, meant: map[ipam.PoolReference]candidate{}}
-		al.startAnew()
+		al.forgetClaim()
 		attempt.allocations = append(attempt.allocations, al)
 	}
 	return attempt
 }
 
-// startAnew forgets the claim that was used.
+// startAnew forgets the claim that was used, and those that were kept: their turn is over.
 func (al *allocation) startAnew() {
+	al.forgetClaim()
+	al.kept = nil
+}
+
+// forgetClaim has the allocation begin with the first name that its claim may have.
+func (al *allocation) forgetClaim() {
 	al.claim, al.used = ipam.ClaimName(al.Machine.Name, al.want.Slot()), false
 }
 

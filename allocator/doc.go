@@ -1,12 +1,12 @@
 // Package allocator turns what a machine asks for into addresses that it holds.
 //
-// It is the only code that talks to IPAM objects. A request names devices and
-// pools; the allocator checks that every pool can serve, makes one claim for each
-// device, waits on watches until the provider has bound them all, and answers
+// It is the only code that talks to IPAM objects. A request has an ask for each
+// address; the allocator chooses a pool for each that can serve, makes the claims,
+// waits on watches until their providers have bound them all, and answers
 // with bindings. It never chooses an address: the provider does.
 //
-// Each want becomes an allocation, which goes through plan.go, bind.go, claim.go,
-// await.go, accept.go and protect.go, in this order, and through take_back.go if the
+// Each ask becomes an allocation, which goes through choices.go, plan.go (with choose.go),
+// bind.go, claim.go, await.go, accept.go and protect.go, in this order, and through take_back.go if the
 // request comes to nothing; aside.go has the way around an address that is not fit.
 //
 // Everything that must survive a restart is written on the claims themselves:

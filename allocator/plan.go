@@ -25,6 +25,10 @@ func (a *Allocator) plan(ctx context.Context, attempt *Attempt) error {
 func (a *Allocator) planFrom(ctx context.Context, reader client.Reader, attempt *Attempt) error {
 	survey := newSurvey(a, reader)
 	for _, al := range attempt.allocations {
+		if !attempt.claiming {
+			// It may have been that of a pool which is not chosen any more.
+			al.forgetClaim()
+		}
 		if err := survey.add(ctx, al, attempt.claiming); err != nil {
 			return err
 		}

@@ -136,6 +136,51 @@ func TestKeptClaimIsUsedForItsPoolAndDevice(t *testing.T) {
 	}
 }
 
+// While nothing is claimed, another pool may be chosen by the time that it is a request's
+// turn.
+func TestKeptClaimOfAPoolThatIsNotChosenAnyMoreIsNotUsed(t *testing.T) {
+	kept := claimNamed("cp-9-0", "one")
+	kept.Annotations = map[string]string{ipam.DeviceAnnotation: "0"}
+	a := played(t, poolOf("one", "10.0.0.10"), poolOf("two", "10.0.0.10"))
+	attempt := a.attempt(choosingFrom("one|two"))
+	attempt.noteKept(metal3.Provider{}.ReadClaim(kept))
+	if err := a.plan(t.Context(), attempt); err != nil {
+		t.Fatal(err)
+	}
+	al := attempt.allocations[0]
+	if !al.used || al.want.Pool.Name != "one" {
+		t.Fatalf("uses claim %q (%t) of %v, want the one that was kept", al.claim, al.used, al.want.Pool)
+	}
+
+	al.kept = nil
+	if err := a.client.Delete(t.Context(), poolOf("one", "10.0.0.10")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.plan(t.Context(), attempt); err != nil || al.used || al.claim != "cp-0-0" || al.want.Pool.Name != "two" {
+		t.Errorf("uses claim %q (%t) of %v, error %v, want a new one of the second pool", al.claim, al.used, al.want.Pool, err)
+	}
+}
+
+// A claim that was kept, and whose address had to be set aside, is no way to another one.
+func TestKeptClaimIsNotUsedAgainWhenItIsSetAside(t *testing.T) {
+	kept := claimNamed("cp-9-0", "one")
+	kept.Annotations = map[string]string{ipam.DeviceAnnotation: "0"}
+	a := played(t, poolOf("one", "10.0.0.11"), kept)
+	attempt := a.attempt(wanting("one"))
+	attempt.noteKept(metal3.Provider{}.ReadClaim(kept))
+	if err := a.plan(t.Context(), attempt); err != nil {
+		t.Fatal(err)
+	}
+	attempt.claiming = true
+	al := attempt.allocations[0]
+
+	al.startAnew()
+
+	if err := a.plan(t.Context(), attempt); err != nil || al.used || al.claim != "cp-0-0" {
+		t.Errorf("uses claim %q (%t), error %v, want a new one", al.claim, al.used, err)
+	}
+}
+
 // What an allocation used before its address was set aside is not the request's.
 func TestClaimThatWasSetAsideIsNotTakenBack(t *testing.T) {
 	claim := claimNamed("cp-0-0", "one")

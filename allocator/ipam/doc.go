@@ -10,9 +10,12 @@
 //   - A claim asks a pool for one address (IPClaim, IPAddressClaim). The provider
 //     binds it: it makes an address (IPAddress) that answers the claim.
 //   - A device is one entry of a machine's spec.network.devices. It is what asks.
-//   - An ask is what a machine's metadata says of the pool of a device; a want is
-//     the same with the pool known; a request is all wants of one admission; an
-//     allocation is one want on its way to a binding, with its pool and its claim.
+//   - An ask is one address that a machine's metadata asks for a device, with the
+//     choices of pools that may serve it; a want is an ask with one of these pools; a
+//     request is all asks of one machine; an allocation is one ask on its way to a
+//     binding, with the pool that was chosen and its claim.
+//   - A slot is the place of an address on its machine: device, and which of the
+//     device's addresses it is. The names of claims end in it.
 //   - A binding is a claim and its address, held by one device of one machine.
 //   - A refusal denies a machine in a sentence with object, cause and remedy. A
 //     shortage is what a pool did not have for it, and what its owner waits for.

@@ -82,21 +82,42 @@ func (b *bench) claim() sample {
 }
 
 // injected is a machine that is stored with an address of the pool.
-func (b *bench) injected() sample {
+func (b *bench) injected() sample { return b.asking("static", 1) }
+
+// two is a machine that is stored with two addresses of the pool, on one device.
+func (b *bench) two() sample {
+	return b.asking("two", 2, harness.WithAnnotation(firstDevice, harness.DefaultPool+","+harness.DefaultPool))
+}
+
+// chosen is a machine that is stored with an address of the pool because the one that it
+// names first is full.
+func (b *bench) chosen() sample {
+	return b.asking("chosen", 1, harness.WithAnnotation(firstDevice, fullPool+"|"+harness.DefaultPool))
+}
+
+const (
+	// firstDevice is the annotation that asks for the first device of a machine.
+	firstDevice = ipam.PoolsAnnotationPrefix + "0"
+	// fullPool is the name of a pool whose only address somebody has.
+	fullPool = "full"
+)
+
+// asking is a machine that is stored with so many addresses.
+func (b *bench) asking(kind string, count int, options ...harness.Option) sample {
 	return sample{
-		kind: "static",
+		kind: kind,
 		make: func(ctx context.Context, name string) error {
-			machine := harness.Clone(b.template, name)
+			machine := harness.Clone(b.template, name, options...)
 			if err := b.insist(ctx, machine); err != nil {
 				return fmt.Errorf("creating a machine: %w", err)
 			}
-			if len(harness.Addresses(machine)) != 1 {
-				return fmt.Errorf("creating a machine: it has addresses %v, want one", harness.Addresses(machine))
+			if len(harness.Addresses(machine)) != count {
+				return fmt.Errorf("creating a machine: it has addresses %v, want %d", harness.Addresses(machine), count)
 			}
 			return nil
 		},
 		remove: func(ctx context.Context, name string) error {
-			gone := b.gone(ipam.ClaimName(name, ipam.Slot{Device: 0}))
+			gone := b.gone(ipam.ClaimName(name, ipam.Slot{Nth: count - 1}))
 			if err := b.client.Delete(ctx, harness.Machine(b.namespace, name)); err != nil {
 				return fmt.Errorf("deleting a machine: %w", err)
 			}
@@ -271,7 +292,8 @@ func (b *bench) isCalled(ctx context.Context) (bool, error) {
 	return false, b.client.Delete(ctx, probe)
 }
 
-// isEmpty checks that nothing is left of the measurements before.
+// isEmpty checks that nothing is left of the measurements before, but for who has the
+// address of the full pool.
 func (b *bench) isEmpty(ctx context.Context) error {
 	return harness.Eventually(ctx, harness.Soon, "everything to be removed", func(ctx context.Context) error {
 		machines, claims, addresses := &capvv1.VSphereMachineList{}, &ipamv1.IPClaimList{}, &ipamv1.IPAddressList{}
@@ -280,7 +302,7 @@ func (b *bench) isEmpty(ctx context.Context) error {
 				return err
 			}
 		}
-		if n := len(machines.Items) + len(claims.Items) + len(addresses.Items); n > 0 {
+		if n := len(machines.Items) + len(claims.Items) + len(addresses.Items); n > 2 {
 			return fmt.Errorf("%d machines, %d claims and %d addresses are left", len(machines.Items), len(claims.Items), len(addresses.Items))
 		}
 		return nil

@@ -94,10 +94,15 @@ func prepare(ctx context.Context, plane *harness.ControlPlane) (*bench, error) {
 	}
 	template := harness.Template(namespace, "static", harness.WithPool(harness.DefaultPool))
 	pool := harness.Pool(namespace, harness.PoolRange(firstAddress, lastAddress))
-	for _, object := range []object{harness.Cluster(namespace, harness.DefaultCluster), template, pool} {
+	full := harness.Pool(namespace, harness.PoolNamed(fullPool), harness.PoolRange("10.17.0.1", "10.17.0.1"))
+	holder := harness.Claim(namespace, "somebody", fullPool)
+	for _, object := range []object{harness.Cluster(namespace, harness.DefaultCluster), template, pool, full, holder} {
 		if err := plane.Client.Create(ctx, object); err != nil {
 			return nil, fmt.Errorf("creating %s: %w", object.GetName(), err)
 		}
+	}
+	if _, err := harness.WaitBound(ctx, plane.Client, holder, harness.Soon); err != nil {
+		return nil, fmt.Errorf("filling a pool: %w", err)
 	}
 	watched, err := measure.NewWatch(ctx, plane.Client, &ipamv1.IPClaimList{}, namespace)
 	if err != nil {

@@ -21,7 +21,9 @@ type results struct {
 	// With one client: a machine without us, a machine on DHCP with us, a bare
 	// claim, a machine with an injected address.
 	plain, dhcp, claim, injected measure.Durations
-	crowdClaim, crowdInjected    measure.Crowd
+	// A machine with two addresses of a device, and one whose first choice is full.
+	two, chosen               measure.Durations
+	crowdClaim, crowdInjected measure.Crowd
 	// failed is how often a create failed for want of time, and was tried again.
 	failed int64
 	growth []growth
@@ -47,7 +49,7 @@ const warmUp = 5
 
 func (b *bench) oneClient(ctx context.Context, p plan, r *results) error {
 	b.log.Begin(fmt.Sprintf("one client: %d rounds", p.rounds))
-	if _, err := b.inTurn(ctx, warmUp, 0, b.claim(), b.injected()); err != nil {
+	if _, err := b.inTurn(ctx, warmUp, 0, b.claim(), b.injected(), b.two(), b.chosen()); err != nil {
 		return err
 	}
 	for range p.rounds {
@@ -64,11 +66,12 @@ func (b *bench) oneClient(ctx context.Context, p plan, r *results) error {
 		if err := b.creates(ctx, p, dhcp, &r.dhcp); err != nil {
 			return err
 		}
-		took, err := b.inTurn(ctx, p.claims, 0, b.claim(), b.injected())
+		took, err := b.inTurn(ctx, p.claims, 0, b.claim(), b.injected(), b.two(), b.chosen())
 		if err != nil {
 			return err
 		}
 		r.claim, r.injected = append(r.claim, took[0]...), append(r.injected, took[1]...)
+		r.two, r.chosen = append(r.two, took[2]...), append(r.chosen, took[3]...)
 		if err := b.isEmpty(ctx); err != nil {
 			return err
 		}

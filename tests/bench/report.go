@@ -35,6 +35,8 @@ func (r *results) printTimes(out io.Writer) {
 		{"VSphereMachine on DHCP, with capv-static-ip", r.dhcp},
 		{"bare IPClaim until bound by metal3", r.claim},
 		{"VSphereMachine with an injected address", r.injected},
+		{"VSphereMachine with two of one device", r.two},
+		{"VSphereMachine whose first choice is full", r.chosen},
 	} {
 		measure.Row(out, line.what, "1", fmt.Sprint(len(line.took)), measure.MS(line.took.Median()), measure.MS(line.took.Percentile(99)), "")
 	}
@@ -56,6 +58,8 @@ func (r *results) printRatios(out io.Writer) {
 	dhcp := measure.Ratio(r.dhcp.Median(), r.plain.Median())
 	measure.Row(out, "injection / (machine without us + bare claim), p50, 1 client", fmt.Sprintf("%.2f", injection), goal(injectionGoal), measure.AtMost(injection, injectionGoal))
 	measure.Row(out, "DHCP machine with us / machine without us, p50", fmt.Sprintf("%.2f", dhcp), goal(dhcpGoal), measure.AtMost(dhcp, dhcpGoal))
+	measure.Row(out, "two addresses of a device / one, p50", fmt.Sprintf("%.2f", measure.Ratio(r.two.Median(), r.injected.Median())), "none", "")
+	measure.Row(out, "second choice / only choice, p50", fmt.Sprintf("%.2f", measure.Ratio(r.chosen.Median(), r.injected.Median())), "none", "")
 	measure.Row(out, fmt.Sprintf("machines per second / bare claims per second, %d clients", crowd),
 		fmt.Sprintf("%.2f", r.crowdInjected.PerSecond()/r.crowdClaim.PerSecond()), "none", "")
 }

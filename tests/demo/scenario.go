@@ -58,6 +58,7 @@ func scenario() []step {
 		{"A deleted machine keeps its address until CAPV has destroyed the VM", deleteMachine},
 		{"The VM is gone: the address comes back", finishDeletion},
 		{"A new machine uses the address again", makeReplacement},
+		{"The pool is full: the next choice serves, and a second part asks for IPv6", makeDualStack},
 	}
 }
 
@@ -276,4 +277,36 @@ func makeReplacement(ctx context.Context, s *stage) error {
 	}
 	s.out.check("no address is held twice, none is free that a machine uses, no claim is without a machine")
 	return nil
+}
+
+func makeDualStack(ctx context.Context, s *stage) error {
+	const text = harness.DefaultPool + "|dkp-spare, dkp-six"
+	six := harness.Pool(namespace, harness.PoolNamed("dkp-six"), harness.PoolRange("2001:db8:56::10", "2001:db8:56::19"))
+	for _, change := range []harness.Option{harness.WithPrefix(64), harness.WithGateway("2001:db8:56::1"), harness.WithNameservers()} {
+		change(six)
+	}
+	for _, pool := range []client.Object{harness.Pool(namespace, harness.PoolNamed("dkp-spare"), harness.PoolRange("10.16.56.100", "10.16.56.101")), six} {
+		if err := s.plane.Client.Create(ctx, pool); err != nil {
+			return fmt.Errorf("creating %s: %w", pool.GetName(), err)
+		}
+	}
+	s.out.say("Pools dkp-spare and dkp-six beside the full one, and a machine with annotation")
+	s.out.say("%s0: %s", ipam.PoolsAnnotationPrefix, text)
+	machine := harness.Clone(s.template, "dkp-workers-n5d2s", harness.WithOwner(s.workers), harness.WithAnnotation(ipam.PoolsAnnotationPrefix+"0", text))
+	stored, took, err := s.create(ctx, machine, harness.MachineSetManager)
+	if err != nil {
+		return err
+	}
+	s.out.blank()
+	device := stored.Spec.Network.Devices[0]
+	s.out.say("%s, stored after %s, has %v with gateways %s and %s", stored.Name, round(took), device.IPAddrs, device.Gateway4, device.Gateway6)
+	if err := errors.Join(
+		expect("addresses of the machine", device.IPAddrs, []string{"10.16.56.100/24", "2001:db8:56::10/64"}),
+		expect("IPv4 gateway of the machine", device.Gateway4, "10.16.56.1"),
+		expect("IPv6 gateway of the machine", device.Gateway6, "2001:db8:56::1"),
+	); err != nil {
+		return err
+	}
+	s.out.check("an address of the second choice, and one of each family, chosen before anything was claimed")
+	return harness.AwaitInvariants(ctx, s.plane.Client, harness.Soon, harness.InvariantOptions{})
 }

@@ -114,6 +114,12 @@ type relocation struct {
 // addresses. Its pool, which options change, has so many addresses more.
 func newRelocation(t *testing.T, by harness.Fixture, more byte, options ...harness.Option) *relocation {
 	t.Helper()
+	return newRelocationAsking(t, by, by.Ask("workers"), more, options...)
+}
+
+// newRelocationAsking is newRelocation with workers that ask in this way.
+func newRelocationAsking(t *testing.T, by harness.Fixture, ask harness.Option, more byte, options ...harness.Option) *relocation {
+	t.Helper()
 	s := newScene(t, secondStack(t))
 	r := &relocation{
 		scene:  s,
@@ -121,7 +127,7 @@ func newRelocation(t *testing.T, by harness.Fixture, more byte, options ...harne
 		pool:   func(s *scene) client.Object { return s.pool(by, "workers", 10, 10+relocated+more, options...) },
 	}
 	t.Cleanup(r.target.inspect)
-	template := s.template("workers", by.Ask("workers"))
+	template := s.template("workers", ask)
 	r.workers = s.workers(template, "md-moved", relocated)
 	s.create(r.pool(s), template, r.workers)
 	r.before = s.nodes(r.workers)

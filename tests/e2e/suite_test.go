@@ -140,7 +140,7 @@ func (s *scene) events(ctx context.Context) ([]stack.VMEvent, error) {
 	for _, event := range all {
 		for _, text := range event.Addresses {
 			prefix, err := netip.ParsePrefix(text)
-			ours[event.ID] = ours[event.ID] || err == nil && s.network.Contains(prefix.Addr())
+			ours[event.ID] = ours[event.ID] || err == nil && (s.network.Contains(prefix.Addr()) || s.network6().Contains(prefix.Addr()))
 		}
 	}
 	return slices.DeleteFunc(all, func(event stack.VMEvent) bool { return !ours[event.ID] }), nil
@@ -157,6 +157,19 @@ func (s *scene) address(last byte) string {
 	octets := s.network.Addr().As4()
 	octets[3] = last
 	return netip.AddrFrom4(octets).String()
+}
+
+// network6 is a /64 that no other scene has.
+func (s *scene) network6() netip.Prefix {
+	four := s.network.Addr().As4()
+	return netip.PrefixFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 0, 0, four[1], four[2]}), 64)
+}
+
+// address6 is one of the scene's IPv6 network.
+func (s *scene) address6(last byte) string {
+	octets := s.network6().Addr().As16()
+	octets[15] = last
+	return netip.AddrFrom16(octets).String()
 }
 
 // addresses are those from first to last, each with the prefix length.
@@ -276,7 +289,7 @@ func (s *scene) agree(node stack.Node) error {
 	var errs []error
 	for _, text := range held {
 		prefix, err := netip.ParsePrefix(text)
-		if err != nil || !s.network.Contains(prefix.Addr()) {
+		if err != nil || !s.network.Contains(prefix.Addr()) && !s.network6().Contains(prefix.Addr()) {
 			errs = append(errs, fmt.Errorf("machine %s has %s, which is not of network %s", node.Machine.Name, text, s.network))
 		}
 	}

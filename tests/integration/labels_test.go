@@ -116,7 +116,7 @@ func TestLabelsOfMachineAndTemplateAreNotMixed(t *testing.T) {
 func TestFirstPoolByNameThatHasAFreeAddress(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
-		s.pool(f, harness.WithPoolName("a"), f.WithIPs(10, 10), grouped("prod"))
+		s.pool(f, harness.WithPoolName("a"), f.WithIPs(60, 60), grouped("prod"))
 		s.create(s.expressing("holder", ref(f, "a")))
 		s.settled("holder")
 		going := s.poolOf(f, "b", 20, grouped("prod"), harness.WithFinalizer(hold))
@@ -138,7 +138,7 @@ func TestFirstPoolByNameThatHasAFreeAddress(t *testing.T) {
 func TestRepeatedRequestStaysWithItsPool(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
-		s.pool(f, harness.WithPoolName("a"), f.WithIPs(10, 10), grouped("prod"))
+		s.pool(f, harness.WithPoolName("a"), f.WithIPs(60, 60), grouped("prod"))
 		holder := s.expressing("holder", ref(f, "a"))
 		s.create(holder)
 		s.settled("holder")
@@ -198,7 +198,7 @@ func TestGroupOfNoPoolIsDenied(t *testing.T) {
 func TestGroupOfWhichNoPoolCanServeIsDenied(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
-		s.pool(f, harness.WithPoolName("a"), f.WithIPs(10, 10), grouped("prod"))
+		s.pool(f, harness.WithPoolName("a"), f.WithIPs(60, 60), grouped("prod"))
 		s.create(s.expressing("holder", ref(f, "a")), harness.Template(s.ns, "cp", grouped("prod")))
 		s.settled("holder")
 		s.poolOf(f, "b", 30, grouped("prod"), harness.WithAnnotation(ipam.NetworksAnnotation, "elsewhere"))

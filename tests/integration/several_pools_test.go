@@ -217,7 +217,7 @@ func TestExpressionThatIsNoneIsDenied(t *testing.T) {
 	for text, denial := range map[string]string{
 		"a,,b":                         expression + ` is not a list of pools: "a,,b" has an empty part; write REF|REF for "else" and REF,REF for "and"`,
 		"a" + strings.Repeat(",a", 8):  expression + " asks for 9 addresses for one device: at most 8 are given",
-		"@":                            expression + ` is not a list of pools: "" names no group; write @ and the value of label cluster.x-k8s.io/ip-pool-group on pools`,
+		"@":                            expression + ` is not a list of pools: "@" names no group; write @ and the value of label cluster.x-k8s.io/ip-pool-group on pools`,
 		"a" + strings.Repeat("|a", 16): expression + " has 17 choices for one address: name at most 16",
 	} {
 		t.Run(text, func(t *testing.T) {
@@ -296,10 +296,10 @@ func TestOverlappingPoolsAreDenied(t *testing.T) {
 		s.create(f.Pool(s.ns, harness.WithPoolName("two"), f.WithIPs(20, 20)))
 		kind := f.Reference("").Kind
 
-		s.denyMachines(fmt.Sprintf(`%[1]s "one" and %[1]s "two" in namespace "NAMESPACE" overlap: both gave the same address; correct one of them`, kind),
-			withPoolOf("0", ref(f, "one")+","+ref(f, "two")))
+		s.refused(s.expressing("cp-0", ref(f, "one")+","+ref(f, "two")),
+			s.text(fmt.Sprintf(`%[1]s "one" and %[1]s "two" in namespace "NAMESPACE" overlap: both gave the same address; correct one of them`, kind)))
 
-		s.expectNoClaims()
+		s.noClaims()
 	})
 }
 
