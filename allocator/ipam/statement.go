@@ -26,7 +26,7 @@ const (
 	NoGateway = "none"
 )
 
-// Statements are the annotations by which a pool says what it is for, and how.
+// Statements are the annotations by which a pool says what it is for, and how it is used.
 func Statements() []string {
 	return []string{NetworksAnnotation, UsedByAnnotation, GatewayAnnotation, ReuseAfterAnnotation}
 }
