@@ -15,7 +15,7 @@ func TestPoolSaysForHowLongItsAddressesCoolDown(t *testing.T) {
 		invalid bool
 	}{
 		"5m":    {want: 5 * time.Minute, words: "5m"},
-		" 90s ": {want: 90 * time.Second, words: "90s"},
+		"90s\n": {want: 90 * time.Second, words: "90s"},
 		"60m":   {want: time.Hour, words: "60m"},
 		"0":     {},
 		"0s":    {},

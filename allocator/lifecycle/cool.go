@@ -39,7 +39,8 @@ type coolDown struct {
 // a while. It is not if a machine that lives has the binding and the address on a device:
 // a backup brought it back, and has not brought back the claim that was still there.
 func (h holding) isCooling(m machineState) bool {
-	return h.isReleased(m.name) && !(m.exists && h.annotated != nil && !h.offDevice)
+	isRestored := m.exists && h.annotated != nil && !h.offDevice
+	return h.isReleased(m.name) && !isRestored
 }
 
 // isReleased tells whether the last step for the holding was to cool down. That a claim
