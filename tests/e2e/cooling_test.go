@@ -86,7 +86,7 @@ func TestMoveWhileAnAddressCools(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRelocation(t, test.by, 0, append(test.options, coolsFor(time.Hour))...)
-			r.scale(r.workers, relocated-1)
+			r.scaleDown(relocated - 1)
 			r.before = r.nodes(r.workers)
 			claim, since := r.coolingClaim(r.scene)
 			r.event = r.lastEvent()
@@ -112,6 +112,21 @@ func TestMoveWhileAnAddressCools(t *testing.T) {
 			r.checkReleased()
 		})
 	}
+}
+
+// scaleDown waits until the Machine is gone, too, since clusterctl stops at what goes while it
+// looks.
+func (r *relocation) scaleDown(replicas int32) {
+	r.Helper()
+	r.scale(r.workers, replicas)
+	r.eventually(provisioned, "all other Machines to be gone", func(ctx context.Context) error {
+		machines := &clusterv1.MachineList{}
+		err := r.stack.Plane.Client.List(ctx, machines, client.InNamespace(r.ns))
+		if n := len(machines.Items); n != int(replicas) {
+			err = errors.Join(fmt.Errorf("there are %d", n), err)
+		}
+		return err
+	})
 }
 
 // coolingClaim waits until the address of one claim cools down there, and returns since when.
