@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -21,6 +22,8 @@ type Allocator struct {
 	client client.Client
 	// live reads from the API server, where a stale answer would do harm.
 	live client.Reader
+	// ReuseAfter is for how long addresses cool down whose pools say nothing of that.
+	ReuseAfter time.Duration
 	// Each of these wakes waiting requests, by the key of an object. bound: the claim, or
 	// an address of it, has changed; full: the pool says that it is full; stored: the
 	// machine has changed.

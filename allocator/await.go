@@ -183,6 +183,8 @@ func (a *Allocator) answer(ctx context.Context, al *allocation, claim ipam.Claim
 		return ipam.Address{}, nil
 	case err != nil:
 		return ipam.Address{}, fmt.Errorf("reading address %s: %w", key, err)
+	case ipam.IsReleased(obj):
+		return ipam.Address{}, a.coolingDown(al, claim.GetName(), claim.Pool)
 	case !obj.GetDeletionTimestamp().IsZero():
 		return ipam.Address{}, terminating(al)
 	case !ipam.Answers(obj, claim.GetUID()) && !inherits(al.provider, obj, claim):
@@ -220,8 +222,12 @@ func (a *Allocator) checkNoneLeft(ctx context.Context, al *allocation) error {
 		}
 		return fmt.Errorf("reading address %s: %w", key, err)
 	}
-	if al.provider.ReadAddress(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
-		return terminating(al)
+	address := al.provider.ReadAddress(obj)
+	switch {
+	case address.Claim != key.Name || obj.GetDeletionTimestamp().IsZero():
+		return nil
+	case ipam.IsReleased(obj):
+		return a.coolingDown(al, address.Claim, address.Pool)
 	}
-	return nil
+	return terminating(al)
 }

@@ -144,10 +144,11 @@ func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, erro
 		}
 		return ipam.Claim{}, fmt.Errorf("reading claim %s: %w", al.claimKey(), err)
 	}
-	if claim := al.provider.ReadClaim(obj); al.isUseless(claim) {
+	claim := al.provider.ReadClaim(obj)
+	if al.isUseless(claim) {
 		return ipam.Claim{}, a.discard(ctx, al, claim)
 	}
-	if err := judgeReuse(al.provider.ReadClaim(obj), al); err != nil {
+	if err := a.judgeReuse(claim, al); err != nil {
 		return ipam.Claim{}, err
 	}
 	if al.owns(obj) && ipam.IsMarked(obj, al.Machine.Name) {
@@ -174,14 +175,16 @@ func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, erro
 
 // judgeReuse tells, by its error, why a claim that exists cannot be used. The order of
 // the cases matters: first claims that are passed over, even while they are deleted;
-// then those that are going or for another pool, whoever has them; then our own, which
-// must have no machine; last those of somebody else, which must be offered.
-func judgeReuse(claim ipam.Claim, al *allocation) error {
+// then those that cool down, are going or are for another pool, whoever has them; then
+// our own, which must have no machine; last those of somebody else, which must be offered.
+func (a *Allocator) judgeReuse(claim ipam.Claim, al *allocation) error {
 	name, owned, want := claim.GetName(), len(claim.GetOwnerReferences()) > 0, al.want
 	ours := ipam.IsMarked(claim, al.Machine.Name) || ipam.IsKeptFor(claim, al.Owner)
 	switch {
 	case isPassedOver(claim, al):
 		return errPassOver
+	case ipam.IsReleased(claim):
+		return a.coolingDown(al, claim.GetName(), claim.Pool)
 	case !claim.GetDeletionTimestamp().IsZero():
 		return terminating(al)
 	case claim.Pool != want.Pool:
@@ -205,4 +208,18 @@ func judgeReuse(claim ipam.Claim, al *allocation) error {
 func terminating(al *allocation) error {
 	return ipam.Refuse(ipam.ClaimTerminating, "claim %q of %s %q in namespace %q, or its address, is still being deleted: retry when it is gone",
 		al.claim, al.want.Pool.Kind, al.want.Pool.Name, al.Machine.Namespace)
+}
+
+// coolingDown refuses a name whose claim, or what is left of it, is kept from being used
+// again for a while.
+func (a *Allocator) coolingDown(al *allocation, claim string, pool ipam.PoolReference) error {
+	after := ""
+	if pool == al.want.Pool {
+		after = ipam.CoolsFor(al.pool, a.ReuseAfter)
+	}
+	if after == "" {
+		after = "a while"
+	}
+	return ipam.Refuse(ipam.CoolingDown, "claim %q of %s is kept for %s after its machine went: retry then, or give the machine another name",
+		claim, pool.In(al.Machine.Namespace), after)
 }

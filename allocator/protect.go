@@ -23,6 +23,9 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 	before := obj.DeepCopyObject().(client.Object)
 	uid := types.UID(obj.GetAnnotations()[ipam.MachineUIDAnnotation])
 	switch {
+	case ipam.IsReleased(obj):
+		// It was an earlier machine's, and its claim is gone.
+		return a.coolingDown(al, address.Claim, address.Pool)
 	case !obj.GetDeletionTimestamp().IsZero():
 		return terminating(al)
 	case !ipam.IsProtected(obj):
@@ -53,7 +56,8 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 
 // unprotect takes back what protect did for a claim that was taken back. A
 // machine that was adopted has its UID on the address, which then stays its own,
-// unless it is that of the machine whose claim is taken back.
+// unless it is that of the machine whose claim is taken back; and one that cools down was
+// never the request's.
 func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim client.Object, machine types.UID) error {
 	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
 	if err != nil {
@@ -65,7 +69,8 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 				return client.IgnoreNotFound(err)
 			}
 			uid := types.UID(obj.GetAnnotations()[ipam.MachineUIDAnnotation])
-			if !ipam.Answers(obj, claim.GetUID()) || ipam.MachineOf(obj) != ipam.MachineOf(claim) || uid != "" && uid != machine {
+			isAnothers := ipam.MachineOf(obj) != ipam.MachineOf(claim) || uid != "" && uid != machine
+			if !ipam.Answers(obj, claim.GetUID()) || isAnothers || ipam.IsReleased(obj) {
 				return nil
 			}
 			before := obj.DeepCopyObject().(client.Object)

@@ -31,6 +31,8 @@
 //   - To take back is what a denied request does with the claims that it made.
 //   - To release a binding is to unprotect its address and delete its claim, when the
 //     machine and its VM are gone.
+//   - An address cools down while it is kept, with its claim, after its machine and its
+//     VM are gone. Then it is released.
 //   - To reap a claim is to delete one whose machine was never stored; karpenter and
 //     others call it garbage collection.
 //   - To recreate a claim is to make it again for the very address that a living

@@ -20,6 +20,7 @@ func Protect(address client.Object, machine string) {
 	}
 	annotations := address.GetAnnotations()
 	delete(annotations, MovedAnnotation)
+	delete(annotations, ReleasedAtAnnotation)
 	address.SetAnnotations(annotations)
 	kube.SetAnnotation(address, MachineNameAnnotation, machine)
 }
@@ -29,7 +30,7 @@ func Protect(address client.Object, machine string) {
 func Unprotect(address client.Object) {
 	controllerutil.RemoveFinalizer(address, InUseFinalizer)
 	annotations := address.GetAnnotations()
-	for _, key := range []string{MachineNameAnnotation, MachineUIDAnnotation, NetworkAnnotation, MovedAnnotation} {
+	for _, key := range []string{MachineNameAnnotation, MachineUIDAnnotation, NetworkAnnotation, MovedAnnotation, ReleasedAtAnnotation} {
 		delete(annotations, key)
 	}
 	address.SetAnnotations(annotations)

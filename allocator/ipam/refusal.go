@@ -24,6 +24,7 @@ const (
 	InvalidAddress   Reason = "InvalidAddress"
 	AddressInUse     Reason = "AddressInUse"
 	AddressRepeated  Reason = "AddressRepeated"
+	CoolingDown      Reason = "CoolingDown"
 	MachineNotStored Reason = "MachineNotStored"
 	AddressLeft      Reason = "AddressLeft"
 	NamespaceGone    Reason = "NamespaceTerminating"

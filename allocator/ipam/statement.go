@@ -30,9 +30,9 @@ const (
 	NoGateway = "none"
 )
 
-// Statements are the annotations by which a pool says what it is for.
+// Statements are the annotations by which a pool says what it is for, and how it is used.
 func Statements() []string {
-	return []string{NetworksAnnotation, FailureDomainsAnnotation, UsedByAnnotation, GatewayAnnotation}
+	return []string{NetworksAnnotation, FailureDomainsAnnotation, UsedByAnnotation, GatewayAnnotation, ReuseAfterAnnotation}
 }
 
 // CheckStatement refuses a pool that, by its annotations, is not for the device or
@@ -42,6 +42,9 @@ func CheckStatement(pool Pool, machine Machine, want Want) error {
 	if text, says := pool.GetAnnotations()[GatewayAnnotation]; says && text != NoGateway {
 		return Refuse(PoolInvalid, "%s has an invalid annotation %s: %q; it can only be %q: correct the pool",
 			pool.Reference.In(pool.GetNamespace()), GatewayAnnotation, text, NoGateway)
+	}
+	if err := checkReuseAfter(pool); err != nil {
+		return err
 	}
 	if err := checkSites(pool, want); err != nil {
 		return err

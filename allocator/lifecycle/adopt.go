@@ -52,6 +52,7 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 // keeps the provider from freeing that. It is not a request's any more.
 func (r *Reconciler) markOwned(claim client.Object, s *state, b *ipam.Binding) {
 	ipam.Mark(claim, identityOf(s.object))
+	ipam.Readopt(claim)
 	annotations := claim.GetAnnotations()
 	delete(annotations, ipam.RequestedByAnnotation)
 	claim.SetAnnotations(annotations)

@@ -214,6 +214,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	}
 	providers := ipam.NewProviders(contract.Provider{Mapper: mgr.GetRESTMapper(), Live: live}, metal3.Provider{})
 	alloc := allocator.New(providers, cached, live)
+	alloc.ReuseAfter = opts.reuseAfter
 	events, err := addRecorder(mgr)
 	if err != nil {
 		return nil, err
@@ -222,7 +223,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	lifecycleSources, err := lifecycle.Setup(mgr, providers, events, refusals, opts.orphanGracePeriod)
+	lifecycleSources, err := lifecycle.Setup(mgr, providers, events, refusals, lifecycle.Periods{OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
 	if err != nil {
 		return nil, err
 	}

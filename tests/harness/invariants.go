@@ -46,13 +46,15 @@ type InvariantOptions struct {
 	// use. 0 allows no such claim, which is what a denied create and a dry run
 	// have to leave behind.
 	GracePeriod time.Duration
+	// ReuseAfter is for how long addresses cool down whose pools say nothing of that.
+	ReuseAfter time.Duration
 }
 
 // CheckInvariants looks once at what the API server holds, and returns what
-// breaks the invariants: no address held twice (I1), none back in its pool
-// while its machine or VM exists (I2), no claim and no protected address
-// without a machine (I3; and so I4), none of a pool that is for other networks or
-// failure domains (I9).
+// breaks the invariants: no address held twice, or given while it cools down (I1), none
+// back in its pool while its machine or VM exists (I2), no claim and no protected address
+// without a machine, unless it cools down (I3; and so I4), none of a pool that is for
+// other networks or failure domains (I9).
 //
 // It reads one kind after the other. While things change, use AwaitInvariants.
 func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOptions) []error {
@@ -67,7 +69,7 @@ func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOpti
 			violations = append(violations, fmt.Errorf("reading the state of namespace %q: %w", namespace, err))
 			continue
 		}
-		violations = slices.Concat(violations, inventory.heldTwice(), inventory.machinesWithoutAddress(),
+		violations = slices.Concat(violations, inventory.heldTwice(), inventory.cooling(options.ReuseAfter), inventory.machinesWithoutAddress(),
 			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.heldClaims(), inventory.orphanAddresses(), inventory.outOfPlace())
 	}
 	return violations
@@ -189,11 +191,53 @@ func (i *inventory) notKept(namespace, machine string, pool ipam.PoolReference, 
 	return ""
 }
 
+// cooling finds addresses that were given to a machine while they cool down, and what
+// cools down for longer than its pool says.
+func (i *inventory) cooling(byDefault time.Duration) []error {
+	var violations []error
+	for _, machine := range i.machines {
+		for ip, pool := range machine.pools {
+			object := i.addressByPlace[place{machine.Namespace, pool, ip}]
+			if object != nil && machine.addresses[ip] && ipam.IsReleased(object) {
+				violations = append(violations, violation(invariantUnique, "machine %s has %s of %s, which cools down",
+					client.ObjectKeyFromObject(machine), ip, pool.In("")))
+			}
+		}
+	}
+	for _, claim := range i.claims {
+		if late := i.coolsTooLong(&claim, claim.Pool, byDefault); late > 0 && claim.GetDeletionTimestamp() == nil {
+			violations = append(violations, violation(invariantNoOrphans, "claim %s should have been released %s ago", client.ObjectKeyFromObject(&claim), late))
+		}
+	}
+	for _, address := range i.addresses {
+		if late := i.coolsTooLong(&address, address.Pool, byDefault); late > 0 {
+			violations = append(violations, violation(invariantNoOrphans, "address %s (%s) should have been released %s ago", client.ObjectKeyFromObject(&address), address.IP, late))
+		}
+	}
+	return violations
+}
+
+// coolsTooLong is for how long a claim or an address should have cooled down. Where its
+// pool does not exist, that is ever since.
+func (i *inventory) coolsTooLong(object client.Object, ref ipam.PoolReference, byDefault time.Duration) time.Duration {
+	at, released := ipam.ReleasedAt(object)
+	if !released {
+		return 0
+	}
+	after := byDefault
+	for _, pool := range i.pools {
+		if pool.PoolReference == ref && (pool.namespace == object.GetNamespace() || pool.namespace == "") {
+			after = max(after, pool.reuseAfter)
+		}
+	}
+	return time.Since(at.Add(after))
+}
+
 // orphanClaims finds claims of ours that no machine will ever use.
 func (i *inventory) orphanClaims(grace time.Duration) []error {
 	var violations []error
 	for _, claim := range i.claims {
-		if _, ours := claim.GetLabels()[ipam.MachineLabel]; !ours || claim.GetDeletionTimestamp() != nil {
+		if _, ours := claim.GetLabels()[ipam.MachineLabel]; !ours || claim.GetDeletionTimestamp() != nil || ipam.IsReleased(&claim) {
 			continue
 		}
 		machine := ipam.MachineOf(&claim)
@@ -215,7 +259,7 @@ func (i *inventory) orphanClaims(grace time.Duration) []error {
 func (i *inventory) heldClaims() []error {
 	var violations []error
 	for _, claim := range i.claims {
-		if claim.GetDeletionTimestamp() == nil || !slices.Contains(claim.GetFinalizers(), ipam.InUseFinalizer) {
+		if claim.GetDeletionTimestamp() == nil || !slices.Contains(claim.GetFinalizers(), ipam.InUseFinalizer) || ipam.IsReleased(&claim) {
 			continue
 		}
 		owner := capi.OwnerMachine(&claim).UID
@@ -231,7 +275,7 @@ func (i *inventory) heldClaims() []error {
 func (i *inventory) orphanAddresses() []error {
 	var violations []error
 	for _, address := range i.addresses {
-		if !slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) {
+		if !slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) || ipam.IsReleased(&address) {
 			continue
 		}
 		uid := types.UID(address.GetAnnotations()[ipam.MachineUIDAnnotation])

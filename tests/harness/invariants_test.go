@@ -106,6 +106,17 @@ func protected(machine string) harness.Option {
 	}
 }
 
+// cools makes a claim, or an address, one whose machine went so long ago.
+func cools(object client.Object, machine string, ago time.Duration) client.Object {
+	at := time.Now().Add(-ago)
+	if ipam.IsProtected(object) {
+		ipam.CoolAddress(object, machine, at)
+		return object
+	}
+	ipam.CoolClaim(object, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: ns, Name: machine}}, at)
+	return object
+}
+
 // state is what there is, and which invariant it breaks.
 type state struct {
 	objects []client.Object
@@ -126,6 +137,7 @@ func TestInvariants(t *testing.T) {
 			}
 			return vm
 		}
+		cooling := f.Pool(ns, harness.WithAnnotation(ipam.ReuseAfterAnnotation, "1h"))
 		reports := func(object client.Object) {
 			object.(*capvv1.VSphereVM).Spec.Network.Devices = nil
 			object.(*capvv1.VSphereVM).Status.Addresses = []string{"fe80::1", a}
@@ -155,6 +167,11 @@ func TestInvariants(t *testing.T) {
 			"a machine of its pool's domain":     {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.FailureDomainsAnnotation, "zone-a")), f.owned("cp-0", a), ownerIn("zone-a"), claim, answer(claim, a)}},
 			"a machine of another domain":        {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.FailureDomainsAnnotation, "zone-b")), f.owned("cp-0", a), ownerIn("zone-a"), claim, answer(claim, a)}, broken: "I9"},
 			"somebody else's claim":              {objects: []client.Object{f.Claim(ns, "theirs", f.PoolName)}},
+			"an address that cools down":         {objects: []client.Object{cooling, cools(f.claimed("cp-0", time.Hour), "cp-0", time.Minute), cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}},
+			"a claim that cools down too long":   {objects: []client.Object{cooling, cools(f.claimed("cp-0", time.Hour), "cp-0", 2*time.Hour)}, broken: "I3"},
+			"an address that cools too long":     {objects: []client.Object{cooling, cools(answer(claim, a, protected("cp-0")), "cp-0", 2*time.Hour)}, broken: "I3"},
+			"a cooling address of no pool":       {objects: []client.Object{cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}, broken: "I3"},
+			"an address given while it cools":    {objects: []client.Object{cooling, f.bound("cp-0", a), claim, cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}, broken: "I1"},
 			"an address protected for nobody":    {objects: []client.Object{answer(claim, a, protected("cp-0"))}, broken: "I3"},
 		} {
 			t.Run(f.Name+", "+name, func(t *testing.T) {

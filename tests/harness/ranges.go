@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -24,6 +25,17 @@ type poolRanges struct {
 	contains  func(netip.Addr) bool
 	// annotations say what it is for.
 	annotations map[string]string
+	// reuseAfter is for how long its addresses cool down, where it says so.
+	reuseAfter time.Duration
+}
+
+// reuseAfter is what a pool says of that.
+func reuseAfter(pool client.Object) time.Duration {
+	after, _, err := ipam.ReuseAfter(pool)
+	if err != nil {
+		return 0
+	}
+	return after
 }
 
 func readPools(ctx context.Context, c client.Reader, namespace string) ([]poolRanges, error) {
@@ -40,7 +52,7 @@ func readPools(ctx context.Context, c client.Reader, namespace string) ([]poolRa
 				}
 			}
 			return false
-		}, pool.Annotations})
+		}, pool.Annotations, reuseAfter(&pool)})
 	}
 	for _, kind := range []string{InClusterPoolKind, GlobalInClusterPoolKind} {
 		list := &unstructured.UnstructuredList{}
@@ -51,7 +63,7 @@ func readPools(ctx context.Context, c client.Reader, namespace string) ([]poolRa
 		for _, pool := range list.Items {
 			texts, _, _ := unstructured.NestedStringSlice(pool.Object, "spec", "addresses")
 			ref := ipam.PoolReference{APIGroup: capiipamv1.GroupVersion.Group, Kind: kind, Name: pool.GetName()}
-			pools = append(pools, poolRanges{ref, pool.GetNamespace(), setOf(texts).Contains, pool.GetAnnotations()})
+			pools = append(pools, poolRanges{ref, pool.GetNamespace(), setOf(texts).Contains, pool.GetAnnotations(), reuseAfter(&pool)})
 		}
 	}
 	return pools, nil
