@@ -245,7 +245,7 @@ func TestDeviceThatAFailureDomainAddsWithoutAddressesIsWarnedOf(t *testing.T) {
 	t.Parallel()
 	s := zonedScene(t)
 	s.create(harness.Pool(s.ns))
-	a := s.zone("a", []string{"seg-a", "seg-b"})
+	a := s.zone("a", []string{"seg-a of " + s.ns, "seg-b of " + s.ns})
 	c, warned := s.warnedClient()
 
 	machine := s.pooled("md-a-0", harness.WithOwner(s.machineSet("md-a", inDomain(a))))
@@ -261,7 +261,8 @@ func TestDeviceThatAFailureDomainAddsWithoutAddressesIsWarnedOf(t *testing.T) {
 func TestMachineOfNobodyGetsNoAddressYetWhereAZoneDecides(t *testing.T) {
 	t.Parallel()
 	s := zonedScene(t)
-	s.create(harness.Pool(s.ns), harness.Template(s.ns, "some", harness.WithPool(harness.DefaultPool)))
+	// It may be on the network of any zone, so that its addresses are its own in all.
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.56.240", "10.16.56.241")), harness.Template(s.ns, "some", harness.WithPool(harness.DefaultPool)))
 
 	s.expectDeferred("m-0", harness.FromTemplate("some"))
 
