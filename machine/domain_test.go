@@ -77,7 +77,7 @@ func TestRequestThatIsMalformedInAllFailureDomainsIsRefused(t *testing.T) {
 func TestFailureDomainMayAskForDevicesThatTheMachineDoesNotHave(t *testing.T) {
 	_, m := machineWith(t, "", `{"networkName":"x","dhcp4":true}`)
 	domain := askingZone("a", "q")
-	domain.Askers[0].Object.SetAnnotations(map[string]string{ipam.PoolsAnnotationPrefix + "0": "p", ipam.PoolsAnnotationPrefix + "7": "q"})
+	domain.Askers[0].SetAnnotations(map[string]string{ipam.PoolsAnnotationPrefix + "0": "p", ipam.PoolsAnnotationPrefix + "7": "q"})
 	asks, warnings, err := m.AsksIn([]Domain{domain}, []Asker{asker("machine", nil, nil)})
 	if err != nil || len(asks)+len(warnings) > 0 {
 		t.Errorf("got %v, warnings %q and error %v, want none", asks, warnings, err)

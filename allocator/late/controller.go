@@ -54,6 +54,8 @@ type Demand interface {
 	Asks(ctx context.Context, m *machine.Machine) (asks []ipam.Ask, warnings []string, err error)
 	// IsPaused tells whether the machine's Cluster is paused.
 	IsPaused(ctx context.Context, m *machine.Machine) (bool, error)
+	// TakesDHCPAway tells whether there is a failure domain that does so.
+	TakesDHCPAway(ctx context.Context) (bool, error)
 }
 
 // Reconciler gives addresses to one machine after the other.
@@ -82,9 +84,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err := r.client.Get(ctx, req.NamespacedName, cached); err != nil && !kube.IsAbsent(err) {
 		return reconcile.Result{}, fmt.Errorf("reading VSphereMachine %s: %w", req.NamespacedName, err)
 	}
-	if !isDue(cached) {
+	if due, err := r.isDue(ctx, cached); err != nil || !due {
 		r.memory.end(req.NamespacedName)
-		return reconcile.Result{}, nil
+		return reconcile.Result{}, err
 	}
 	if r.memory.isAnswered(cached) {
 		return reconcile.Result{}, nil
@@ -111,6 +113,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	return r.result(ctx, m, err)
 }
 
+// isDue is isDue, also of a machine whose failure domain may take DHCP away.
+func (r *Reconciler) isDue(ctx context.Context, m *capi.VSphereMachine) (bool, error) {
+	if isDue(m) || !mayBeDue(m) {
+		return isDue(m), nil
+	}
+	return r.demand.TakesDHCPAway(ctx)
+}
+
 // read reads a machine from the API server, nil if it is not due by its word. That
 // will show in the cache, too.
 func (r *Reconciler) read(ctx context.Context, key types.NamespacedName) (*candidate, error) {
@@ -127,7 +137,7 @@ func (r *Reconciler) read(ctx context.Context, key types.NamespacedName) (*candi
 	if err := json.Unmarshal(raw, object); err != nil {
 		return nil, fmt.Errorf("reading VSphereMachine %s: %w", key, err)
 	}
-	if !isDue(object) {
+	if !mayBeDue(object) {
 		return nil, nil
 	}
 	m, err := machine.Decode(raw)
@@ -257,6 +267,9 @@ func (r *Reconciler) result(ctx context.Context, m *candidate, err error) (recon
 		return reconcile.Result{}, nil
 	case errors.Is(err, allocator.ErrMachineGone), apierrors.IsNotFound(err):
 		return reconcile.Result{}, nil
+	case errors.Is(err, ipam.ErrUndecided):
+		// Its Machine is gone, or another one of the name is there: it will go, too.
+		return reconcile.Result{RequeueAfter: firstWait}, nil
 	case apierrors.IsConflict(err):
 		return reconcile.Result{RequeueAfter: conflictRetry}, nil
 	case isRefused:

@@ -30,11 +30,16 @@ import (
 // asked is what machines ask for here: nothing, or one address.
 type asked struct {
 	nothing, paused bool
+	takesDHCPAway   bool
+	err             error
 	count           int
 }
 
 func (a *asked) Asks(context.Context, *machine.Machine) ([]ipam.Ask, []string, error) {
 	a.count++
+	if a.err != nil {
+		return nil, nil, a.err
+	}
 	if a.nothing {
 		return nil, nil, nil
 	}
@@ -42,6 +47,8 @@ func (a *asked) Asks(context.Context, *machine.Machine) ([]ipam.Ask, []string, e
 }
 
 func (a *asked) IsPaused(context.Context, *machine.Machine) (bool, error) { return a.paused, nil }
+
+func (a *asked) TakesDHCPAway(context.Context) (bool, error) { return a.takesDHCPAway, nil }
 
 // engine binds 10.0.0.1, unless it has an error.
 type engine struct {
@@ -150,6 +157,27 @@ func TestEverythingIsWrittenInOnePatchAgainstTheVersionRead(t *testing.T) {
 	}
 	if got := p.engine.requests[0]; got.UID != "uid" || got.Owner.UID != "" || got.Asks[0].Host != "cp-0" {
 		t.Errorf("claimed by %+v", got)
+	}
+}
+
+func TestMachineOnDHCPIsServedOnlyWhereAFailureDomainTakesThatAway(t *testing.T) {
+	yes := true
+	for _, takes := range []bool{true, false} {
+		p := newPlay(t, machineDue(func(m *capi.VSphereMachine) { m.Spec.Network.Devices[0].DHCP4 = &yes }))
+		p.asked.takesDHCPAway = takes
+		p.reconcile(t)
+		if served := len(p.patches) == 1; served != takes || !takes && p.reads > 0 {
+			t.Errorf("DHCP is taken away: %t, served: %t, with %d reads", takes, served, p.reads)
+		}
+	}
+}
+
+// Its Machine is gone, as a rule: that it is unknown is no news for anybody.
+func TestMachineWhoseFailureDomainIsNotKnownWaitsWithoutAWord(t *testing.T) {
+	p := newPlay(t, machineDue())
+	p.asked.err = ipam.ErrUndecided
+	if got := p.reconcile(t); got.RequeueAfter != firstWait || p.said() != "" {
+		t.Errorf("got %+v, want another try after %s without an event", got, firstWait)
 	}
 }
 

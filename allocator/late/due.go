@@ -20,6 +20,20 @@ import (
 // is there; with marks of ours it was served before, and a part of its addresses is
 // never added.
 func isDue(m *capi.VSphereMachine) bool {
+	return isReady(m) && slices.ContainsFunc(m.Spec.Network.Devices, waits)
+}
+
+// mayBeDue tells whether a machine may be given addresses now, if its failure domain takes
+// DHCP away from its devices.
+func mayBeDue(m *capi.VSphereMachine) bool {
+	return isReady(m) && slices.ContainsFunc(m.Spec.Network.Devices, func(d capi.Device) bool {
+		d.DHCP4, d.DHCP6 = nil, nil
+		return waits(d)
+	})
+}
+
+// isReady is isDue whatever the devices.
+func isReady(m *capi.VSphereMachine) bool {
 	_, owned := machine.OwnerOf(m)
 	_, bound := m.Annotations[ipam.BindingsAnnotation]
 	switch {
@@ -30,7 +44,7 @@ func isDue(m *capi.VSphereMachine) bool {
 	case annotations.HasPaused(m), isMoving(m):
 		return false
 	}
-	return slices.ContainsFunc(m.Spec.Network.Devices, waits)
+	return true
 }
 
 // waits tells whether a device waits for an address, see machine.Eligible.

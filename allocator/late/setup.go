@@ -64,7 +64,19 @@ func (r *Reconciler) machineSources(c controller.Controller, from cache.Cache) [
 		{Object: &capi.VSphereMachine{}, Started: watch(&capi.VSphereMachine{}, r.machines())},
 		{Object: &capi.Cluster{}, Started: watch(&capi.Cluster{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfCluster), resumed())},
 		{Object: template, Started: watch(template, handler.EnqueueRequestsFromMapFunc(r.machinesOfTemplate), asksAnew())},
+		{Object: &capi.VSphereDeploymentZone{}, Started: watch(&capi.VSphereDeploymentZone{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfZones), asksAnew())},
+		{Object: &capi.VSphereFailureDomain{}, Started: watch(&capi.VSphereFailureDomain{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfZones), asksAnew())},
 	}
+}
+
+// machinesOfZones are those that may ask for something else when there is another failure
+// domain, or one asks for something else. In which each of them is is not known here.
+func (r *Reconciler) machinesOfZones(ctx context.Context, _ client.Object) []reconcile.Request {
+	due := r.due(ctx)
+	for _, m := range due {
+		r.memory.askAnew(m.GetUID())
+	}
+	return requestsFor(due)
 }
 
 // machines enqueues a machine that is due, or is not any more. Of all others there is
@@ -72,7 +84,7 @@ func (r *Reconciler) machineSources(c controller.Controller, from cache.Cache) [
 func (r *Reconciler) machines() handler.EventHandler {
 	enqueue := func(obj client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		key := client.ObjectKeyFromObject(obj)
-		if m := obj.(*capi.VSphereMachine); isDue(m) && !r.memory.isAnswered(m) || r.memory.isWaiting(key) {
+		if m := obj.(*capi.VSphereMachine); mayBeDue(m) && !r.memory.isAnswered(m) || r.memory.isWaiting(key) {
 			q.Add(reconcile.Request{NamespacedName: key})
 		}
 	}
@@ -178,7 +190,7 @@ func (r *Reconciler) due(ctx context.Context, opts ...client.ListOption) []clien
 	}
 	var found []client.Object
 	for _, obj := range all {
-		if m, ok := obj.(*capi.VSphereMachine); ok && isDue(m) {
+		if m, ok := obj.(*capi.VSphereMachine); ok && mayBeDue(m) {
 			found = append(found, m)
 		}
 	}

@@ -19,6 +19,22 @@ import (
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheredeploymentzones;vspherefailuredomains,verbs=get;list;watch
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machines;machinesets,verbs=get
 
+// TakesDHCPAway tells whether there is a failure domain that takes DHCP away from a device,
+// which may then wait for an address.
+func (r *Reader) TakesDHCPAway(ctx context.Context) (bool, error) {
+	domains := &capi.VSphereFailureDomainList{}
+	if err := r.Cache.List(ctx, domains, client.UnsafeDisableDeepCopy); err != nil {
+		if kube.IsAbsent(err) {
+			return false, nil
+		}
+		return false, fmt.Errorf("listing VSphereFailureDomains: %w", err)
+	}
+	isNo := func(says *bool) bool { return says != nil && !*says }
+	return slices.ContainsFunc(domains.Items, func(domain capi.VSphereFailureDomain) bool {
+		return slices.ContainsFunc(domain.Spec.Topology.NetworkConfigurations, func(c capi.NetworkConfiguration) bool { return isNo(c.DHCP4) || isNo(c.DHCP6) })
+	}), nil
+}
+
 // possible are the failure domains of which a machine is, or will be, in one.
 type possible struct {
 	// names are those of VSphereDeploymentZones; an empty one stands for none.

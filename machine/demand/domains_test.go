@@ -198,3 +198,24 @@ func TestPoolThatDependsOnTheFailureDomainIsUndecided(t *testing.T) {
 		t.Errorf("got %+v and error %v, want that it is undecided", asks, err)
 	}
 }
+
+func TestFailureDomainThatTakesDHCPAwayIsSeen(t *testing.T) {
+	yes, no := true, false
+	for name, test := range map[string]struct {
+		says []capi.NetworkConfiguration
+		want bool
+	}{
+		"of IPv4":    {[]capi.NetworkConfiguration{{DHCP4: &yes}, {DHCP4: &no}}, true},
+		"of IPv6":    {[]capi.NetworkConfiguration{{DHCP6: &no}}, true},
+		"not by yes": {[]capi.NetworkConfiguration{{DHCP4: &yes}}, false},
+		"not at all": {nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			objects := zone("a", "")
+			objects[1].(*capi.VSphereFailureDomain).Spec.Topology.NetworkConfigurations = test.says
+			if got, err := zoned(t, objects...).TakesDHCPAway(t.Context()); err != nil || got != test.want {
+				t.Errorf("got %t and error %v, want %t", got, err, test.want)
+			}
+		})
+	}
+}

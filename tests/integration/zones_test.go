@@ -245,7 +245,7 @@ func TestDeviceThatAFailureDomainAddsWithoutAddressesIsWarnedOf(t *testing.T) {
 	t.Parallel()
 	s := zonedScene(t)
 	s.create(harness.Pool(s.ns))
-	a := s.zone("a", []string{"seg-a", "seg-b"})
+	a := s.zone("a", []string{"seg-a of " + s.ns, "seg-b of " + s.ns})
 	c, warned := s.warnedClient()
 
 	machine := s.pooled("md-a-0", harness.WithOwner(s.machineSet("md-a", inDomain(a))))
@@ -261,7 +261,8 @@ func TestDeviceThatAFailureDomainAddsWithoutAddressesIsWarnedOf(t *testing.T) {
 func TestMachineOfNobodyGetsNoAddressYetWhereAZoneDecides(t *testing.T) {
 	t.Parallel()
 	s := zonedScene(t)
-	s.create(harness.Pool(s.ns), harness.Template(s.ns, "some", harness.WithPool(harness.DefaultPool)))
+	// It may be on the network of any zone, so that its addresses are its own in all.
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.56.240", "10.16.56.241")), harness.Template(s.ns, "some", harness.WithPool(harness.DefaultPool)))
 
 	s.expectDeferred("m-0", harness.FromTemplate("some"))
 
@@ -290,4 +291,56 @@ func TestMachineThatGetsAFailureDomainItWasNotServedForIsToldOf(t *testing.T) {
 	if got := s.ip("cp-0"); got != ip {
 		t.Errorf("the machine has %s, want %s as before", got, ip)
 	}
+}
+
+// knownIn makes a machine that is stored known to CAPI and CAPV, with its failure domain.
+func (s *scene) knownIn(name, domain string) {
+	s.Helper()
+	owner := ownerIn(s.ns, name, domain)
+	s.create(owner)
+	machine := s.machine(name)
+	s.change(machine, func() {
+		harness.WithOwner(owner)(machine)
+		harness.WithFinalizer(harness.MachineFinalizer)(machine)
+	})
+}
+
+func TestControlPlaneMachineGetsTheAddressOfItsFailureDomainWhenItIsKnown(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := zonedScene(t)
+		a, b := s.zone("a", nil, onZone(withPoolOf("0", fullName(f, "pool-a")))), s.zone("b", nil, onZone(withPoolOf("0", fullName(f, "pool-b"))))
+		made := s.controlPlaneIn(a, b)
+		s.zonePool(f, "pool-a", 40, harness.WithAnnotation(ipam.FailureDomainsAnnotation, a))
+		s.zonePool(f, "pool-b", 50, harness.WithAnnotation(ipam.FailureDomainsAnnotation, b))
+		s.expectDeferred("cp-0", made...)
+		s.create(harness.Machine(s.ns, "cp-1", made...))
+
+		s.knownIn("cp-0", b)
+		s.served("cp-0", 1)
+		s.knownIn("cp-1", a)
+		s.served("cp-1", 1)
+
+		if first, second := s.ip("cp-0"), s.ip("cp-1"); first != f.IP(50) || second != f.IP(40) {
+			t.Errorf("the machines have %s and %s, want %s and %s", first, second, f.IP(50), f.IP(40))
+		}
+		for _, name := range []string{"cp-0", "cp-1"} {
+			s.isDone(s.machine(name))
+		}
+	})
+}
+
+func TestMachineThatItsFailureDomainTakesDHCPFromIsServedWhenItIsKnown(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := zonedScene(t)
+		s.pool(f)
+		a := s.zone("a", nil, configured(capvv1.NetworkConfiguration{NetworkName: "seg-a of " + s.ns, DHCP4: new(false)}))
+		s.create(harness.Template(s.ns, "workers", f.Ask(f.PoolName)))
+		owner := s.machineSet("md-a", inDomain(a))
+		s.create(harness.Machine(s.ns, "md-a-0", harness.FromTemplate("workers"), harness.WithOwner(owner), harness.WithDevices(harness.DHCPDevice())))
+
+		s.knownIn("md-a-0", a)
+
+		s.served("md-a-0", 1)
+		s.isDone(s.machine("md-a-0"))
+	})
 }
