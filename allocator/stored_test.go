@@ -70,9 +70,11 @@ func TestStoredMachineUsesWhatIsItsOwnWhoeverMadeIt(t *testing.T) {
 		// want is the reason for which it is refused, empty if it is used.
 		want ipam.Reason
 	}{
-		"its own":                     {claimOf("uid", "pool"), ""},
-		"the adapter's for it":        {claimOf("uid", "pool", unmarked), ""},
-		"of a request that came in":   {claimOf("", "pool"), ""},
+		"its own":              {claimOf("uid", "pool"), ""},
+		"the adapter's for it": {claimOf("uid", "pool", unmarked), ""},
+		"of a request that came in": {claimOf("", "pool", func(claim *ipamv1.IPClaim) {
+			claim.Annotations[ipam.RequestedByAnnotation] = "none"
+		}), ""},
 		"of an earlier machine":       {claimOf("earlier", "pool"), ipam.ClaimTerminating},
 		"of somebody else":            {claimOf("", "pool", unmarked), ipam.ClaimNotOurs},
 		"the adapter's, another pool": {claimOf("uid", "other", unmarked), ipam.ClaimNotOurs},
@@ -80,6 +82,11 @@ func TestStoredMachineUsesWhatIsItsOwnWhoeverMadeIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}
 			a, al := ofStored(t, test.claim, machine)
+
+			before := &ipamv1.IPClaim{}
+			if err := a.client.Get(t.Context(), al.claimKey(), before); err != nil {
+				t.Fatal(err)
+			}
 
 			_, err := a.ensureClaim(t.Context(), al)
 
@@ -97,6 +104,10 @@ func TestStoredMachineUsesWhatIsItsOwnWhoeverMadeIt(t *testing.T) {
 			_, requested := claim.Annotations[ipam.RequestedByAnnotation]
 			if !ipam.IsMarked(claim, "cp-0") || capi.OwnerMachine(claim).UID != "uid" || requested {
 				t.Errorf("the claim is %+v, want one that is the machine's own", claim.ObjectMeta)
+			}
+			// While a machine waits it is tried again and again.
+			if name == "its own" && claim.ResourceVersion != before.ResourceVersion {
+				t.Error("a claim is written that is as it should be")
 			}
 		})
 	}

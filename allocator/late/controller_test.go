@@ -249,15 +249,30 @@ func TestMachineIsLeftThatHoldsAddresses(t *testing.T) {
 	}
 }
 
-func TestMachineWithAVMIsToldThatItIsTooLate(t *testing.T) {
-	vm := &capi.VSphereVM{
+// vmOf is a VM of the machine that is being made.
+func vmOf(name string) *capi.VSphereVM {
+	return &capi.VSphereVM{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: "ns", Name: "another-name",
+			Namespace: "ns", Name: name,
 			OwnerReferences: []metav1.OwnerReference{{APIVersion: "infrastructure.cluster.x-k8s.io/v1beta2", Kind: "VSphereMachine", Name: "cp-0", UID: "uid"}},
 		},
 		Status: capi.VSphereVMStatus{TaskRef: "task-1"},
 	}
-	p := newPlay(t, machineDue(), vm)
+}
+
+func TestVMThatTheCacheDoesNotHaveYetIsSeen(t *testing.T) {
+	p := newPlay(t, machineDue(), vmOf("cp-0"))
+	p.client = interceptor.NewClient(p.client.(client.WithWatch), interceptor.Funcs{
+		List: func(context.Context, client.WithWatch, client.ObjectList, ...client.ListOption) error { return nil },
+	})
+	p.reconcile(t)
+	if len(p.engine.requests) > 0 || !strings.Contains(p.said(), "TooLate") {
+		t.Errorf("there were %d requests, want none, and an event", len(p.engine.requests))
+	}
+}
+
+func TestMachineWithAVMIsToldThatItIsTooLate(t *testing.T) {
+	p := newPlay(t, machineDue(), vmOf("another-name"))
 	p.reconcile(t)
 	p.reconcile(t)
 	if len(p.engine.requests) > 0 || p.asked.count != 1 {

@@ -51,19 +51,19 @@ func TestPoolWakesThoseThatWaitForItOldestFirst(t *testing.T) {
 		}
 		m.refuse(key(namespace, name), shortages, start.Add(after))
 	}
-	refuse("ns", "late", 2*time.Second, pool)
-	refuse("ns", "early", time.Second, other, pool)
+	refuse("ns", "a-late", 2*time.Second, pool)
+	refuse("ns", "z-early", time.Second, other, pool)
 	refuse("ns", "elsewhere", 0, other)
 	refuse("beside", "same-name", 0, pool)
 	refuse("ns", "for-nothing", 0)
 
-	if got, want := m.waitingFor(pool, "ns"), []types.NamespacedName{key("ns", "early"), key("ns", "late")}; !slices.Equal(got, want) {
+	if got, want := m.waitingFor(pool, "ns"), []types.NamespacedName{key("ns", "z-early"), key("ns", "a-late")}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	if got := m.waitingFor(pool, ""); len(got) != 3 {
 		t.Errorf("of a pool for all namespaces got %v, want three", got)
 	}
-	m.end(key("ns", "early"))
+	m.end(key("ns", "z-early"))
 	if got := m.waitingFor(pool, "ns"); len(got) != 1 {
 		t.Errorf("after one was served got %v, want the other", got)
 	}
