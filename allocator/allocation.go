@@ -97,8 +97,12 @@ func (al *allocation) claimSpec() ipam.ClaimSpec {
 // poolName is the pool in a sentence.
 func (al *allocation) poolName() string { return al.pool.Reference.In(al.pool.GetNamespace()) }
 
-// noteKept has the allocations that a claim was kept for know of it.
+// noteKept has the allocations that a claim was kept for know of it. One that has failed
+// meanwhile is no reason to prefer its pool to others.
 func (t *Attempt) noteKept(claim ipam.Claim) {
+	if claim.Failure != "" && claim.Address == "" {
+		return
+	}
 	slot := claim.GetAnnotations()[ipam.DeviceAnnotation]
 	for _, al := range t.allocations {
 		if al.want.Slot().String() == slot {

@@ -72,6 +72,9 @@ func (a *Allocator) serve(ctx context.Context, req Request, attempt *Attempt) er
 	if err := a.checkMachine(ctx, req); err != nil {
 		return err
 	}
+	if err := a.unprotectLeft(ctx, req); err != nil {
+		return err
+	}
 	if err := a.checkEarlier(ctx, req, attempt); err != nil {
 		return err
 	}
@@ -91,7 +94,10 @@ func (a *Allocator) serve(ctx context.Context, req Request, attempt *Attempt) er
 	// All claims count as under way until the last of them is bound.
 	claims := &requestClaims{underWay: &a.underWay}
 	defer claims.end()
-	return a.bindAll(ctx, attempt, claims)
+	if err := a.bindAll(ctx, attempt, claims); err != nil {
+		return err
+	}
+	return a.giveUpUnused(ctx, req, attempt)
 }
 
 // checkDistinct refuses an address that the machine has been given already: some

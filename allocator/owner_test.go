@@ -71,6 +71,7 @@ func TestClaimThatWasKeptIsForTheNextMachineOfItsOwner(t *testing.T) {
 	}{
 		"of the owner":                  {func(*earlier) {}, true},
 		"of the owner, bound meanwhile": {func(e *earlier) { e.claim.Status.Address = &corev1.ObjectReference{Name: e.address.Name} }, true},
+		"of the owner, and it failed":   {func(e *earlier) { failed(e.claim) }, false},
 		"of another owner":              {func(e *earlier) { e.next.Owner.UID = "other" }, false},
 		"of the owner, somebody else":   {func(e *earlier) { e.next.Owner.User = "somebody" }, false},
 		"that was not kept":             {func(e *earlier) { delete(e.claim.Annotations, ipam.KeptAnnotation) }, false},

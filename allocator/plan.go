@@ -71,10 +71,17 @@ type survey struct {
 	candidates  [][]candidate
 	offers      []map[int]*offer
 	pools       map[ipam.PoolReference]ipam.Pool
+	// claims are those that exist, nil where there is none.
+	claims map[claimID]client.Object
+}
+
+// claimID tells the claims of a machine apart: those of two claim APIs may share a name.
+type claimID struct {
+	provider, name string
 }
 
 func newSurvey(a *Allocator, reader client.Reader) *survey {
-	return &survey{Allocator: a, reader: reader, pools: map[ipam.PoolReference]ipam.Pool{}}
+	return &survey{Allocator: a, reader: reader, pools: map[ipam.PoolReference]ipam.Pool{}, claims: map[claimID]client.Object{}}
 }
 
 // add has an allocation take part. What is chosen for it already is its only candidate.
@@ -115,7 +122,7 @@ func (s *survey) claimed(ctx context.Context, al *allocation, candidates []candi
 			continue
 		}
 		provider := s.providers.For(c.want.Pool)
-		obj, err := existingClaim(ctx, s.reader, provider, al)
+		obj, err := s.existingClaim(ctx, provider, al)
 		if err != nil {
 			return 0, err
 		}
@@ -142,16 +149,22 @@ func answersTo(claim ipam.Claim, want ipam.Want) bool {
 }
 
 // existingClaim is the claim that an allocation will use, or wait for, nil if there is none.
-func existingClaim(ctx context.Context, reader client.Reader, provider ipam.Provider, al *allocation) (client.Object, error) {
+// However many pools it may be on, it is read once.
+func (s *survey) existingClaim(ctx context.Context, provider ipam.Provider, al *allocation) (client.Object, error) {
+	id := claimID{provider: provider.Name(), name: al.claim}
+	if known, is := s.claims[id]; is {
+		return known, nil
+	}
 	claim := ipam.EmptyClaim(provider)
-	if err := reader.Get(ctx, al.claimKey(), claim); apierrors.IsNotFound(err) {
+	err := s.reader.Get(ctx, al.claimKey(), claim)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && isPassedOver(claim, al):
+		s.claims[id] = nil
 		return nil, nil
-	} else if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("reading claim %s: %w", al.claimKey(), err)
 	}
-	if isPassedOver(claim, al) {
-		return nil, nil
-	}
+	s.claims[id] = claim
 	return claim, nil
 }
 
@@ -191,7 +204,7 @@ func (s *survey) lookAnew(ctx context.Context, al *allocation, c candidate) (*of
 		o.existing = al.kept[i].GetName()
 		return o, nil
 	}
-	claim, err := existingClaim(ctx, s.reader, o.provider, al)
+	claim, err := s.existingClaim(ctx, o.provider, al)
 	if err != nil || claim != nil {
 		return o, err
 	}

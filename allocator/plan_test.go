@@ -1,6 +1,8 @@
 package allocator
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -8,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 
@@ -195,5 +198,40 @@ func TestClaimThatWasSetAsideIsNotTakenBack(t *testing.T) {
 	}
 	if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); err != nil {
 		t.Errorf("reading the claim: %v", err)
+	}
+}
+
+// Others wait while the API server is asked, so that it is asked for nothing twice.
+func TestClaimIsReadOnceForAllPoolsThatItMayBeOn(t *testing.T) {
+	req := wanting()
+	for device := range 4 {
+		ask := ipam.Ask{Device: ipam.Device{Index: device}}
+		for i := range 16 {
+			ask.Choices = append(ask.Choices, ipam.Choice{Pool: metal3.PoolNamed(fmt.Sprintf("full-%d", i))})
+		}
+		req.Asks = append(req.Asks, ask)
+	}
+	var objects []client.Object
+	for i := range 16 {
+		pool := fmt.Sprintf("full-%d", i)
+		objects = append(objects, poolOf(pool, "10.0.0.10"), &ipamv1.IPAddress{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: pool}, Spec: ipamv1.IPAddressSpec{Pool: corev1.ObjectReference{Name: pool}, Address: "10.0.0.10"},
+		})
+	}
+	a := played(t, objects...)
+	reads := 0
+	a.live = interceptor.NewClient(a.client.(client.WithWatch), interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			if _, isClaim := obj.(*ipamv1.IPClaim); isClaim {
+				reads++
+			}
+			return c.Get(ctx, key, obj, opts...)
+		},
+	})
+
+	_, err := a.Check(t.Context(), req)
+
+	if refusal, ok := ipam.AsRefusal(err); !ok || refusal.Reason != ipam.PoolExhausted || reads != len(req.Asks) {
+		t.Errorf("got error %v and %d reads of claims, want %d", err, reads, len(req.Asks))
 	}
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -15,21 +17,22 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// ErrMachineGone says that a stored machine is not there any more, or is being
-// deleted: nothing is claimed for it.
-var ErrMachineGone = errors.New("the machine is gone")
+// ErrMachineGone says that a stored machine is not there any more, is being deleted, or
+// has got its addresses, from another leader: nothing is claimed for it.
+var ErrMachineGone = errors.New("the machine is gone, or has its addresses")
 
 // isStored tells whether the request is for a machine that is stored already.
 func (r *Request) isStored() bool { return r.UID != "" }
 
-// checkStoredMachine returns ErrMachineGone unless the API server has the very machine.
-// It may go in the next moment: what is claimed for it then has an owner that does not
-// exist, and is collected as garbage.
+// checkStoredMachine returns ErrMachineGone unless the API server has the very machine,
+// without addresses of ours. It may go in the next moment: what is claimed for it then has
+// an owner that does not exist, and is collected as garbage.
 func (a *Allocator) checkStoredMachine(ctx context.Context, req Request) error {
 	machine := &capi.VSphereMachine{}
 	err := a.live.Get(ctx, req.Machine.NamespacedName, machine)
+	_, bound := machine.Annotations[ipam.BindingsAnnotation]
 	switch {
-	case kube.IsAbsent(err), err == nil && (machine.UID != req.UID || !machine.DeletionTimestamp.IsZero()):
+	case kube.IsAbsent(err), err == nil && (machine.UID != req.UID || !machine.DeletionTimestamp.IsZero() || bound):
 		return ErrMachineGone
 	case err != nil:
 		return fmt.Errorf("reading VSphereMachine %s: %w", req.Machine.NamespacedName, err)
@@ -68,22 +71,44 @@ func (al *allocation) disown(claim client.Object) {
 // admission such a claim is taken back.
 func (al *allocation) isUseless(claim ipam.Claim) bool {
 	failed := claim.Failure != "" && claim.Address == ""
-	return al.owns(claim) && ipam.IsMarked(claim, al.Machine.Name) && claim.GetDeletionTimestamp().IsZero() &&
-		(failed || !answersTo(claim, al.want))
+	return al.made(claim) && (failed || !answersTo(claim, al.want))
+}
+
+// made tells whether an earlier try for the stored machine has made a claim. What somebody
+// has offered to it is not ours to delete.
+func (r *Request) made(claim client.Object) bool {
+	return r.isStored() && capi.OwnerMachine(claim).UID == r.UID && ipam.IsMarked(claim, r.Machine.Name) &&
+		!ipam.IsOffered(claim) && claim.GetDeletionTimestamp().IsZero()
 }
 
 // discard deletes such a claim, to be made again when it is gone, and returns the
-// refusal for it. The machine has just been read: it holds nothing, so nothing uses the
-// address that the claim may have.
+// refusal for it, which is the same that it was refused with before.
 func (a *Allocator) discard(ctx context.Context, al *allocation, claim ipam.Claim) error {
-	if err := a.unprotect(ctx, al.provider, claim.Object, al.UID); err != nil {
+	if err := a.giveUp(ctx, al.provider, claim, al.UID); err != nil {
+		return err
+	}
+	switch {
+	case claim.Failure != "" && al.want.IP.IsValid():
+		return addressTaken(al.poolName(), al.want)
+	case claim.Exhausted:
+		return exhausted(al.pool, 0, 1)
+	case claim.Failure != "":
+		return claimRefused(al, claim)
+	}
+	return terminating(al)
+}
+
+// giveUp deletes a claim of a stored machine. That has just been read: it holds nothing,
+// so nothing uses the address that the claim may have.
+func (a *Allocator) giveUp(ctx context.Context, provider ipam.Provider, claim ipam.Claim, machine types.UID) error {
+	if err := a.unprotect(ctx, provider, claim.Object, machine); err != nil {
 		return err
 	}
 	before := claim.DeepCopyObject().(client.Object)
 	if controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer) {
 		err := kube.PatchAsRead(ctx, a.client, claim.Object, before)
 		if apierrors.IsNotFound(err) {
-			return terminating(al)
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("deleting claim %s: %w", klog.KObj(claim), err)
@@ -93,11 +118,81 @@ func (a *Allocator) discard(ctx context.Context, al *allocation, claim ipam.Clai
 		return fmt.Errorf("deleting claim %s: %w", klog.KObj(claim), err)
 	}
 	klog.FromContext(ctx).Info("Deleted a claim that came to nothing", "claim", klog.KObj(claim), "failure", claim.Failure)
-	switch {
-	case claim.Exhausted:
-		return exhausted(al.pool, 0, 1)
-	case claim.Failure != "":
-		return claimRefused(al, claim)
+	return nil
+}
+
+// giveUpUnused deletes the claims that earlier tries for a stored machine made, and that
+// the one that has served it does not use: the machine asked for more addresses then, or
+// for a pool of the other claim API. Nobody else would: the machine owns them, and lives.
+func (a *Allocator) giveUpUnused(ctx context.Context, req Request, attempt *Attempt) error {
+	if !req.isStored() {
+		return nil
 	}
-	return terminating(al)
+	for _, provider := range a.providers {
+		objects, err := kube.List(ctx, a.client, ipam.EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
+			client.MatchingLabels{ipam.MachineLabel: ipam.MachineLabelValue(req.Machine.Name)})
+		if err != nil {
+			return fmt.Errorf("listing the claims of VSphereMachine %s: %w", req.Machine.NamespacedName, err)
+		}
+		for _, obj := range objects {
+			used := slices.ContainsFunc(attempt.allocations, func(al *allocation) bool {
+				return al.provider.Name() == provider.Name() && al.claim == obj.GetName()
+			})
+			if used || !req.made(obj) {
+				continue
+			}
+			if err := a.giveUp(ctx, provider, provider.ReadClaim(obj), req.UID); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// unprotectLeft unprotects the addresses of a stored machine whose claims are gone: others
+// have deleted them while it waited. The machine has just been read to hold nothing, and a
+// claim of the same name would wait for them for ever.
+func (a *Allocator) unprotectLeft(ctx context.Context, req Request) error {
+	if !req.isStored() {
+		return nil
+	}
+	for _, provider := range a.providers {
+		objects, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(req.Machine.Namespace))
+		if err != nil {
+			return fmt.Errorf("listing the addresses of VSphereMachine %s: %w", req.Machine.NamespacedName, err)
+		}
+		for _, obj := range objects {
+			if obj.GetAnnotations()[ipam.MachineUIDAnnotation] != string(req.UID) || !ipam.IsProtected(obj) {
+				continue
+			}
+			if err := a.unprotectIfLeft(ctx, provider, obj); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (a *Allocator) unprotectIfLeft(ctx context.Context, provider ipam.Provider, address client.Object) error {
+	claim := ipam.EmptyClaim(provider)
+	key := types.NamespacedName{Namespace: address.GetNamespace(), Name: provider.ReadAddress(address).Claim}
+	err := a.live.Get(ctx, key, claim)
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("reading claim %s: %w", key, err)
+	}
+	if err == nil && ipam.Answers(address, claim.GetUID()) {
+		return nil
+	}
+	before := address.DeepCopyObject().(client.Object)
+	machine := ipam.MachineOf(address)
+	ipam.Unprotect(address)
+	if address.GetDeletionTimestamp().IsZero() {
+		// Nobody frees it. It is found as a stray one, if no claim of the name gets it.
+		kube.SetAnnotation(address, ipam.MachineNameAnnotation, machine)
+	}
+	if err := kube.PatchAsRead(ctx, a.client, address, before); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("unprotecting address %s: %w", klog.KObj(address), err)
+	}
+	klog.FromContext(ctx).Info("Unprotected an address whose claim is gone", "address", klog.KObj(address))
+	return nil
 }

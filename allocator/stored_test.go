@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -78,6 +80,9 @@ func TestStoredMachineUsesWhatIsItsOwnWhoeverMadeIt(t *testing.T) {
 		"of an earlier machine":       {claimOf("earlier", "pool"), ipam.ClaimTerminating},
 		"of somebody else":            {claimOf("", "pool", unmarked), ipam.ClaimNotOurs},
 		"the adapter's, another pool": {claimOf("uid", "other", unmarked), ipam.ClaimNotOurs},
+		"offered, another pool": {claimOf("uid", "other", func(claim *ipamv1.IPClaim) {
+			claim.Annotations[ipam.ForAnnotation] = "cp-0"
+		}), ipam.ClaimNotOurs},
 	} {
 		t.Run(name, func(t *testing.T) {
 			machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}
@@ -137,8 +142,11 @@ func TestClaimOfAStoredMachineIsItsOwnFromTheStart(t *testing.T) {
 func TestNothingIsClaimedForAMachineThatIsGone(t *testing.T) {
 	now := metav1.Now()
 	for name, machine := range map[string]*capi.VSphereMachine{
-		"gone":          {ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other"}},
-		"another one":   {ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "later"}},
+		"gone":        {ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other"}},
+		"another one": {ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "later"}},
+		"bound by another leader": {ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid", Annotations: map[string]string{
+			ipam.BindingsAnnotation: `{"machine":"cp-0","bindings":[]}`,
+		}}},
 		"being deleted": {ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid", DeletionTimestamp: &now, Finalizers: []string{"x/y"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -148,6 +156,149 @@ func TestNothingIsClaimedForAMachineThatIsGone(t *testing.T) {
 
 			if !errors.Is(err, ErrMachineGone) {
 				t.Errorf("got error %v, want ErrMachineGone", err)
+			}
+		})
+	}
+}
+
+// The first claim of the machine, bound to 10.0.0.10 of pool "one", and its address.
+func boundClaim(change ...func(*ipamv1.IPClaim)) (*ipamv1.IPClaim, *ipamv1.IPAddress) {
+	bound := func(claim *ipamv1.IPClaim) {
+		claim.Finalizers = []string{ipam.InUseFinalizer}
+		claim.Status.Address = &corev1.ObjectReference{Name: "address"}
+	}
+	claim := claimOf("uid", "one", append(change, bound)...)
+	return claim, &ipamv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: "address", UID: "address", Finalizers: []string{ipam.InUseFinalizer},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: ipamv1.GroupVersion.String(), Kind: "IPClaim", Name: claim.Name, UID: claim.UID}},
+			Annotations:     map[string]string{ipam.MachineNameAnnotation: "cp-0", ipam.MachineUIDAnnotation: "uid"},
+		},
+		Spec: ipamv1.IPAddressSpec{Claim: corev1.ObjectReference{Name: claim.Name}, Pool: corev1.ObjectReference{Name: "one"}, Address: "10.0.0.10", Prefix: 24},
+	}
+}
+
+// An unused claim of the machine of the other API, and its address.
+func otherClaim(change ...func(*capiipamv1.IPAddressClaim)) (*capiipamv1.IPAddressClaim, *capiipamv1.IPAddress) {
+	claim := &capiipamv1.IPAddressClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0", UID: "other", OwnerReferences: claimOf("uid", "one").OwnerReferences}}
+	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}})
+	for _, c := range change {
+		c(claim)
+	}
+	return claim, &capiipamv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "ns", Name: "cp-0-0", Finalizers: []string{ipam.InUseFinalizer},
+			OwnerReferences: []metav1.OwnerReference{{APIVersion: capiipamv1.GroupVersion.String(), Kind: "IPAddressClaim", Name: "cp-0-0", UID: "other"}},
+			Annotations:     map[string]string{ipam.MachineNameAnnotation: "cp-0", ipam.MachineUIDAnnotation: "uid"},
+		},
+		Spec: capiipamv1.IPAddressSpec{ClaimRef: capiipamv1.IPAddressClaimReference{Name: "cp-0-0"}, Address: "10.0.1.10"},
+	}
+}
+
+// ofStoredOne is a request of the stored machine "cp-0" for an address of pool "one".
+func ofStoredOne() Request {
+	req := wanting("one")
+	req.UID, req.Stamp = "uid", ipam.Stamp{Time: time.Now(), Request: "request"}
+	return req
+}
+
+// The template of a machine that waits may change: what it claimed before is nobody's then.
+func TestClaimsThatAStoredMachineDoesNotUseAreDeleted(t *testing.T) {
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}
+	for name, test := range map[string]struct {
+		change func(*capiipamv1.IPAddressClaim)
+		stays  bool
+	}{
+		"of the other API":        {func(*capiipamv1.IPAddressClaim) {}, false},
+		"of an address too many":  {func(claim *capiipamv1.IPAddressClaim) { claim.Name = "cp-0-0.1" }, false},
+		"of an earlier machine":   {func(claim *capiipamv1.IPAddressClaim) { claim.OwnerReferences[0].UID = "earlier" }, true},
+		"offered by somebody":     {func(claim *capiipamv1.IPAddressClaim) { claim.Annotations[ipam.ForAnnotation] = "cp-0" }, true},
+		"of the adapter's making": {func(claim *capiipamv1.IPAddressClaim) { claim.Annotations = nil }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim, address := boundClaim()
+			other, otherAddress := otherClaim(test.change)
+			otherAddress.Spec.ClaimRef.Name = other.Name
+			a := played(t, machine.DeepCopy(), poolOf("one", "10.0.0.20"), claim, address, other, otherAddress)
+
+			attempt, err := a.Claim(t.Context(), ofStoredOne())
+
+			if err != nil || len(attempt.Bindings) != 1 || attempt.Bindings[0].Claim != "cp-0-0" {
+				t.Fatalf("got %+v, error %v, want the binding of its claim", attempt.Bindings, err)
+			}
+			if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(other), other); client.IgnoreNotFound(err) != nil || (err == nil) != test.stays {
+				t.Errorf("got error %v, want that the other claim stays: %v", err, test.stays)
+			}
+			if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(otherAddress), otherAddress); err != nil || ipam.IsProtected(otherAddress) != test.stays {
+				t.Errorf("the other address is %+v, error %v, want it protected: %v", otherAddress.ObjectMeta, err, test.stays)
+			}
+			for _, kept := range []client.Object{claim, address} {
+				if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(kept), kept); err != nil || !ipam.IsProtected(kept) {
+					t.Errorf("%T is %v, %v, want it as it was", kept, kept.GetFinalizers(), err)
+				}
+			}
+		})
+	}
+}
+
+// A refused machine that waits keeps what it has claimed already, whatever it is.
+func TestRefusedStoredMachineKeepsItsClaims(t *testing.T) {
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}
+	claim, address := boundClaim()
+	a := played(t, machine, poolOf("one", "10.0.0.20"), claim, address)
+	req := wanting("one", "none")
+	req.UID = "uid"
+
+	_, err := a.Claim(t.Context(), req)
+
+	if refusal, ok := ipam.AsRefusal(err); !ok || refusal.Reason != ipam.PoolNotFound {
+		t.Fatalf("got error %v, want a refusal", err)
+	}
+	for _, kept := range []client.Object{claim, address} {
+		if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(kept), kept); err != nil || !ipam.IsProtected(kept) {
+			t.Errorf("%T is %v, %v, want it as it was", kept, kept.GetFinalizers(), err)
+		}
+	}
+}
+
+// Its finalizer would keep the address, and with it the name of the claim, for ever: the
+// lifecycle controller leaves to a living machine what is its own.
+func TestAddressThatAStoredMachineLostItsClaimOfIsUnprotected(t *testing.T) {
+	now := metav1.Now()
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}
+	for name, test := range map[string]struct {
+		change func(*ipamv1.IPAddress)
+		// named is what is left on the address that says whose it was.
+		named string
+		stays bool
+	}{
+		"nobody frees it": {func(*ipamv1.IPAddress) {}, "cp-0", false},
+		"its provider waits for us": {func(address *ipamv1.IPAddress) {
+			address.DeletionTimestamp, address.Finalizers = &now, append(address.Finalizers, "x/y")
+		}, "", false},
+		"it is an earlier machine's": {func(address *ipamv1.IPAddress) { address.Annotations[ipam.MachineUIDAnnotation] = "earlier" }, "cp-0", true},
+		"its claim is there all along": {func(address *ipamv1.IPAddress) {
+			address.OwnerReferences[0].UID, address.Spec.Claim.Name = "there", "there"
+		}, "cp-0", true},
+		"its claim is another by now":   {func(address *ipamv1.IPAddress) { address.Spec.Claim.Name = "there" }, "cp-0", false},
+		"it cools down, without an UID": {func(address *ipamv1.IPAddress) { ipam.CoolAddress(address, "cp-0", now.Time) }, "cp-0", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, address := boundClaim()
+			test.change(address)
+			there := claimNamed("there", "none")
+			there.UID = "there"
+			a := played(t, machine.DeepCopy(), poolOf("one", "10.0.0.10"), address, there)
+
+			if err := a.unprotectLeft(t.Context(), ofStoredOne()); err != nil {
+				t.Fatal(err)
+			}
+
+			if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil {
+				t.Fatal(err)
+			}
+			if ipam.IsProtected(address) != test.stays || ipam.MachineOf(address) != test.named {
+				t.Errorf("the address is %+v, want it protected: %v", address.ObjectMeta, test.stays)
 			}
 		})
 	}
@@ -166,16 +317,22 @@ func TestUselessClaimOfAStoredMachineIsDeleted(t *testing.T) {
 		}
 	}
 	finalized := func(claim *ipamv1.IPClaim) { claim.Finalizers = []string{ipam.InUseFinalizer} }
+	given := netip.MustParseAddr("10.0.0.5")
+	asksForIt := func(claim *ipamv1.IPClaim) { claim.Annotations[metal3.RequestAnnotation] = given.String() }
 	for name, test := range map[string]struct {
 		claim *ipamv1.IPClaim
+		ip    netip.Addr
 		want  ipam.Reason
 	}{
-		"it failed":            {claimOf("uid", "pool", failed, finalized), ipam.PoolExhausted},
-		"it is on another one": {claimOf("uid", "other", finalized), ipam.ClaimTerminating},
+		"it failed":                {claimOf("uid", "pool", failed, finalized), netip.Addr{}, ipam.PoolExhausted},
+		"it is on another one":     {claimOf("uid", "other", finalized), netip.Addr{}, ipam.ClaimTerminating},
+		"it asked for an address":  {claimOf("uid", "pool", failed, finalized, asksForIt), given, ipam.AddressTaken},
+		"it asked for another one": {claimOf("uid", "pool", finalized, asksForIt), given.Next(), ipam.ClaimTerminating},
 	} {
 		t.Run(name, func(t *testing.T) {
 			machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}
 			a, al := ofStored(t, test.claim, machine, address())
+			al.want.IP = test.ip
 
 			_, err := a.ensureClaim(t.Context(), al)
 

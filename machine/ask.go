@@ -78,21 +78,28 @@ func (m *Machine) Asks(asked []Asker) (asks []Ask, warnings []string, err error)
 			return nil, nil, err
 		}
 		asks = append(asks, found.asks(device, noGateway)...)
-		if err := checkCount(found, i, len(asks)); err != nil {
+		if err := checkCount(found, i, asks); err != nil {
 			return nil, nil, err
 		}
 	}
 	return asks, warnings, nil
 }
 
-// checkCount refuses what is more than the bindings of one machine can hold.
-func checkCount(found *answer, device, count int) error {
+// checkCount refuses what is more than the bindings of one machine can hold, or more
+// choices than are looked at for one.
+func checkCount(found *answer, device int, asks []Ask) error {
+	count, choices := len(asks), 0
+	for _, ask := range asks {
+		choices += len(ask.Choices)
+	}
 	switch {
 	case device >= ipam.MaxDevices:
 		return ipam.Refuse(ipam.DeviceNotFound, "%s asks for an address for device %d, but only the first %d devices of a machine are given one: "+
 			"remove the others, or give them addresses of their own", found.by, device, ipam.MaxDevices)
 	case count > ipam.MaxDevices:
 		return ipam.Refuse(ipam.PoolNameInvalid, "%s asks for the %dth address of the machine, which is given %d at most: ask for fewer", found.by, count, ipam.MaxDevices)
+	case choices > maxMachineChoices:
+		return ipam.Refuse(ipam.PoolNameInvalid, "%s has the last of %d choices of pools for the machine, of which %d are looked at: name fewer", found.by, choices, maxMachineChoices)
 	}
 	return nil
 }

@@ -109,6 +109,10 @@ func TestRequestThatCannotBeServedIsRefused(t *testing.T) {
 			[]Asker{annotatedAsker("the machine", everyDevice(9, "p"+strings.Repeat(",p", maxAddresses-1)))}, strings.Repeat(`{"networkName":"a"},`, 8) + `{"networkName":"a"}`,
 			ipam.PoolNameInvalid, "64 at most",
 		},
+		"more choices than are looked at for one machine": {
+			[]Asker{annotatedAsker("the machine", everyDevice(9, "p"+strings.Repeat("|p", maxChoices-1)))}, strings.Repeat(`{"networkName":"a"},`, 8) + `{"networkName":"a"}`,
+			ipam.PoolNameInvalid, "128 are looked at",
+		},
 		"no reference":         {annotated(ipam.PoolsAnnotationPrefix+"0", "a/b/c"), twoDevices, ipam.PoolNameInvalid, "the machine"},
 		"a device that is not": {annotated(ipam.PoolsAnnotationPrefix+"2", "p"), twoDevices, ipam.DeviceNotFound, "does not have"},
 		"a gateway that is one": {[]Asker{

@@ -15,6 +15,9 @@ const (
 	maxAddresses = 8
 	// maxChoices bounds the choices for one of them.
 	maxChoices = 16
+	// maxMachineChoices bounds those of all addresses of one machine. Each may cost reads of
+	// the API server, which others wait for.
+	maxMachineChoices = 128
 )
 
 // Expression is what an annotation asks for one device: an address for each part, each of

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
@@ -61,6 +62,10 @@ func (h *Handler) checkPools(ctx context.Context, namespace string, c change) (w
 	asked, err := h.meant(ctx, asking)
 	if refusal, refused := ipam.AsRefusal(err); refused {
 		return []string{refusal.Message}, nil
+	}
+	if errors.Is(err, ipam.ErrUndecided) {
+		// So it is of a machine without a Machine, which CAPI does not update in place.
+		return []string{err.Error()}, nil
 	}
 	if err != nil {
 		return nil, err

@@ -46,10 +46,11 @@ func TestUpdateToAnotherTemplate(t *testing.T) {
 		code     int32
 		warnings int
 	}{
-		"of the same pool":           {demand: playedDemand{pool: "pool"}, code: http.StatusOK},
-		"of another":                 {demand: playedDemand{pool: "other"}, code: http.StatusForbidden},
-		"whose requests are refused": {demand: playedDemand{err: ipam.Refuse(ipam.PoolNameInvalid, "no pool")}, code: http.StatusOK, warnings: 1},
-		"that cannot be read":        {demand: playedDemand{err: errors.New("down")}, code: http.StatusInternalServerError},
+		"of the same pool":             {demand: playedDemand{pool: "pool"}, code: http.StatusOK},
+		"of another":                   {demand: playedDemand{pool: "other"}, code: http.StatusForbidden},
+		"whose requests are refused":   {demand: playedDemand{err: ipam.Refuse(ipam.PoolNameInvalid, "no pool")}, code: http.StatusOK, warnings: 1},
+		"whose failure domain decides": {demand: playedDemand{err: ipam.ErrUndecided}, code: http.StatusOK, warnings: 1},
+		"that cannot be read":          {demand: playedDemand{err: errors.New("down")}, code: http.StatusInternalServerError},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, dryRun := range []bool{false, true} {

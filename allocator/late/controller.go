@@ -249,7 +249,11 @@ func (r *Reconciler) inject(ctx context.Context, m *candidate, bindings []ipam.B
 	if err != nil {
 		return fmt.Errorf("writing the patch: %w", err)
 	}
-	if err := r.client.Patch(ctx, m.object.DeepCopy(), client.RawPatch(types.JSONPatchType, text)); err != nil {
+	err = r.client.Patch(ctx, m.object.DeepCopy(), client.RawPatch(types.JSONPatchType, text))
+	if apierrors.IsNotFound(err) {
+		return allocator.ErrMachineGone
+	}
+	if err != nil {
 		return fmt.Errorf("writing addresses into VSphereMachine %s: %w", klog.KObj(m.object), err)
 	}
 	klog.FromContext(ctx).Info("Gave a stored machine its addresses", "bindings", len(bindings))
@@ -265,7 +269,7 @@ func (r *Reconciler) result(ctx context.Context, m *candidate, err error) (recon
 		machinesLate.WithLabelValues(r.causeOf(m)).Inc()
 		r.memory.end(key)
 		return reconcile.Result{}, nil
-	case errors.Is(err, allocator.ErrMachineGone), apierrors.IsNotFound(err):
+	case errors.Is(err, allocator.ErrMachineGone):
 		return reconcile.Result{}, nil
 	case errors.Is(err, ipam.ErrUndecided):
 		// Its Machine is gone, or another one of the name is there: it will go, too.

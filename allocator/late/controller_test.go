@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -313,5 +314,23 @@ func TestMachineThatIsGoneMeanwhileIsNoError(t *testing.T) {
 	p.engine.err = allocator.ErrMachineGone
 	if got := p.reconcile(t); got != (reconcile.Result{}) || len(p.patches) > 0 || len(p.told.Events) > 0 {
 		t.Errorf("got %+v, %d patches and %d events, want nothing", got, len(p.patches), len(p.told.Events))
+	}
+}
+
+// It is one of its claims, as a rule, that somebody has deleted in between. Nothing else
+// would bring the machine back here.
+func TestMachineIsTriedAgainWhenSomethingElseIsGone(t *testing.T) {
+	p := newPlay(t, machineDue())
+	p.engine.err = fmt.Errorf("claiming an address: %w", apierrors.NewNotFound(schema.GroupResource{}, "cp-0-0"))
+
+	_, err := p.Reconcile(t.Context(), reconcile.Request{NamespacedName: key("ns", "cp-0")})
+
+	if err == nil {
+		t.Error("got no error, want one, so that the machine is tried again")
+	}
+
+	p.engine.err, p.refuse = nil, apierrors.NewNotFound(schema.GroupResource{}, "cp-0")
+	if got := p.reconcile(t); got != (reconcile.Result{}) {
+		t.Errorf("got %+v of a machine that is gone itself, want nothing", got)
 	}
 }

@@ -83,6 +83,7 @@ func TestAddressCoolsDownBeforeItIsReleased(t *testing.T) {
 		"of a request whose machine never came":         {absent(), bound(lastingFor(lasting), withoutAnnotation, terminatingClaim, held, withoutUID), unprotect},
 		"of an earlier machine of the name":             {living(), bound(lastingFor(lasting), withoutClaim, withoutAnnotation, earlierUID, departed), cool},
 		"of a claim that waited for its machine":        {absent(), bound(lastingFor(lasting), withoutAnnotation, withoutOwner, usedBefore(restorePatience)), cool},
+		"of a claim that somebody offered":              {absent(), bound(lastingFor(lasting), withoutAnnotation, withoutOwner, takenOver, usedBefore(restorePatience)), handBack},
 		"of a claim whose machine was never stored":     {absent(), bound(lastingFor(lasting), withoutAnnotation, withoutOwner, withoutUID, requested, usedBefore(grace)), reap},
 		"of a machine that lives":                       {living(), bound(lastingFor(lasting)), adopt},
 		"of a machine on which CAPV still works":        {machineState{name: "cp-0", exists: true, uid: "uid", deleting: true}, bound(lastingFor(lasting)), idle},

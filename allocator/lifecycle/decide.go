@@ -308,7 +308,8 @@ func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration)
 		return decideUnstored(h, now, wait)
 	case h.vmExists:
 		return idle, vmCheck
-	case wasAdopted(h.claim) && h.hadMachine() && h.hasToCool():
+	case wasAdopted(h.claim) && h.hadMachine() && h.hasToCool() && !ipam.IsOffered(h.claim):
+		// One that was offered goes back to its maker, and the address with it.
 		return cool, 0
 	}
 	return reapOrHandBack(h), 0

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -28,32 +29,35 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// reconciler is one over these objects, with metal3 as the only provider.
+// reconciler is one over these objects, with both providers.
 func reconciler(t *testing.T, objects ...client.Object) *Reconciler {
 	t.Helper()
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{ipamv1.AddToScheme, func(s *runtime.Scheme) error { return capi.AddToScheme(s, nil) }} {
+	for _, add := range []func(*runtime.Scheme) error{ipamv1.AddToScheme, capiipamv1.AddToScheme, func(s *runtime.Scheme) error { return capi.AddToScheme(s, nil) }} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}
 	}
 	builder := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...)
-	providers := ipam.Providers{metal3.Provider{}}
+	providers := ipam.NewProviders(contract.Provider{}, metal3.Provider{})
 	for _, source := range allocator.New(providers, nil, nil).Sources() {
 		for name, index := range source.Indexes {
 			builder.WithIndex(source.Object, name, index)
 		}
 	}
-	claim, address := metal3.Provider{}.Kinds()
-	for name, index := range indexClaims(metal3.Provider{}) {
-		builder.WithIndex(claim, name, index)
-	}
-	for name, index := range indexAddresses(metal3.Provider{}) {
-		builder.WithIndex(address, name, index)
+	for _, provider := range providers {
+		claim, address := provider.Kinds()
+		for name, index := range indexClaims(provider) {
+			builder.WithIndex(claim, name, index)
+		}
+		for name, index := range indexAddresses(provider) {
+			builder.WithIndex(address, name, index)
+		}
 	}
 	c := builder.Build()
 	return &Reconciler{providers: providers, client: c, live: c, pools: c, grace: time.Minute, now: time.Now}

@@ -180,9 +180,8 @@ func (r *Reconciler) claim(ctx context.Context, key types.NamespacedName, pool i
 	return &claim, nil
 }
 
-// address is to addresses what claim is to claims.
-func (r *Reconciler) address(ctx context.Context, key types.NamespacedName, pool ipam.PoolReference) (*ipam.Address, error) {
-	provider := r.providers.For(pool)
+// address reads an address of a claim API, likewise.
+func (r *Reconciler) address(ctx context.Context, key types.NamespacedName, provider ipam.Provider) (*ipam.Address, error) {
 	obj := ipam.EmptyAddress(provider)
 	if found, err := getAny(ctx, key, obj, r.client, r.live); err != nil || !found {
 		return nil, err

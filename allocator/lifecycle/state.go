@@ -128,21 +128,22 @@ type claimID struct {
 // those that the machine names.
 func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedName, s *state) error {
 	byClaim := map[claimID]*holding{}
-	holdingOf := func(pool ipam.PoolReference, claim string) *holding {
-		id := claimID{provider: r.providers.For(pool).Name(), name: claim}
+	holdingOf := func(provider ipam.Provider, claim string) *holding {
+		id := claimID{provider: provider.Name(), name: claim}
 		if byClaim[id] == nil {
 			byClaim[id] = &holding{}
 			s.holdings = append(s.holdings, byClaim[id])
 		}
 		return byClaim[id]
 	}
-	// Claims come first: each is a holding of its own, whatever else leads to it.
+	// Claims come first: each is a holding of its own, whatever else leads to it. One of
+	// the same name and pool may be of the other API, see ipam.Twinned.
 	claims, err := r.claimsNaming(ctx, key)
 	if err != nil {
 		return err
 	}
 	for _, claim := range claims {
-		holdingOf(claim.Pool, claim.GetName()).claim = &claim
+		holdingOf(r.providers.OfClaim(claim.Object), claim.GetName()).claim = &claim
 	}
 	addresses, err := r.addressesNaming(ctx, key)
 	if err != nil {
@@ -154,7 +155,7 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 	// The machine's bindings join the holding of their claim. One whose claim names the
 	// machine no more, or is missing, is a holding all the same.
 	for _, b := range r.confirmedBindings(ctx, s, isKnown, addresses) {
-		h := holdingOf(b.Pool, b.Claim)
+		h := holdingOf(r.providers.For(b.Pool), b.Claim)
 		h.annotated = &b
 		if h.claim != nil {
 			continue
@@ -175,7 +176,9 @@ func (r *Reconciler) observeHoldings(ctx context.Context, key types.NamespacedNa
 			return err
 		}
 	}
-	s.addRemaining(addresses, holdingOf)
+	s.addRemaining(addresses, func(address ipam.Address) *holding {
+		return holdingOf(r.providers.OfAddress(address.Object), address.Claim)
+	})
 	return nil
 }
 
@@ -192,12 +195,12 @@ func (r *Reconciler) addressOf(ctx context.Context, namespace string, h *holding
 	if h.claim == nil || h.claim.Address == "" {
 		return nil, nil
 	}
-	return r.address(ctx, types.NamespacedName{Namespace: namespace, Name: h.claim.Address}, h.claim.Pool)
+	return r.address(ctx, types.NamespacedName{Namespace: namespace, Name: h.claim.Address}, r.providers.OfClaim(h.claim.Object))
 }
 
 // addRemaining adds the addresses that no holding has. One that answers a claim
 // which has no address yet is left out: the provider may be about to bind it.
-func (s *state) addRemaining(addresses []ipam.Address, holdingOf func(ipam.PoolReference, string) *holding) {
+func (s *state) addRemaining(addresses []ipam.Address, holdingOf func(ipam.Address) *holding) {
 	for _, address := range addresses {
 		known := slices.ContainsFunc(s.holdings, func(h *holding) bool {
 			return h.address != nil && h.address.GetUID() == address.GetUID()
@@ -205,7 +208,7 @@ func (s *state) addRemaining(addresses []ipam.Address, holdingOf func(ipam.PoolR
 		if known {
 			continue
 		}
-		switch h := holdingOf(address.Pool, address.Claim); {
+		switch h := holdingOf(address); {
 		case h.address == nil && h.claim == nil && h.annotated == nil:
 			// Nothing else is known of its claim: the holding was made just now.
 			h.address = &address

@@ -247,7 +247,7 @@ func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 		Object:    pool,
 		Reference: want.Pool,
 		Total:     size(usableOf(pool)),
-		Free:      func(claims []string) (uint64, uint64) { return freeOf(pool, used, claims) },
+		Free:      freeOf(pool, used),
 		Offers:    func(ip netip.Addr, claim string) (bool, bool) { return offers(pool, used, ip, claim) },
 	}, nil
 }

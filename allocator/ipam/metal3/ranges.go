@@ -4,6 +4,7 @@ import (
 	"math"
 	"net/netip"
 	"slices"
+	"sync"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"go4.org/netipx"
@@ -175,20 +176,29 @@ func size(set *netipx.IPSet) uint64 {
 // freeOf tells how many addresses of a pool are left for claims of these
 // names; at least, if that is enough for them. A claim whose name is a key of
 // spec.preAllocations gets that address and no other; all other claims get none
-// of those.
-func freeOf(pool *ipamv1.IPPool, used []netip.Addr, claims []string) (free, needed uint64) {
-	for _, claim := range claims {
-		if _, reserved := pool.Spec.PreAllocations[claim]; !reserved {
-			needed++
-		}
-	}
+// of those. What is left is counted once, since a machine that may choose among pools
+// asks thousands of times.
+func freeOf(pool *ipamv1.IPPool, used []netip.Addr) func(claims []string) (free, needed uint64) {
 	ranges := usableOf(pool)
-	taken := uint64(len(used) + len(pool.Spec.PreAllocations))
-	if total := size(ranges); total >= taken && total-taken >= needed {
-		// The common case, without arithmetic on thousands of addresses.
-		return total - taken, needed
+	total, taken := size(ranges), uint64(len(used)+len(pool.Spec.PreAllocations))
+	left := sync.OnceValue(func() uint64 { return leftOf(pool, ranges, used) })
+	return func(claims []string) (free, needed uint64) {
+		for _, claim := range claims {
+			if _, reserved := pool.Spec.PreAllocations[claim]; !reserved {
+				needed++
+			}
+		}
+		if total >= taken && total-taken >= needed {
+			// The common case, without arithmetic on thousands of addresses.
+			return total - taken, needed
+		}
+		return left(), needed
 	}
+}
 
+// leftOf counts the addresses of a pool's ranges that nobody has, and that are reserved
+// for nobody.
+func leftOf(pool *ipamv1.IPPool, ranges *netipx.IPSet, used []netip.Addr) uint64 {
 	left := netipx.IPSetBuilder{}
 	left.AddSet(ranges)
 	for _, a := range used {
@@ -201,9 +211,9 @@ func freeOf(pool *ipamv1.IPPool, used []netip.Addr, claims []string) (free, need
 	}
 	set, err := left.IPSet()
 	if err != nil {
-		return 0, needed
+		return 0
 	}
-	return size(set), needed
+	return size(set)
 }
 
 // offers tells whether an address is in a pool, and whether a claim cannot have it: it is
