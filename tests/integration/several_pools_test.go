@@ -223,8 +223,8 @@ func TestDryRunOfSeveralPoolsMakesNothing(t *testing.T) {
 		preview(parts)
 		preview(withPoolOf("0", "@prod,@prod,@prod"))
 		preview(grouped("prod"))
-		preview(withPoolOf("0", ref(f, "none")+"|"+ref(f, "a")),
-			fmt.Sprintf(`%s "none" not found in namespace "NAMESPACE", asked for by %s: create the pool or correct its name there`, kind, expression))
+		preview(withPoolOf("0", "@dev|"+ref(f, "a")), `no pool in namespace "NAMESPACE" carries cluster.x-k8s.io/ip-pool-group=dev, asked for by `+expression+
+			`: label a pool, or correct the annotation there`)
 		preview(grouped("dev"), `no pool in namespace "NAMESPACE" carries cluster.x-k8s.io/ip-pool-group=dev, asked for by labels of the VSphereMachine: `+
 			`label a pool, or correct the labels there`)
 		s.expectNoClaims()
