@@ -38,9 +38,13 @@ func inGroup(pool *ipamv1.IPPool, group string) *ipamv1.IPPool {
 	return pool
 }
 
-// stating has a pool say what it is for.
+// stating has a pool say for which networks it is.
 func stating(pool *ipamv1.IPPool, networks string) *ipamv1.IPPool {
-	pool.Annotations = map[string]string{ipam.NetworksAnnotation: networks}
+	return annotated(pool, ipam.NetworksAnnotation, networks)
+}
+
+func annotated(pool *ipamv1.IPPool, key, value string) *ipamv1.IPPool {
+	pool.Annotations = map[string]string{key: value}
 	return pool
 }
 
@@ -109,16 +113,19 @@ func TestWhatNoChoiceCanServeIsRefused(t *testing.T) {
 			`no pool asked for by annotation x of y can serve: IPPool "going" is being deleted, IPPool "none" not found, IPPool "empty" is exhausted, ` +
 				`IPPool "far" is for other networks; add addresses to one of them, or name or label another`, "going none empty",
 		},
-		"the first reason, if none is full":         {[]string{"none|going"}, ipam.PoolNotFound, `IPPool "none" not found, IPPool "going" is being deleted`, "none going"},
-		"a group of none":                           {[]string{"@x"}, ipam.NoPoolMatches, `no pool in namespace "ns" carries cluster.x-k8s.io/ip-pool-group=x, asked for by annotation x of y: label a pool, or correct the annotation there`, ""},
-		"a group of one like that pool":             {[]string{"@h", "@h"}, ipam.PoolExhausted, `IPPool "alone" in namespace "ns" is exhausted: 0 of 1 addresses in use and the machine needs 2; add`, "alone"},
-		"room for each, not for all":                {[]string{"one|two", "one", "two", "two"}, ipam.PoolExhausted, `IPPool "one" is exhausted, IPPool "two" is exhausted`, "one two"},
-		"room for each of one choice, not for both": {[]string{"one", "one"}, ipam.PoolExhausted, `IPPool "one" in namespace "ns" is exhausted: 0 of 1 addresses in use and the machine needs 2`, "one"},
-		"the third of three":                        {[]string{"one", "two", "empty"}, ipam.PoolExhausted, `"empty" in namespace "ns" is exhausted: 0 of 0`, "empty"},
+		"the first reason, if none is full":           {[]string{"none|going"}, ipam.PoolNotFound, `IPPool "none" not found, IPPool "going" is being deleted`, "none going"},
+		"a group of none":                             {[]string{"@x"}, ipam.NoPoolMatches, `no pool in namespace "ns" carries cluster.x-k8s.io/ip-pool-group=x, asked for by annotation x of y: label a pool, or correct the annotation there`, ""},
+		"a group of one like that pool":               {[]string{"@h", "@h"}, ipam.PoolExhausted, `IPPool "alone" in namespace "ns" is exhausted: 0 of 1 addresses in use and the machine needs 2; add`, "alone"},
+		"room for each, not for all":                  {[]string{"one|two", "one", "two", "two"}, ipam.PoolExhausted, `IPPool "one" is exhausted, IPPool "two" is exhausted`, "one two"},
+		"room for each of one choice, not for both":   {[]string{"one", "one"}, ipam.PoolExhausted, `IPPool "one" in namespace "ns" is exhausted: 0 of 1 addresses in use and the machine needs 2`, "one"},
+		"the first pool that is short, not the first": {[]string{"two", "one|alone", "one|alone", "one|alone"}, ipam.PoolExhausted, `IPPool "one" in namespace "ns" is exhausted: 0 of 1 addresses in use and the machine needs 3`, "one"},
+		"by what they are for":                        {[]string{"far|zone-b|theirs"}, ipam.PoolNotForNetwork, `IPPool "far" is for other networks, IPPool "zone-b" is for other failure domains, IPPool "theirs" is for others;`, ""},
+		"the third of three":                          {[]string{"one", "two", "empty"}, ipam.PoolExhausted, `"empty" in namespace "ns" is exhausted: 0 of 0`, "empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := played(t, poolOf("empty", "10.0.0.9"), poolOf("one", "10.0.0.10"), poolOf("two", "10.0.0.11"),
-				stating(poolOf("far", "10.0.0.19"), "elsewhere"), terminatingPool("going"), inGroup(poolOf("alone", "10.0.0.10"), "h"))
+				stating(poolOf("far", "10.0.0.19"), "elsewhere"), terminatingPool("going"), inGroup(poolOf("alone", "10.0.0.10"), "h"),
+				annotated(poolOf("zone-b", "10.0.0.19"), ipam.FailureDomainsAnnotation, "b"), annotated(poolOf("theirs", "10.0.0.19"), ipam.UsedByAnnotation, "theirs"))
 			_, err := a.Check(t.Context(), choosingFrom(test.addresses...))
 			refusal, ok := ipam.AsRefusal(err)
 			if !ok || refusal.Reason != test.reason || !strings.Contains(refusal.Message, test.text) {

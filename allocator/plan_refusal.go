@@ -26,9 +26,14 @@ func (s *survey) refuse(ctx context.Context) error {
 		}
 	}
 	// Each could be given one, but not all of them: more than one pool is short.
-	first := preferred[0]
-	free, needed := roomFor(first.pool, claimsOn(first.want.Pool, preferred))
-	return exhausted(first.pool, free, max(needed, free+1))
+	for _, o := range preferred {
+		if free, needed := roomFor(o.pool, claimsOn(o.want.Pool, preferred)); free < needed {
+			return exhausted(o.pool, free, needed)
+		}
+	}
+	// The search has ended before it came to all combinations.
+	free, _ := roomFor(preferred[0].pool, nil)
+	return exhausted(preferred[0].pool, free, free+1)
 }
 
 // preferred are the first candidates that are not refused, of each allocation that has one.
@@ -103,14 +108,15 @@ func causeOf(c candidate, refusal *ipam.Refusal) string {
 		return "no pool of the group"
 	}
 	words := map[ipam.Reason]string{
-		ipam.PoolExhausted:     "is exhausted",
-		ipam.PoolNotFound:      "not found",
-		ipam.PoolTerminating:   "is being deleted",
-		ipam.PoolNotServed:     "is not served",
-		ipam.PoolForbidden:     "cannot be read",
-		ipam.PoolNotForNetwork: "is for other networks",
-		ipam.PoolNotAllowed:    "is for others",
-		ipam.AddressTaken:      "has given the address to others",
+		ipam.PoolExhausted:           "is exhausted",
+		ipam.PoolNotFound:            "not found",
+		ipam.PoolTerminating:         "is being deleted",
+		ipam.PoolNotServed:           "is not served",
+		ipam.PoolForbidden:           "cannot be read",
+		ipam.PoolNotForNetwork:       "is for other networks",
+		ipam.PoolNotForFailureDomain: "is for other failure domains",
+		ipam.PoolNotAllowed:          "is for others",
+		ipam.AddressTaken:            "has given the address to others",
 	}[refusal.Reason]
 	if words == "" {
 		words = "cannot be used"

@@ -120,6 +120,15 @@ func newRelocation(t *testing.T, by harness.Fixture, more byte, options ...harne
 // newRelocationAsking is newRelocation with workers that ask in this way.
 func newRelocationAsking(t *testing.T, by harness.Fixture, ask harness.Option, more byte, options ...harness.Option) *relocation {
 	t.Helper()
+	r := newUnpeopled(t, by, more, options...)
+	template := r.template("workers", ask)
+	r.people(template, r.scene.workers(template, "md-moved", relocated))
+	return r
+}
+
+// newUnpeopled is a relocation without its workers, see people.
+func newUnpeopled(t *testing.T, by harness.Fixture, more byte, options ...harness.Option) *relocation {
+	t.Helper()
 	s := newScene(t, secondStack(t))
 	r := &relocation{
 		scene:  s,
@@ -127,18 +136,22 @@ func newRelocationAsking(t *testing.T, by harness.Fixture, ask harness.Option, m
 		pool:   func(s *scene) client.Object { return s.pool(by, "workers", 10, 10+relocated+more, options...) },
 	}
 	t.Cleanup(r.target.inspect)
-	template := s.template("workers", ask)
-	r.workers = s.workers(template, "md-moved", relocated)
-	s.create(r.pool(s), template, r.workers)
-	r.before = s.nodes(r.workers)
-	s.moveBootstrapData()
-	s.awaitJoined()
-	s.eventually(harness.Soon, "the machines to hold their addresses", func(ctx context.Context) error {
-		return s.allHeld(ctx, r.before)
+	return r
+}
+
+// people makes the workers, and waits until they can be moved.
+func (r *relocation) people(template *capvv1.VSphereMachineTemplate, workers *clusterv1.MachineDeployment) {
+	r.Helper()
+	r.workers = workers
+	r.create(r.pool(r.scene), template, workers)
+	r.before = r.nodes(workers)
+	r.moveBootstrapData()
+	r.awaitJoined()
+	r.eventually(harness.Soon, "the machines to hold their addresses", func(ctx context.Context) error {
+		return r.allHeld(ctx, r.before)
 	})
 	r.event = r.lastEvent()
-	s.step("the machines are nodes, and hold their addresses")
-	return r
+	r.step("the machines are nodes, and hold their addresses")
 }
 
 // moveBootstrapData labels the bootstrap data that all workers share: there is

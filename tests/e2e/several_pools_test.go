@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -128,16 +129,27 @@ func TestPoolOfOneKeepsTheAddressThroughARollOutWithoutSurge(t *testing.T) {
 	})
 }
 
-// A machine with two addresses is never stored, and no virtual machine is told, with one.
+// A machine that is given two addresses later is never stored, and no virtual machine is
+// told, with one of them.
 func TestDualStackNeverHalf(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
-	template := s.template("workers", asks(0, "IPPool/pool,IPPool/pool"))
+	template := s.template("workers")
 	workers := s.workers(template, "md-0", 3)
+	waiters, held := s.watchWaiting(), s.watchAddresses()
 	s.create(s.pool(harness.OfMetal3, "pool", 10, 19), template, workers)
+	s.eventually(provisioned, "VMs that wait for an address", func(context.Context) error {
+		seen, err := waiters.list()
+		if len(seen) == 0 {
+			return errors.Join(errors.New("there are none"), err)
+		}
+		return err
+	})
+
+	// Until now nobody asked.
+	patch(s, template, func(template *capvv1.VSphereMachineTemplate) { asks(0, "IPPool/pool,IPPool/pool")(template) })
 
 	s.nodes(workers)
-
 	events, err := s.events(context.Background())
 	if err != nil {
 		t.Fatal(err)
@@ -146,5 +158,9 @@ func TestDualStackNeverHalf(t *testing.T) {
 		if len(event.Addresses) == 1 {
 			t.Errorf("virtual machine %s was %s with %v, want never one of two", event.Name, event.Kind, event.Addresses)
 		}
+	}
+	states, err := held.list()
+	if err != nil || len(states) != 2 || !slices.Contains(states, "none") || !slices.Contains(states, "2 addresses") {
+		t.Errorf("machines were seen with %q and error %v, want none, and then 2 addresses", states, err)
 	}
 }

@@ -19,22 +19,54 @@ import (
 // machine has no address.
 const waiting = capvv1.VSphereVMVirtualMachineWaitingForStaticIPAllocationReason
 
-// sightings are the objects that were seen to wait for an address.
+// sightings are what was seen of the objects of a namespace, such as those that wait for an
+// address.
 type sightings struct {
-	mu   sync.Mutex
-	seen map[string]bool
-	errs []error
-	stop func()
-	done sync.WaitGroup
+	mu     sync.Mutex
+	seen   map[string]bool
+	errs   []error
+	noteOf func(*unstructured.Unstructured) (string, error)
+	stop   func()
+	done   sync.WaitGroup
 }
 
 // watchWaiting watches the VSphereMachines and the VSphereVMs of the namespace
 // from now on, and notes each that is said to wait for an address.
 func (s *scene) watchWaiting() *sightings {
 	s.Helper()
+	return s.watch(func(object *unstructured.Unstructured) (string, error) {
+		status, err := json.Marshal(object.Object["status"])
+		if err != nil || !strings.Contains(string(status), `"`+waiting+`"`) {
+			return "", err
+		}
+		return object.GetKind() + " " + object.GetName(), nil
+	}, "VSphereMachine", "VSphereVM")
+}
+
+// watchAddresses watches the VSphereMachines of the namespace from now on, and notes with
+// how many addresses their first devices are stored: "none", or as in "2 addresses".
+func (s *scene) watchAddresses() *sightings {
+	s.Helper()
+	return s.watch(func(object *unstructured.Unstructured) (string, error) {
+		devices, _, err := unstructured.NestedSlice(object.Object, "spec", "network", "devices")
+		if err != nil || len(devices) == 0 {
+			return "", err
+		}
+		device, _ := devices[0].(map[string]any)
+		if addresses, _ := device["ipAddrs"].([]any); len(addresses) > 0 {
+			return fmt.Sprintf("%d addresses", len(addresses)), nil
+		}
+		return "none", nil
+	}, "VSphereMachine")
+}
+
+// watch watches these kinds in the namespace, and notes what it is told that is to be noted
+// of each version of an object.
+func (s *scene) watch(noteOf func(*unstructured.Unstructured) (string, error), kinds ...string) *sightings {
+	s.Helper()
 	ctx, cancel := context.WithCancel(s.Context())
-	found := &sightings{seen: map[string]bool{}, stop: cancel}
-	for _, kind := range []string{"VSphereMachine", "VSphereVM"} {
+	found := &sightings{seen: map[string]bool{}, noteOf: noteOf, stop: cancel}
+	for _, kind := range kinds {
 		list := &unstructured.UnstructuredList{}
 		list.SetGroupVersionKind(capvv1.GroupVersion.WithKind(kind + "List"))
 		watcher, err := s.stack.Plane.Client.Watch(ctx, list, client.InNamespace(s.ns))
@@ -61,20 +93,18 @@ func (f *sightings) follow(ctx context.Context, watcher watch.Interface) {
 		if event.Type == watch.Deleted {
 			continue
 		}
-		if status, err := json.Marshal(object.Object["status"]); err != nil || strings.Contains(string(status), `"`+waiting+`"`) {
-			f.add(object.GetKind()+" "+object.GetName(), err)
-		}
+		f.add(f.noteOf(object))
 	}
 	if ctx.Err() == nil {
 		f.add("", errors.New("watching: the watch broke off, and may have missed something"))
 	}
 }
 
-func (f *sightings) add(object string, err error) {
+func (f *sightings) add(note string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if object != "" {
-		f.seen[object] = true
+	if note != "" {
+		f.seen[note] = true
 	}
 	if err != nil {
 		f.errs = append(f.errs, err)
@@ -85,9 +115,9 @@ func (f *sightings) add(object string, err error) {
 func (f *sightings) list() ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var objects []string
-	for object := range f.seen {
-		objects = append(objects, object)
+	var notes []string
+	for note := range f.seen {
+		notes = append(notes, note)
 	}
-	return objects, errors.Join(f.errs...)
+	return notes, errors.Join(f.errs...)
 }

@@ -41,12 +41,7 @@ func (s *scene) zone(index int, ask harness.Option, change ...func(*capvv1.Topol
 	}
 	deployment := s.stack.DeploymentZone(zone, in.name, options...)
 	s.create(overlay, deployment)
-	s.Cleanup(func() {
-		// CAPV keeps it while a Machine is in it, and then deletes what it laid over that.
-		if err := s.stack.Plane.Client.Delete(context.Background(), deployment); client.IgnoreNotFound(err) != nil {
-			s.Logf("deleting %s: %v", deployment.Name, err)
-		}
-	})
+	s.Cleanup(func() { s.dropZone(in) })
 	s.eventually(provisioned, "failure domain "+in.name+" to be ready", func(ctx context.Context) error {
 		if err := s.stack.Plane.Client.Get(ctx, client.ObjectKeyFromObject(deployment), deployment); err != nil {
 			return err
@@ -57,6 +52,15 @@ func (s *scene) zone(index int, ask harness.Option, change ...func(*capvv1.Topol
 		return nil
 	})
 	return in
+}
+
+// dropZone deletes a failure domain. CAPV keeps it while a Machine is in it, and then deletes
+// what it laid over that.
+func (s *scene) dropZone(in domainIn) {
+	deployment := &capvv1.VSphereDeploymentZone{ObjectMeta: metav1.ObjectMeta{Name: in.name}}
+	if err := s.stack.Plane.Client.Delete(context.Background(), deployment); client.IgnoreNotFound(err) != nil {
+		s.Logf("deleting %s: %v", in.name, err)
+	}
 }
 
 // spread has the control plane of the scene's Cluster spread over its failure domains.

@@ -212,6 +212,32 @@ func TestZoneThatTakesDHCPAwayIsServedLate(t *testing.T) {
 	})
 }
 
+// Failure domains have no namespace, and are moved with the Cluster: machines that are made
+// in the target are given the addresses of their zone there.
+func TestMovedMachinesOfAZoneKeepItsAddresses(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+		options := []harness.Option{}
+		if by.Is(harness.OfMetal3) {
+			options = append(options, ofItsCluster)
+		}
+		r := newUnpeopled(t, by, 0, options...)
+		zone := r.zone(0, asks(0, ref(by, "workers")))
+		template := r.template("workers")
+		r.people(template, r.workersIn(zone, template, "md-moved", relocated))
+		t.Cleanup(func() { r.target.dropZone(zone) })
+
+		r.move()
+
+		r.checkKept()
+		r.checkNothingLeft()
+		r.checkNewMachineOnTheFreeAddress()
+		for _, node := range r.target.nodes(r.workers) {
+			r.target.expectPlaced(node, zone, r.addresses(10, 10+relocated))
+		}
+		r.checkReleased()
+	})
+}
+
 // The machine waits in its zone, and its owner is told.
 func TestFullPoolOfAZoneHoldsItsMachineUp(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -113,6 +114,15 @@ func TestLabelsOfMachineAndTemplateAreNotMixed(t *testing.T) {
 	})
 }
 
+// pausedItself keeps its provider from serving a pool. metal3 looks for that only where the
+// pool has a Cluster.
+func pausedItself(pool client.Object) {
+	harness.WithAnnotation(clusterv1.PausedAnnotation, "")(pool)
+	if pool, is := pool.(*ipamv1.IPPool); is {
+		pool.Spec.ClusterName = new(harness.DefaultCluster)
+	}
+}
+
 func TestFirstPoolByNameThatHasAFreeAddress(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
@@ -123,6 +133,7 @@ func TestFirstPoolByNameThatHasAFreeAddress(t *testing.T) {
 		s.delete(going)
 		defer s.dropFinalizer(going, hold)
 		s.poolOf(f, "c", 30, grouped("prod"), harness.WithAnnotation(ipam.NetworksAnnotation, "elsewhere"))
+		s.poolOf(f, "c-paused", 35, grouped("prod"), pausedItself)
 		s.poolOf(f, "d", 40, grouped("prod"))
 		s.poolOf(f, "e", 50, grouped("prod"))
 
@@ -176,6 +187,33 @@ func TestPoolOfAnotherNetworkIsPassedOver(t *testing.T) {
 		warned.expect(s)
 		if got := s.ip("cp-0"); got != f.IP(20) {
 			t.Errorf("the machine has %s, want one of the pool of its network", got)
+		}
+	})
+}
+
+// Of pools that others named to be theirs nothing is said where labels choose, and a
+// warning where one of them was named.
+func TestSelectionPassesOverPoolsOfOthers(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f, grouped("prod"), harness.WithAnnotation(ipam.UsedByAnnotation, s.ns+"/other"))
+		s.poolOf(f, "ours", 20, grouped("prod"), harness.WithAnnotation(ipam.UsedByAnnotation, s.ns+"/"+harness.DefaultCluster))
+		c, warned := s.warnedClient()
+		create := func(machine client.Object) {
+			t.Helper()
+			if err := c.Create(t.Context(), machine); err != nil {
+				t.Fatal(err)
+			}
+		}
+
+		create(harness.Machine(s.ns, "cp-0", grouped("prod")))
+		warned.expect(s)
+		create(s.expressing("cp-1", ref(f, f.PoolName)+"|"+ref(f, "ours")))
+		warned.expect(s, poolText(f)+` is not for Cluster "dkp" of namespace "NAMESPACE": ask its owner to add it to annotation capv-static-ip.dev/used-by, `+
+			`or name another pool in `+expression)
+
+		if first, second := s.ip("cp-0"), s.ip("cp-1"); first != f.IP(20) || second != f.IP(21) {
+			t.Errorf("the machines have %s and %s, want those of the pool that is theirs", first, second)
 		}
 	})
 }

@@ -197,6 +197,47 @@ func TestAllOrNothingOfSeveralPools(t *testing.T) {
 	})
 }
 
+// A dry run of them tells the same, and what would deny it, and claims nothing.
+func TestDryRunOfSeveralPoolsMakesNothing(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f, harness.WithPoolName("a"), f.WithIPs(20, 20), grouped("prod"))
+		s.poolOf(f, "b", 30, grouped("prod"))
+		c, warned := s.warnedClient()
+		kind := f.Reference("").Kind
+		preview := func(ask harness.Option, warnings ...string) {
+			t.Helper()
+			machine := harness.Machine(s.ns, "cp-9", ask)
+			if err := c.Create(t.Context(), machine, client.DryRunAll); err != nil {
+				t.Fatal(err)
+			}
+			warned.expect(s, warnings...)
+			expectSame(s, "the devices", machine.Spec.Network.Devices, []capvv1.NetworkDeviceSpec{harness.StaticDevice()})
+			if len(machine.Finalizers) > 0 || machine.Annotations[ipam.BindingsAnnotation] != "" {
+				t.Errorf("the machine has the finalizers %v and the annotations %v", machine.Finalizers, machine.Annotations)
+			}
+		}
+		parts := withPoolOf("0", ref(f, "a")+","+ref(f, "b"))
+		full := fmt.Sprintf(`%s "a" in namespace "NAMESPACE" is exhausted: 1 of 1 addresses in use; add addresses to the pool or delete a machine that holds one`, kind)
+
+		preview(parts)
+		preview(withPoolOf("0", "@prod,@prod,@prod"))
+		preview(grouped("prod"))
+		preview(withPoolOf("0", "@dev|"+ref(f, "a")), `no pool in namespace "NAMESPACE" carries cluster.x-k8s.io/ip-pool-group=dev, asked for by `+expression+
+			`: label a pool, or correct the annotation there`)
+		preview(grouped("dev"), `no pool in namespace "NAMESPACE" carries cluster.x-k8s.io/ip-pool-group=dev, asked for by labels of the VSphereMachine: `+
+			`label a pool, or correct the labels there`)
+		s.expectNoClaims()
+
+		s.create(s.expressing("holder", ref(f, "a")))
+		s.settled("holder")
+		preview(parts, full)
+		preview(withPoolOf("0", "@prod,@prod,@prod"), fmt.Sprintf(`%s "a" in namespace "NAMESPACE" is exhausted: 1 of 1 addresses in use and the machine needs 3; `+
+			`add addresses to the pool or delete a machine that holds one`, kind))
+		s.expectClaims(1)
+	})
+}
+
 func TestNoneOfTheChoicesIsDenied(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)

@@ -68,6 +68,33 @@ func TestPoolOfOthersIsDenied(t *testing.T) {
 	})
 }
 
+// Whom a pool is for holds in whatever way it is asked for.
+func TestPoolOfOthersIsDeniedHoweverItIsAskedFor(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		for name, test := range map[string]struct {
+			ask harness.Option
+			by  string
+		}{
+			"by its name":               {harness.WithPool(f.PoolName), "label cluster.x-k8s.io/ip-pool-name of the VSphereMachine"},
+			"by its labels":             {grouped("prod"), "labels of the VSphereMachine"},
+			"by an annotation":          {withPoolOf("0", ref(f, f.PoolName)), expression},
+			"as a group":                {withPoolOf("0", "@prod"), expression},
+			"by labels of the template": {harness.FromTemplate("cp"), `labels of VSphereMachineTemplate "cp"`},
+		} {
+			t.Run(name, func(t *testing.T) {
+				s := newScene(t, shared)
+				s.pool(f, grouped("prod"), harness.WithAnnotation(ipam.UsedByAnnotation, "team-a"))
+				s.create(harness.Template(s.ns, "cp", grouped("prod")))
+
+				s.denyTen(poolText(f)+` is not for Cluster "dkp" of namespace "NAMESPACE": ask its owner to add it to annotation capv-static-ip.dev/used-by, `+
+					`or name another pool in `+test.by, test.ask)
+
+				s.expectNoClaims()
+			})
+		}
+	})
+}
+
 func TestMachinesKeepTheirAddressesWhenTheirPoolIsClosed(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)

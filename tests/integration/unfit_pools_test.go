@@ -36,9 +36,11 @@ func TestAddressThatIsTooLongForTheDeviceIsDeniedAndLeavesNothing(t *testing.T) 
 	}}
 	s.create(pool)
 
-	s.denyMachines(`IPPool "dkp-cluster" in namespace "NAMESPACE" answered with an unusable address: `+
-		`written out with its prefix length it is longer than the 39 characters that CAPV takes; correct the pool`,
-		harness.WithPool(harness.DefaultPool))
+	denial := `IPPool "dkp-cluster" in namespace "NAMESPACE" answered with an unusable address: ` +
+		`written out with its prefix length it is longer than the 39 characters that CAPV takes; correct the pool`
+	s.denyMachines(denial, harness.WithPool(harness.DefaultPool))
+	// The older version would take it, and what Cluster API writes later by the newer one fail.
+	s.expectDenial(s.env.Client.Create(t.Context(), s.older(harness.Machine(s.ns, "older", harness.WithPool(harness.DefaultPool)))), denial)
 
 	s.noClaims()
 }

@@ -60,6 +60,19 @@ func TestPoolOfAnotherFailureDomainIsDenied(t *testing.T) {
 	})
 }
 
+func TestPoolOfOthersIsDeniedWhereAZoneAsksForIt(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := zonedScene(t)
+		s.pool(f, harness.WithAnnotation(ipam.UsedByAnnotation, "team-a"))
+		a := s.zone("a", nil, onZone(withPoolOf("0", fullName(f, f.PoolName))))
+
+		s.denyTen(poolText(f)+` is not for Cluster "dkp" of namespace "NAMESPACE": ask its owner to add it to annotation capv-static-ip.dev/used-by, `+
+			fmt.Sprintf(`or name another pool in annotation pools.capv-static-ip.dev/0 of VSphereDeploymentZone %q`, a), harness.WithOwner(s.machineSet("md-a", inDomain(a))))
+
+		s.expectNoClaims()
+	})
+}
+
 func TestPoolForFailureDomainsIsDeniedWhereThereAreNone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
