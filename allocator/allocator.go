@@ -10,6 +10,7 @@ import (
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines,verbs=get;list;watch
@@ -109,7 +110,7 @@ func checkDistinct(bindings []ipam.Binding, next ipam.Binding, namespace string)
 // checkNoMachine returns ErrMachineExists if a machine of this name lives. The
 // cache may be behind: a claim that exists already makes ensureClaim ask again.
 func (a *Allocator) checkNoMachine(ctx context.Context, machine ipam.Machine) error {
-	exists, err := machineExists(ctx, a.client, machine.NamespacedName)
+	exists, err := holderExists(ctx, a.client, machine.Namespace, machine.Holder())
 	if err != nil || !exists {
 		return err
 	}
@@ -119,7 +120,7 @@ func (a *Allocator) checkNoMachine(ctx context.Context, machine ipam.Machine) er
 // checkNoMachineInAPI returns ErrMachineExists if the API server has a machine of this
 // name.
 func (a *Allocator) checkNoMachineInAPI(ctx context.Context, machine ipam.Machine) error {
-	exists, err := machineExists(ctx, a.live, machine.NamespacedName)
+	exists, err := holderExists(ctx, a.live, machine.Namespace, machine.Holder())
 	if err != nil {
 		return err
 	}
@@ -127,6 +128,19 @@ func (a *Allocator) checkNoMachineInAPI(ctx context.Context, machine ipam.Machin
 		return ErrMachineExists
 	}
 	return nil
+}
+
+// holderExists tells whether there is a machine, or a VSphereCluster, of a name.
+func holderExists(ctx context.Context, reader client.Reader, namespace string, holder ipam.Holder) (bool, error) {
+	key := types.NamespacedName{Namespace: namespace, Name: holder.Name}
+	if holder.Kind == ipam.OfMachine {
+		return machineExists(ctx, reader, key)
+	}
+	err := reader.Get(ctx, key, &capi.VSphereCluster{})
+	if err != nil && !kube.IsAbsent(err) {
+		return false, fmt.Errorf("reading VSphereCluster %s: %w", key, err)
+	}
+	return err == nil, nil
 }
 
 func machineExists(ctx context.Context, reader client.Reader, key types.NamespacedName) (bool, error) {

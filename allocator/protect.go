@@ -24,14 +24,14 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 	case !obj.GetDeletionTimestamp().IsZero():
 		return terminating(al)
 	case !ipam.IsProtected(obj):
-	case ipam.MachineOf(obj) == al.Machine.Name && obj.GetAnnotations()[ipam.MachineUIDAnnotation] == "":
+	case ipam.HolderOf(obj) == al.Machine.Holder() && obj.GetAnnotations()[ipam.MachineUIDAnnotation] == "":
 		// With a UID it would be protected for an earlier machine of the name.
 		return nil
 	default:
 		// Another machine, or its VM, is still behind the address.
 		return terminating(al)
 	}
-	ipam.Protect(obj, al.Machine.Name)
+	ipam.ProtectFor(obj, al.Machine.Holder())
 	if al.want.Device.NetworkName != "" {
 		kube.SetAnnotation(obj, ipam.NetworkAnnotation, al.want.Device.NetworkName)
 	}
@@ -59,7 +59,7 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 				return client.IgnoreNotFound(err)
 			}
-			if !ipam.Answers(obj, claim.GetUID()) || ipam.MachineOf(obj) != ipam.MachineOf(claim) || obj.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
+			if !ipam.Answers(obj, claim.GetUID()) || ipam.HolderOf(obj) != ipam.HolderOf(claim) || obj.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
 				return nil
 			}
 			before := obj.DeepCopyObject().(client.Object)

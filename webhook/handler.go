@@ -265,9 +265,14 @@ type injection struct {
 	dropped []ipam.Binding
 }
 
-// claimAndInject claims the addresses and writes them into the machine. Whatever fails
-// after the first claim, taking the claims back begins before the answer.
+// claimAndInject claims the addresses and writes them into the machine.
 func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request allocator.Request, into injection) verdict {
+	return h.claimThen(ctx, request, func(bindings []ipam.Binding) (verdict, error) { return into.patch(raw, bindings) })
+}
+
+// claimThen claims what is wanted, and has the answer made of the bindings. Whatever fails
+// after the first claim, taking the claims back begins before the answer.
+func (h *Handler) claimThen(ctx context.Context, request allocator.Request, answer func([]ipam.Binding) (verdict, error)) verdict {
 	granted := grantOf(ctx)
 	if granted.timeout < minTimeout {
 		return deny(ipam.Refuse(ipam.TimeoutTooShort, "the API server grants this call less than %s, too little to bind an address: "+
@@ -279,7 +284,7 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request alloca
 	attempt, err := h.claim(bounded, request)
 	if err == nil {
 		var v verdict
-		if v, err = into.patch(raw, attempt.Bindings); err == nil {
+		if v, err = answer(attempt.Bindings); err == nil {
 			v.warnings = append(v.warnings, attempt.Warnings...)
 			return v
 		}

@@ -32,6 +32,7 @@ const (
 	BindingsInvalid  Reason = "BindingsInvalid"
 	BindingsShared   Reason = "BindingsShared"
 	DevicePinned     Reason = "DevicePinned"
+	EndpointPinned   Reason = "EndpointPinned"
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolElsewhere    Reason = "PoolElsewhere"
 	NoPoolMatches    Reason = "NoPoolMatches"

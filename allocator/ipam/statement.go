@@ -38,7 +38,8 @@ func CheckStatement(pool Pool, machine Machine, want Want) error {
 		return Refuse(PoolInvalid, "%s has an invalid annotation %s: %q; it can only be %q: correct the pool",
 			pool.Reference.In(pool.GetNamespace()), GatewayAnnotation, text, NoGateway)
 	}
-	if err := checkNetworks(pool, want); err != nil {
+	// An endpoint is on no network that is known.
+	if err := checkNetworks(pool, want); err != nil && !want.Endpoint {
 		return err
 	}
 	allowed, err := isUsedBy(pool, machine)

@@ -24,6 +24,7 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/endpoint"
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/contract"
@@ -233,26 +234,32 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	endpointSources, err := endpoint.Setup(mgr, providers, events, opts.orphanGracePeriod)
+	if err != nil {
+		return nil, err
+	}
 	asideSources, err := aside.Setup(mgr, alloc, providers, events)
 	if err != nil {
 		return nil, err
 	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
 		slices.Concat(alloc.Sources(), demand.Sources(mgr.GetScheme())),
-		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources))
+		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources))
 	if err != nil {
 		return nil, err
 	}
 
+	reader := &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()}
 	handler := &webhook.Handler{
 		Allocator: alloc,
-		Demand:    &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()},
+		Demand:    reader,
 		Scheme:    mgr.GetScheme(),
 		Namespace: opts.namespace,
 		Events:    events,
 		Refusals:  refusals,
 	}
 	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(handler))
+	mgr.GetWebhookServer().Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: reader}))
 
 	return handler, addChecks(mgr, kinds)
 }
