@@ -25,6 +25,7 @@ type inventory struct {
 	claims    []ipam.Claim
 	addresses []ipam.Address
 	pools     []poolRanges
+	endpoints endpoints
 
 	machineByName  map[types.NamespacedName]*holder
 	machineByUID   map[types.UID]*holder
@@ -80,6 +81,9 @@ func readInventory(ctx context.Context, c client.Reader, namespace string) (*inv
 		}
 	}
 	var err error
+	if i.endpoints, err = readEndpoints(ctx, c, namespace); err != nil {
+		return nil, err
+	}
 	if i.pools, err = readPools(ctx, c, namespace); err != nil {
 		return nil, err
 	}
