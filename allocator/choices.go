@@ -144,7 +144,7 @@ func (a *Allocator) labelled(ctx context.Context, reader client.Reader, machine 
 	for _, pools := range [][]ipam.PoolReference{own, shared} {
 		slices.SortStableFunc(pools, func(a, b ipam.PoolReference) int { return cmp.Compare(a.Name, b.Name) })
 	}
-	all := append(own, shared...)
+	all := slices.Concat(own, shared)
 	return all[:min(len(all), maxGroup)], nil
 }
 

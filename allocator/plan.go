@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -143,11 +144,12 @@ func answersTo(claim ipam.Claim, want ipam.Want) bool {
 // existingClaim is the claim that an allocation will use, or wait for, nil if there is none.
 func existingClaim(ctx context.Context, reader client.Reader, provider ipam.Provider, al *allocation) (client.Object, error) {
 	claim := ipam.EmptyClaim(provider)
-	err := reader.Get(ctx, al.claimKey(), claim)
-	switch {
-	case client.IgnoreNotFound(err) != nil:
+	if err := reader.Get(ctx, al.claimKey(), claim); apierrors.IsNotFound(err) {
+		return nil, nil
+	} else if err != nil {
 		return nil, fmt.Errorf("reading claim %s: %w", al.claimKey(), err)
-	case err != nil, isPassedOver(claim, al):
+	}
+	if isPassedOver(claim, al) {
 		return nil, nil
 	}
 	return claim, nil
@@ -198,13 +200,10 @@ func (s *survey) lookAnew(ctx context.Context, al *allocation, c candidate) (*of
 		return o, err
 	}
 	o.claim = al.claim
-	err = checkRequested(o, al)
-	if refusal, refused := ipam.AsRefusal(err); refused {
-		o.refusal = refusal
-		if refusal.Reason == ipam.AddressTaken {
-			// Whatever comes back to the pool may be it.
-			refusal.Shortages = s.shortages(o.want, []ipam.PoolReference{o.want.Pool})
-		}
+	o.refusal, _ = ipam.AsRefusal(checkRequested(o, al))
+	if o.refusal != nil && o.refusal.Reason == ipam.AddressTaken {
+		// Whatever comes back to the pool may be it.
+		o.refusal.Shortages = s.shortages(o.want, []ipam.PoolReference{o.want.Pool})
 	}
 	return o, nil
 }

@@ -85,9 +85,9 @@ type Want struct {
 }
 
 const (
-	// PoolGroupLabel and NetworkNameLabel on pools are what machines can ask for in
-	// place of a pool's name: the static IP adapters' names for them.
-	PoolGroupLabel   = "cluster.x-k8s.io/ip-pool-group"
+	// PoolGroupLabel on pools is what machines can ask for in place of a pool's name.
+	PoolGroupLabel = "cluster.x-k8s.io/ip-pool-group"
+	// NetworkNameLabel is likewise. Both are the static IP adapters' names.
 	NetworkNameLabel = "cluster.x-k8s.io/network-name"
 )
 
