@@ -103,7 +103,8 @@ func (r *reconciler) decide(ctx context.Context, s *state, h *holding) (step, ti
 		return idle, 0, err
 	}
 	second, wait := decide(fresh.clusterState, *h, r.now(), r.grace)
-	if second.frees() && second != next {
+	if second != next && second != idle {
+		// The rest of the state is still as the cache had it.
 		return idle, behindCheck, nil
 	}
 	return second, wait, nil
