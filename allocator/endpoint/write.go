@@ -30,7 +30,7 @@ func (r *reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 			return fmt.Errorf("adopting claim %s: %w", klog.KObj(h.claim), err)
 		}
 		klog.FromContext(ctx).Info("Adopted the claim of an endpoint", "claim", klog.KObj(h.claim), "address", s.host)
-		r.event(s, "AddressBound", "Holding %s from %s %s", s.host, h.claim.Pool.Kind, h.claim.Pool.Name)
+		r.event(s, corev1.EventTypeNormal, "AddressBound", "Holding %s from %s %s", s.host, h.claim.Pool.Kind, h.claim.Pool.Name)
 	}
 	return r.restore(ctx, s, h)
 }
@@ -112,7 +112,7 @@ func (r *reconciler) release(ctx context.Context, s *state, h *holding) error {
 		}
 	}
 	klog.FromContext(ctx).Info("Released an endpoint", "address", s.host)
-	r.event(s, "AddressReleased", "Released %s to %s %s", s.host, h.address.Pool.Kind, h.address.Pool.Name)
+	r.event(s, corev1.EventTypeNormal, "AddressReleased", "Released %s to %s %s", s.host, h.address.Pool.Kind, h.address.Pool.Name)
 	return nil
 }
 
@@ -175,8 +175,8 @@ func (r *reconciler) removeFinalizer(ctx context.Context, s *state) error {
 	return nil
 }
 
-func (r *reconciler) event(s *state, reason, format string, args ...any) {
+func (r *reconciler) event(s *state, kind, reason, format string, args ...any) {
 	if s.object != nil {
-		r.events.Eventf(s.object, nil, corev1.EventTypeNormal, reason, "Reconcile", format, args...)
+		r.events.Eventf(s.object, nil, kind, reason, "Reconcile", format, args...)
 	}
 }
