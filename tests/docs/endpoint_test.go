@@ -3,38 +3,19 @@ package docs
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // filesOfEndpoint are those that the example of docs/endpoint.md has on each node.
 func filesOfEndpoint(t *testing.T) map[string]string {
 	t.Helper()
-	objects, err := read(t, "docs/endpoint.md").Manifests()
+	files, err := read(t, "docs/endpoint.md").NodeFiles()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, object := range objects {
-		if object.GetKind() != "KubeadmControlPlane" {
-			continue
-		}
-		files, _, err := unstructured.NestedSlice(object.Object, "spec", "kubeadmConfigSpec", "files")
-		if err != nil {
-			t.Fatal(err)
-		}
-		contents := map[string]string{}
-		for _, file := range files {
-			file := file.(map[string]any)
-			contents[file["path"].(string)] = file["content"].(string)
-		}
-		return contents
-	}
-	t.Fatal("docs/endpoint.md has no KubeadmControlPlane")
-	return nil
+	return files
 }
 
 // initFile is kubeadm's configuration of a first node, in the form in which Cluster API
@@ -81,37 +62,6 @@ nodeRegistration:
 `, endpoint)
 }
 
-// runOnNode writes files of a node, by their paths on it, runs a script of its, and
-// returns the files' folder.
-func runOnNode(t *testing.T, files map[string]string, script string) (root string, err error) {
-	t.Helper()
-	root = t.TempDir()
-	here := func(text string) string {
-		for _, dir := range []string{"/etc/", "/run/"} {
-			text = strings.ReplaceAll(text, " "+dir, " "+root+dir)
-			text = strings.ReplaceAll(text, ">"+dir, ">"+root+dir)
-		}
-		return text
-	}
-	for path, content := range files {
-		if path == script {
-			content = here(content)
-		}
-		path = filepath.Join(root, path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(content), 0o700); err != nil { //nolint:gosec // one of them is run
-			t.Fatal(err)
-		}
-	}
-	output, err := exec.CommandContext(t.Context(), "/bin/sh", filepath.Join(root, script)).CombinedOutput()
-	if err != nil {
-		err = fmt.Errorf("%w: %s", err, output)
-	}
-	return root, err
-}
-
 const (
 	addressScript = "/etc/pre-kubeadm-commands/40-kube-vip-address.sh"
 	staticPod     = "/etc/kubernetes/manifests/kube-vip.yaml"
@@ -132,8 +82,8 @@ func TestScriptForKubeVIPFindsTheEndpoint(t *testing.T) {
 				files := filesOfEndpoint(t)
 				files[path] = content(endpoint)
 
-				root, err := runOnNode(t, files, addressScript)
-				if err != nil {
+				root := t.TempDir()
+				if err := RunOnNode(t.Context(), root, files, addressScript); err != nil {
 					t.Fatal(err)
 				}
 
@@ -150,7 +100,7 @@ func TestScriptForKubeVIPFindsTheEndpoint(t *testing.T) {
 }
 
 func TestScriptForKubeVIPFailsWithoutAnEndpoint(t *testing.T) {
-	_, err := runOnNode(t, filesOfEndpoint(t), addressScript)
+	err := RunOnNode(t.Context(), t.TempDir(), filesOfEndpoint(t), addressScript)
 	if err == nil || !strings.Contains(err.Error(), "no control plane endpoint in kubeadm's configuration") {
 		t.Errorf("got %v", err)
 	}
