@@ -32,7 +32,8 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 		return terminating(al)
 	}
 	ipam.ProtectFor(obj, al.Machine.Holder())
-	if al.want.Device.NetworkName != "" {
+	if al.want.Device.NetworkName != "" || al.want.Endpoint {
+		// An endpoint may be on any network, and is compared with what is on each.
 		kube.SetAnnotation(obj, ipam.NetworkAnnotation, al.want.Device.NetworkName)
 	}
 	err := kube.PatchAsRead(ctx, a.client, obj, before)

@@ -234,6 +234,19 @@ func TestEndpointIsAdoptedAndMarksAreRestored(t *testing.T) {
 	}
 }
 
+func TestClaimThatAMoveLeftUnboundIsTheEndpointsAllTheSame(t *testing.T) {
+	unbound := storedClaim(func(obj client.Object) { obj.(*capiipamv1.IPAddressClaim).Status.AddressRef.Name = "" })
+	answer := storedAddress()
+	answer.SetOwnerReferences([]metav1.OwnerReference{{Kind: "IPAddressClaim", Name: "prod", UID: "claim"}})
+	s := newScene(t, nil, storedVSphereCluster(), unbound, answer)
+
+	s.reconcile()
+	s.now = func() time.Time { return time.Now().Add(2 * restorePatience) }
+	s.reconcile()
+
+	s.expectHeld()
+}
+
 func TestClaimOfAVSphereClusterThatNeverCameIsReaped(t *testing.T) {
 	requested := storedClaim(func(obj client.Object) { kube.SetAnnotation(obj, ipam.RequestedByAnnotation, "none") })
 	s := newScene(t, nil, requested, storedAddress())

@@ -86,17 +86,25 @@ func (r *reconciler) observeHoldings(ctx context.Context, s *state) error {
 		}
 		for _, obj := range addresses {
 			address := provider.ReadAddress(obj)
-			known := slices.ContainsFunc(s.holdings, func(h *holding) bool {
-				return h.address != nil && h.address.GetUID() == address.GetUID() ||
-					// It answers a claim that does not name it yet.
-					h.claim != nil && h.address == nil && ipam.Answers(address, h.claim.GetUID())
-			})
-			if !known {
-				s.holdings = append(s.holdings, &holding{address: &address})
-			}
+			s.add(address)
 		}
 	}
 	return nil
+}
+
+// add adds an address that names the VSphereCluster, unless a holding has it. It may answer
+// a claim that does not name it yet: a move and a restore take that from the claim.
+func (s *state) add(address ipam.Address) {
+	for _, h := range s.holdings {
+		switch {
+		case h.address != nil && h.address.GetUID() == address.GetUID():
+			return
+		case h.address == nil && h.claim != nil && ipam.Answers(address, h.claim.GetUID()):
+			h.address = &address
+			return
+		}
+	}
+	s.holdings = append(s.holdings, &holding{address: &address})
 }
 
 // addressOf is the address that a claim names, nil if there is none.

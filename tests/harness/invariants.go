@@ -66,8 +66,8 @@ func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOpti
 			violations = append(violations, fmt.Errorf("reading the state of namespace %q: %w", namespace, err))
 			continue
 		}
-		violations = slices.Concat(violations, inventory.heldTwice(), inventory.machinesWithoutAddress(),
-			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.heldClaims(), inventory.orphanAddresses(), inventory.freeEndpoints())
+		violations = slices.Concat(violations, inventory.heldTwice(), inventory.freeEndpoints(), inventory.machinesWithoutAddress(),
+			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.heldClaims(), inventory.orphanAddresses())
 	}
 	return violations
 }
