@@ -16,7 +16,10 @@ type Request struct {
 	// other's claim for its own.
 	Stamp   ipam.Stamp
 	Machine ipam.Machine
-	Owner   ipam.Owner
+	// UID is that of the machine, if it is stored already: its claims are its own from
+	// their first moment. It is empty at admission.
+	UID   types.UID
+	Owner ipam.Owner
 	// Asks are served in this order.
 	Asks []ipam.Ask
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -22,6 +23,8 @@ type Allocator struct {
 	client client.Client
 	// live reads from the API server, where a stale answer would do harm.
 	live client.Reader
+	// ReuseAfter is for how long addresses cool down whose pools say nothing of that.
+	ReuseAfter time.Duration
 	// Each of these wakes waiting requests, by the key of an object. bound: the claim, or
 	// an address of it, has changed; full: the pool says that it is full; stored: the
 	// machine has changed.
@@ -58,15 +61,16 @@ func (a *Allocator) Check(ctx context.Context, req Request) (warnings []string, 
 // for, so that a refusal does not drain the healthy ones. It waits for the providers
 // until the context's deadline.
 //
-// Claims made by an attempt that failed are left for TakeBack. The errors are a
-// Refusal, ErrMachineExists, or what the API server said.
+// Claims made by an attempt that failed are left for TakeBack, and those of a stored
+// machine to the machine, whose next request finds them. The errors are a Refusal,
+// ErrMachineExists or ErrMachineGone, or what the API server said.
 func (a *Allocator) Claim(ctx context.Context, req Request) (*Attempt, error) {
 	attempt := a.attempt(req)
 	return attempt, a.serve(ctx, req, attempt)
 }
 
 func (a *Allocator) serve(ctx context.Context, req Request, attempt *Attempt) error {
-	if err := a.checkNoMachine(ctx, req.Machine); err != nil {
+	if err := a.checkMachine(ctx, req); err != nil {
 		return err
 	}
 	if err := a.checkEarlier(ctx, req, attempt); err != nil {
@@ -107,20 +111,27 @@ func checkDistinct(bindings []ipam.Binding, next ipam.Binding, namespace string)
 	return nil
 }
 
-// checkNoMachine returns ErrMachineExists if a machine of this name lives. The
-// cache may be behind: a claim that exists already makes ensureClaim ask again.
-func (a *Allocator) checkNoMachine(ctx context.Context, machine ipam.Machine) error {
-	exists, err := holderExists(ctx, a.client, machine.Namespace, machine.Holder())
-	if err != nil || !exists {
-		return err
+// checkMachine returns ErrMachineExists if a machine is being admitted whose name
+// another one has. The cache may be behind: a claim that exists already makes
+// ensureClaim ask again.
+func (a *Allocator) checkMachine(ctx context.Context, req Request) error {
+	if !req.isStored() {
+		exists, err := holderExists(ctx, a.client, req.Machine.Namespace, req.Machine.Holder())
+		if err != nil || !exists {
+			return err
+		}
 	}
-	return a.checkNoMachineInAPI(ctx, machine)
+	return a.checkMachineInAPI(ctx, req)
 }
 
-// checkNoMachineInAPI returns ErrMachineExists if the API server has a machine of this
-// name.
-func (a *Allocator) checkNoMachineInAPI(ctx context.Context, machine ipam.Machine) error {
-	exists, err := holderExists(ctx, a.live, machine.Namespace, machine.Holder())
+// checkMachineInAPI asks the API server: a machine that is being admitted must not
+// exist, or it returns ErrMachineExists; one that is stored must, or it returns
+// ErrMachineGone.
+func (a *Allocator) checkMachineInAPI(ctx context.Context, req Request) error {
+	if req.isStored() {
+		return a.checkStoredMachine(ctx, req)
+	}
+	exists, err := holderExists(ctx, a.live, req.Machine.Namespace, req.Machine.Holder())
 	if err != nil {
 		return err
 	}

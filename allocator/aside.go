@@ -39,9 +39,10 @@ type unfitAddress struct {
 	users []User
 }
 
-// asUnfit finds in an error that a device was answered with such an address.
-func asUnfit(err error, device ipam.Device) (unfitAddress, bool) {
-	bad := unfitAddress{network: device.NetworkName}
+// asUnfit finds in an error that a device on a network was answered with such an
+// address.
+func asUnfit(err error, network string) (unfitAddress, bool) {
+	bad := unfitAddress{network: network}
 	if used := (*usedAddress)(nil); errors.As(err, &used) {
 		bad.users = used.users
 	}
@@ -89,14 +90,16 @@ func (a *Allocator) convert(ctx context.Context, al *allocation, claim ipam.Clai
 	}
 	stamp := obj.GetAnnotations()[ipam.LastUsedAnnotation]
 	found := stamp == al.Stamp.Again().String()
-	if ipam.IsOffered(obj) || len(obj.GetOwnerReferences()) > 0 || obj.GetUID() != claim.GetUID() || stamp != al.Stamp.String() && !found {
+	isRequests := al.owns(obj) || len(obj.GetOwnerReferences()) == 0 && (stamp == al.Stamp.String() || found)
+	if ipam.IsOffered(obj) || obj.GetUID() != claim.GetUID() || !isRequests {
 		return bad.Unfit
 	}
-	if err := a.unprotect(ctx, al.provider, obj); err != nil {
+	if err := a.unprotect(ctx, al.provider, obj, al.UID); err != nil {
 		return err
 	}
+	al.disown(obj)
 	annotations, labels := obj.GetAnnotations(), obj.GetLabels()
-	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.ClusterNameAnnotation, ipam.DeviceAnnotation, ipam.KeptAnnotation} {
+	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.ClusterNameAnnotation, ipam.DeviceAnnotation, ipam.FailureDomainsAnnotation, ipam.KeptAnnotation} {
 		delete(annotations, key)
 	}
 	if !found {

@@ -169,8 +169,7 @@ func (a *Allocator) answer(ctx context.Context, al *allocation, claim ipam.Claim
 	case claim.Exhausted:
 		return ipam.Address{}, exhausted(al.pool, 0, 1)
 	case claim.Failure != "":
-		return ipam.Address{}, ipam.Refuse(ipam.ClaimRefused, "%s refused a claim: %s; correct the pool",
-			al.poolName(), claim.Failure)
+		return ipam.Address{}, claimRefused(al, claim)
 	case claim.Address == "":
 		return ipam.Address{}, a.checkNoneLeft(ctx, al)
 	}
@@ -184,12 +183,18 @@ func (a *Allocator) answer(ctx context.Context, al *allocation, claim ipam.Claim
 		return ipam.Address{}, nil
 	case err != nil:
 		return ipam.Address{}, fmt.Errorf("reading address %s: %w", key, err)
+	case ipam.IsReleased(obj):
+		return ipam.Address{}, a.coolingDown(al, claim.GetName(), claim.Pool)
 	case !obj.GetDeletionTimestamp().IsZero():
 		return ipam.Address{}, terminating(al)
 	case !ipam.Answers(obj, claim.GetUID()) && !inherits(al.provider, obj, claim):
 		return ipam.Address{}, nil
 	}
 	return al.provider.ReadAddress(obj), nil
+}
+
+func claimRefused(al *allocation, claim ipam.Claim) error {
+	return ipam.Refuse(ipam.ClaimRefused, "%s refused a claim: %s; correct the pool", al.poolName(), claim.Failure)
 }
 
 // inherits tells whether a claim has been given the address that an earlier claim
@@ -217,8 +222,12 @@ func (a *Allocator) checkNoneLeft(ctx context.Context, al *allocation) error {
 		}
 		return fmt.Errorf("reading address %s: %w", key, err)
 	}
-	if al.provider.ReadAddress(obj).Claim == key.Name && !obj.GetDeletionTimestamp().IsZero() {
-		return terminating(al)
+	address := al.provider.ReadAddress(obj)
+	switch {
+	case address.Claim != key.Name || obj.GetDeletionTimestamp().IsZero():
+		return nil
+	case ipam.IsReleased(obj):
+		return a.coolingDown(al, address.Claim, address.Pool)
 	}
-	return nil
+	return terminating(al)
 }

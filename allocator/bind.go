@@ -61,7 +61,7 @@ func (a *Allocator) bind(ctx context.Context, attempt *Attempt, al *allocation, 
 	for try := 1; ; try++ {
 		start := time.Now()
 		binding, err := a.await(ctx, al, claim)
-		bad, ok := asUnfit(err, al.want.Device)
+		bad, ok := asUnfit(err, al.want.Network())
 		if !ok {
 			if err == nil {
 				providerWait.WithLabelValues(al.want.Pool.Kind).Observe(time.Since(start).Seconds())

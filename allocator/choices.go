@@ -37,7 +37,8 @@ func (a *Allocator) Meant(ctx context.Context, machine ipam.Machine, ask ipam.As
 	var pools []ipam.PoolReference
 	for _, c := range candidates {
 		if c.refusal == nil {
-			pools = append(pools, c.want.Pool)
+			// Of pools that cannot be used any one may be meant.
+			pools = append(append(pools, c.want.Pool), c.want.AlsoMissing...)
 		}
 	}
 	if len(pools) == 0 {

@@ -39,7 +39,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, al *allocation) (ipam.Claim
 		}
 		// What exists may be a living machine's, to which the API server is about
 		// to answer with a conflict.
-		if err := a.checkNoMachineInAPI(ctx, al.Machine); err != nil {
+		if err := a.checkMachineInAPI(ctx, *al.Request); err != nil {
 			return ipam.Claim{}, err
 		}
 		claim, err := a.reuseOrJudgeAgain(ctx, al)
@@ -66,7 +66,7 @@ func triedTooOften(al *allocation) error {
 // makeClaim makes the claim. It returns nil if there is one of that name.
 func (a *Allocator) makeClaim(ctx context.Context, al *allocation) (client.Object, error) {
 	obj := al.provider.NewClaim(al.claimSpec())
-	sign(obj, al, al.Stamp)
+	a.sign(obj, al, al.Stamp)
 	err := a.client.Create(ctx, obj)
 	switch {
 	case err == nil:
@@ -82,13 +82,18 @@ func (a *Allocator) makeClaim(ctx context.Context, al *allocation) (client.Objec
 }
 
 // sign writes on a claim whose it is, and which request uses it for what.
-func sign(claim client.Object, al *allocation, stamp ipam.Stamp) {
+func (a *Allocator) sign(claim client.Object, al *allocation, stamp ipam.Stamp) {
 	ipam.Mark(claim, al.Machine)
 	ipam.Use(claim, stamp)
 	if al.Machine.Kind == ipam.OfMachine {
 		kube.SetAnnotation(claim, ipam.DeviceAnnotation, al.want.Slot().String())
 	}
+	if al.isStored() {
+		a.own(claim, al)
+		return
+	}
 	kube.SetAnnotation(claim, ipam.RequestedByAnnotation, ipam.RequestedBy(al.Owner))
+	ipam.NoteFailureDomains(claim, al.want.Ask)
 }
 
 // notWritten says why a claim could not be made or stamped. A webhook of the
@@ -142,11 +147,19 @@ func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, erro
 		}
 		return ipam.Claim{}, fmt.Errorf("reading claim %s: %w", al.claimKey(), err)
 	}
-	if err := judgeReuse(al.provider.ReadClaim(obj), al); err != nil {
+	claim := al.provider.ReadClaim(obj)
+	if al.isUseless(claim) {
+		return ipam.Claim{}, a.discard(ctx, al, claim)
+	}
+	if err := a.judgeReuse(claim, al); err != nil {
 		return ipam.Claim{}, err
 	}
+	if al.owns(obj) && ipam.IsMarked(obj, al.Machine.Name) {
+		// It is bound, or waits, from an earlier try for the same machine.
+		return al.provider.ReadClaim(obj), nil
+	}
 	before := obj.DeepCopyObject().(client.Object)
-	sign(obj, al, al.Stamp.Again())
+	a.sign(obj, al, al.Stamp.Again())
 	annotations := obj.GetAnnotations()
 	delete(annotations, ipam.KeptAnnotation)
 	// The machine may be another one than that which the claim was made for.
@@ -165,19 +178,24 @@ func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, erro
 
 // judgeReuse tells, by its error, why a claim that exists cannot be used. The order of
 // the cases matters: first claims that are passed over, even while they are deleted;
-// then those that are going or for another pool, whoever has them; then our own, which
-// must have no machine; last those of somebody else, which must be offered.
-func judgeReuse(claim ipam.Claim, al *allocation) error {
+// then those that cool down, are going or are for another pool, whoever has them; then
+// our own, which must have no machine; last those of somebody else, which must be offered.
+func (a *Allocator) judgeReuse(claim ipam.Claim, al *allocation) error {
 	name, owned, want := claim.GetName(), len(claim.GetOwnerReferences()) > 0, al.want
 	ours := al.Machine.Holder().Marks(claim) || ipam.IsKeptFor(claim, al.Owner)
 	switch {
 	case isPassedOver(claim, al):
 		return errPassOver
+	case ipam.IsReleased(claim):
+		return a.coolingDown(al, claim.GetName(), claim.Pool)
 	case !claim.GetDeletionTimestamp().IsZero():
 		return terminating(al)
 	case claim.Pool != want.Pool:
 		return ipam.Refuse(ipam.ClaimNotOurs, "claim %q in namespace %q exists and is for %s %q, not for %s %q: delete it, or name that pool in %s",
 			name, claim.GetNamespace(), claim.Pool.Kind, claim.Pool.Name, want.Pool.Kind, want.Pool.Name, want.AskedBy)
+	case al.owns(claim):
+		// Whoever made it: the static IP adapter as well.
+		return nil
 	case ours && owned:
 		return ipam.Refuse(ipam.ClaimTerminating, "claim %q in namespace %q still belongs to an earlier %s of this name: retry when it is gone",
 			name, claim.GetNamespace(), al.Machine.Noun())
@@ -196,4 +214,18 @@ func judgeReuse(claim ipam.Claim, al *allocation) error {
 func terminating(al *allocation) error {
 	return ipam.Refuse(ipam.ClaimTerminating, "claim %q of %s %q in namespace %q, or its address, is still being deleted: retry when it is gone",
 		al.claim, al.want.Pool.Kind, al.want.Pool.Name, al.Machine.Namespace)
+}
+
+// coolingDown refuses a name whose claim, or what is left of it, is kept from being used
+// again for a while.
+func (a *Allocator) coolingDown(al *allocation, claim string, pool ipam.PoolReference) error {
+	after := ""
+	if pool == al.want.Pool {
+		after = ipam.CoolsFor(al.pool, a.ReuseAfter)
+	}
+	if after == "" {
+		after = "a while"
+	}
+	return ipam.Refuse(ipam.CoolingDown, "claim %q of %s is kept for %s after its machine went: retry then, or give the machine another name",
+		claim, pool.In(al.Machine.Namespace), after)
 }

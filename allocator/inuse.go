@@ -185,11 +185,16 @@ func (u User) isOf(cluster ipam.Machine) bool {
 // checkUnused refuses an address that something else has, although the provider
 // thinks that it is free.
 func (a *Allocator) checkUnused(ctx context.Context, al *allocation, b ipam.Binding) error {
-	users, err := a.InUse(ctx, al.Machine, b.Device.NetworkName, b.Address.Addr())
-	if err != nil || len(users) == 0 {
-		return err
+	for _, network := range al.want.Networks() {
+		users, err := a.InUse(ctx, al.Machine, network, b.Address.Addr())
+		if err != nil {
+			return err
+		}
+		if len(users) > 0 {
+			return inUse(al, b, users)
+		}
 	}
-	return inUse(al, b, users)
+	return nil
 }
 
 // usedAddress is the refusal of an address, with those that use it.

@@ -14,7 +14,7 @@ var (
 
 	claimsMade = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_claims_made_total",
-		Help: "Claims made for machines at admission.",
+		Help: "Claims made for machines, at admission or later.",
 	})
 
 	addressesSetAside = prometheus.NewCounterVec(prometheus.CounterOpts{

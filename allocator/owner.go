@@ -143,6 +143,9 @@ func (a *Allocator) isStored(ctx context.Context, claim ipam.Claim) (bool, error
 // checkUnstored refuses a request when there are as many claims as there may be
 // whose machines were not stored, whoever they were made for.
 func (a *Allocator) checkUnstored(ctx context.Context, al *allocation) error {
+	if al.isStored() {
+		return nil
+	}
 	unstored, _, err := a.unstored(ctx, al)
 	if err != nil || unstored < maxUnstored {
 		return err
@@ -154,6 +157,9 @@ func (a *Allocator) checkUnstored(ctx context.Context, al *allocation) error {
 // were answered a moment ago may all be refused, or all be stored: while they tip
 // the balance, it waits for them.
 func (a *Allocator) awaitStored(ctx context.Context, al *allocation) error {
+	if al.isStored() {
+		return nil
+	}
 	again := time.NewTicker(lookForStored)
 	defer again.Stop()
 	for {

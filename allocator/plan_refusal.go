@@ -123,10 +123,14 @@ func exhausted(pool ipam.Pool, free, needed uint64) error {
 	if needed > 1 {
 		more = fmt.Sprintf(" and the machine needs %d", needed)
 	}
+	cools := ""
+	if after := ipam.CoolsFor(pool, 0); after != "" {
+		cools = "; addresses cool down for " + after
+	}
 	name, short := pool.Reference.In(pool.GetNamespace()), ipam.Shortage{Pool: pool.Reference, Needed: needed}
 	if pool.Free == nil {
-		return ipam.WithShortages(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: add addresses to the pool or delete a machine that holds one", name), short)
+		return ipam.WithShortages(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted%s: add addresses to the pool or delete a machine that holds one", name, cools), short)
 	}
-	return ipam.WithShortages(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: %d of %d addresses in use%s; add addresses to the pool or delete a machine that holds one",
-		name, pool.Total-min(free, pool.Total), pool.Total, more), short)
+	return ipam.WithShortages(ipam.Refuse(ipam.PoolExhausted, "%s is exhausted: %d of %d addresses in use%s%s; add addresses to the pool or delete a machine that holds one",
+		name, pool.Total-min(free, pool.Total), pool.Total, more, cools), short)
 }

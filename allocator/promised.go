@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,8 +27,9 @@ type promise struct {
 	machine holderKey
 	pool    ipam.PoolReference
 	claim   types.NamespacedName
-	network string
-	at      time.Time
+	// networks are those on which the machine may be.
+	networks []string
+	at       time.Time
 }
 
 // holderKey tells holders apart: a VSphereCluster may have the name of a machine.
@@ -67,7 +69,7 @@ func (p *promised) add(ip netip.Addr, next promise) (earlier []promise) {
 	defer p.mu.Unlock()
 	p.sweep(next.at)
 	for _, made := range p.addresses[ip] {
-		if made.machine != next.machine && capi.SameNetwork(made.network, next.network) && next.at.Sub(made.at) < promiseTime {
+		if made.machine != next.machine && isOnOne(made.networks, next.networks) && next.at.Sub(made.at) < promiseTime {
 			earlier = append(earlier, made)
 		}
 	}
@@ -76,6 +78,13 @@ func (p *promised) add(ip netip.Addr, next promise) (earlier []promise) {
 	}
 	p.addresses[ip] = append(p.addresses[ip], next)
 	return earlier
+}
+
+// isOnOne tells whether machines that may be on these networks may be on the same.
+func isOnOne(networks, others []string) bool {
+	return slices.ContainsFunc(networks, func(network string) bool {
+		return slices.ContainsFunc(others, func(other string) bool { return capi.SameNetwork(network, other) })
+	})
 }
 
 // drop forgets the promises of an address to a machine, which is in the caches by
@@ -116,7 +125,7 @@ func (p *promised) keep(ip netip.Addr, wanted func(promise) bool) {
 // kept: its machine was refused.
 func (a *Allocator) promise(ctx context.Context, al *allocation, b ipam.Binding) error {
 	next := promise{
-		machine: keyOf(al.Machine), pool: b.Pool, network: b.Device.NetworkName, at: time.Now(),
+		machine: keyOf(al.Machine), pool: b.Pool, networks: al.want.Networks(), at: time.Now(),
 		claim: types.NamespacedName{Namespace: al.Machine.Namespace, Name: b.Claim},
 	}
 	for _, made := range a.promised.add(b.Address.Addr(), next) {
@@ -152,7 +161,7 @@ func (a *Allocator) checkProtectedOnce(ctx context.Context, al *allocation, b ip
 			named := ipam.HolderOf(obj)
 			holder := holderKey{types.NamespacedName{Namespace: obj.GetNamespace(), Name: named.Name}, named.Kind}
 			network, known := obj.GetAnnotations()[ipam.NetworkAnnotation]
-			if !known || holder == keyOf(al.Machine) || !obj.GetDeletionTimestamp().IsZero() || !capi.SameNetwork(network, b.Device.NetworkName) {
+			if !known || holder == keyOf(al.Machine) || !obj.GetDeletionTimestamp().IsZero() || !isOnOne([]string{network}, al.want.Networks()) {
 				continue
 			}
 			a.promised.drop(ip, keyOf(al.Machine))

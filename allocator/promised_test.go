@@ -13,7 +13,7 @@ import (
 func TestAddressThatWasPromisedIsKnownUntilItsMachineIsStored(t *testing.T) {
 	ip, now := netip.MustParseAddr("10.0.0.1"), time.Now()
 	to := func(name, network string, at time.Time) promise {
-		return promise{machine: holderKey{NamespacedName: types.NamespacedName{Namespace: "ns", Name: name}}, network: network, at: at}
+		return promise{machine: holderKey{NamespacedName: types.NamespacedName{Namespace: "ns", Name: name}}, networks: []string{network}, at: at}
 	}
 	for name, test := range map[string]struct {
 		next  promise
@@ -24,6 +24,7 @@ func TestAddressThatWasPromisedIsKnownUntilItsMachineIsStored(t *testing.T) {
 		"to the same machine":                  {to("a", "lan", now), false},
 		"on another network":                   {to("b", "storage", now), false},
 		"when the first request is long over":  {to("b", "lan", now.Add(promiseTime)), false},
+		"on either of two networks":            {promise{machine: holderKey{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "b"}}, networks: []string{"storage", "lan"}, at: now}, true},
 		"on the same network by its full path": {to("b", "/DC0/network/lan", now), true},
 	} {
 		t.Run(name, func(t *testing.T) {

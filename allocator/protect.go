@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -20,21 +21,27 @@ import (
 func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Address) error {
 	obj := address.Object
 	before := obj.DeepCopyObject().(client.Object)
+	uid := types.UID(obj.GetAnnotations()[ipam.MachineUIDAnnotation])
 	switch {
+	case ipam.IsReleased(obj):
+		// It was an earlier machine's, and its claim is gone.
+		return a.coolingDown(al, address.Claim, address.Pool)
 	case !obj.GetDeletionTimestamp().IsZero():
 		return terminating(al)
 	case !ipam.IsProtected(obj):
-	case ipam.HolderOf(obj) == al.Machine.Holder() && obj.GetAnnotations()[ipam.MachineUIDAnnotation] == "":
-		// With a UID it would be protected for an earlier machine of the name.
-		return nil
-	default:
-		// Another machine, or its VM, is still behind the address.
+	case ipam.HolderOf(obj) != al.Machine.Holder() || uid != "" && uid != al.UID:
+		// Another machine, an earlier one of the name, or its VM is still behind the address.
 		return terminating(al)
+	case uid == al.UID:
+		return nil
 	}
 	ipam.ProtectFor(obj, al.Machine.Holder())
-	if al.want.Device.NetworkName != "" || al.want.Endpoint {
+	if al.isStored() {
+		kube.SetAnnotation(obj, ipam.MachineUIDAnnotation, string(al.UID))
+	}
+	if network := al.want.Network(); network != "" || al.want.Endpoint {
 		// An endpoint may be on any network, and is compared with what is on each.
-		kube.SetAnnotation(obj, ipam.NetworkAnnotation, al.want.Device.NetworkName)
+		kube.SetAnnotation(obj, ipam.NetworkAnnotation, network)
 	}
 	err := kube.PatchAsRead(ctx, a.client, obj, before)
 	switch {
@@ -49,8 +56,10 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 }
 
 // unprotect takes back what protect did for a claim that was taken back. A
-// machine that was adopted has its UID on the address, which then stays its own.
-func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim client.Object) error {
+// machine that was adopted has its UID on the address, which then stays its own,
+// unless it is that of the machine whose claim is taken back; and one that cools down was
+// never the request's.
+func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim client.Object, machine types.UID) error {
 	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
 	if err != nil {
 		return fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
@@ -60,7 +69,9 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
 				return client.IgnoreNotFound(err)
 			}
-			if !ipam.Answers(obj, claim.GetUID()) || ipam.HolderOf(obj) != ipam.HolderOf(claim) || obj.GetAnnotations()[ipam.MachineUIDAnnotation] != "" {
+			uid := types.UID(obj.GetAnnotations()[ipam.MachineUIDAnnotation])
+			isAnothers := ipam.HolderOf(obj) != ipam.HolderOf(claim) || uid != "" && uid != machine
+			if !ipam.Answers(obj, claim.GetUID()) || isAnothers || ipam.IsReleased(obj) {
 				return nil
 			}
 			before := obj.DeepCopyObject().(client.Object)

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -130,6 +131,19 @@ func TestNameThatNoPoolHasMayMeanEitherKind(t *testing.T) {
 				t.Errorf("got %v (or %v) and error %v, want the IPPool or an InClusterIPPool", got.Pool, got.AlsoMissing, err)
 			}
 		})
+	}
+}
+
+// A machine keeps the address of a pool that goes: a name that meant it still may.
+func TestNameOfPoolsThatCannotBeUsedMeansAnyOfThem(t *testing.T) {
+	going := &poolsOf{kinds: map[string]state{contract.InClusterKind: terminates}}
+	a := New(ipam.NewProviders(contract.Provider{}, metal3.Provider{}), going, going)
+	machine := ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp"}}
+
+	got, err := a.Meant(t.Context(), machine, askOf(ipam.PoolReference{Name: "lab"}))
+
+	if want := []ipam.PoolReference{metal3.PoolNamed("lab"), contract.InClusterPool("lab")}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v and error %v, want %v", got, err, want)
 	}
 }
 

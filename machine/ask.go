@@ -23,6 +23,9 @@ type Asker struct {
 	metav1.Object
 	// Name is how a sentence names it.
 	Name string
+	// ForMany says that it is not about this machine, nor about machines of its shape: it
+	// may ask for devices that this one does not have.
+	ForMany bool
 }
 
 // Ask is what an asker wants for a device, one of its addresses at a time.

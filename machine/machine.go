@@ -147,12 +147,22 @@ func (m *Machine) ExistedBefore() bool {
 
 // HasVM tells whether a VM stands behind the object, or is being made for it.
 func (m *Machine) HasVM() bool {
-	return m.Spec.ProviderID != "" || slices.ContainsFunc(m.OwnerReferences, isMachineOwner)
+	_, owned := OwnerOf(m)
+	return m.Spec.ProviderID != "" || owned
 }
 
-func isMachineOwner(owner metav1.OwnerReference) bool {
-	gv, err := schema.ParseGroupVersion(owner.APIVersion)
-	return err == nil && gv.Group == clusterv1.GroupVersion.Group && owner.Kind == "Machine"
+// OwnerOf is the reference to the Machine that owns a VSphereMachine, false if none
+// does.
+func OwnerOf(m metav1.Object) (metav1.OwnerReference, bool) {
+	owners := m.GetOwnerReferences()
+	i := slices.IndexFunc(owners, func(owner metav1.OwnerReference) bool {
+		gv, err := schema.ParseGroupVersion(owner.APIVersion)
+		return err == nil && gv.Group == clusterv1.GroupVersion.Group && owner.Kind == "Machine"
+	})
+	if i < 0 {
+		return metav1.OwnerReference{}, false
+	}
+	return owners[i], true
 }
 
 // Bindings are those of the machine's annotation, none if it has no annotation.

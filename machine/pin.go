@@ -125,13 +125,13 @@ func (m *Machine) boundTo(b ipam.Binding) int {
 }
 
 // Unserved warns of devices that an update leaves without any source of addresses:
-// CAPV stops at such a machine, and nothing is claimed for one that exists.
+// CAPV stops at such a machine, and nothing is claimed for a part of one.
 func Unserved(before, after *Machine, pinned []int) (warnings []string) {
 	for i, d := range after.Spec.Network.Devices {
 		had := i < len(before.Spec.Network.Devices) && Eligible(before.Spec.Network.Devices[i])
 		if Eligible(d) && !had && !slices.Contains(pinned, i) {
-			warnings = append(warnings, fmt.Sprintf("device %d stays without an address, because the machine exists already: "+
-				"set dhcp4 or ipAddrs, or replace the machine", i))
+			warnings = append(warnings, fmt.Sprintf("device %d has no source of addresses, and is given none because others of the machine hold theirs already: "+
+				"CAPV waits for one, and does nothing else for the machine until then; set dhcp4 or ipAddrs, or replace the machine", i))
 		}
 	}
 	return warnings

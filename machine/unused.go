@@ -16,6 +16,9 @@ import (
 // refused: whoever wrote it waits for an address that no device would get.
 func unused(asked []Asker, m *Machine) (warnings []string, err error) {
 	for _, by := range asked {
+		if by.ForMany {
+			continue
+		}
 		more, err := unusedAnnotations(by, m)
 		if err != nil {
 			return nil, err

@@ -165,6 +165,11 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 		return deny(err)
 	}
 	asks, unserved, err := h.Demand.Asks(ctx, m)
+	if errors.Is(err, ipam.ErrUndecided) || len(asks) > 0 && len(m.Held) == 0 && !m.HasEligible() {
+		v := undecided(m)
+		v.warnings = slices.Concat(told, v.warnings)
+		return v
+	}
 	if err != nil {
 		return deny(err)
 	}
@@ -180,7 +185,7 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 		return verdict{warnings: warnings, unserved: unserved}
 	}
 	if m.Name == "" {
-		return allow("metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name")
+		return allow("metadata.generateName gives the machine no name yet: its addresses follow when a Machine owns it; set metadata.name to have them at once")
 	}
 	paused, err := h.Demand.IsPaused(ctx, m)
 	if err != nil {
@@ -209,15 +214,31 @@ func (h *Handler) serve(ctx context.Context, req admission.Request, m *machine.M
 	return v
 }
 
+// deferred tells of a machine that gets its addresses late.
+const deferred = "the machine's failure domain decides about its addresses and is not known yet: they are claimed when its Machine exists"
+
+// undecided admits a machine as it is, to be given its addresses when its failure domain
+// is known. So is one none of whose own devices waits for an address, and that its failure
+// domain takes another source away from: admission is not asked about all of these.
+// What an earlier call for the same create has claimed cannot be left: a machine is
+// given all of its addresses, or none.
+func undecided(m *machine.Machine) verdict {
+	if len(m.Held) > 0 {
+		return deny(ipam.Refuse(ipam.DevicePinned, "a webhook that runs after this one asks for more addresses, about which the machine's failure domain decides, "+
+			"and that is not known yet: have that webhook run before this one"))
+	}
+	return allow(deferred)
+}
+
 // whilePaused decides about a machine whose Cluster is paused. CAPI's controllers
 // look before they make machines, and not again before each of them: what else
-// they make would have no address, and CAPV wait for one for ever. Refused, they
-// make it when the Cluster is resumed. A machine without an owner is made by a person,
-// who is warned and can wait.
+// they make would be stored without an address. Refused, they make it when the Cluster
+// is resumed. A machine without an owner is made by a person, who is warned and can
+// wait.
 func whilePaused(req admission.Request, m *machine.Machine) verdict {
 	owner := m.Owner(req.UserInfo.Username)
 	if owner.UID == "" || isDryRun(req) {
-		return allow("the machine's Cluster is paused: no address is claimed for it")
+		return allow("the machine's Cluster is paused: its addresses follow when the Cluster is resumed and a Machine owns it")
 	}
 	return deny(ipam.Refuse(ipam.ClusterPaused, "Cluster %q is paused, so that %s %q gets no machine now: resume the Cluster",
 		m.Labels[clusterv1.ClusterNameLabel], owner.Kind, owner.Name))
@@ -229,6 +250,9 @@ func isDryRun(req admission.Request) bool { return req.DryRun != nil && *req.Dry
 // is, and what would deny it is a warning.
 func (h *Handler) preview(ctx context.Context, request allocator.Request) verdict {
 	warnings, err := h.Allocator.Check(ctx, request)
+	if errors.Is(err, ipam.ErrUndecided) {
+		return allow(deferred)
+	}
 	if refusal, ok := ipam.AsRefusal(err); ok {
 		return allow(refusal.Message)
 	}
@@ -267,7 +291,12 @@ type injection struct {
 
 // claimAndInject claims the addresses and writes them into the machine.
 func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request allocator.Request, into injection) verdict {
-	return h.claimThen(ctx, request, func(bindings []ipam.Binding) (verdict, error) { return into.patch(raw, bindings) })
+	v := h.claimThen(ctx, request, func(bindings []ipam.Binding) (verdict, error) { return into.patch(raw, bindings) })
+	if errors.Is(v.err, ipam.ErrUndecided) {
+		// As a rule it is known before the first claim, but the pool may have changed.
+		return undecided(into.machine)
+	}
+	return v
 }
 
 // claimThen claims what is wanted, and has the answer made of the bindings. Whatever fails
@@ -293,7 +322,7 @@ func (h *Handler) claimThen(ctx context.Context, request allocator.Request, answ
 		// The API server answers with the conflict that the user expects.
 		return allow()
 	}
-	if _, refused := ipam.AsRefusal(err); !refused && bounded.Err() != nil {
+	if _, refused := ipam.AsRefusal(err); !refused && !errors.Is(err, ipam.ErrUndecided) && bounded.Err() != nil {
 		err = ipam.Refuse(ipam.NotBoundInTime, "no address could be bound in time: "+
 			"the API server or the IPAM controller is slow or down; see its log")
 	}

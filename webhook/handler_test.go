@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
@@ -82,9 +83,14 @@ func (a *brokenAllocator) InUse(context.Context, ipam.Machine, string, netip.Add
 	return nil, a.err
 }
 
+// noZones is a cache without failure domains.
+type noZones struct{ client.Reader }
+
+func (noZones) List(context.Context, client.ObjectList, ...client.ListOption) error { return nil }
+
 func handler(a Allocator) *Handler {
 	return &Handler{
-		Allocator: a, Demand: &demand.Reader{}, Events: events.NewFakeRecorder(10), Refusals: noRefusals{}, Scheme: runtime.NewScheme(),
+		Allocator: a, Demand: &demand.Reader{Cache: noZones{}}, Events: events.NewFakeRecorder(10), Refusals: noRefusals{}, Scheme: runtime.NewScheme(),
 	}
 }
 

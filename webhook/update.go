@@ -10,7 +10,8 @@ import (
 	"capv-static-ip.dev/machine"
 )
 
-// update keeps bound devices bound. Its reads are the cache's.
+// update keeps bound devices bound. Its reads are the cache's, as far as the cache knows
+// the template that a machine comes to belong to.
 func (h *Handler) update(ctx context.Context, req admission.Request) verdict {
 	before, err := machine.Decode(req.OldObject.Raw)
 	if err != nil {
@@ -33,7 +34,54 @@ func (h *Handler) update(ctx context.Context, req admission.Request) verdict {
 	if err != nil {
 		return deny(err)
 	}
-	return verdict{patch: patch, warnings: warnings, unserved: warnings}
+	told, err := h.checkPools(ctx, req.Namespace, change{before: before, after: after, held: held})
+	if err != nil {
+		return deny(err)
+	}
+	return verdict{patch: patch, warnings: slices.Concat(warnings, told), unserved: warnings}
+}
+
+// change is an update of a machine, and what was bound before it.
+type change struct {
+	before, after *machine.Machine
+	held          []ipam.Binding
+}
+
+// checkPools refuses an update by which a machine comes to belong to a template that
+// asks for other pools. Stored, the machine would say that it is of the new template,
+// and keep the address of the old one's pool. Refused, CAPI replaces it, or whoever
+// reads why does. A template whose requests are refused in any case names no other
+// pool: nothing can be made of it, and there is no more than a warning.
+func (h *Handler) checkPools(ctx context.Context, namespace string, c change) (warnings []string, err error) {
+	if len(c.held) == 0 || !machine.ChangesTemplate(c.before, c.after) {
+		return nil, nil
+	}
+	asking := machine.Unbound(c.before, c.after, c.held)
+	asking.Namespace = namespace
+	asked, err := h.meant(ctx, asking)
+	if refusal, refused := ipam.AsRefusal(err); refused {
+		return []string{refusal.Message}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return nil, machine.CheckPools(c.before, c.held, asked)
+}
+
+// meant is what a machine asks for, with the pools from which it may be.
+func (h *Handler) meant(ctx context.Context, m *machine.Machine) (meant []machine.Meant, err error) {
+	asks, _, err := h.Demand.Asks(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	for _, ask := range asks {
+		pools, err := h.Allocator.Meant(ctx, m.Identity(), ask)
+		if err != nil {
+			return nil, err
+		}
+		meant = append(meant, machine.Meant{Ask: ask, Pools: pools})
+	}
+	return meant, nil
 }
 
 // held are the bindings of a living machine: those of its annotation, and those

@@ -21,11 +21,15 @@ var (
 	VSphereVMKind      = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereVM"}
 	VSphereClusterKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereCluster"}
 	ClusterKind        = schema.GroupKind{Group: clusterGroup, Kind: "Cluster"}
+
+	VSphereDeploymentZoneKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereDeploymentZone"}
+	VSphereFailureDomainKind  = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereFailureDomain"}
 )
 
 // The kinds of which the metadata alone is read.
 var (
 	VSphereMachineTemplateKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereMachineTemplate"}
+	MachineKind                = schema.GroupKind{Group: clusterGroup, Kind: "Machine"}
 	MachineSetKind             = schema.GroupKind{Group: clusterGroup, Kind: "MachineSet"}
 	KubeadmControlPlaneKind    = schema.GroupKind{Group: controlPlaneGroup, Kind: "KubeadmControlPlane"}
 )
@@ -42,7 +46,10 @@ func AddToScheme(scheme *runtime.Scheme, mapper meta.RESTMapper) error {
 		VSphereVMKind:              {&VSphereVM{}, &VSphereVMList{}},
 		VSphereClusterKind:         {&VSphereCluster{}, &VSphereClusterList{}},
 		ClusterKind:                {&Cluster{}, &ClusterList{}},
+		VSphereDeploymentZoneKind:  {&VSphereDeploymentZone{}, &VSphereDeploymentZoneList{}},
+		VSphereFailureDomainKind:   {&VSphereFailureDomain{}, &VSphereFailureDomainList{}},
 		VSphereMachineTemplateKind: {},
+		MachineKind:                {},
 		MachineSetKind:             {},
 		KubeadmControlPlaneKind:    {},
 	}

@@ -1,6 +1,13 @@
 package capi
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
 
 // VSphereMachine is for whom addresses are claimed.
 //
@@ -42,11 +49,16 @@ type VSphereVM struct {
 
 // VSphereVMSpec is what is read of a VSphereVM's spec.
 type VSphereVMSpec struct {
-	Network Network `json:"network,omitempty"`
+	// BiosUUID is set when the VM exists.
+	BiosUUID string  `json:"biosUUID,omitempty"`
+	Network  Network `json:"network,omitempty"`
 }
 
-// VSphereVMStatus is what the guest of a VM says of its addresses.
+// VSphereVMStatus is what the guest of a VM says of its addresses, and CAPV of the VM.
 type VSphereVMStatus struct {
+	// VMRef and TaskRef are the VM in the vCenter, and the task that is at work on it.
+	VMRef     string          `json:"vmRef,omitempty"`
+	TaskRef   string          `json:"taskRef,omitempty"`
 	Addresses []string        `json:"addresses,omitempty"`
 	Network   []NetworkStatus `json:"network,omitempty"`
 }
@@ -72,7 +84,7 @@ type Network struct {
 	Devices []Device `json:"devices,omitempty"`
 }
 
-// Device is a NIC, and what was injected into it.
+// Device is a NIC, what was injected into it, and what else may give it addresses.
 type Device struct {
 	NetworkName   string   `json:"networkName,omitempty"`
 	DeviceName    string   `json:"deviceName,omitempty"`
@@ -81,7 +93,16 @@ type Device struct {
 	Gateway6      string   `json:"gateway6,omitempty"`
 	Nameservers   []string `json:"nameservers,omitempty"`
 	SearchDomains []string `json:"searchDomains,omitempty"`
+
+	DHCP4              *bool          `json:"dhcp4,omitempty"`
+	DHCP6              *bool          `json:"dhcp6,omitempty"`
+	SkipIPAllocation   *bool          `json:"skipIPAllocation,omitempty"`
+	AddressesFromPools []PoolOfOthers `json:"addressesFromPools,omitempty"`
 }
+
+// PoolOfOthers is a pool from which CAPV claims by itself. That there is one is all
+// that is read of it.
+type PoolOfOthers struct{}
 
 // Cluster is a workload cluster.
 //
@@ -90,7 +111,8 @@ type Cluster struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec ClusterSpec `json:"spec,omitempty"`
+	Spec   ClusterSpec   `json:"spec,omitempty"`
+	Status ClusterStatus `json:"status,omitempty"`
 }
 
 // ClusterSpec is what is read of a Cluster's spec.
@@ -106,6 +128,38 @@ type Infrastructure struct {
 	Name string `json:"name,omitempty"`
 }
 
+// ClusterStatus is what is read of a Cluster's status.
+type ClusterStatus struct {
+	FailureDomains FailureDomains `json:"failureDomains,omitempty"`
+}
+
+// FailureDomains are those that machines of a Cluster can be in.
+type FailureDomains []FailureDomain
+
+// FailureDomain is one of them, by the name of its VSphereDeploymentZone.
+type FailureDomain struct {
+	Name string `json:"name,omitempty"`
+	// ControlPlane tells whether control plane machines may be in it.
+	ControlPlane *bool `json:"controlPlane,omitempty"`
+}
+
+// UnmarshalJSON reads the list of v1beta2, and the map by name of v1beta1.
+func (f *FailureDomains) UnmarshalJSON(text []byte) error {
+	var list []FailureDomain
+	if json.Unmarshal(text, &list) == nil {
+		*f = list
+		return nil
+	}
+	var byName map[string]FailureDomain
+	if err := json.Unmarshal(text, &byName); err != nil {
+		return fmt.Errorf("reading the failure domains of a Cluster: %w", err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(byName)) {
+		*f = append(*f, FailureDomain{Name: name, ControlPlane: byName[name].ControlPlane})
+	}
+	return nil
+}
+
 // APIEndpoint is where the API server of a workload cluster is reached.
 type APIEndpoint struct {
 	// Host is an address or a DNS name.
@@ -118,6 +172,19 @@ func (c *Cluster) IsPaused() bool { return c.Spec.Paused != nil && *c.Spec.Pause
 // IsOn tells whether the Cluster runs on the VSphereCluster of this name.
 func (c *Cluster) IsOn(vsphereCluster string) bool {
 	return c.Spec.InfrastructureRef == Infrastructure{Kind: VSphereClusterKind.Kind, Name: vsphereCluster}
+}
+
+// ControlPlaneDomains are the names of the failure domains that control plane machines of
+// the Cluster are put into, in their order.
+func (c *Cluster) ControlPlaneDomains() []string {
+	var names []string
+	for _, domain := range c.Status.FailureDomains {
+		if domain.ControlPlane != nil && *domain.ControlPlane {
+			names = append(names, domain.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // ClusterList is a list of Clusters.

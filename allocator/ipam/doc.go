@@ -6,6 +6,9 @@
 //   - A pool is an object with addresses to hand out: metal3's IPPool, the in-cluster
 //     provider's InClusterIPPool, or any other of the IPAM contract of Cluster API.
 //   - A statement is an annotation by which a pool says what it is for.
+//   - A failure domain is what a Machine's spec.failureDomain names: a
+//     VSphereDeploymentZone. A site is where a device is, or may turn out to be: a
+//     failure domain, and the network that the device is on there.
 //   - A provider is one claim API, and the controller that answers it.
 //   - A claim asks a pool for one address (IPClaim, IPAddressClaim). The provider
 //     binds it: it makes an address (IPAddress) that answers the claim.
@@ -28,6 +31,8 @@
 //   - To take back is what a denied request does with the claims that it made.
 //   - To release a binding is to unprotect its address and delete its claim, when the
 //     machine and its VM are gone.
+//   - An address cools down while it is kept, with its claim, after its machine and its
+//     VM are gone. Then it is released.
 //   - To reap a claim is to delete one whose machine was never stored; karpenter and
 //     others call it garbage collection.
 //   - To recreate a claim is to make it again for the very address that a living

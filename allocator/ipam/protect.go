@@ -20,6 +20,7 @@ func Protect(address client.Object, machine string) {
 	}
 	annotations := address.GetAnnotations()
 	delete(annotations, MovedAnnotation)
+	delete(annotations, ReleasedAtAnnotation)
 	address.SetAnnotations(annotations)
 	kube.SetAnnotation(address, MachineNameAnnotation, machine)
 }
@@ -41,7 +42,7 @@ func ProtectFor(address client.Object, holder Holder) {
 func Unprotect(address client.Object) {
 	controllerutil.RemoveFinalizer(address, InUseFinalizer)
 	annotations := address.GetAnnotations()
-	for _, key := range []string{MachineNameAnnotation, ClusterNameAnnotation, MachineUIDAnnotation, NetworkAnnotation, MovedAnnotation} {
+	for _, key := range []string{MachineNameAnnotation, ClusterNameAnnotation, MachineUIDAnnotation, NetworkAnnotation, MovedAnnotation, ReleasedAtAnnotation} {
 		delete(annotations, key)
 	}
 	address.SetAnnotations(annotations)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -80,7 +81,7 @@ type ClaimSpec struct {
 // because the caller knows whether a cache will do or the API server must be asked.
 //
 // What only some providers can do is in interfaces of their own: Requester,
-// Abandoner, Twinned and Shorthand.
+// Abandoner, Lingering, Twinned and Shorthand.
 //
 // The provider's controller must answer a claim by an address object of its own, in the
 // claim's namespace, with an owner reference to the claim (see Answers), and must not
@@ -118,6 +119,9 @@ type Pools interface {
 	// Refusal if the pool does not exist, is terminating, or is one that the
 	// provider ignores.
 	Pool(ctx context.Context, reader client.Reader, machine Machine, want Want) (Pool, error)
+	// Read reads a pool as it is, whatever it can serve: from the cache, or from the
+	// API server where the cache has none. It is nil if there is none.
+	Read(ctx context.Context, cached, live client.Reader, namespace string, pool PoolReference) (client.Object, error)
 	// IsFull tells whether a pool of a silent provider says that it has no free
 	// address.
 	IsFull(pool client.Object) bool
@@ -171,6 +175,13 @@ type Abandoner interface {
 	Abandons(ctx context.Context, cached, live client.Reader, claim Claim) (bool, error)
 }
 
+// Lingering is a provider that itself keeps an address for a while after its claim was
+// deleted.
+type Lingering interface {
+	// Lingers is for how long.
+	Lingers(pool client.Object) time.Duration
+}
+
 // Twinned is a provider beside which the same IPAM controller serves another claim
 // API from the same pools. It names the addresses of both alike, and may give one
 // twice.
@@ -208,6 +219,16 @@ func Abandons(ctx context.Context, cached, live client.Reader, provider Provider
 		return false, nil
 	}
 	return abandoner.Abandons(ctx, cached, live, claim)
+}
+
+// Lingers is for how long a provider itself keeps an address of a pool after its claim
+// was deleted.
+func Lingers(provider Provider, pool client.Object) time.Duration {
+	lingering, ok := provider.(Lingering)
+	if !ok {
+		return 0
+	}
+	return lingering.Lingers(pool)
 }
 
 // For returns the provider that serves a pool.

@@ -24,6 +24,7 @@ const (
 	InvalidAddress   Reason = "InvalidAddress"
 	AddressInUse     Reason = "AddressInUse"
 	AddressRepeated  Reason = "AddressRepeated"
+	CoolingDown      Reason = "CoolingDown"
 	MachineNotStored Reason = "MachineNotStored"
 	AddressLeft      Reason = "AddressLeft"
 	NamespaceGone    Reason = "NamespaceTerminating"
@@ -34,12 +35,15 @@ const (
 	DevicePinned     Reason = "DevicePinned"
 	EndpointPinned   Reason = "EndpointPinned"
 	DeviceNotFound   Reason = "DeviceNotFound"
+	PoolChanged      Reason = "PoolChanged"
 	PoolElsewhere    Reason = "PoolElsewhere"
 	NoPoolMatches    Reason = "NoPoolMatches"
-	// PoolNotForNetwork and PoolNotAllowed are of pools that say what they are for.
-	PoolNotForNetwork Reason = "PoolNotForNetwork"
-	PoolNotAllowed    Reason = "PoolNotAllowed"
-	GatewayInvalid    Reason = "GatewayInvalid"
+	// PoolNotForNetwork, PoolNotForFailureDomain and PoolNotAllowed are of pools that
+	// say what they are for.
+	PoolNotForNetwork       Reason = "PoolNotForNetwork"
+	PoolNotForFailureDomain Reason = "PoolNotForFailureDomain"
+	PoolNotAllowed          Reason = "PoolNotAllowed"
+	GatewayInvalid          Reason = "GatewayInvalid"
 	// AddressNotRequestable and AddressTaken are of an address that was asked for.
 	AddressNotRequestable Reason = "AddressNotRequestable"
 	AddressTaken          Reason = "AddressTaken"

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -14,6 +15,9 @@ import (
 const (
 	// NetworksAnnotation lists the vSphere networks that a pool serves.
 	NetworksAnnotation = "capv-static-ip.dev/networks"
+	// FailureDomainsAnnotation lists the failure domains that a pool serves, by the
+	// names that a Machine's spec.failureDomain has.
+	FailureDomainsAnnotation = "capv-static-ip.dev/failure-domains"
 	// UsedByAnnotation lists who may claim from a pool: NAMESPACE or
 	// NAMESPACE/CLUSTER, with a final * for all that begin so.
 	UsedByAnnotation = "capv-static-ip.dev/used-by"
@@ -26,20 +30,24 @@ const (
 	NoGateway = "none"
 )
 
-// Statements are the annotations by which a pool says what it is for.
+// Statements are the annotations by which a pool says what it is for, and how it is used.
 func Statements() []string {
-	return []string{NetworksAnnotation, UsedByAnnotation, GatewayAnnotation}
+	return []string{NetworksAnnotation, FailureDomainsAnnotation, UsedByAnnotation, GatewayAnnotation, ReuseAfterAnnotation}
 }
 
 // CheckStatement refuses a pool that, by its annotations, is not for the device or
-// for the machine, or whose annotations cannot be read.
+// for the machine, or whose annotations cannot be read. It returns ErrUndecided if that
+// depends on which of its failure domains the machine gets.
 func CheckStatement(pool Pool, machine Machine, want Want) error {
 	if text, says := pool.GetAnnotations()[GatewayAnnotation]; says && text != NoGateway {
 		return Refuse(PoolInvalid, "%s has an invalid annotation %s: %q; it can only be %q: correct the pool",
 			pool.Reference.In(pool.GetNamespace()), GatewayAnnotation, text, NoGateway)
 	}
-	// An endpoint is on no network that is known.
-	if err := checkNetworks(pool, want); err != nil && !want.Endpoint {
+	if err := checkReuseAfter(pool); err != nil {
+		return err
+	}
+	// An endpoint is on no network, and in no failure domain, that is known.
+	if err := checkSites(pool, want); err != nil && !want.Endpoint {
 		return err
 	}
 	allowed, err := isUsedBy(pool, machine)
@@ -61,20 +69,42 @@ func describe(machine Machine) string {
 	return fmt.Sprintf("Cluster %q of namespace %q", machine.Cluster, machine.Namespace)
 }
 
-// checkNetworks refuses a pool that is for other networks than the device's.
-func checkNetworks(pool Pool, want Want) error {
-	text, ok := pool.GetAnnotations()[NetworksAnnotation]
-	if !ok {
-		return nil
-	}
-	stated := SplitList(text)
-	for _, network := range stated {
-		if isOn(want.Device.NetworkName, network) {
-			return nil
+// checkSites refuses a pool that is for none of the places where the device may be.
+func checkSites(pool Pool, want Want) error {
+	var refusals []error
+	sites := want.sites()
+	for _, site := range sites {
+		if err := checkSite(pool, want, site); err != nil {
+			refusals = append(refusals, err)
 		}
 	}
-	return Refuse(PoolNotForNetwork, "%s is for networks %s only, and device %d is on %q: name another pool in %s, or correct annotation %s of the pool",
-		pool.Reference.In(pool.GetNamespace()), quoted(stated), want.Device.Index, want.Device.NetworkName, want.AskedBy, NetworksAnnotation)
+	switch len(refusals) {
+	case 0:
+		return nil
+	case len(sites):
+		return refusals[0]
+	}
+	return ErrUndecided
+}
+
+// checkSite refuses a pool that is for other networks, or for other failure domains.
+func checkSite(pool Pool, want Want, site Site) error {
+	name := pool.Reference.In(pool.GetNamespace())
+	if text, says := pool.GetAnnotations()[NetworksAnnotation]; says {
+		stated := SplitList(text)
+		if !slices.ContainsFunc(stated, func(network string) bool { return isOn(site.Network, network) }) {
+			return Refuse(PoolNotForNetwork, "%s is for networks %s only, and device %d is on %q: name another pool in %s, or correct annotation %s of the pool",
+				name, quoted(stated), want.Device.Index, site.Network, want.AskedBy, NetworksAnnotation)
+		}
+	}
+	if text, says := pool.GetAnnotations()[FailureDomainsAnnotation]; says {
+		stated := SplitList(text)
+		if site.FailureDomain == "" || !slices.Contains(stated, site.FailureDomain) {
+			return Refuse(PoolNotForFailureDomain, "%s is for failure domains %s only, and %s: name another pool in %s, or correct annotation %s of the pool",
+				name, quoted(stated), want.describeDomains(), want.AskedBy, FailureDomainsAnnotation)
+		}
+	}
+	return nil
 }
 
 func quoted(texts []string) string {

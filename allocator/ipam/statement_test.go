@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -41,6 +42,75 @@ func TestPoolServesTheNetworksThatItNamesOnly(t *testing.T) {
 				t.Errorf("got %v, want a refusal %s", err, PoolNotForNetwork)
 			}
 		})
+	}
+}
+
+// inDomain is where a device may be whose network plays no part.
+func inDomain(name string) Site { return Site{FailureDomain: name} }
+
+func TestPoolServesTheFailureDomainsThatItNamesOnly(t *testing.T) {
+	for name, test := range map[string]struct {
+		domains string
+		sites   []Site
+		refused string
+	}{
+		"its domain":                  {domains: "zone-a", sites: []Site{inDomain("zone-a")}},
+		"one of its domains":          {domains: "zone-a, zone-b", sites: []Site{inDomain("zone-b")}},
+		"all that the machine may be": {domains: "zone-a,zone-b,zone-c", sites: []Site{inDomain("zone-c"), inDomain("zone-a")}},
+		"another domain": {domains: "zone-a", sites: []Site{inDomain("zone-b")},
+			refused: `failure domains "zone-a" only, and MachineSet "md" is for "zone-b": name`},
+		"none of several domains": {domains: "zone-a", sites: []Site{inDomain(""), inDomain("zone-b"), inDomain("zone-c")},
+			refused: `failure domains "zone-a" only, and MachineSet "md" is for "zone-b", "zone-c": name`},
+		"a machine without one":           {domains: "zone-a", sites: []Site{inDomain("")}, refused: `failure domains "zone-a" only, and the machine has none: name`},
+		"where there are none":            {domains: "zone-a", refused: `failure domains "zone-a" only, and the machine has none: name`},
+		"a pool that is for no domain":    {domains: "", sites: []Site{inDomain("zone-a")}, refused: `MachineSet "md" is for "zone-a"`},
+		"no domain, by a pool for no one": {domains: "", sites: []Site{inDomain("")}, refused: `the machine has none`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := Want{Ask: Ask{Sites: test.sites, DomainsOf: `MachineSet "md" is for`, AskedBy: "label x of y"}}
+			err := CheckStatement(stating(FailureDomainsAnnotation, test.domains), Machine{}, want)
+			refusal, refused := AsRefusal(err)
+			switch {
+			case test.refused == "" && err != nil:
+				t.Errorf("refused: %v", err)
+			case test.refused != "" && (!refused || refusal.Reason != PoolNotForFailureDomain || !strings.Contains(refusal.Message, test.refused)):
+				t.Errorf("got %v, want a refusal %s with %q", err, PoolNotForFailureDomain, test.refused)
+			}
+		})
+	}
+}
+
+func TestPoolThatIsForSomeOfTheFailureDomainsIsUndecided(t *testing.T) {
+	sites := []Site{{FailureDomain: "zone-a", Network: "seg-a"}, {FailureDomain: "zone-b", Network: "seg-b"}}
+	for annotation, value := range map[string]string{FailureDomainsAnnotation: "zone-b", NetworksAnnotation: "seg-a"} {
+		err := CheckStatement(stating(annotation, value), Machine{}, Want{Ask: Ask{Sites: sites}})
+		if !errors.Is(err, ErrUndecided) {
+			t.Errorf("%s: got %v, want that it is undecided", annotation, err)
+		}
+	}
+}
+
+func TestNetworkIsThatOfTheFailureDomain(t *testing.T) {
+	device := Device{Index: 1, NetworkName: "seg-x"}
+	for name, test := range map[string]struct {
+		sites []Site
+		want  string
+	}{
+		"no failure domains":        {nil, "seg-x"},
+		"of one":                    {[]Site{{"zone-a", "seg-a"}}, "seg-a"},
+		"of two that have the same": {[]Site{{"zone-a", "seg-a"}, {"zone-b", "seg-a"}}, "seg-a"},
+		"of two that differ":        {[]Site{{"zone-a", "seg-a"}, {"zone-b", "seg-b"}}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want := Ask{Device: device, Sites: test.sites}
+			if got := want.Network(); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+	err := CheckStatement(stating(NetworksAnnotation, "seg-x"), Machine{}, Want{Ask: Ask{Device: device, Sites: []Site{{"zone-a", "seg-a"}}}})
+	if refusal, refused := AsRefusal(err); !refused || !strings.Contains(refusal.Message, `device 1 is on "seg-a"`) {
+		t.Errorf("got %v, want a refusal that names the network of the failure domain", err)
 	}
 }
 
@@ -106,7 +176,7 @@ func TestGatewayOfAPoolIsLeftOutByOneWordOnly(t *testing.T) {
 }
 
 func TestChangedStatementIsSeen(t *testing.T) {
-	for _, annotation := range []string{NetworksAnnotation, UsedByAnnotation, GatewayAnnotation} {
+	for _, annotation := range Statements() {
 		a, empty, none := stating(annotation, "a"), stating(annotation, ""), stating("other", "")
 		if StatesTheSame(a, empty) || StatesTheSame(none, empty) || StatesTheSame(a, none) || !StatesTheSame(a, stating(annotation, "a")) {
 			t.Errorf("%s: a change is not seen, or seen where there is none", annotation)

@@ -46,6 +46,13 @@ type Ask struct {
 	Endpoint bool
 	// NoGateway says that the device must not get the pool's gateway.
 	NoGateway bool
+	// Sites are where the device may turn out to be: one if the machine's failure
+	// domain is known. There are none where failure domains play no part, and the
+	// device then is on the network that it names.
+	Sites []Site
+	// DomainsOf is how a sentence begins that names these failure domains, e.g.
+	// `MachineSet "md" is for`.
+	DomainsOf string
 	// Host is the name for providers that register one with the address. It is
 	// the address's own: where two addresses share a name, such a provider takes
 	// them for one host and gives both the same.

@@ -52,10 +52,11 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 // keeps the provider from freeing that. It is not a request's any more.
 func (r *Reconciler) markOwned(claim client.Object, s *state, b *ipam.Binding) {
 	ipam.Mark(claim, identityOf(s.object))
+	ipam.Readopt(claim)
 	annotations := claim.GetAnnotations()
 	delete(annotations, ipam.RequestedByAnnotation)
 	claim.SetAnnotations(annotations)
-	claim.SetOwnerReferences(owned(claim.GetOwnerReferences(), r.ownerOf(s.object)))
+	capi.Own(claim, r.client.Scheme(), s.name, s.uid)
 	provider := r.providers.For(b.Pool)
 	if requester, ok := provider.(ipam.Requester); ok {
 		requester.Request(claim, b.Address.Addr())
@@ -63,20 +64,6 @@ func (r *Reconciler) markOwned(claim client.Object, s *state, b *ipam.Binding) {
 	if provider.Traits().KeepsFinalizedClaims {
 		controllerutil.AddFinalizer(claim, ipam.InUseFinalizer)
 	}
-}
-
-// owned puts the machine among the owners of a claim. The static IP adapter wrote
-// it there in a version of its API that is not served any more, in which the
-// garbage collector cannot find it, and not as the controller.
-func owned(owners []metav1.OwnerReference, machine metav1.OwnerReference) []metav1.OwnerReference {
-	others := slices.DeleteFunc(slices.Clone(owners), func(owner metav1.OwnerReference) bool { return owner.UID == machine.UID })
-	if len(others) == len(owners) && len(owners) > 0 {
-		return owners
-	}
-	if slices.ContainsFunc(others, func(owner metav1.OwnerReference) bool { return owner.Controller != nil && *owner.Controller }) {
-		machine.Controller = nil
-	}
-	return append(others, machine)
 }
 
 func identityOf(machine client.Object) ipam.Machine {

@@ -79,7 +79,7 @@ func (r *Reconciler) reread(ctx context.Context, s *state, freeing []*decision) 
 	same = true
 	var unsure []*decision
 	for _, d := range freeing {
-		if isObservedLive(d) {
+		if isObservedLive(s, d) {
 			continue
 		}
 		unsure = append(unsure, d)
@@ -111,7 +111,9 @@ func unread(decisions []*decision, err error) bool {
 
 // isObservedLive tells whether a decision was made by what the API server said: a
 // machine that is being deleted is read there before its holdings are collected.
-func isObservedLive(d *decision) bool { return d.step == release }
+func isObservedLive(s *state, d *decision) bool {
+	return s.deleting && !d.isCooling(s.machineState) && (d.step == release || d.step == cool)
+}
 
 // rereadClaims reads the claim of a holding again, and the one that its address was
 // made for: another one, or one that the cache does not have yet. The address itself

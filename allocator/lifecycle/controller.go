@@ -38,13 +38,21 @@ type Reconciler struct {
 	events    events.EventRecorder
 	refusals  Refusals
 	grace     time.Duration
+	// reuseAfter is for how long addresses cool down whose pools say nothing of that.
+	reuseAfter time.Duration
+	// pools reads pools from the cache.
+	pools client.Reader
 	// now is the leader's own clock.
 	now func() time.Time
 
 	sightings  memory[types.UID, sighting]
 	departures memory[types.NamespacedName, departure]
+	// domains are the machines whose failure domain has been looked at.
+	domains memory[types.UID, bool]
 	// failures is since when the bindings of a machine cannot be given back.
 	failures memory[types.NamespacedName, time.Time]
+	// cooling counts what cools down now.
+	cooling census
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -79,8 +87,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 func (r *Reconciler) performAll(ctx context.Context, s *state) (time.Duration, error) {
 	var requeue time.Duration
 	var errs []error
-	for _, d := range r.decideAll(ctx, s) {
+	decisions := r.decideAll(ctx, s)
+	r.countCooling(s)
+	for _, d := range decisions {
 		r.checkDevice(ctx, s, d.holding)
+		r.checkDomain(ctx, s, d.holding)
 		if d.err != nil {
 			errs = append(errs, &stepError{d.step, d.err})
 			continue
@@ -134,6 +145,8 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.noteUnstored(ctx, s, h)
 	case markMoved:
 		return r.markMoved(ctx, h)
+	case cool:
+		return r.cool(ctx, s, h)
 	case release:
 		return r.release(ctx, s, h)
 	case removeClaimFinalizer:

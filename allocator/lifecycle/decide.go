@@ -20,6 +20,7 @@ const (
 	note                 step = "note"                   // tell the owner that something refuses its machines
 	awaitMachine         step = "await-machine"          // tell that a claim without a machine waits for it
 	markMoved            step = "mark-moved"             // note on the address that its machine was moved away
+	cool                 step = "cool"                   // keep claim and address for a while, without the machine
 	release              step = "release"                // give claim and address back
 	removeClaimFinalizer step = "remove-claim-finalizer" // take our finalizer off a claim that others delete
 	unprotect            step = "unprotect"              // take our finalizer off the address
@@ -29,7 +30,8 @@ const (
 	deleteStray          step = "delete-stray"           // delete an address that the provider has lost
 )
 
-// frees tells whether others may have an address after a step.
+// frees tells whether others may have an address after a step, now or when the cool-down
+// that it begins is over: that is not decided again of the machine.
 //
 // Not among them are: deleteFailed, since a claim that failed has no address; verify,
 // which searches the pool live before it gives a claim up; and dropFinalizers, which
@@ -37,7 +39,7 @@ const (
 // addresses to others. Each write of theirs is against the version that was judged.
 func (s step) frees() bool {
 	switch s {
-	case release, removeClaimFinalizer, unprotect, reap, handBack, deleteStray:
+	case cool, release, removeClaimFinalizer, unprotect, reap, handBack, deleteStray:
 		return true
 	}
 	return false
@@ -91,6 +93,8 @@ func decide(m machineState, h holding, now time.Time, grace time.Duration) (step
 	switch {
 	case h.abandoned && ipam.IsMarked(h.claim, m.name):
 		return dropFinalizers, 0
+	case h.isCooling(m):
+		return decideCooling(m, h, now)
 	case h.isLeftByAMove(m):
 		return markMoved, 0
 	case h.isStray(m.name):
@@ -259,6 +263,8 @@ func decideDeleting(m machineState, h holding) step {
 	switch {
 	case !m.done || !h.belongsTo(m):
 		return idle
+	case !h.vmExists && h.hasToCool():
+		return cool
 	case !h.vmExists:
 		return release
 	case h.address != nil && h.address.GetDeletionTimestamp().IsZero() && !ipam.IsProtected(h.address):
@@ -302,6 +308,8 @@ func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration)
 		return decideUnstored(h, now, wait)
 	case h.vmExists:
 		return idle, vmCheck
+	case wasAdopted(h.claim) && h.hadMachine() && h.hasToCool():
+		return cool, 0
 	}
 	return reapOrHandBack(h), 0
 }
@@ -328,13 +336,15 @@ func decideUnstored(h holding, now time.Time, wait time.Duration) (step, time.Du
 	return note, min(wait, noteInterval)
 }
 
-// decideLeft unprotects an address that a machine has left behind.
+// decideLeft unprotects an address that a machine has left behind, or has it cool down.
 func decideLeft(h holding, now time.Time) (step, time.Duration) {
 	switch wait := restorePatience - now.Sub(h.seen); {
 	case h.vmExists, h.isBeingAdmitted():
 		return idle, vmCheck
 	case h.isUnexplained() && wait > 0:
 		return idle, wait
+	case h.hadMachine() && h.hasToCool():
+		return cool, 0
 	}
 	return unprotect, 0
 }
@@ -365,7 +375,7 @@ func decideFate(m machineState, h holding) fate {
 		return freed
 	}
 	switch {
-	case h.moved || hasMoved(h.address):
+	case (h.moved || hasMoved(h.address)) && !ipam.IsReleased(h.address):
 		return moved
 	case !h.answersClaim() && !going:
 		return lost

@@ -88,6 +88,41 @@ func TestNextStepForALivingMachine(t *testing.T) {
 	}
 }
 
+// Until it is served, it does not say that it has them.
+func TestClaimsOfAMachineThatIsServedLateAreLeftAloneUntilItGoes(t *testing.T) {
+	oldClaim := func(h *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+		withoutAnnotation(h, c, a)
+		usedBefore(2*restorePatience)(h, c, a)
+		made(2*restorePatience)(h, c, a)
+		h.seen = now.Add(-2 * restorePatience)
+	}
+	tests := map[string]struct {
+		machine machineState
+		holding holding
+		want    step
+	}{
+		"bound":                             {living(), bound(oldClaim), idle},
+		"bound, not protected yet":          {living(), bound(oldClaim, unprotected), idle},
+		"not bound":                         {living(), bound(oldClaim, withoutAddress), idle},
+		"failed":                            {living(), bound(oldClaim, withoutAddress, refused), idle},
+		"old":                               {old(), bound(oldClaim), idle},
+		"its claim is gone":                 {living(), bound(oldClaim, withoutClaim), idle},
+		"it goes":                           {dying(), bound(oldClaim), release},
+		"it goes, its address unprotected":  {dying(), bound(oldClaim, unprotected), release},
+		"it goes, not bound":                {dying(), bound(oldClaim, withoutAddress), release},
+		"it is gone, the claim not yet":     {absent(), bound(oldClaim), idle},
+		"it is gone, its claim is going":    {absent(), bound(oldClaim, terminatingClaim, held, unprotected), removeClaimFinalizer},
+		"it is gone, the claim goes before": {absent(), bound(oldClaim, terminatingClaim, held, departed), unprotect},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			if got, _ := decide(test.machine, test.holding, now, grace); got != test.want {
+				t.Errorf("got %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
 // Nothing else tells that its pool has gone meanwhile.
 func TestClaimThatIsGoingIsLookedAtAgainWhileItsMachineLives(t *testing.T) {
 	if got, wait := decide(living(), bound(terminatingClaim), now, grace); got != idle || wait != terminatingCheck {

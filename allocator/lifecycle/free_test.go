@@ -56,7 +56,7 @@ func reconciler(t *testing.T, objects ...client.Object) *Reconciler {
 		builder.WithIndex(address, name, index)
 	}
 	c := builder.Build()
-	return &Reconciler{providers: providers, client: c, live: c, grace: time.Minute, now: time.Now}
+	return &Reconciler{providers: providers, client: c, live: c, pools: c, grace: time.Minute, now: time.Now}
 }
 
 // left is an address of cp-0 without claim and machine: its claim's labels,

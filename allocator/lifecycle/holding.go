@@ -64,6 +64,8 @@ type holding struct {
 	foreign bool
 	// moved says that this leader saw clusterctl take the machine or its claim away.
 	moved bool
+	// coolDown is what the pool says now. It is looked at only where that may matter.
+	coolDown coolDown
 
 	// What follows is zero in the first decision. If that frees, reread (confirm.go)
 	// fills it, and decide is asked again.
@@ -85,6 +87,9 @@ type holding struct {
 // owner UID on the claim, or, where the claim has no owner, by our mark on it as
 // long as no other machine holds the address. An annotation alone is no authority.
 func (h holding) belongsTo(m machineState) bool {
+	if h.isCooling(m) {
+		return false
+	}
 	if h.claim == nil {
 		return h.address != nil && h.addressBelongsTo(m)
 	}
@@ -271,11 +276,12 @@ func (h holding) wasAnswered() bool {
 }
 
 // isOrphan tells whether the claim waits for a machine of this name that never
-// came. A claim with an owner is the garbage collector's.
+// came. A claim with an owner is the garbage collector's, and one that cools down waits
+// for nobody.
 func isOrphan(claim client.Object, machine string) bool {
 	return ipam.IsMarked(claim, machine) &&
 		len(claim.GetOwnerReferences()) == 0 &&
-		claim.GetDeletionTimestamp().IsZero()
+		claim.GetDeletionTimestamp().IsZero() && !ipam.IsReleased(claim)
 }
 
 // wasAdopted tells whether the claim had a machine once. Then it is here without

@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -20,6 +21,8 @@ const (
 	byMachine = "capv-static-ip.dev/machine"
 	// byIP finds addresses by what they are.
 	byIP = "capv-static-ip.dev/object-ip"
+	// byCoolingPool finds addresses that cool down, by their pool.
+	byCoolingPool = "capv-static-ip.dev/cooling"
 	// waiting finds claims of requests that wait to be bound, by their pool.
 	waiting = "capv-static-ip.dev/waiting"
 )
@@ -89,7 +92,28 @@ func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 	indexes[byIP] = func(obj client.Object) []string {
 		return []string{capi.ParseAddress(provider.ReadAddress(obj).IP).String()}
 	}
+	indexes[byCoolingPool] = func(obj client.Object) []string {
+		if !ipam.IsReleased(obj) {
+			return nil
+		}
+		return []string{provider.ReadAddress(obj).Pool.String()}
+	}
 	return indexes
+}
+
+// machinesCoolingIn are those whose addresses cool down in a pool; of one without a
+// namespace, in all.
+func (r *Reconciler) machinesCoolingIn(ctx context.Context, provider ipam.Provider, pool ipam.PoolReference, namespace string) []reconcile.Request {
+	objects, err := kube.List(ctx, r.client, ipam.EmptyAddress(provider), client.InNamespace(namespace), client.MatchingFields{byCoolingPool: pool.String()})
+	if err != nil {
+		// They are looked at again when they have cooled down, at the latest.
+		return nil
+	}
+	var requests []reconcile.Request
+	for _, obj := range objects {
+		requests = append(requests, reconcile.Request{NamespacedName: keyIn(obj, ipam.MachineOf(obj))})
+	}
+	return requests
 }
 
 // machinesOn are those that the objects of a VM's addresses name.
@@ -203,13 +227,4 @@ func (r *Reconciler) exists(ctx context.Context, key client.ObjectKey, obj clien
 		return false, nil
 	}
 	return err == nil, err
-}
-
-// ownerOf is the machine as the owner of a claim. It does not block the deletion of
-// the machine in the foreground: the garbage collector would hold it until the claim
-// is gone, which may be long after its VM, and until its provider can be written to.
-func (r *Reconciler) ownerOf(machine *capi.VSphereMachine) metav1.OwnerReference {
-	owner := metav1.NewControllerRef(machine, capi.InScheme(r.client.Scheme(), capi.VSphereMachineKind))
-	owner.BlockOwnerDeletion = nil
-	return *owner
 }

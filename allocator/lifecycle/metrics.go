@@ -11,6 +11,11 @@ var (
 		Help: "Bindings given back because their machine and its VM are gone.",
 	})
 
+	addressesCooling = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "capv_static_ip_addresses_cooling",
+		Help: "Addresses whose machines are gone, and that are kept from being handed out again for a while. The leader tells.",
+	})
+
 	claimsReaped = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_claims_reaped_total",
 		Help: "Claims deleted because their machine was never stored, or stored without them.",
@@ -31,6 +36,11 @@ var (
 		Help: "Times a machine was found using an address that is not bound to it.",
 	})
 
+	wrongFailureDomain = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_wrong_failure_domain_total",
+		Help: "Machines found in another failure domain than their addresses were given for.",
+	})
+
 	addressesChanged = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_addresses_changed_total",
 		Help: "Machines found with another address on their devices than the one that they were given.",
@@ -38,5 +48,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(claimsReleased, claimsReaped, claimsRecreated, strayAddressesDeleted, addressesLost, addressesChanged)
+	metrics.Registry.MustRegister(claimsReleased, addressesCooling, claimsReaped, claimsRecreated, strayAddressesDeleted, addressesLost, wrongFailureDomain, addressesChanged)
 }

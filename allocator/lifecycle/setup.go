@@ -11,6 +11,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -30,19 +31,29 @@ import (
 // waits for the API server.
 const workers = 10
 
+// Periods are how long things are left as they are.
+type Periods struct {
+	// OrphanGrace is for claims whose machine was never stored.
+	OrphanGrace time.Duration
+	// ReuseAfter is for addresses whose machines are gone, where their pool says nothing.
+	ReuseAfter time.Duration
+}
+
 // Setup adds the controller to the manager. It runs on the elected replica only.
 // The sources that it returns must be started, on every replica: an elected one
 // continues with caches that are warm. What happens is told through the recorder,
 // and to owners through their refusals.
-func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventRecorder, refusals Refusals, grace time.Duration) ([]informers.Source, error) {
+func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventRecorder, refusals Refusals, periods Periods) ([]informers.Source, error) {
 	r := &Reconciler{
-		providers: providers,
-		client:    mgr.GetClient(),
-		live:      mgr.GetAPIReader(),
-		events:    recorder,
-		refusals:  refusals,
-		grace:     grace,
-		now:       time.Now,
+		providers:  providers,
+		client:     mgr.GetClient(),
+		live:       mgr.GetAPIReader(),
+		events:     recorder,
+		refusals:   refusals,
+		grace:      periods.OrphanGrace,
+		reuseAfter: periods.ReuseAfter,
+		pools:      mgr.GetCache(),
+		now:        time.Now,
 	}
 	machines, err := controller.New("lifecycle", mgr, controller.Options{
 		Reconciler: r, MaxConcurrentReconciles: workers, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: kube.Logger(mgr, "VSphereMachine"),
@@ -50,7 +61,46 @@ func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventR
 	if err != nil {
 		return nil, fmt.Errorf("adding the lifecycle controller: %w", err)
 	}
-	return r.sources(machines, mgr.GetCache()), nil
+	pools, err := r.poolSources(machines, mgr)
+	if err != nil {
+		return nil, err
+	}
+	return append(r.sources(machines, mgr.GetCache()), pools...), nil
+}
+
+// poolSources are what tells of pools that go, or that say something else of how long
+// their addresses cool down.
+func (r *Reconciler) poolSources(c controller.Controller, mgr manager.Manager) ([]informers.Source, error) {
+	var sources []informers.Source
+	for _, provider := range r.providers {
+		for _, pool := range provider.PoolKinds() {
+			gvk, err := apiutil.GVKForObject(pool, mgr.GetScheme())
+			if err != nil {
+				return nil, fmt.Errorf("finding the kind of pools: %w", err)
+			}
+			coolingIn := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []reconcile.Request {
+				ref := ipam.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}
+				return r.machinesCoolingIn(ctx, provider, ref, obj.GetNamespace())
+			})
+			sources = append(sources, informers.Source{Object: pool, Started: func(context.Context, cache.Informer) error {
+				return c.Watch(source.Kind(mgr.GetCache(), pool, coolingIn, coolsOtherwise()))
+			}})
+		}
+	}
+	return sources, nil
+}
+
+// coolsOtherwise passes the events after which a cool-down may be over sooner.
+func coolsOtherwise() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		UpdateFunc: func(e event.UpdateEvent) bool {
+			before, after := e.ObjectOld, e.ObjectNew
+			return before.GetGeneration() != after.GetGeneration() || before.GetDeletionTimestamp().IsZero() != after.GetDeletionTimestamp().IsZero() ||
+				before.GetAnnotations()[ipam.ReuseAfterAnnotation] != after.GetAnnotations()[ipam.ReuseAfterAnnotation]
+		},
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
 }
 
 func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []informers.Source {

@@ -90,12 +90,14 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
 	}
 	h.onDevice = s.exists && h.address != nil && deviceOf(s.object, capi.ParseAddress(h.address.IP)) >= 0
-	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) || h.isSpare(s.machineState) || h.isStray(s.name) {
+	if !s.exists || h.isOfEarlierMachine(s.machineState) || h.isSpareClaim(s.machineState) || h.isSpare(s.machineState) || h.isStray(s.name) || h.isCooling(s.machineState) {
 		r.recall(key, h)
 	}
 	h.foreign = h.isStray(s.name) && !r.providers.For(h.address.Pool).HasOnlyOwnFinalizers(h.address.Object)
-	h.abandoned, err = r.isAbandoned(ctx, h)
-	return err
+	if h.abandoned, err = r.isAbandoned(ctx, h); err != nil {
+		return err
+	}
+	return r.observeCoolDown(ctx, s, h)
 }
 
 func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedName, s *state, reader client.Reader) error {

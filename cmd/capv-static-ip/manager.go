@@ -29,6 +29,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/late"
 	"capv-static-ip.dev/allocator/lifecycle"
 	"capv-static-ip.dev/allocator/mapper"
 	"capv-static-ip.dev/allocator/recorder"
@@ -214,6 +215,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	}
 	providers := ipam.NewProviders(contract.Provider{Mapper: mgr.GetRESTMapper(), Live: live}, metal3.Provider{})
 	alloc := allocator.New(providers, cached, live)
+	alloc.ReuseAfter = opts.reuseAfter
 	events, err := addRecorder(mgr)
 	if err != nil {
 		return nil, err
@@ -222,7 +224,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	lifecycleSources, err := lifecycle.Setup(mgr, providers, events, refusals, opts.orphanGracePeriod)
+	lifecycleSources, err := lifecycle.Setup(mgr, providers, events, refusals, lifecycle.Periods{OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
 	if err != nil {
 		return nil, err
 	}
@@ -242,24 +244,28 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	asked := &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()}
+	lateSources, err := late.Setup(mgr, alloc, asked, providers, events)
+	if err != nil {
+		return nil, err
+	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
 		slices.Concat(alloc.Sources(), demand.Sources(mgr.GetScheme())),
-		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources))
+		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources))
 	if err != nil {
 		return nil, err
 	}
 
-	reader := &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()}
 	handler := &webhook.Handler{
 		Allocator: alloc,
-		Demand:    reader,
+		Demand:    asked,
 		Scheme:    mgr.GetScheme(),
 		Namespace: opts.namespace,
 		Events:    events,
 		Refusals:  refusals,
 	}
 	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(handler))
-	mgr.GetWebhookServer().Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: reader}))
+	mgr.GetWebhookServer().Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: asked}))
 
 	return handler, addChecks(mgr, kinds)
 }

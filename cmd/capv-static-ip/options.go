@@ -50,6 +50,7 @@ type options struct {
 	kubeAPIBurst int
 
 	orphanGracePeriod time.Duration
+	reuseAfter        time.Duration
 	drainDelay        time.Duration
 
 	logging     *logs.Options
@@ -112,6 +113,8 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 
 	fs.DurationVar(&o.orphanGracePeriod, "orphan-grace-period", 90*time.Second,
 		"Time after its last use at which a claim whose machine was never stored is deleted. It must be longer than any request that the API server allows.")
+	fs.DurationVar(&o.reuseAfter, "reuse-after", 0,
+		"Time for which an address is kept from being handed out again after its machine and its VM went, where its pool says nothing.")
 	fs.DurationVar(&o.drainDelay, "drain-delay", 5*time.Second,
 		"Time for which a terminated replica goes on serving, until the API server no longer sends it requests.")
 
@@ -151,6 +154,9 @@ func (o *options) Validate() error {
 	}
 	if o.orphanGracePeriod <= 0 {
 		errs = append(errs, fmt.Errorf("--orphan-grace-period %s must be positive", o.orphanGracePeriod))
+	}
+	if o.reuseAfter < 0 {
+		errs = append(errs, fmt.Errorf("--reuse-after %s must not be negative", o.reuseAfter))
 	}
 	if o.drainDelay < 0 {
 		errs = append(errs, fmt.Errorf("--drain-delay %s must not be negative", o.drainDelay))

@@ -41,8 +41,8 @@ func TestSlimObjectsKeepWhatIsRead(t *testing.T) {
 		},
 		"statements of a pool, of which the names are left": {
 			object: &ipamv1.IPPool{},
-			given:  map[string]string{ipam.UsedByAnnotation: long, ipam.NetworksAnnotation: long, lastApplied: long},
-			want:   map[string]string{ipam.UsedByAnnotation: "", ipam.NetworksAnnotation: "", lastApplied: ""},
+			given:  map[string]string{ipam.UsedByAnnotation: long, ipam.NetworksAnnotation: long, ipam.FailureDomainsAnnotation: long, lastApplied: long},
+			want:   map[string]string{ipam.UsedByAnnotation: "", ipam.NetworksAnnotation: "", ipam.FailureDomainsAnnotation: "", lastApplied: ""},
 		},
 		"bindings of a machine": {
 			object: &capi.VSphereMachine{},

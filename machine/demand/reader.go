@@ -28,13 +28,18 @@ type Reader struct {
 }
 
 // Asks lists what the machine's eligible devices ask for, an address at a time, and
-// warns of what is asked for in vain.
+// warns of what is asked for in vain. It returns ipam.ErrUndecided if that depends on the
+// machine's failure domain, and this is not known yet.
 func (r *Reader) Asks(ctx context.Context, m *machine.Machine) (asks []ipam.Ask, warnings []string, err error) {
-	asked, err := r.askers(ctx, m)
+	domains, says, err := r.domains(ctx, m)
 	if err != nil {
 		return nil, nil, err
 	}
-	all, warnings, err := m.Asks(asked)
+	asked, err := r.askers(ctx, m, domains)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, warnings, err := m.AsksIn(domains, asked)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,21 +49,22 @@ func (r *Reader) Asks(ctx context.Context, m *machine.Machine) (asks []ipam.Ask,
 				return nil, nil, err
 			}
 		}
+		ask.Sites, ask.DomainsOf = m.SitesOf(ask.Device.Index, domains), says
 		asks = append(asks, ask.Ask)
 	}
 	return asks, warnings, nil
 }
 
 // askers are the machine and its template; the machine's own metadata wins. Where
-// it names a pool for every eligible device, what the cache knows of the template will
-// do.
-func (r *Reader) askers(ctx context.Context, m *machine.Machine) ([]machine.Asker, error) {
+// it names a pool for every device that is eligible in any of these failure domains, what
+// the cache knows of the template will do.
+func (r *Reader) askers(ctx context.Context, m *machine.Machine, domains []machine.Domain) ([]machine.Asker, error) {
 	own := machine.Asker{Object: &m.ObjectMeta, Name: "the VSphereMachine"}
 	if m.Annotations[clusterv1.TemplateClonedFromGroupKindAnnotation] != capi.VSphereMachineTemplateKind.String() {
 		return []machine.Asker{own}, nil
 	}
 	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
-	template, err := r.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, own.AnswersFor(m))
+	template, err := r.template(ctx, client.ObjectKey{Namespace: m.Namespace, Name: name}, own.AnswersIn(m, domains))
 	if err != nil {
 		return nil, err
 	}
@@ -108,5 +114,8 @@ func (r *Reader) IsPaused(ctx context.Context, m *machine.Machine) (bool, error)
 // Sources are the kinds that a Reader reads from the cache.
 func Sources(scheme *runtime.Scheme) []informers.Source {
 	template := kube.MetadataOf(capi.InScheme(scheme, capi.VSphereMachineTemplateKind))
-	return []informers.Source{{Object: template}, {Object: &capi.Cluster{}}}
+	return []informers.Source{
+		{Object: template}, {Object: &capi.Cluster{}},
+		{Object: &capi.VSphereDeploymentZone{}}, {Object: &capi.VSphereFailureDomain{}},
+	}
 }

@@ -23,15 +23,20 @@ func decode(t *testing.T, raw string) *machine.Machine {
 	return m
 }
 
+// noZones is a cache without failure domains.
+type noZones struct{ client.Reader }
+
+func (noZones) List(context.Context, client.ObjectList, ...client.ListOption) error { return nil }
+
 // emptyCache knows no object.
-type emptyCache struct{ client.Reader }
+type emptyCache struct{ noZones }
 
 func (emptyCache) Get(_ context.Context, key client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
 	return apierrors.NewNotFound(schema.GroupResource{}, key.Name)
 }
 
 // templateCache has a template of any name, which asks for nothing.
-type templateCache struct{ client.Reader }
+type templateCache struct{ noZones }
 
 func (templateCache) Get(_ context.Context, key client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
 	if _, isTemplate := obj.(*metav1.PartialObjectMetadata); !isTemplate {

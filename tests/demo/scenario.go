@@ -59,6 +59,7 @@ func scenario() []step {
 		{"The VM is gone: the address comes back", finishDeletion},
 		{"A new machine uses the address again", makeReplacement},
 		{"The pool is full: the next choice serves, and a second part asks for IPv6", makeDualStack},
+		{"A machine that was stored without an address gets it later", serveLate},
 	}
 }
 

@@ -64,7 +64,7 @@ func stackOptions() stack.Options {
 		Manager:   harness.ManagerOptions{OrphanGracePeriod: gracePeriod},
 		Protected: true,
 		// They change nothing for who does not use them.
-		FeatureGates: []string{"ClusterTopology=true"},
+		FeatureGates: []string{"ClusterTopology=true", "RuntimeSDK=true", "InPlaceUpdates=true"},
 		Plane:        harness.Options{KeepFiles: os.Getenv("KEEP_FILES") != "", ControllerAccounts: true},
 	}
 }

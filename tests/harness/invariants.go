@@ -21,11 +21,12 @@ const (
 	invariantHeld      = "I2"
 	invariantNoOrphans = "I3"
 	invariantEndpoints = "I10"
+	invariantInPlace   = "I9"
 )
 
 // Violation is a state of the API server that must not be.
 type Violation struct {
-	// Invariant is the name that docs/design.md gives it: I1, I2, I3 or I10.
+	// Invariant is the name that docs/design.md gives it: I1, I2, I3, I9 or I10.
 	Invariant string
 	// Detail says which objects are in that state, and how.
 	Detail string
@@ -46,12 +47,15 @@ type InvariantOptions struct {
 	// use. 0 allows no such claim, which is what a denied create and a dry run
 	// have to leave behind.
 	GracePeriod time.Duration
+	// ReuseAfter is for how long addresses cool down whose pools say nothing of that.
+	ReuseAfter time.Duration
 }
 
 // CheckInvariants looks once at what the API server holds, and returns what
-// breaks the invariants: no address held twice (I1), none back in its pool
-// while its machine or VM exists (I2), no claim and no protected address
-// without a machine (I3; and so I4), and no endpoint free that a Cluster uses (I10).
+// breaks the invariants: no address held twice, or given while it cools down (I1), none
+// back in its pool while its machine or VM exists (I2), no claim and no protected address
+// without a machine, unless it cools down (I3; and so I4), none of a pool that is for
+// other networks or failure domains (I9), and no endpoint free that a Cluster uses (I10).
 //
 // It reads one kind after the other. While things change, use AwaitInvariants.
 func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOptions) []error {
@@ -66,8 +70,8 @@ func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOpti
 			violations = append(violations, fmt.Errorf("reading the state of namespace %q: %w", namespace, err))
 			continue
 		}
-		violations = slices.Concat(violations, inventory.heldTwice(), inventory.freeEndpoints(), inventory.machinesWithoutAddress(),
-			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.heldClaims(), inventory.orphanAddresses())
+		violations = slices.Concat(violations, inventory.heldTwice(), inventory.freeEndpoints(), inventory.cooling(options.ReuseAfter), inventory.machinesWithoutAddress(),
+			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.heldClaims(), inventory.orphanAddresses(), inventory.outOfPlace())
 	}
 	return violations
 }
@@ -188,11 +192,53 @@ func (i *inventory) notKept(namespace, machine string, pool ipam.PoolReference, 
 	return ""
 }
 
+// cooling finds addresses that were given to a machine while they cool down, and what
+// cools down for longer than its pool says.
+func (i *inventory) cooling(byDefault time.Duration) []error {
+	var violations []error
+	for _, machine := range i.machines {
+		for ip, pool := range machine.pools {
+			object := i.addressByPlace[place{machine.Namespace, pool, ip}]
+			if object != nil && machine.addresses[ip] && ipam.IsReleased(object) {
+				violations = append(violations, violation(invariantUnique, "machine %s has %s of %s, which cools down",
+					client.ObjectKeyFromObject(machine), ip, pool.In("")))
+			}
+		}
+	}
+	for _, claim := range i.claims {
+		if late := i.coolsTooLong(&claim, claim.Pool, byDefault); late > 0 && claim.GetDeletionTimestamp() == nil {
+			violations = append(violations, violation(invariantNoOrphans, "claim %s should have been released %s ago", client.ObjectKeyFromObject(&claim), late))
+		}
+	}
+	for _, address := range i.addresses {
+		if late := i.coolsTooLong(&address, address.Pool, byDefault); late > 0 {
+			violations = append(violations, violation(invariantNoOrphans, "address %s (%s) should have been released %s ago", client.ObjectKeyFromObject(&address), address.IP, late))
+		}
+	}
+	return violations
+}
+
+// coolsTooLong is for how long a claim or an address should have cooled down. Where its
+// pool does not exist, that is ever since.
+func (i *inventory) coolsTooLong(object client.Object, ref ipam.PoolReference, byDefault time.Duration) time.Duration {
+	at, released := ipam.ReleasedAt(object)
+	if !released {
+		return 0
+	}
+	after := byDefault
+	for _, pool := range i.pools {
+		if pool.PoolReference == ref && (pool.namespace == object.GetNamespace() || pool.namespace == "") {
+			after = max(after, pool.reuseAfter)
+		}
+	}
+	return time.Since(at.Add(after))
+}
+
 // orphanClaims finds claims of ours that no machine will ever use.
 func (i *inventory) orphanClaims(grace time.Duration) []error {
 	var violations []error
 	for _, claim := range i.claims {
-		if _, ours := claim.GetLabels()[ipam.MachineLabel]; !ours || claim.GetDeletionTimestamp() != nil {
+		if _, ours := claim.GetLabels()[ipam.MachineLabel]; !ours || claim.GetDeletionTimestamp() != nil || ipam.IsReleased(&claim) {
 			continue
 		}
 		machine := ipam.HolderOf(&claim).Name
@@ -214,7 +260,7 @@ func (i *inventory) orphanClaims(grace time.Duration) []error {
 func (i *inventory) heldClaims() []error {
 	var violations []error
 	for _, claim := range i.claims {
-		if claim.GetDeletionTimestamp() == nil || !slices.Contains(claim.GetFinalizers(), ipam.InUseFinalizer) {
+		if claim.GetDeletionTimestamp() == nil || !slices.Contains(claim.GetFinalizers(), ipam.InUseFinalizer) || ipam.IsReleased(&claim) {
 			continue
 		}
 		owner := capi.OwnerMachine(&claim).UID
@@ -233,7 +279,7 @@ func (i *inventory) heldClaims() []error {
 func (i *inventory) orphanAddresses() []error {
 	var violations []error
 	for _, address := range i.addresses {
-		if !slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) {
+		if !slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) || ipam.IsReleased(&address) {
 			continue
 		}
 		if cluster, ofCluster := holderOf(&address); ofCluster {
@@ -258,4 +304,43 @@ func (i *inventory) orphanAddresses() []error {
 			client.ObjectKeyFromObject(&address), address.IP, ipam.MachineOf(&address), uid))
 	}
 	return violations
+}
+
+// outOfPlace finds addresses of pools that say that they are for other networks, or for
+// other failure domains. The network is that of the VM, as CAPV made it.
+func (i *inventory) outOfPlace() []error {
+	var violations []error
+	for _, machine := range i.machines {
+		for _, binding := range machine.bindings.Bindings {
+			if machine.bindings.Machine != machine.Name {
+				continue
+			}
+			name, address := client.ObjectKeyFromObject(machine), binding.Address.Addr()
+			networks := i.stated(machine.Namespace, binding.Pool, ipam.NetworksAnnotation)
+			vm := i.vmByOwner[machine.UID]
+			if networks != nil && vm != nil && binding.Device.Index < len(vm.Spec.Network.Devices) {
+				is := vm.Spec.Network.Devices[binding.Device.Index].NetworkName
+				if !slices.ContainsFunc(networks, func(network string) bool { return capi.SameNetwork(network, is) }) {
+					violations = append(violations, violation(invariantInPlace, "machine %s has %s of %s, which is for networks %q, on %q",
+						name, address, binding.Pool.In(""), networks, is))
+				}
+			}
+			domains := i.stated(machine.Namespace, binding.Pool, ipam.FailureDomainsAnnotation)
+			if is, known := i.domainOf(machine); domains != nil && known && !slices.Contains(domains, is) {
+				violations = append(violations, violation(invariantInPlace, "machine %s has %s of %s, which is for failure domains %q, in %q",
+					name, address, binding.Pool.In(""), domains, is))
+			}
+		}
+	}
+	return violations
+}
+
+// domainOf is the failure domain of a machine, empty for none, if it has its Machine.
+func (i *inventory) domainOf(machine *holder) (name string, known bool) {
+	for _, owner := range machine.OwnerReferences {
+		if domain, is := i.domains[owner.UID]; is {
+			return domain, true
+		}
+	}
+	return "", false
 }

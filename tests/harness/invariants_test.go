@@ -13,6 +13,7 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -39,6 +40,20 @@ func (f of) bound(name, address string) *capvv1.VSphereMachine {
 		harness.WithAnnotation(ipam.BindingsAnnotation, text))
 	machine.UID = types.UID("machine-" + name)
 	return machine
+}
+
+// owned is a bound machine that has its Machine.
+func (f of) owned(name, address string) *capvv1.VSphereMachine {
+	machine := f.bound(name, address)
+	harness.WithOwner(ownerIn(""))(machine)
+	return machine
+}
+
+// ownerIn is a Machine in a failure domain.
+func ownerIn(domain string) *clusterv1.Machine {
+	owner := &clusterv1.Machine{ObjectMeta: metav1.ObjectMeta{Namespace: ns, Name: "owner", UID: "owner"}}
+	owner.Spec.FailureDomain = domain
+	return owner
 }
 
 // claimed is the claim of a machine, last used so long ago.
@@ -91,6 +106,17 @@ func protected(machine string) harness.Option {
 	}
 }
 
+// cools makes a claim, or an address, one whose machine went so long ago.
+func cools(object client.Object, machine string, ago time.Duration) client.Object {
+	at := time.Now().Add(-ago)
+	if ipam.IsProtected(object) {
+		ipam.CoolAddress(object, machine, at)
+		return object
+	}
+	ipam.CoolClaim(object, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: ns, Name: machine}}, at)
+	return object
+}
+
 // state is what there is, and which invariant it breaks.
 type state struct {
 	objects []client.Object
@@ -111,6 +137,7 @@ func TestInvariants(t *testing.T) {
 			}
 			return vm
 		}
+		cooling := f.Pool(ns, harness.WithAnnotation(ipam.ReuseAfterAnnotation, "1h"))
 		reports := func(object client.Object) {
 			object.(*capvv1.VSphereVM).Spec.Network.Devices = nil
 			object.(*capvv1.VSphereVM).Status.Addresses = []string{"fe80::1", a}
@@ -135,7 +162,16 @@ func TestInvariants(t *testing.T) {
 			"a claim without machine, too old":   {objects: []client.Object{claim}, broken: "I3"},
 			"a claim held for its machine":       {objects: []client.Object{f.bound("cp-0", a), f.held("cp-0"), answer(claim, a, protected("cp-0"))}},
 			"a claim held for nobody":            {objects: []client.Object{f.held("cp-0")}, broken: "I3"},
+			"a VM on a network of its pool":      {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.NetworksAnnotation, "VM Network")), f.bound("cp-0", a), outlived, claim, answer(claim, a)}},
+			"a VM on a network that is not":      {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.NetworksAnnotation, "other")), f.bound("cp-0", a), outlived, claim, answer(claim, a)}, broken: "I9"},
+			"a machine of its pool's domain":     {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.FailureDomainsAnnotation, "zone-a")), f.owned("cp-0", a), ownerIn("zone-a"), claim, answer(claim, a)}},
+			"a machine of another domain":        {objects: []client.Object{f.Pool(ns, harness.WithAnnotation(ipam.FailureDomainsAnnotation, "zone-b")), f.owned("cp-0", a), ownerIn("zone-a"), claim, answer(claim, a)}, broken: "I9"},
 			"somebody else's claim":              {objects: []client.Object{f.Claim(ns, "theirs", f.PoolName)}},
+			"an address that cools down":         {objects: []client.Object{cooling, cools(f.claimed("cp-0", time.Hour), "cp-0", time.Minute), cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}},
+			"a claim that cools down too long":   {objects: []client.Object{cooling, cools(f.claimed("cp-0", time.Hour), "cp-0", 2*time.Hour)}, broken: "I3"},
+			"an address that cools too long":     {objects: []client.Object{cooling, cools(answer(claim, a, protected("cp-0")), "cp-0", 2*time.Hour)}, broken: "I3"},
+			"a cooling address of no pool":       {objects: []client.Object{cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}, broken: "I3"},
+			"an address given while it cools":    {objects: []client.Object{cooling, f.bound("cp-0", a), claim, cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}, broken: "I1"},
 			"an address protected for nobody":    {objects: []client.Object{answer(claim, a, protected("cp-0"))}, broken: "I3"},
 		} {
 			t.Run(f.Name+", "+name, func(t *testing.T) {

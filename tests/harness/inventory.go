@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -26,6 +27,8 @@ type inventory struct {
 	addresses []ipam.Address
 	pools     []poolRanges
 	endpoints endpoints
+	// domains are the failure domains of Machines, by the UIDs of these.
+	domains map[types.UID]string
 
 	machineByName  map[types.NamespacedName]*holder
 	machineByUID   map[types.UID]*holder
@@ -71,7 +74,7 @@ func readInventory(ctx context.Context, c client.Reader, namespace string) (*inv
 			return nil, err
 		}
 	}
-	i := &inventory{vms: vms.Items}
+	i := &inventory{vms: vms.Items, domains: map[types.UID]string{}}
 	for n := range machines.Items {
 		i.machines = append(i.machines, newHolder(&machines.Items[n]))
 	}
@@ -86,6 +89,13 @@ func readInventory(ctx context.Context, c client.Reader, namespace string) (*inv
 	}
 	if i.pools, err = readPools(ctx, c, namespace); err != nil {
 		return nil, err
+	}
+	owners := &clusterv1.MachineList{}
+	if err := listIfServed(ctx, c, owners, client.InNamespace(namespace)); err != nil {
+		return nil, err
+	}
+	for _, owner := range owners.Items {
+		i.domains[owner.UID] = owner.Spec.FailureDomain
 	}
 	i.index()
 	return i, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"strings"
+	"time"
 
 	"go4.org/netipx"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,6 +23,19 @@ type poolRanges struct {
 	ipam.PoolReference
 	namespace string
 	contains  func(netip.Addr) bool
+	// annotations say what it is for.
+	annotations map[string]string
+	// reuseAfter is for how long its addresses cool down, where it says so.
+	reuseAfter time.Duration
+}
+
+// reuseAfter is what a pool says of that.
+func reuseAfter(pool client.Object) time.Duration {
+	after, _, err := ipam.ReuseAfter(pool)
+	if err != nil {
+		return 0
+	}
+	return after
 }
 
 func readPools(ctx context.Context, c client.Reader, namespace string) ([]poolRanges, error) {
@@ -38,7 +52,7 @@ func readPools(ctx context.Context, c client.Reader, namespace string) ([]poolRa
 				}
 			}
 			return false
-		}})
+		}, pool.Annotations, reuseAfter(&pool)})
 	}
 	for _, kind := range []string{InClusterPoolKind, GlobalInClusterPoolKind} {
 		list := &unstructured.UnstructuredList{}
@@ -49,10 +63,21 @@ func readPools(ctx context.Context, c client.Reader, namespace string) ([]poolRa
 		for _, pool := range list.Items {
 			texts, _, _ := unstructured.NestedStringSlice(pool.Object, "spec", "addresses")
 			ref := ipam.PoolReference{APIGroup: capiipamv1.GroupVersion.Group, Kind: kind, Name: pool.GetName()}
-			pools = append(pools, poolRanges{ref, pool.GetNamespace(), setOf(texts).Contains})
+			pools = append(pools, poolRanges{ref, pool.GetNamespace(), setOf(texts).Contains, pool.GetAnnotations(), reuseAfter(&pool)})
 		}
 	}
 	return pools, nil
+}
+
+// stated is what a pool says by an annotation that it is for, nil if it says nothing.
+func (i *inventory) stated(namespace string, of ipam.PoolReference, annotation string) []string {
+	for _, pool := range i.pools {
+		text, says := pool.annotations[annotation]
+		if pool.PoolReference == of && (pool.namespace == namespace || pool.namespace == "") && says {
+			return append([]string{}, ipam.SplitList(text)...)
+		}
+	}
+	return nil
 }
 
 // poolOf returns the pool that an address is from, none if there is none.

@@ -9,12 +9,15 @@ import (
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
@@ -91,6 +94,9 @@ func TestInPlaceUpdateOfCAPIKeepsTheAddress(t *testing.T) {
 			device := harness.StaticDevice()
 			device.MTU = &mtu
 
+			s.expectPreview(s.inPlaceUpdate("cp-0", device), manager, injected(device, "10.16.56.88/24"))
+			s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
+
 			s.apply(s.inPlaceUpdate("cp-0", device), manager)
 
 			s.expectDevices("cp-0", injected(device, "10.16.56.88/24"))
@@ -102,8 +108,133 @@ func TestInPlaceUpdateOfCAPIKeepsTheAddress(t *testing.T) {
 	}
 }
 
+func TestInPlaceUpdateOfCAPIKeepsBothAddressesOfADevice(t *testing.T) {
+	t.Parallel()
+	for _, manager := range []string{harness.MachineSetManager, harness.ControlPlaneManager} {
+		t.Run(manager, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			s.cloneLikeCAPI(manager, withPoolOf("0", harness.DefaultPool+","+harness.DefaultPool))
+			s.disownMetadata("cp-0", manager)
+			device := s.machine("cp-0").Spec.Network.Devices[0]
+			if len(device.IPAddrs) != 2 {
+				t.Fatalf("the machine has addresses %v, want two", device.IPAddrs)
+			}
+
+			s.expectPreview(s.inPlaceUpdate("cp-0", harness.StaticDevice()), manager, device)
+			s.apply(s.inPlaceUpdate("cp-0", harness.StaticDevice()), manager)
+
+			s.expectDevices("cp-0", device)
+			s.expectHeld("cp-0")
+		})
+	}
+}
+
+// expectPreview checks the devices that a dry run of an apply answers with.
+func (s *scene) expectPreview(update client.Object, manager string, devices ...capvv1.NetworkDeviceSpec) {
+	s.Helper()
+	if err := harness.Apply(s.Context(), s.env.Client, update, manager, client.DryRunAll); err != nil {
+		s.Fatal(err)
+	}
+	expectSame(s, "the devices in the dry run", s.typed(update).Spec.Network.Devices, devices)
+}
+
+// Stored, the machine would be of the new template and have an address of the old one's
+// pool. Refused with 403, CAPI takes it for one that cannot be updated in place.
+func TestInPlaceUpdateToATemplateOfAnotherPoolIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, manager := range []string{harness.MachineSetManager, harness.ControlPlaneManager} {
+		t.Run(manager, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			s.cloneLikeCAPI(manager)
+			s.disownMetadata("cp-0", manager)
+			s.create(harness.Template(s.ns, "cp-2", harness.WithPool("other")))
+
+			for _, options := range [][]client.ApplyOption{{client.DryRunAll}, nil} {
+				err := harness.Apply(t.Context(), s.env.Client, s.inPlaceUpdateTo("cp-2"), manager, options...)
+				s.expectDenial(err, otherPool)
+				if !apierrors.IsForbidden(err) {
+					t.Errorf("with options %v the error is %v, want Forbidden", options, err)
+				}
+			}
+
+			if got := s.machine("cp-0").Annotations[clusterv1.TemplateClonedFromNameAnnotation]; got != "cp" {
+				t.Errorf("the machine is of template %q", got)
+			}
+			s.expectHeld("cp-0")
+			s.told("cp-0", "PoolChanged")
+		})
+	}
+}
+
+// otherPool is the denial of a machine of cloneLikeCAPI that is to be of template cp-2.
+const otherPool = `device 0 holds 10.16.56.88/24 from IPPool "dkp-cluster", and label cluster.x-k8s.io/ip-pool-name of VSphereMachineTemplate "cp-2" ` +
+	`asks for other pools now: replace the machine, or name the pools that it has there`
+
+func TestUpdateThatChangesOnlyTheTemplateIsJudged(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.cloneLikeCAPI(harness.MachineSetManager)
+	s.create(harness.Template(s.ns, "cp-2", harness.WithPool("other")))
+	machine := s.machine("cp-0")
+	before := machine.DeepCopy()
+	harness.FromTemplate("cp-2")(machine)
+
+	s.expectDenial(s.env.Client.Patch(t.Context(), machine, client.MergeFrom(before)), otherPool)
+}
+
+func TestInPlaceUpdateToATemplateThatNamesNoOtherPool(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		template, machine []harness.Option
+	}{
+		"but the same":                    {template: []harness.Option{harness.WithPool(harness.DefaultPool)}},
+		"but the same in an annotation":   {template: []harness.Option{harness.WithAnnotation("pools.capv-static-ip.dev/0", "IPPool/"+harness.DefaultPool)}},
+		"and none":                        {},
+		"of a machine that names its own": {template: []harness.Option{harness.WithPool("other")}, machine: []harness.Option{harness.WithPool(harness.DefaultPool)}},
+		"and a group that no pool is in":  {template: []harness.Option{harness.WithLabel(ipam.PoolGroupLabel, "group")}},
+		"but that as one of several":      {template: []harness.Option{harness.WithAnnotation("pools.capv-static-ip.dev/0", "other|"+harness.DefaultPool)}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, shared)
+			s.cloneLikeCAPI(harness.MachineSetManager, test.machine...)
+			s.disownMetadata("cp-0", harness.MachineSetManager)
+			s.create(harness.Template(s.ns, "cp-2", test.template...))
+
+			s.apply(s.inPlaceUpdateTo("cp-2"), harness.MachineSetManager)
+
+			if got := s.machine("cp-0").Annotations[clusterv1.TemplateClonedFromNameAnnotation]; got != "cp-2" {
+				t.Errorf("the machine is of template %q", got)
+			}
+			s.expectDevices("cp-0", injected(harness.StaticDevice(), "10.16.56.88/24"))
+			s.expectHeld("cp-0")
+		})
+	}
+}
+
+// inPlaceUpdateTo is what CAPI applies to a machine of cloneLikeCAPI to make it one of
+// another template.
+func (s *scene) inPlaceUpdateTo(template string) client.Object {
+	s.Helper()
+	update := s.inPlaceUpdate("cp-0", harness.StaticDevice())
+	harness.FromTemplate(template)(update)
+	return update
+}
+
+// typed is a machine of a manifest.
+func (s *scene) typed(manifest client.Object) *capvv1.VSphereMachine {
+	s.Helper()
+	machine := &capvv1.VSphereMachine{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(manifest.(*unstructured.Unstructured).Object, machine); err != nil {
+		s.Fatal(err)
+	}
+	return machine
+}
+
 // cloneLikeCAPI applies a machine as CAPI creates it, with its owner.
-func (s *scene) cloneLikeCAPI(manager string) (*capvv1.VSphereMachine, client.Object) {
+func (s *scene) cloneLikeCAPI(manager string, options ...harness.Option) (*capvv1.VSphereMachine, client.Object) {
 	s.Helper()
 	template := harness.Template(s.ns, "cp", harness.WithPool(harness.DefaultPool))
 	var owner client.Object = harness.MachineSet(s.ns, "md-0", template.Name)
@@ -111,7 +242,7 @@ func (s *scene) cloneLikeCAPI(manager string) (*capvv1.VSphereMachine, client.Ob
 		owner = harness.ControlPlaneOwner(s.ns, "cp", template.Name)
 	}
 	s.create(harness.Pool(s.ns), template, owner)
-	machine := harness.Clone(template, "cp-0", harness.WithOwner(owner))
+	machine := harness.Clone(template, "cp-0", append(options, harness.WithOwner(owner))...)
 	s.apply(machine.DeepCopy(), manager)
 	return machine, owner
 }

@@ -19,7 +19,8 @@ import (
 
 func TestDeviceAddedToABoundMachineIsWarnedOf(t *testing.T) {
 	t.Parallel()
-	const warning = "device 1 stays without an address, because the machine exists already: set dhcp4 or ipAddrs, or replace the machine"
+	const warning = "device 1 has no source of addresses, and is given none because others of the machine hold theirs already: " +
+		"CAPV waits for one, and does nothing else for the machine until then; set dhcp4 or ipAddrs, or replace the machine"
 	s := newScene(t, shared)
 	s.create(harness.Pool(s.ns), harness.Machine(s.ns, "cp-0", harness.WithPool(harness.DefaultPool)))
 	c, warned := s.warnedClient()

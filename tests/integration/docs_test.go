@@ -181,6 +181,30 @@ func TestExampleOfTheFrontPage(t *testing.T) {
 	}
 }
 
+// What docs/adapter.md says is served as it is.
+func TestManifestsOfTheAdapterPageServeAsTheyAre(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	page, err := docs.Read(s.env.Root(), "docs/adapter.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var template *unstructured.Unstructured
+	for _, object := range manifestsOf(t, page) {
+		object.SetNamespace(s.ns)
+		s.create(object)
+		template = object
+	}
+
+	s.create(s.cloned(template, "cp-1", nil))
+
+	device := s.machine("cp-1").Spec.Network.Devices[0]
+	if !slices.Equal(device.IPAddrs, []string{"10.20.58.30/24"}) || device.Gateway4 != "10.20.58.1" ||
+		!slices.Equal(device.Nameservers, []string{"10.20.58.53"}) || !slices.Equal(device.SearchDomains, []string{"example.org"}) {
+		t.Errorf("the device is %+v", device)
+	}
+}
+
 // runToSee is what the commands print by which a page shows that it works.
 func (s *scene) runToSee(name string) string {
 	s.Helper()

@@ -255,9 +255,13 @@ func TestManifestsFitTogether(t *testing.T) {
 	})
 }
 
-// hasNoNamespace asks the API server about a resource.
+// hasNoNamespace asks the API server about a resource. A Role gives rights on the
+// namespace that it is in.
 func (c target) hasNoNamespace(of schema.GroupResource) bool {
 	c.Helper()
+	if of == (schema.GroupResource{Resource: "namespaces"}) {
+		return false
+	}
 	name, _, _ := strings.Cut(of.Resource, "/")
 	kind, err := c.plane.Client.RESTMapper().KindFor(schema.GroupVersionResource{Group: of.Group, Resource: name})
 	if err != nil {

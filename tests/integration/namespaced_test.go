@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"testing"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -48,7 +49,8 @@ func TestManagerOfOneNamespaceNeedsNoOther(t *testing.T) {
 	env := namespacedEnvironment(t, metav1.NamespaceDefault)
 	s := &scene{T: t, env: env, ns: metav1.NamespaceDefault}
 	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.56.88", "10.16.56.88")))
-	s.inClusterPool()
+	const lasts = 3 * time.Second
+	s.inClusterPool(harness.InClusterWith(coolsFor(lasts)))
 	machine, owner := s.pooled("cp-0"), s.machineSet("owner")
 	s.create(machine, s.inClusterMachine("md-0"))
 	ip, contractIP := s.settled("cp-0"), s.settled("md-0")
@@ -62,7 +64,15 @@ func TestManagerOfOneNamespaceNeedsNoOther(t *testing.T) {
 	s.returned(ip)
 	s.touched(owner)
 	s.delete(s.machine("md-0"))
+	since := s.cooling(contractIP)
+	// It looks whether the namespace goes.
+	claim, err := s.claim("md-0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.delete(claim)
 	s.returned(contractIP)
+	s.notBefore(since, lasts)
 	s.noClaims()
 	for _, manager := range env.managers {
 		s.expectNothingForbidden(manager, true)

@@ -93,12 +93,22 @@ func addressOutsideThePoolIsDenied(s *scene) {
 func addressInDeletionIsDenied(s *scene) {
 	s.create(harness.Pool(s.ns))
 	stop := s.playProvider(func(ctx context.Context, claim *ipamv1.IPClaim) error {
+		// It answers the claim only when it is being deleted, so that nobody accepts it before.
 		address := addressFor(claim, "10.16.56.88")
-		address.Finalizers = []string{hold}
+		owners := address.OwnerReferences
+		address.Finalizers, address.OwnerReferences = []string{hold}, nil
 		if err := s.env.Client.Create(ctx, address); err != nil {
 			return err
 		}
 		if err := s.env.Client.Delete(ctx, address); err != nil {
+			return err
+		}
+		if err := s.env.Client.Get(ctx, client.ObjectKeyFromObject(address), address); err != nil {
+			return err
+		}
+		before := address.DeepCopy()
+		address.OwnerReferences = owners
+		if err := s.env.Client.Patch(ctx, address, client.MergeFrom(before)); err != nil {
 			return err
 		}
 		return s.tell(ctx, claim, address.Name)

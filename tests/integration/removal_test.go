@@ -304,8 +304,19 @@ func (r *removal) followsMachines() {
 			r.Errorf("of what is held, the page's commands print\n%swant them to name %q", held, object)
 		}
 	}
+	pools := []client.Object{harness.Pool(r.ns), harness.InClusterPool(r.ns)}
+	for _, pool := range pools {
+		r.annotate(pool, ipam.ReuseAfterAnnotation, new(forLong.String()))
+	}
 	for _, name := range []string{"metal3", "in-cluster"} {
 		r.gone(r.deleted(r.machine(name), harness.MachineFinalizer))
+	}
+	want := fmt.Sprintf("ipclaims.ipam.metal3.io %[1]s metal3-0\nipaddressclaims.ipam.cluster.x-k8s.io %[1]s in-cluster-0\n", r.ns)
+	if got := r.run(r.functions, "cooling"); got != want {
+		r.Errorf("of what cools down, the page's commands print\n%swant\n%s", got, want)
+	}
+	for _, pool := range pools {
+		r.annotate(pool, ipam.ReuseAfterAnnotation, new("0s"))
 	}
 	r.eventually("the page's commands to say that nothing is held", r.printsNothing(r.functions, r.held))
 	r.stopManagers()

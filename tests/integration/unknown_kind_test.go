@@ -62,6 +62,7 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 
 	for name, test := range map[string]func(*scene){
 		"is released with its machine":               rangeIsReleased,
+		"cools down":                                 addressOfARangeCools,
 		"cannot be asked for a lost address":         lostRangeAddressIsTold,
 		"that does not exist is denied":              missingRangeIsDenied,
 		"says that it is exhausted":                  func(s *scene) { failureOfARangeIsDenied(s, "PoolExhausted", rangeName+exhaustedRange) },

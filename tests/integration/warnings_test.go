@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	warnPaused  = "the machine's Cluster is paused: no address is claimed for it"
-	warnNoName  = "metadata.generateName gives the machine no name yet: no address is claimed for it; set metadata.name"
+	warnPaused  = "the machine's Cluster is paused: its addresses follow when the Cluster is resumed and a Machine owns it"
+	warnNoName  = "metadata.generateName gives the machine no name yet: its addresses follow when a Machine owns it; set metadata.name to have them at once"
 	warnNoPool0 = "device 0 has no source of addresses: set dhcp4 or ipAddrs, " +
 		"or name a pool with label cluster.x-k8s.io/ip-pool-name or annotation pools.capv-static-ip.dev/0"
 	warnNoPool2 = "device 2 has no source of addresses: set dhcp4 or ipAddrs, " +

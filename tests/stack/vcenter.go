@@ -43,6 +43,8 @@ type VM struct {
 	Metadata string `json:"metadata"`
 	// Addresses are those in its metadata, each with its prefix length.
 	Addresses []string `json:"addresses"`
+	// Networks are the names of those that its cards are connected to, in their order.
+	Networks []string `json:"networks"`
 	// Reported are the addresses that its guest says it has.
 	Reported []string `json:"reported"`
 }

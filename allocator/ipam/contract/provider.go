@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // +kubebuilder:rbac:groups=ipam.cluster.x-k8s.io,resources=inclusterippools;globalinclusterippools,verbs=get;list;watch
@@ -31,6 +33,10 @@ const (
 	// ownFinalizers begins the names of the finalizers that providers built
 	// on the in-cluster provider's pkg/ipamutil put on claims and addresses.
 	ownFinalizers = "ipam.cluster.x-k8s.io/"
+
+	// maxGraceSeconds is what the API allows of a grace period, so that it fits a
+	// duration.
+	maxGraceSeconds = 1 << 31
 
 	// AggregationLabel on a ClusterRole gives its rules to the manager: that is
 	// how it may read pools of kinds that it does not know.
@@ -59,6 +65,7 @@ var (
 	_ ipam.Provider  = Provider{}
 	_ ipam.Requester = Provider{}
 	_ ipam.Shorthand = Provider{}
+	_ ipam.Lingering = Provider{}
 )
 
 // Name implements ipam.Provider.
@@ -290,6 +297,52 @@ func (c Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 		return ipam.Pool{}, err
 	}
 	return c.counted(ctx, reader, machine, ipam.Pool{Object: pool, Reference: want.Pool, Silent: true, Watched: watched})
+}
+
+// Read implements ipam.Pools.
+func (c Provider) Read(ctx context.Context, cached, live client.Reader, namespace string, ref ipam.PoolReference) (client.Object, error) {
+	mapping, watched, err := c.mapping(schema.GroupKind{Group: ref.APIGroup, Kind: ref.Kind})
+	if meta.IsNoMatchError(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("looking for the kind of %s: %w", ref, err)
+	}
+	key := client.ObjectKey{Name: ref.Name}
+	if mapping.Scope.Name() == meta.RESTScopeNameNamespace {
+		key.Namespace = namespace
+	}
+	readers := []client.Reader{live}
+	if watched {
+		readers = []client.Reader{cached, live}
+	}
+	for _, reader := range readers {
+		pool := unstructuredPool(mapping.GroupVersionKind)
+		err := reader.Get(ctx, key, pool)
+		switch {
+		case err == nil:
+			return pool, nil
+		case !kube.IsAbsent(err):
+			return nil, fmt.Errorf("reading %s: %w", ref.In(key.Namespace), err)
+		}
+	}
+	return nil, nil
+}
+
+// Lingers implements ipam.Lingering. The in-cluster provider holds the claim, and with
+// it the address, for its grace period (internal/controllers/ipaddressclaim_address.go,
+// ReleaseAddress).
+func (c Provider) Lingers(pool client.Object) time.Duration {
+	object, ok := pool.(*unstructured.Unstructured)
+	kind := pool.GetObjectKind().GroupVersionKind()
+	if !ok || !c.CanRequest(ipam.PoolReference{APIGroup: kind.Group, Kind: kind.Kind}) {
+		return 0
+	}
+	seconds, _, err := unstructured.NestedInt64(object.Object, "spec", "addressReuseGracePeriodSeconds")
+	if err != nil {
+		return 0
+	}
+	return time.Duration(max(0, min(seconds, maxGraceSeconds))) * time.Second
 }
 
 // mapping finds the version and the scope of a kind of pool, and whether it is

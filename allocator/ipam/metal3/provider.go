@@ -172,17 +172,24 @@ func (Provider) Twin() ipam.Objects { return contract.Provider{} }
 
 // Abandons implements ipam.Abandoner. metal3 looks at claims pool by pool, so it never
 // comes to those of a pool that does not exist.
-func (Provider) Abandons(ctx context.Context, cached, live client.Reader, claim ipam.Claim) (bool, error) {
-	key := client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Pool.Name}
+func (m Provider) Abandons(ctx context.Context, cached, live client.Reader, claim ipam.Claim) (bool, error) {
+	pool, err := m.Read(ctx, cached, live, claim.GetNamespace(), claim.Pool)
+	return err == nil && pool == nil, err
+}
+
+// Read implements ipam.Pools.
+func (Provider) Read(ctx context.Context, cached, live client.Reader, namespace string, ref ipam.PoolReference) (client.Object, error) {
+	key := client.ObjectKey{Namespace: namespace, Name: ref.Name}
 	for _, reader := range []client.Reader{cached, live} {
-		switch err := reader.Get(ctx, key, &ipamv1.IPPool{}); {
+		pool := &ipamv1.IPPool{}
+		switch err := reader.Get(ctx, key, pool); {
 		case err == nil:
-			return false, nil
+			return pool, nil
 		case !kube.IsAbsent(err):
-			return false, fmt.Errorf("reading IPPool %s: %w", key, err)
+			return nil, fmt.Errorf("reading IPPool %s: %w", key, err)
 		}
 	}
-	return true, nil
+	return nil, nil
 }
 
 // ReadClaim implements ipam.Objects.

@@ -161,7 +161,7 @@ func (g *guests) cards(machine *mo.VirtualMachine) []types.GuestNicInfo {
 		if i < 0 {
 			continue
 		}
-		info := types.GuestNicInfo{Network: "VM Network", MacAddress: card.MacAddress, Connected: true, DeviceConfigId: card.Key}
+		info := types.GuestNicInfo{Network: networkOf(card, g.recorder.networks), MacAddress: card.MacAddress, Connected: true, DeviceConfigId: card.Key}
 		for _, text := range nics[i].Addresses {
 			if prefix, err := netip.ParsePrefix(text); err == nil {
 				info.IpAddress = append(info.IpAddress, prefix.Addr().String())

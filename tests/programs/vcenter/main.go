@@ -2,7 +2,7 @@
 // to clone, and with what the simulator does not have, a guest in every virtual
 // machine. The guest reads its metadata as cloud-init does, and reports its
 // addresses as VMware Tools do. See guest.go. It also clones as CAPV means it, see
-// clone.go.
+// clone.go. Its clusters are zones, with a network and a tag for each, see zones.go.
 //
 // Beside the vSphere API it serves, over plain HTTP on another address, what
 // happened: see record.go.
@@ -74,20 +74,21 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer server.Close()
-	if err := makeTemplate(ctx, server.URL, o.template); err != nil {
-		return fmt.Errorf("making the template: %w", err)
+	if err := prepare(ctx, server.URL, o.template); err != nil {
+		return fmt.Errorf("preparing the inventory: %w", err)
 	}
-	recorder := newRecorder()
+	recorder := newRecorder(networkNames(model.Map()))
 	model.Map().AddHandler(recorder)
 	go newGuests(ctx, model.Map(), recorder).run(ctx)
 	return serveState(ctx, o.stateAddress, recorder)
 }
 
-// inventory is one datacenter with one cluster of three hosts, DC0_C0, and one
-// machine to make the template of.
+// inventory is one datacenter with a cluster of three hosts and a network for each
+// zone, DC0_C0 and DC0_DVPG0 and so on, and a machine in each cluster.
 func inventory() (*simulator.Model, error) {
 	model := simulator.VPX()
 	model.Host, model.Machine, model.Autostart = 0, 1, false
+	model.Cluster, model.Portgroup = len(zones()), len(zones())
 	if err := model.Create(); err != nil {
 		return nil, fmt.Errorf("making the inventory: %w", err)
 	}
@@ -106,26 +107,45 @@ func listen(model *simulator.Model, o options) (*simulator.Server, error) {
 	return model.Service.NewServer(), nil
 }
 
-// makeTemplate makes a template of the only machine, as an administrator would.
-func makeTemplate(ctx context.Context, server *url.URL, name string) error {
+// prepare does what an administrator would: it makes a template of the first machine,
+// destroys the others, and tags the zones.
+func prepare(ctx context.Context, server *url.URL, template string) error {
 	client, err := govmomi.NewClient(ctx, server, true)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = client.Logout(ctx) }()
-	found, err := find.NewFinder(client.Client).VirtualMachine(ctx, "/DC0/vm/*")
+	machines, err := find.NewFinder(client.Client).VirtualMachineList(ctx, "/DC0/vm/*")
 	if err != nil {
 		return err
 	}
-	machine := object.NewVirtualMachine(client.Client, found.Reference())
-	task, err := machine.Reconfigure(ctx, types.VirtualMachineConfigSpec{Name: name})
-	if err != nil {
-		return err
+	for _, machine := range machines[1:] {
+		if err := wait(ctx, machine.Destroy); err != nil {
+			return fmt.Errorf("destroying %s: %w", machine.Name(), err)
+		}
 	}
-	if err := task.Wait(ctx); err != nil {
+	if err := makeTemplate(ctx, machines[0], template); err != nil {
+		return fmt.Errorf("making the template: %w", err)
+	}
+	return tagZones(ctx, client.Client, server.User)
+}
+
+func makeTemplate(ctx context.Context, machine *object.VirtualMachine, name string) error {
+	err := wait(ctx, func(ctx context.Context) (*object.Task, error) {
+		return machine.Reconfigure(ctx, types.VirtualMachineConfigSpec{Name: name})
+	})
+	if err != nil {
 		return err
 	}
 	return machine.MarkAsTemplate(ctx)
+}
+
+func wait(ctx context.Context, start func(context.Context) (*object.Task, error)) error {
+	task, err := start(ctx)
+	if err != nil {
+		return err
+	}
+	return task.Wait(ctx)
 }
 
 func serveState(ctx context.Context, address string, recorder *recorder) error {

@@ -44,6 +44,8 @@ type vm struct {
 	// Metadata is guestinfo.metadata, decoded.
 	Metadata  string   `json:"metadata"`
 	Addresses []string `json:"addresses"`
+	// Networks are the names of those that its cards are connected to, in their order.
+	Networks []string `json:"networks"`
 	// Reported are the addresses that the guest says it has.
 	Reported []string `json:"reported"`
 }
@@ -52,6 +54,9 @@ type vm struct {
 // makes it: a virtual machine that is destroyed is so before whoever destroyed
 // it gets the answer.
 type recorder struct {
+	// networks are the names of networks, by how cards refer to them.
+	networks map[string]string
+
 	mu     sync.Mutex
 	vms    map[types.ManagedObjectReference]*vm
 	gone   map[types.ManagedObjectReference]bool
@@ -61,8 +66,10 @@ type recorder struct {
 	wake    chan struct{}
 }
 
-func newRecorder() *recorder {
+func newRecorder(networks map[string]string) *recorder {
 	return &recorder{
+		networks: networks,
+
 		vms:     map[types.ManagedObjectReference]*vm{},
 		gone:    map[types.ManagedObjectReference]bool{},
 		changed: map[types.ManagedObjectReference]bool{},
@@ -118,6 +125,7 @@ func (r *recorder) look(machine *mo.VirtualMachine) {
 	known.Name = machine.Name
 	if machine.Config != nil {
 		known.UUID = machine.Config.Uuid
+		known.Networks = networksOf(machine, r.networks)
 		r.lookAtMetadata(known, machine.Config.ExtraConfig)
 	}
 	on := machine.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn

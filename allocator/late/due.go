@@ -1,0 +1,74 @@
+package late
+
+import (
+	"slices"
+
+	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/machine"
+)
+
+// isDue tells whether a machine may be given addresses now, if it asks for any. Before
+// a Machine owns it, and CAPV's finalizer is on it, others write it by what they have
+// read, and a write in between makes them fail, or is undone. With a provider ID its VM
+// is there; with marks of ours it was served before, and a part of its addresses is
+// never added.
+func isDue(m *capi.VSphereMachine) bool {
+	return isReady(m) && slices.ContainsFunc(m.Spec.Network.Devices, waits)
+}
+
+// mayBeDue tells whether a machine may be given addresses now, if its failure domain takes
+// DHCP away from its devices.
+func mayBeDue(m *capi.VSphereMachine) bool {
+	return isReady(m) && slices.ContainsFunc(m.Spec.Network.Devices, func(d capi.Device) bool {
+		d.DHCP4, d.DHCP6 = nil, nil
+		return waits(d)
+	})
+}
+
+// isReady is isDue whatever the devices.
+func isReady(m *capi.VSphereMachine) bool {
+	_, owned := machine.OwnerOf(m)
+	_, bound := m.Annotations[ipam.BindingsAnnotation]
+	switch {
+	case !owned, bound, m.Spec.ProviderID != "", !m.DeletionTimestamp.IsZero():
+		return false
+	case !controllerutil.ContainsFinalizer(m, infrav1.MachineFinalizer), controllerutil.ContainsFinalizer(m, ipam.ReleaseFinalizer):
+		return false
+	case annotations.HasPaused(m), isMoving(m):
+		return false
+	}
+	return true
+}
+
+// waits tells whether a device waits for an address, see machine.Eligible.
+func waits(d capi.Device) bool {
+	return machine.Eligible(infrav1.NetworkDeviceSpec{
+		DHCP4: d.DHCP4, DHCP6: d.DHCP6, SkipIPAllocation: d.SkipIPAllocation, IPAddrs: d.IPAddrs,
+		AddressesFromPools: make([]infrav1.IPPoolReference, len(d.AddressesFromPools)),
+	})
+}
+
+// isMoving tells whether clusterctl deletes the object here because it lives on in
+// another management cluster.
+func isMoving(obj client.Object) bool {
+	_, moving := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
+	return moving
+}
+
+// isBegun tells whether CAPV has made the VM, or is about to.
+func isBegun(vm *capi.VSphereVM) bool {
+	return vm.Spec.BiosUUID != "" || vm.Status.VMRef != "" || vm.Status.TaskRef != ""
+}
+
+// isPartlyBound tells whether a device has an address that is protected for the
+// machine, although no mark on the machine says so.
+func isPartlyBound(m *machine.Machine, held []ipam.Binding) bool {
+	return slices.ContainsFunc(held, func(b ipam.Binding) bool { return m.DeviceWith(b.Address.Addr()) >= 0 })
+}

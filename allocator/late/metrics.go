@@ -1,0 +1,22 @@
+package late
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+)
+
+var (
+	machinesLate = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "capv_static_ip_machines_late_total",
+		Help: "Machines that were given their addresses after they had been stored, by cause (paused, generate_name, not_asked).",
+	}, []string{"cause"})
+
+	machinesWaiting = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "capv_static_ip_machines_waiting",
+		Help: "Machines that are stored without the addresses that they ask for, and were refused. The leader tells.",
+	})
+)
+
+func init() {
+	metrics.Registry.MustRegister(machinesLate, machinesWaiting)
+}
