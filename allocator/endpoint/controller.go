@@ -113,11 +113,10 @@ func (r *reconciler) decide(ctx context.Context, s *state, h *holding) (step, ti
 // rereadClaim reads the claim of a holding, or the one that its address is of, again.
 func (r *reconciler) rereadClaim(ctx context.Context, s *state, h *holding) error {
 	var provider ipam.Provider
-	name := ""
-	switch {
-	case h.claim != nil:
+	var name string
+	if h.claim != nil {
 		provider, name = r.providers.OfClaim(h.claim.Object), h.claim.GetName()
-	default:
+	} else {
 		provider, name = r.providers.OfAddress(h.address.Object), h.address.Claim
 	}
 	obj := ipam.EmptyClaim(provider)

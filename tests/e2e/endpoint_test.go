@@ -45,7 +45,7 @@ func (s *scene) createAsking(by harness.Fixture, pool string, port int32, option
 		}
 	}
 	s.create(objects...)
-	s.eventually(provisioned, "the Cluster to have its endpoint", func(ctx context.Context) error {
+	s.eventually(provisioned, "the Cluster to have its endpoint", func(context.Context) error {
 		cluster, infrastructure := s.clusters()
 		if cluster.Spec.ControlPlaneEndpoint.Host == "" || cluster.Spec.ControlPlaneEndpoint.Host != infrastructure.Spec.ControlPlaneEndpoint.Host {
 			return fmt.Errorf("it has %v, and the VSphereCluster %v", cluster.Spec.ControlPlaneEndpoint, infrastructure.Spec.ControlPlaneEndpoint)
