@@ -183,13 +183,9 @@ func (s *survey) lookAnew(ctx context.Context, al *allocation, c candidate) (*of
 		return o, nil
 	}
 	o.provider = s.providers.For(c.want.Pool)
-	err := s.read(ctx, al, o)
-	if refusal, refused := ipam.AsRefusal(err); refused {
-		o.refusal = refusal
-		return o, nil
-	}
-	if err != nil {
-		return nil, err
+	var err error
+	if o.refusal, err = refusalOrError(s.read(ctx, al, o)); err != nil || o.refusal != nil {
+		return o, err
 	}
 	if i := al.keptFor(c.want); i >= 0 && !al.used {
 		o.existing = al.kept[i].GetName()
@@ -229,6 +225,14 @@ func checkRequested(o *offer, al *allocation) error {
 
 func addressTaken(pool string, want ipam.Want) error {
 	return ipam.Refuse(ipam.AddressTaken, "%s of %s, which %s wants, is in use or reserved for another claim: free it, or ask for another", want.IP, pool, want.AskedBy)
+}
+
+// refusalOrError is an error as the one or the other.
+func refusalOrError(err error) (*ipam.Refusal, error) {
+	if refusal, refused := ipam.AsRefusal(err); refused {
+		return refusal, nil
+	}
+	return nil, err
 }
 
 // read reads the pool of an offer, and what that says it is for. It returns a Refusal if
