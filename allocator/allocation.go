@@ -78,7 +78,7 @@ func (al *allocation) startAnew() {
 
 // forgetClaim has the allocation begin with the first name that its claim may have.
 func (al *allocation) forgetClaim() {
-	al.claim, al.used = ipam.ClaimName(al.Machine.Name, al.want.Slot()), false
+	al.claim, al.used = al.Machine.Holder().ClaimName(al.want.Slot(), 1), false
 }
 
 // use has the allocation go on with the claim of this name.

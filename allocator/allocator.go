@@ -11,6 +11,7 @@ import (
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines,verbs=get;list;watch
@@ -121,7 +122,7 @@ func checkDistinct(bindings []ipam.Binding, next ipam.Binding, namespace string)
 // ensureClaim ask again.
 func (a *Allocator) checkMachine(ctx context.Context, req Request) error {
 	if !req.isStored() {
-		exists, err := machineExists(ctx, a.client, req.Machine.NamespacedName)
+		exists, err := holderExists(ctx, a.client, req.Machine.Namespace, req.Machine.Holder())
 		if err != nil || !exists {
 			return err
 		}
@@ -136,7 +137,7 @@ func (a *Allocator) checkMachineInAPI(ctx context.Context, req Request) error {
 	if req.isStored() {
 		return a.checkStoredMachine(ctx, req)
 	}
-	exists, err := machineExists(ctx, a.live, req.Machine.NamespacedName)
+	exists, err := holderExists(ctx, a.live, req.Machine.Namespace, req.Machine.Holder())
 	if err != nil {
 		return err
 	}
@@ -144,6 +145,19 @@ func (a *Allocator) checkMachineInAPI(ctx context.Context, req Request) error {
 		return ErrMachineExists
 	}
 	return nil
+}
+
+// holderExists tells whether there is a machine, or a VSphereCluster, of a name.
+func holderExists(ctx context.Context, reader client.Reader, namespace string, holder ipam.Holder) (bool, error) {
+	key := types.NamespacedName{Namespace: namespace, Name: holder.Name}
+	if holder.Kind == ipam.OfMachine {
+		return machineExists(ctx, reader, key)
+	}
+	err := reader.Get(ctx, key, &capi.VSphereCluster{})
+	if err != nil && !kube.IsAbsent(err) {
+		return false, fmt.Errorf("reading VSphereCluster %s: %w", key, err)
+	}
+	return err == nil, nil
 }
 
 func machineExists(ctx context.Context, reader client.Reader, key types.NamespacedName) (bool, error) {

@@ -99,7 +99,7 @@ func (a *Allocator) convert(ctx context.Context, al *allocation, claim ipam.Clai
 	}
 	al.disown(obj)
 	annotations, labels := obj.GetAnnotations(), obj.GetLabels()
-	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.DeviceAnnotation, ipam.FailureDomainsAnnotation, ipam.KeptAnnotation} {
+	for _, key := range []string{ipam.RequestedByAnnotation, ipam.MachineNameAnnotation, ipam.ClusterNameAnnotation, ipam.DeviceAnnotation, ipam.FailureDomainsAnnotation, ipam.KeptAnnotation} {
 		delete(annotations, key)
 	}
 	if !found {
@@ -110,7 +110,7 @@ func (a *Allocator) convert(ctx context.Context, al *allocation, claim ipam.Clai
 	obj.SetAnnotations(annotations)
 	if loser != "" {
 		holder := al.Machine
-		holder.Name = loser
+		holder.Name, holder.Kind = loser, ipam.OfMachine
 		ipam.Mark(obj, holder)
 		ipam.Use(obj, al.Stamp.Again())
 		return a.client.Update(ctx, obj)

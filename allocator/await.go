@@ -95,8 +95,8 @@ func (a *Allocator) notAnswered(ctx context.Context, al *allocation, claim ipam.
 		return notBoundInTime(al)
 	}
 	return ipam.Refuse(ipam.AddressLeft, "address %q in namespace %q, which is of an earlier claim %q, is in the way: "+
-		"delete it if nothing uses %s any more, or give the machine another name",
-		obj.GetName(), obj.GetNamespace(), claim.GetName(), al.provider.ReadAddress(obj).IP)
+		"delete it if nothing uses %s any more, or give the %s another name",
+		obj.GetName(), obj.GetNamespace(), claim.GetName(), al.provider.ReadAddress(obj).IP, al.Machine.Noun())
 }
 
 func notBoundInTime(al *allocation) error {

@@ -26,7 +26,7 @@ func (a *Allocator) ensureClaim(ctx context.Context, al *allocation) (ipam.Claim
 		}
 	}
 	for try := 1; try <= maxClaimNames; try++ {
-		al.use(ipam.ClaimNameOfTry(al.Machine.Name, al.want.Slot(), try))
+		al.use(al.Machine.Holder().ClaimName(al.want.Slot(), try))
 		if a.isKnownPassedOver(ctx, al) {
 			continue
 		}
@@ -85,7 +85,9 @@ func (a *Allocator) makeClaim(ctx context.Context, al *allocation) (client.Objec
 func (a *Allocator) sign(claim client.Object, al *allocation, stamp ipam.Stamp) {
 	ipam.Mark(claim, al.Machine)
 	ipam.Use(claim, stamp)
-	kube.SetAnnotation(claim, ipam.DeviceAnnotation, al.want.Slot().String())
+	if al.Machine.Kind == ipam.OfMachine {
+		kube.SetAnnotation(claim, ipam.DeviceAnnotation, al.want.Slot().String())
+	}
 	if al.isStored() {
 		a.own(claim, al)
 		return
@@ -115,11 +117,12 @@ var errPassOver = errors.New("the claim is not to be used")
 
 // isPassedOver tells whether a claim with a name of the request's has gone another
 // way: it only keeps its address from being handed out, or is the claim of another
-// machine, which had lost the address or was quicker to take what was kept.
+// machine, which had lost the address or was quicker to take what was kept, or of a
+// VSphereCluster. The one claim of an endpoint has just one name.
 func isPassedOver(claim client.Object, al *allocation) bool {
-	holder := ipam.MachineOf(claim)
-	isAnothers := holder != "" && holder != al.Machine.Name && ipam.IsMarked(claim, holder) && !ipam.IsKeptFor(claim, al.Owner)
-	return ipam.IsSetAside(claim) || isAnothers
+	holder := ipam.HolderOf(claim)
+	isAnothers := holder.Name != "" && holder != al.Machine.Holder() && holder.Marks(claim) && !ipam.IsKeptFor(claim, al.Owner)
+	return ipam.IsSetAside(claim) || isAnothers && al.Machine.Kind == ipam.OfMachine
 }
 
 // reuseOrJudgeAgain is reuse, repeated while others change the claim.
@@ -179,7 +182,7 @@ func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, erro
 // our own, which must have no machine; last those of somebody else, which must be offered.
 func (a *Allocator) judgeReuse(claim ipam.Claim, al *allocation) error {
 	name, owned, want := claim.GetName(), len(claim.GetOwnerReferences()) > 0, al.want
-	ours := ipam.IsMarked(claim, al.Machine.Name) || ipam.IsKeptFor(claim, al.Owner)
+	ours := al.Machine.Holder().Marks(claim) || ipam.IsKeptFor(claim, al.Owner)
 	switch {
 	case isPassedOver(claim, al):
 		return errPassOver
@@ -194,10 +197,13 @@ func (a *Allocator) judgeReuse(claim ipam.Claim, al *allocation) error {
 		// Whoever made it: the static IP adapter as well.
 		return nil
 	case ours && owned:
-		return ipam.Refuse(ipam.ClaimTerminating, "claim %q in namespace %q still belongs to an earlier machine of this name: retry when it is gone",
-			name, claim.GetNamespace())
+		return ipam.Refuse(ipam.ClaimTerminating, "claim %q in namespace %q still belongs to an earlier %s of this name: retry when it is gone",
+			name, claim.GetNamespace(), al.Machine.Noun())
 	case ours:
 		return nil
+	case al.Machine.Kind == ipam.OfCluster:
+		return ipam.Refuse(ipam.ClaimNotOurs, "claim %q in namespace %q exists and belongs to something else: delete it, or give the VSphereCluster another name",
+			name, claim.GetNamespace())
 	case owned || claim.GetAnnotations()[ipam.ForAnnotation] != al.Machine.Name:
 		return ipam.Refuse(ipam.ClaimNotOurs, "claim %q in namespace %q exists and belongs to something else: delete it, give the machine another name, "+
 			"or annotate the claim with %s: <name of the machine>", name, claim.GetNamespace(), ipam.ForAnnotation)

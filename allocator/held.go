@@ -29,7 +29,7 @@ func (a *Allocator) Held(ctx context.Context, machine ipam.Machine, uid types.UI
 			return nil, fmt.Errorf("listing the addresses of VSphereMachine %s: %w", machine.NamespacedName, err)
 		}
 		for _, obj := range addresses {
-			if ipam.MachineOf(obj) != machine.Name || !isForUID(obj, uid) || ipam.IsReleased(obj) {
+			if ipam.HolderOf(obj) != machine.Holder() || !isForUID(obj, uid) || ipam.IsReleased(obj) {
 				continue
 			}
 			address := provider.ReadAddress(obj)

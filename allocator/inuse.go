@@ -8,6 +8,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
@@ -16,7 +17,7 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines;vspherevms,verbs=get;list;watch
+// +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines;vspherevms;vsphereclusters,verbs=get;list;watch
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
 
 // byIP is the name of the cache index that finds whatever has an address.
@@ -44,8 +45,8 @@ func indexByIP(obj client.Object) []string {
 type User struct {
 	Kind string
 	types.NamespacedName
-	// Object is as it was read last: a *capi.VSphereMachine, *capi.VSphereVM or
-	// *capi.Cluster.
+	// Object is as it was read last: a *capi.VSphereMachine, *capi.VSphereVM,
+	// *capi.VSphereCluster or *capi.Cluster.
 	Object client.Object
 }
 
@@ -156,8 +157,29 @@ func has(u capi.User, place capi.Place) bool {
 // InUse finds what else has an address that is on a device of the machine, or
 // that it is about to be given.
 func (a *Allocator) InUse(ctx context.Context, machine ipam.Machine, network string, ip netip.Addr) ([]User, error) {
-	search := Search{Cache: a.client, Live: a.live}
-	return search.Users(ctx, machine.NamespacedName, capi.Place{IP: ip.Unmap(), Network: network})
+	search, place := Search{Cache: a.client, Live: a.live}, capi.Place{IP: ip.Unmap(), Network: network}
+	if machine.Kind == ipam.OfMachine {
+		return search.Users(ctx, machine.NamespacedName, place)
+	}
+	users, err := search.Users(ctx, types.NamespacedName{}, place)
+	return slices.DeleteFunc(users, func(user User) bool { return user.isOf(machine) }), err
+}
+
+// isOf tells whether a user has an address as the endpoint of a VSphereCluster: that
+// itself, its Cluster, or a VM of this, whose guest reports it.
+func (u User) isOf(cluster ipam.Machine) bool {
+	if u.Namespace != cluster.Namespace {
+		return false
+	}
+	switch object := u.Object.(type) {
+	case *capi.VSphereCluster:
+		return u.Name == cluster.Name
+	case *capi.Cluster:
+		return u.Name == cluster.Cluster || object.IsOn(cluster.Name)
+	case *capi.VSphereVM:
+		return cluster.Cluster != "" && object.Labels[clusterv1.ClusterNameLabel] == cluster.Cluster
+	}
+	return false
 }
 
 // checkUnused refuses an address that something else has, although the provider

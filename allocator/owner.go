@@ -36,7 +36,7 @@ const (
 func indexUnadopted(provider ipam.Provider) map[string]client.IndexerFunc {
 	requester := func(claim client.Object) string {
 		// What names no machine was not made here, whatever is written on it.
-		if !claim.GetDeletionTimestamp().IsZero() || len(claim.GetOwnerReferences()) > 0 || ipam.MachineOf(claim) == "" {
+		if !claim.GetDeletionTimestamp().IsZero() || len(claim.GetOwnerReferences()) > 0 || ipam.HolderOf(claim).Name == "" {
 			return ""
 		}
 		return claim.GetAnnotations()[ipam.RequestedByAnnotation]
@@ -197,7 +197,7 @@ func (a *Allocator) unstored(ctx context.Context, al *allocation) (unstored, set
 		if a.underWay.has(key) {
 			continue
 		}
-		exists, err := machineExists(ctx, a.client, types.NamespacedName{Namespace: key.Namespace, Name: ipam.MachineOf(claim)})
+		exists, err := holderExists(ctx, a.client, key.Namespace, ipam.HolderOf(claim))
 		switch {
 		case err != nil:
 			return 0, 0, err

@@ -24,12 +24,31 @@ const promiseTime = time.Minute
 // promise is an address that a machine was answered with, and the claim that it
 // answers.
 type promise struct {
-	machine types.NamespacedName
+	machine holderKey
 	pool    ipam.PoolReference
 	claim   types.NamespacedName
 	// networks are those on which the machine may be.
 	networks []string
 	at       time.Time
+}
+
+// holderKey tells holders apart: a VSphereCluster may have the name of a machine.
+type holderKey struct {
+	types.NamespacedName
+	kind ipam.HolderKind
+}
+
+func keyOf(machine ipam.Machine) holderKey {
+	return holderKey{NamespacedName: machine.NamespacedName, kind: machine.Kind}
+}
+
+// user is the holder as a sentence names it.
+func (k holderKey) user() User {
+	kind := capi.VSphereMachineKind.Kind
+	if k.kind == ipam.OfCluster {
+		kind = capi.VSphereClusterKind.Kind
+	}
+	return User{Kind: kind, NamespacedName: k.NamespacedName}
 }
 
 // promised are the addresses that this replica has answered requests with lately.
@@ -70,7 +89,7 @@ func isOnOne(networks, others []string) bool {
 
 // drop forgets the promises of an address to a machine, which is in the caches by
 // now, or does not get it.
-func (p *promised) drop(ip netip.Addr, machine types.NamespacedName) {
+func (p *promised) drop(ip netip.Addr, machine holderKey) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.keep(ip, func(made promise) bool { return made.machine != machine })
@@ -106,7 +125,7 @@ func (p *promised) keep(ip netip.Addr, wanted func(promise) bool) {
 // kept: its machine was refused.
 func (a *Allocator) promise(ctx context.Context, al *allocation, b ipam.Binding) error {
 	next := promise{
-		machine: al.Machine.NamespacedName, pool: b.Pool, networks: al.want.Networks(), at: time.Now(),
+		machine: keyOf(al.Machine), pool: b.Pool, networks: al.want.Networks(), at: time.Now(),
 		claim: types.NamespacedName{Namespace: al.Machine.Namespace, Name: b.Claim},
 	}
 	for _, made := range a.promised.add(b.Address.Addr(), next) {
@@ -120,8 +139,7 @@ func (a *Allocator) promise(ctx context.Context, al *allocation, b ipam.Binding)
 		if err != nil {
 			return fmt.Errorf("reading claim %s: %w", made.claim, err)
 		}
-		user := User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: made.machine}
-		return inUse(al, b, []User{user})
+		return inUse(al, b, []User{made.machine.user()})
 	}
 	return nil
 }
@@ -140,14 +158,14 @@ func (a *Allocator) checkProtectedOnce(ctx context.Context, al *allocation, b ip
 			return fmt.Errorf("listing the addresses that are %s: %w", ip, err)
 		}
 		for _, obj := range addresses {
-			holder := types.NamespacedName{Namespace: obj.GetNamespace(), Name: ipam.MachineOf(obj)}
+			named := ipam.HolderOf(obj)
+			holder := holderKey{types.NamespacedName{Namespace: obj.GetNamespace(), Name: named.Name}, named.Kind}
 			network, known := obj.GetAnnotations()[ipam.NetworkAnnotation]
-			if !known || holder == al.Machine.NamespacedName || !obj.GetDeletionTimestamp().IsZero() || !isOnOne([]string{network}, al.want.Networks()) {
+			if !known || holder == keyOf(al.Machine) || !obj.GetDeletionTimestamp().IsZero() || !isOnOne([]string{network}, al.want.Networks()) {
 				continue
 			}
-			a.promised.drop(ip, al.Machine.NamespacedName)
-			user := User{Kind: capi.VSphereMachineKind.Kind, NamespacedName: holder}
-			return inUse(al, b, []User{user})
+			a.promised.drop(ip, keyOf(al.Machine))
+			return inUse(al, b, []User{holder.user()})
 		}
 	}
 	return nil

@@ -29,17 +29,18 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 	case !obj.GetDeletionTimestamp().IsZero():
 		return terminating(al)
 	case !ipam.IsProtected(obj):
-	case ipam.MachineOf(obj) != al.Machine.Name || uid != "" && uid != al.UID:
+	case ipam.HolderOf(obj) != al.Machine.Holder() || uid != "" && uid != al.UID:
 		// Another machine, an earlier one of the name, or its VM is still behind the address.
 		return terminating(al)
 	case uid == al.UID:
 		return nil
 	}
-	ipam.Protect(obj, al.Machine.Name)
+	ipam.ProtectFor(obj, al.Machine.Holder())
 	if al.isStored() {
 		kube.SetAnnotation(obj, ipam.MachineUIDAnnotation, string(al.UID))
 	}
-	if network := al.want.Network(); network != "" {
+	if network := al.want.Network(); network != "" || al.want.Endpoint {
+		// An endpoint may be on any network, and is compared with what is on each.
 		kube.SetAnnotation(obj, ipam.NetworkAnnotation, network)
 	}
 	err := kube.PatchAsRead(ctx, a.client, obj, before)
@@ -69,7 +70,7 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 				return client.IgnoreNotFound(err)
 			}
 			uid := types.UID(obj.GetAnnotations()[ipam.MachineUIDAnnotation])
-			isAnothers := ipam.MachineOf(obj) != ipam.MachineOf(claim) || uid != "" && uid != machine
+			isAnothers := ipam.HolderOf(obj) != ipam.HolderOf(claim) || uid != "" && uid != machine
 			if !ipam.Answers(obj, claim.GetUID()) || isAnothers || ipam.IsReleased(obj) {
 				return nil
 			}

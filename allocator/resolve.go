@@ -135,8 +135,8 @@ func notMeant(missing []ipam.PoolReference, shared ipam.PoolReference, namespace
 		shortages = append(shortages, ipam.Shortage{Pool: pool, Needed: 1})
 	}
 	refusal := ipam.Refuse(ipam.PoolNotFound, "no %s %q can be used in namespace %q, asked for by %s, "+
-		"but a %s has that name: to use it, write %s/%s into annotation %s%d", strings.Join(kinds, " and no "), shared.Name, namespace, want.AskedBy,
-		shared.Kind, shared.Kind, shared.Name, ipam.PoolsAnnotationPrefix, want.Device.Index)
+		"but a %s has that name: to use it, write %s/%s into annotation %s", strings.Join(kinds, " and no "), shared.Name, namespace, want.AskedBy,
+		shared.Kind, shared.Kind, shared.Name, want.PoolsAnnotation())
 	return ipam.WithShortages(refusal, shortages...)
 }
 

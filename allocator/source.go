@@ -46,7 +46,7 @@ func (a *Allocator) noteStored(machine client.Object) {
 	key := client.ObjectKeyFromObject(machine)
 	a.stored.notify(key)
 	for _, place := range machine.(capi.User).Addresses() {
-		a.promised.drop(place.IP, key)
+		a.promised.drop(place.IP, holderKey{NamespacedName: key})
 	}
 }
 

@@ -47,7 +47,7 @@ func (a *Allocator) takeBack(ctx context.Context, al *allocation) error {
 	if isOurs := made || found && keep; !isOurs || !claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}
-	exists, err := machineExists(ctx, a.live, al.Machine.NamespacedName)
+	exists, err := holderExists(ctx, a.live, al.Machine.Namespace, al.Machine.Holder())
 	if err != nil || exists {
 		return err
 	}

@@ -108,25 +108,37 @@ func checkCount(found *answer, device int, asks []Ask) error {
 // device, or else its labels for all. It is nil if the asker wants nothing.
 func (a Asker) answer(device ipam.Device) (*answer, error) {
 	for _, key := range keysOf(device) {
-		text, ok := a.GetAnnotations()[ipam.PoolsAnnotationPrefix+key]
-		if !ok {
-			continue
+		if found, err := a.annotated(key); found != nil || err != nil {
+			return found, err
 		}
-		by := fmt.Sprintf("annotation %s%s of %s", ipam.PoolsAnnotationPrefix, key, a.Name)
-		expression, err := parseExpression(text)
-		if err != nil {
-			return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s %s", by, err)
-		}
-		return &answer{Expression: expression, by: by}, nil
 	}
+	return a.labelled(), nil
+}
+
+// annotated is what the asker wants for just this device, nil if it says nothing of it.
+func (a Asker) annotated(device string) (*answer, error) {
+	text, ok := a.GetAnnotations()[ipam.PoolsAnnotationPrefix+device]
+	if !ok {
+		return nil, nil
+	}
+	by := fmt.Sprintf("annotation %s%s of %s", ipam.PoolsAnnotationPrefix, device, a.Name)
+	expression, err := parseExpression(text)
+	if err != nil {
+		return nil, ipam.Refuse(ipam.PoolNameInvalid, "%s %s", by, err)
+	}
+	return &answer{Expression: expression, by: by}, nil
+}
+
+// labelled is what the asker wants by its labels, nil if it has none.
+func (a Asker) labelled() *answer {
 	switch labels := a.labels(); {
 	case len(labels) == 0:
-		return nil, nil
+		return nil
 	case labels[0] == PoolNameLabel:
 		pool := ipam.PoolReference{Name: a.GetLabels()[PoolNameLabel]}
-		return &answer{Expression: Expression{{{Pool: pool}}}, by: fmt.Sprintf("label %s of %s", PoolNameLabel, a.Name), from: &a}, nil
+		return &answer{Expression: Expression{{{Pool: pool}}}, by: fmt.Sprintf("label %s of %s", PoolNameLabel, a.Name), from: &a}
 	default:
-		return &answer{Expression: Expression{{{Labels: ipam.LabelsOf(a)}}}, by: "labels of " + a.Name, from: &a}, nil
+		return &answer{Expression: Expression{{{Labels: ipam.LabelsOf(a)}}}, by: "labels of " + a.Name, from: &a}
 	}
 }
 

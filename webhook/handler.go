@@ -289,9 +289,19 @@ type injection struct {
 	dropped []ipam.Binding
 }
 
-// claimAndInject claims the addresses and writes them into the machine. Whatever fails
-// after the first claim, taking the claims back begins before the answer.
+// claimAndInject claims the addresses and writes them into the machine.
 func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request allocator.Request, into injection) verdict {
+	v := h.claimThen(ctx, request, func(bindings []ipam.Binding) (verdict, error) { return into.patch(raw, bindings) })
+	if errors.Is(v.err, ipam.ErrUndecided) {
+		// As a rule it is known before the first claim, but the pool may have changed.
+		return undecided(into.machine)
+	}
+	return v
+}
+
+// claimThen claims what is wanted, and has the answer made of the bindings. Whatever fails
+// after the first claim, taking the claims back begins before the answer.
+func (h *Handler) claimThen(ctx context.Context, request allocator.Request, answer func([]ipam.Binding) (verdict, error)) verdict {
 	granted := grantOf(ctx)
 	if granted.timeout < minTimeout {
 		return deny(ipam.Refuse(ipam.TimeoutTooShort, "the API server grants this call less than %s, too little to bind an address: "+
@@ -303,21 +313,16 @@ func (h *Handler) claimAndInject(ctx context.Context, raw []byte, request alloca
 	attempt, err := h.claim(bounded, request)
 	if err == nil {
 		var v verdict
-		if v, err = into.patch(raw, attempt.Bindings); err == nil {
+		if v, err = answer(attempt.Bindings); err == nil {
 			v.warnings = append(v.warnings, attempt.Warnings...)
 			return v
 		}
-	}
-	if errors.Is(err, ipam.ErrUndecided) {
-		// As a rule it is known before the first claim, but the pool may have changed.
-		h.takeBack(ctx, attempt)
-		return undecided(into.machine)
 	}
 	if errors.Is(err, allocator.ErrMachineExists) {
 		// The API server answers with the conflict that the user expects.
 		return allow()
 	}
-	if _, refused := ipam.AsRefusal(err); !refused && bounded.Err() != nil {
+	if _, refused := ipam.AsRefusal(err); !refused && !errors.Is(err, ipam.ErrUndecided) && bounded.Err() != nil {
 		err = ipam.Refuse(ipam.NotBoundInTime, "no address could be bound in time: "+
 			"the API server or the IPAM controller is slow or down; see its log")
 	}

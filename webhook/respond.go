@@ -25,18 +25,18 @@ func (h *Handler) respond(ctx context.Context, req admission.Request, v verdict)
 	refusal, refused := ipam.AsRefusal(v.err)
 	switch {
 	case refused:
-		log.Info("Denied a machine", "operation", req.Operation, "reason", refusal.Reason, "message", refusal.Message)
+		log.Info("Denied a request", "operation", req.Operation, "reason", refusal.Reason, "message", refusal.Message)
 		h.tell(req, refusal)
 		return admission.Denied(refusal.Message)
 	case errors.As(v.err, &bad):
 		return admission.Errored(http.StatusBadRequest, bad.error)
 	case v.err != nil:
-		log.Error(v.err, "Cannot decide about a machine", "operation", req.Operation)
+		log.Error(v.err, "Cannot decide about a request", "operation", req.Operation)
 		message := fmt.Sprintf("addresses could not be allocated (%s): see the log of capv-static-ip", stableCause(v.err))
 		h.tell(req, &ipam.Refusal{Reason: ipam.AllocationFailed, Message: message})
 		return admission.Errored(http.StatusInternalServerError, errors.New(message))
 	case len(v.patch) > 0:
-		log.Info("Admitted a machine with addresses", "operation", req.Operation)
+		log.Info("Admitted with addresses", "operation", req.Operation)
 		return admission.Patched("", v.patch...).WithWarnings(v.warnings...)
 	}
 	return admission.Allowed("").WithWarnings(v.warnings...)

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"capv-static-ip.dev/allocator"
@@ -86,6 +87,9 @@ func owns(m *machine.Machine, user allocator.User) bool {
 	switch user.Kind {
 	case capi.ClusterKind.Kind:
 		return user.Name == m.Identity().Cluster
+	case capi.VSphereClusterKind.Kind:
+		cluster := m.Identity().Cluster
+		return cluster != "" && user.Object.GetLabels()[clusterv1.ClusterNameLabel] == cluster
 	case capi.VSphereVMKind.Kind:
 		owner := capi.OwnerMachine(user.Object).Name
 		return owner == m.Name || owner == "" && (user.Name == m.Name || m.Spec.ProviderID != "")
@@ -118,7 +122,7 @@ func (h *Handler) tellShared(req admission.Request, m *machine.Machine, s sharin
 
 // versionOf is the version in which objects that use addresses are read.
 func (h *Handler) versionOf(kind string) string {
-	for _, known := range []schema.GroupKind{capi.VSphereMachineKind, capi.VSphereVMKind, capi.ClusterKind} {
+	for _, known := range []schema.GroupKind{capi.VSphereMachineKind, capi.VSphereVMKind, capi.VSphereClusterKind, capi.ClusterKind} {
 		if known.Kind == kind {
 			return capi.InScheme(h.Scheme, known).GroupVersion().String()
 		}

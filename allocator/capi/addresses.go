@@ -18,7 +18,7 @@ type User interface {
 }
 
 // Users are empty objects of all kinds that may have addresses.
-func Users() []User { return []User{&VSphereMachine{}, &VSphereVM{}, &Cluster{}} }
+func Users() []User { return []User{&VSphereMachine{}, &VSphereVM{}, &Cluster{}, &VSphereCluster{}} }
 
 // Place is where an address stands.
 //
@@ -50,8 +50,13 @@ func (vm *VSphereVM) Addresses() []Place {
 }
 
 // Addresses is the Cluster's endpoint, where that is an address.
-func (c *Cluster) Addresses() []Place {
-	ip, err := netip.ParseAddr(c.Spec.ControlPlaneEndpoint.Host)
+func (c *Cluster) Addresses() []Place { return c.Spec.ControlPlaneEndpoint.addresses() }
+
+// Addresses is the VSphereCluster's endpoint, where that is an address.
+func (c *VSphereCluster) Addresses() []Place { return c.Spec.ControlPlaneEndpoint.addresses() }
+
+func (e APIEndpoint) addresses() []Place {
+	ip, err := netip.ParseAddr(e.Host)
 	if err != nil {
 		return nil
 	}

@@ -19,6 +19,7 @@ const (
 var (
 	VSphereMachineKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereMachine"}
 	VSphereVMKind      = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereVM"}
+	VSphereClusterKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereCluster"}
 	ClusterKind        = schema.GroupKind{Group: clusterGroup, Kind: "Cluster"}
 
 	VSphereDeploymentZoneKind = schema.GroupKind{Group: vsphereGroup, Kind: "VSphereDeploymentZone"}
@@ -43,6 +44,7 @@ func AddToScheme(scheme *runtime.Scheme, mapper meta.RESTMapper) error {
 	types := map[schema.GroupKind][2]runtime.Object{
 		VSphereMachineKind:         {&VSphereMachine{}, &VSphereMachineList{}},
 		VSphereVMKind:              {&VSphereVM{}, &VSphereVMList{}},
+		VSphereClusterKind:         {&VSphereCluster{}, &VSphereClusterList{}},
 		ClusterKind:                {&Cluster{}, &ClusterList{}},
 		VSphereDeploymentZoneKind:  {&VSphereDeploymentZone{}, &VSphereDeploymentZoneList{}},
 		VSphereFailureDomainKind:   {&VSphereFailureDomain{}, &VSphereFailureDomainList{}},

@@ -117,8 +117,15 @@ type Cluster struct {
 
 // ClusterSpec is what is read of a Cluster's spec.
 type ClusterSpec struct {
-	Paused               *bool       `json:"paused,omitempty"`
-	ControlPlaneEndpoint APIEndpoint `json:"controlPlaneEndpoint,omitempty"`
+	Paused               *bool          `json:"paused,omitempty"`
+	ControlPlaneEndpoint APIEndpoint    `json:"controlPlaneEndpoint,omitempty"`
+	InfrastructureRef    Infrastructure `json:"infrastructureRef,omitempty"`
+}
+
+// Infrastructure is what a Cluster runs on, in its own namespace.
+type Infrastructure struct {
+	Kind string `json:"kind,omitempty"`
+	Name string `json:"name,omitempty"`
 }
 
 // ClusterStatus is what is read of a Cluster's status.
@@ -162,6 +169,11 @@ type APIEndpoint struct {
 // IsPaused tells whether the Cluster is paused by its spec.
 func (c *Cluster) IsPaused() bool { return c.Spec.Paused != nil && *c.Spec.Paused }
 
+// IsOn tells whether the Cluster runs on the VSphereCluster of this name.
+func (c *Cluster) IsOn(vsphereCluster string) bool {
+	return c.Spec.InfrastructureRef == Infrastructure{Kind: VSphereClusterKind.Kind, Name: vsphereCluster}
+}
+
 // ControlPlaneDomains are the names of the failure domains that control plane machines of
 // the Cluster are put into, in their order.
 func (c *Cluster) ControlPlaneDomains() []string {
@@ -183,4 +195,29 @@ type ClusterList struct {
 	metav1.ListMeta `json:"metadata,omitempty"`
 
 	Items []Cluster `json:"items"`
+}
+
+// VSphereCluster is what a Cluster runs on, and for whose endpoint an address is claimed.
+//
+// +kubebuilder:object:root=true
+type VSphereCluster struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec VSphereClusterSpec `json:"spec,omitempty"`
+}
+
+// VSphereClusterSpec is what is read of a VSphereCluster's spec.
+type VSphereClusterSpec struct {
+	ControlPlaneEndpoint APIEndpoint `json:"controlPlaneEndpoint,omitempty"`
+}
+
+// VSphereClusterList is a list of VSphereClusters.
+//
+// +kubebuilder:object:root=true
+type VSphereClusterList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []VSphereCluster `json:"items"`
 }

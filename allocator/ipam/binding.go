@@ -45,8 +45,10 @@ func (b Binding) Slot() Slot {
 // Bindings is the content of BindingsAnnotation: the machine it was written
 // for, so that a copied manifest is told apart, and what that machine holds.
 type Bindings struct {
-	Machine  string    `json:"machine"`
-	Bindings []Binding `json:"bindings"`
+	Machine string `json:"machine"`
+	// Kind says that it is a VSphereCluster, and its endpoint holds the only binding.
+	Kind     HolderKind `json:"kind,omitempty"`
+	Bindings []Binding  `json:"bindings"`
 }
 
 // ParseBindings reads the value of BindingsAnnotation. Whoever may write machines

@@ -109,7 +109,7 @@ func MachineOf(obj client.Object) string {
 // first moment would stop a move half way. The watch filter is the machine's, so
 // that the provider of its Cluster looks at the claim.
 func Mark(claim client.Object, machine Machine) {
-	kube.SetLabel(claim, MachineLabel, MachineLabelValue(machine.Name))
+	kube.SetLabel(claim, MachineLabel, machine.Holder().label())
 	kube.SetLabel(claim, clusterctlv1.ClusterctlMoveLabel, "")
 	if machine.WatchFilter != "" {
 		kube.SetLabel(claim, clusterv1.WatchLabel, machine.WatchFilter)
@@ -117,7 +117,7 @@ func Mark(claim client.Object, machine Machine) {
 	if machine.Cluster != "" {
 		kube.SetLabel(claim, clusterv1.ClusterNameLabel, machine.Cluster)
 	}
-	kube.SetAnnotation(claim, MachineNameAnnotation, machine.Name)
+	kube.SetAnnotation(claim, machine.Holder().annotation(), machine.Name)
 }
 
 // Use stamps a claim.

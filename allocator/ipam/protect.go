@@ -25,12 +25,24 @@ func Protect(address client.Object, machine string) {
 	kube.SetAnnotation(address, MachineNameAnnotation, machine)
 }
 
+// ProtectFor is Protect for whoever holds the address.
+func ProtectFor(address client.Object, holder Holder) {
+	Protect(address, holder.Name)
+	if holder.Kind == OfMachine {
+		return
+	}
+	annotations := address.GetAnnotations()
+	delete(annotations, MachineNameAnnotation)
+	address.SetAnnotations(annotations)
+	kube.SetAnnotation(address, holder.annotation(), holder.Name)
+}
+
 // Unprotect takes our finalizer off an address, and all that was written on it of its
 // machine. The label that it has of its claim stays.
 func Unprotect(address client.Object) {
 	controllerutil.RemoveFinalizer(address, InUseFinalizer)
 	annotations := address.GetAnnotations()
-	for _, key := range []string{MachineNameAnnotation, MachineUIDAnnotation, NetworkAnnotation, MovedAnnotation, ReleasedAtAnnotation} {
+	for _, key := range []string{MachineNameAnnotation, ClusterNameAnnotation, MachineUIDAnnotation, NetworkAnnotation, MovedAnnotation, ReleasedAtAnnotation} {
 		delete(annotations, key)
 	}
 	address.SetAnnotations(annotations)

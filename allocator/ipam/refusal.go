@@ -33,6 +33,7 @@ const (
 	BindingsInvalid  Reason = "BindingsInvalid"
 	BindingsShared   Reason = "BindingsShared"
 	DevicePinned     Reason = "DevicePinned"
+	EndpointPinned   Reason = "EndpointPinned"
 	DeviceNotFound   Reason = "DeviceNotFound"
 	PoolChanged      Reason = "PoolChanged"
 	PoolElsewhere    Reason = "PoolElsewhere"

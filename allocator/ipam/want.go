@@ -2,16 +2,18 @@ package ipam
 
 import (
 	"net/netip"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Machine is for whom addresses are claimed. At admission the object is not
-// stored yet: a name is all there is.
+// Machine is for whom addresses are claimed: a machine or, by its kind, a VSphereCluster.
+// At admission the object is not stored yet: a name is all there is.
 type Machine struct {
 	types.NamespacedName
+	Kind HolderKind
 	// Cluster is the name of the CAPI Cluster, empty if the machine names none.
 	Cluster string
 	// WatchFilter is the value of the label by which controllers share objects
@@ -40,6 +42,8 @@ type Ask struct {
 	// AskedBy says which metadata named the pools, for a denial that can be
 	// acted upon, e.g. `label x of VSphereMachineTemplate "cp"`.
 	AskedBy string
+	// Endpoint says that it is the endpoint of a control plane that asks, and no device.
+	Endpoint bool
 	// NoGateway says that the device must not get the pool's gateway.
 	NoGateway bool
 	// Sites are where the device may turn out to be: one if the machine's failure
@@ -57,6 +61,14 @@ type Ask struct {
 
 // Slot is the place of the address on its machine.
 func (a Ask) Slot() Slot { return Slot{Device: a.Device.Index, Nth: a.Nth} }
+
+// PoolsAnnotation is the annotation by which the same is asked for.
+func (a Ask) PoolsAnnotation() string {
+	if a.Endpoint {
+		return PoolsAnnotationPrefix + EndpointDevice
+	}
+	return PoolsAnnotationPrefix + strconv.Itoa(a.Device.Index)
+}
 
 // Choice is a pool, or all pools that bear some labels.
 type Choice struct {

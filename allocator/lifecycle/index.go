@@ -3,7 +3,9 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -32,6 +34,9 @@ func machineOfClaim(claim client.Object) string {
 	if name := ipam.MachineOf(claim); name != "" {
 		return name
 	}
+	if isOfEndpoint(claim) {
+		return ""
+	}
 	if owner := capi.OwnerMachine(claim); owner.Name != "" {
 		return owner.Name
 	}
@@ -39,10 +44,21 @@ func machineOfClaim(claim client.Object) string {
 		return name
 	}
 	machine, slot, _, _ := ipam.ParseClaimName(claim.GetName())
-	if slot.Nth > 0 {
+	label, ours := claim.GetLabels()[ipam.MachineLabel]
+	if slot.Nth > 0 || ours && label != ipam.MachineLabelValue(machine) {
+		// That of the endpoint of VSphereCluster "prod-1" has such a name, too, and during a
+		// move no annotation.
 		return ""
 	}
 	return machine
+}
+
+// isOfEndpoint tells whether a claim, or an address, is that of the endpoint of a control
+// plane, which is not looked after here: ours, or the static IP adapter's.
+func isOfEndpoint(obj client.Object) bool {
+	return ipam.HolderOf(obj).Kind == ipam.OfCluster || slices.ContainsFunc(obj.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
+		return owner.Kind == capi.VSphereClusterKind.Kind
+	})
 }
 
 // machineOfAddress is the machine that an address names, in our annotation or by
@@ -50,7 +66,7 @@ func machineOfClaim(claim client.Object) string {
 // do, while unprotected, those of claims whose names had to be cut.
 func machineOfAddress(provider ipam.Provider) func(client.Object) string {
 	return func(address client.Object) string {
-		if name := ipam.MachineOf(address); name != "" {
+		if name := ipam.MachineOf(address); name != "" || isOfEndpoint(address) {
 			return name
 		}
 		name, _, _, _ := ipam.ParseClaimName(provider.ReadAddress(address).Claim)

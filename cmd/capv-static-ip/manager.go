@@ -24,6 +24,7 @@ import (
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/endpoint"
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/contract"
@@ -235,6 +236,10 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	endpointSources, err := endpoint.Setup(mgr, providers, events, opts.orphanGracePeriod)
+	if err != nil {
+		return nil, err
+	}
 	asideSources, err := aside.Setup(mgr, alloc, providers, events)
 	if err != nil {
 		return nil, err
@@ -246,7 +251,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
 		slices.Concat(alloc.Sources(), demand.Sources(mgr.GetScheme())),
-		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, lateSources))
+		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources))
 	if err != nil {
 		return nil, err
 	}
@@ -260,6 +265,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 		Refusals:  refusals,
 	}
 	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(handler))
+	mgr.GetWebhookServer().Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: asked}))
 
 	return handler, addChecks(mgr, kinds)
 }

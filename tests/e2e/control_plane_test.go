@@ -106,7 +106,13 @@ func newBootstrappedScene(t *testing.T) *scene {
 // the test ends.
 func (s *scene) startWorkload(cluster string, port int) {
 	s.Helper()
-	workload, err := s.stack.StartWorkload(s.Context(), s.ns, cluster, port)
+	s.startWorkloadAt(cluster, "127.0.0.1", port)
+}
+
+// startWorkloadAt is startWorkload for a Cluster with this endpoint.
+func (s *scene) startWorkloadAt(cluster, host string, port int) {
+	s.Helper()
+	workload, err := s.stack.StartWorkload(s.Context(), s.ns, cluster, host, port)
 	if err != nil {
 		s.Fatal(err)
 	}

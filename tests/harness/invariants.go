@@ -20,12 +20,13 @@ const (
 	invariantUnique    = "I1"
 	invariantHeld      = "I2"
 	invariantNoOrphans = "I3"
+	invariantEndpoints = "I10"
 	invariantInPlace   = "I9"
 )
 
 // Violation is a state of the API server that must not be.
 type Violation struct {
-	// Invariant is the name that docs/design.md gives it: I1, I2, I3 or I9.
+	// Invariant is the name that docs/design.md gives it: I1, I2, I3, I9 or I10.
 	Invariant string
 	// Detail says which objects are in that state, and how.
 	Detail string
@@ -54,7 +55,7 @@ type InvariantOptions struct {
 // breaks the invariants: no address held twice, or given while it cools down (I1), none
 // back in its pool while its machine or VM exists (I2), no claim and no protected address
 // without a machine, unless it cools down (I3; and so I4), none of a pool that is for
-// other networks or failure domains (I9).
+// other networks or failure domains (I9), and no endpoint free that a Cluster uses (I10).
 //
 // It reads one kind after the other. While things change, use AwaitInvariants.
 func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOptions) []error {
@@ -69,7 +70,7 @@ func CheckInvariants(ctx context.Context, c client.Reader, options InvariantOpti
 			violations = append(violations, fmt.Errorf("reading the state of namespace %q: %w", namespace, err))
 			continue
 		}
-		violations = slices.Concat(violations, inventory.heldTwice(), inventory.cooling(options.ReuseAfter), inventory.machinesWithoutAddress(),
+		violations = slices.Concat(violations, inventory.heldTwice(), inventory.freeEndpoints(), inventory.cooling(options.ReuseAfter), inventory.machinesWithoutAddress(),
 			inventory.virtualMachinesWithoutAddress(), inventory.orphanClaims(options.GracePeriod), inventory.heldClaims(), inventory.orphanAddresses(), inventory.outOfPlace())
 	}
 	return violations
@@ -240,8 +241,8 @@ func (i *inventory) orphanClaims(grace time.Duration) []error {
 		if _, ours := claim.GetLabels()[ipam.MachineLabel]; !ours || claim.GetDeletionTimestamp() != nil || ipam.IsReleased(&claim) {
 			continue
 		}
-		machine := ipam.MachineOf(&claim)
-		if i.machineByName[types.NamespacedName{Namespace: claim.GetNamespace(), Name: machine}] != nil {
+		machine := ipam.HolderOf(&claim).Name
+		if _, ofCluster := holderOf(&claim); !ofCluster && i.machineByName[types.NamespacedName{Namespace: claim.GetNamespace(), Name: machine}] != nil || i.isOfEndpoint(&claim) {
 			continue
 		}
 		stamp, err := ipam.StampOf(&claim)
@@ -263,6 +264,9 @@ func (i *inventory) heldClaims() []error {
 			continue
 		}
 		owner := capi.OwnerMachine(&claim).UID
+		if i.isOfEndpoint(&claim) {
+			continue
+		}
 		if i.machineByUID[owner] == nil && i.vmByOwner[owner] == nil && !i.isOnVM(&claim) {
 			violations = append(violations, violation(invariantNoOrphans, "claim %s is being deleted, and held for a machine with UID %q, which has neither machine nor VM",
 				client.ObjectKeyFromObject(&claim), owner))
@@ -276,6 +280,13 @@ func (i *inventory) orphanAddresses() []error {
 	var violations []error
 	for _, address := range i.addresses {
 		if !slices.Contains(address.GetFinalizers(), ipam.InUseFinalizer) || ipam.IsReleased(&address) {
+			continue
+		}
+		if cluster, ofCluster := holderOf(&address); ofCluster {
+			if ip, err := netip.ParseAddr(address.IP); err != nil || !i.endpoints.uses(cluster, ip) {
+				violations = append(violations, violation(invariantNoOrphans, "address %s (%s) is protected for VSphereCluster %q, and nobody's endpoint",
+					client.ObjectKeyFromObject(&address), address.IP, cluster.Name))
+			}
 			continue
 		}
 		uid := types.UID(address.GetAnnotations()[ipam.MachineUIDAnnotation])

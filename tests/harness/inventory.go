@@ -26,6 +26,7 @@ type inventory struct {
 	claims    []ipam.Claim
 	addresses []ipam.Address
 	pools     []poolRanges
+	endpoints endpoints
 	// domains are the failure domains of Machines, by the UIDs of these.
 	domains map[types.UID]string
 
@@ -83,6 +84,9 @@ func readInventory(ctx context.Context, c client.Reader, namespace string) (*inv
 		}
 	}
 	var err error
+	if i.endpoints, err = readEndpoints(ctx, c, namespace); err != nil {
+		return nil, err
+	}
 	if i.pools, err = readPools(ctx, c, namespace); err != nil {
 		return nil, err
 	}

@@ -86,7 +86,7 @@ func (s *Stack) CreateCluster(ctx context.Context, namespace, cluster string, op
 		if object.Spec.ControlPlaneRef.IsDefined() {
 			return nil
 		}
-		return s.initialize(ctx, object)
+		return s.Initialize(ctx, object)
 	})
 }
 

@@ -39,9 +39,9 @@ func (s *Stack) kubeconfigSecret(namespace, cluster string) (*corev1.Secret, err
 	}, nil
 }
 
-// initialize does what a control plane provider would: it says that there is an
+// Initialize does what a control plane provider would: it says that there is an
 // API server to join.
-func (s *Stack) initialize(ctx context.Context, cluster *clusterv1.Cluster) error {
+func (s *Stack) Initialize(ctx context.Context, cluster *clusterv1.Cluster) error {
 	before := cluster.DeepCopy()
 	meta.SetStatusCondition(&cluster.Status.Conditions, metav1.Condition{
 		Type: clusterv1.ClusterControlPlaneInitializedCondition, Status: metav1.ConditionTrue,

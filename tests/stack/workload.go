@@ -9,8 +9,8 @@ import (
 
 // StartWorkload starts what kubeadm would start in the virtual machines of a
 // Cluster: Nodes and, in those of its control plane, etcd and an API server,
-// which is at this port of 127.0.0.1.
-func (s *Stack) StartWorkload(ctx context.Context, namespace, cluster string, port int) (*harness.Process, error) {
+// which is at this endpoint.
+func (s *Stack) StartWorkload(ctx context.Context, namespace, cluster, host string, port int) (*harness.Process, error) {
 	health, err := s.Plane.Address()
 	if err != nil {
 		return nil, err
@@ -27,6 +27,7 @@ func (s *Stack) StartWorkload(ctx context.Context, namespace, cluster string, po
 			"-debug-port=" + strconv.Itoa(debug),
 			"-namespace=" + namespace,
 			"-cluster=" + cluster,
+			"-host=" + host,
 			"-port=" + strconv.Itoa(port),
 		},
 		ReadyURL: "http://" + health + "/readyz",

@@ -39,8 +39,8 @@ import (
 const workers = 10
 
 type options struct {
-	kubeconfig, health, namespace, cluster string
-	port, debugPort                        int
+	kubeconfig, health, namespace, cluster, host string
+	port, debugPort                              int
 }
 
 func main() {
@@ -51,7 +51,8 @@ func main() {
 	flags.StringVar(&o.health, "health-addr", "127.0.0.1:0", "address to serve /readyz on")
 	flags.StringVar(&o.namespace, "namespace", "default", "namespace of the Cluster")
 	flags.StringVar(&o.cluster, "cluster", "", "name of the Cluster")
-	flags.IntVar(&o.port, "port", 0, "port of the Cluster's API server, which is on 127.0.0.1")
+	flags.StringVar(&o.host, "host", "127.0.0.1", "address of the Cluster's API server")
+	flags.IntVar(&o.port, "port", 0, "port of the Cluster's API server")
 	flags.IntVar(&o.debugPort, "debug-port", 0, "port to tell of all objects on")
 	_ = flags.Parse(os.Args[1:]) // it exits
 	ctrl.SetLogger(klog.Background())
@@ -100,7 +101,7 @@ func (o *options) workloadCluster(ctx context.Context) (inmemoryruntime.Manager,
 		return nil, nil, err
 	}
 	port := int32(o.port)
-	mux, err := inmemoryserver.NewWorkloadClustersMux(memory, "127.0.0.1",
+	mux, err := inmemoryserver.NewWorkloadClustersMux(memory, o.host,
 		inmemoryserver.CustomPorts{MinPort: port, MaxPort: port, DebugPort: int32(o.debugPort)})
 	if err != nil {
 		return nil, nil, err

@@ -1,0 +1,186 @@
+package endpoint
+
+import (
+	"net/netip"
+	"time"
+
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+)
+
+// step is what is to be done next about a holding.
+type step string
+
+const (
+	idle      step = "idle"
+	adopt     step = "adopt"      // tie claim and address to the VSphereCluster
+	protect   step = "protect"    // put our finalizer on the address
+	markMoved step = "mark-moved" // note on the address that its VSphereCluster was moved away
+	release   step = "release"    // give claim and address back
+	reap      step = "reap"       // delete a claim that no VSphereCluster uses
+	unprotect step = "unprotect"  // take our finalizer off the address, and off its claim
+)
+
+// frees tells whether others may have an address after a step.
+func (s step) frees() bool { return s == release || s == reap || s == unprotect }
+
+const (
+	// restorePatience is for how long what once belonged to a VSphereCluster waits for it:
+	// a restore brings claims and addresses first, and may take its time.
+	restorePatience = time.Hour
+	// useCheck is how often an address is looked at that only others use. A Cluster that
+	// goes is noticed; a VM is not.
+	useCheck = time.Minute
+	// behindCheck is how soon it is looked again where the cache was behind.
+	behindCheck = 2 * time.Second
+)
+
+// clusterState is what matters about the VSphereCluster of one name.
+type clusterState struct {
+	holder   ipam.Holder
+	exists   bool
+	deleting bool
+	// done says that it is being deleted, and that no finalizer but ours and the garbage
+	// collector's is left.
+	done bool
+	// moving says that clusterctl deletes it here because it lives on elsewhere.
+	moving bool
+	// paused says that it, or its Cluster, is paused.
+	paused bool
+	// host is its endpoint, if that is an address.
+	host netip.Addr
+	// departed says that this leader saw it go.
+	departed bool
+}
+
+// holding is a claim and its address. One of the two may be missing.
+type holding struct {
+	claim   *ipam.Claim
+	address *ipam.Address
+	// seen is when this leader first saw the claim in the version that it has.
+	seen time.Time
+	// used says that a Cluster which is not being deleted has the address as its endpoint,
+	// or that something else in the namespace has it. It is not known in the first decision.
+	used bool
+}
+
+// decide is the next step for one holding of the VSphereCluster of this name. Where that
+// is to wait, it says for how long; zero waits for a change.
+func decide(c clusterState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	switch {
+	case c.moving || h.isMoving():
+		if h.isLeftByAMove() {
+			return markMoved, 0
+		}
+		return idle, 0
+	case !c.exists || !h.isEndpointOf(c):
+		return decideLeft(c, h, now, grace)
+	case c.done && h.used:
+		// Its Cluster lives, and has the address for ever: only the VSphereCluster goes.
+		return idle, useCheck
+	case c.done:
+		return release, 0
+	case h.isUnprotected() && (c.deleting || c.paused || h.claim == nil || !h.isClaimed()):
+		return protect, 0
+	case c.deleting, c.paused, !h.isClaimed(), !c.holder.Marks(h.claim):
+		return idle, 0
+	}
+	return adopt, 0
+}
+
+// decideLeft cleans up what no VSphereCluster uses: it was never stored, or is gone. The
+// claim goes first, since its provider keeps the address while that stays. A request
+// that uses the claim meanwhile changes its version, so that the deletion fails.
+func decideLeft(c clusterState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	switch {
+	case c.paused:
+		return idle, 0
+	case h.isClaimed():
+		if !c.holder.Marks(h.claim) {
+			return idle, 0
+		}
+		if wait := h.graceOf(c, grace) - now.Sub(h.lastUsed(now)); wait > 0 {
+			return idle, wait
+		}
+		if h.used {
+			return idle, useCheck
+		}
+		return reap, 0
+	case h.used:
+		return idle, useCheck
+	case h.address == nil || !ipam.IsProtected(h.address):
+		if h.claim != nil && ipam.IsProtected(h.claim) {
+			return unprotect, 0
+		}
+		return idle, 0
+	case h.claim == nil && h.address.GetDeletionTimestamp().IsZero():
+		// Nobody would free it, and nobody knows how it came to that: it may be in use in
+		// another management cluster.
+		return idle, 0
+	}
+	return unprotect, 0
+}
+
+// isEndpointOf tells whether the address is the endpoint of the VSphereCluster.
+func (h holding) isEndpointOf(c clusterState) bool {
+	return h.address != nil && c.host.IsValid() && capi.ParseAddress(h.address.IP) == c.host
+}
+
+// isClaimed tells whether the claim exists and will stay.
+func (h holding) isClaimed() bool { return h.claim != nil && h.claim.GetDeletionTimestamp().IsZero() }
+
+// isUnprotected tells whether the address needs our finalizer, and can still get it.
+func (h holding) isUnprotected() bool {
+	return h.address != nil && !ipam.IsProtected(h.address) && h.address.GetDeletionTimestamp().IsZero()
+}
+
+func (h holding) isMoving() bool {
+	return h.claim != nil && isMoving(h.claim) || h.address != nil && isMoving(h.address)
+}
+
+// isLeftByAMove tells whether clusterctl leaves the address behind, as it does with those
+// of pools that do not move.
+func (h holding) isLeftByAMove() bool {
+	if h.address == nil || isMoving(h.address) || !ipam.IsProtected(h.address) {
+		return false
+	}
+	_, noted := h.address.GetAnnotations()[ipam.MovedAnnotation]
+	return !noted
+}
+
+func isMoving(obj client.Object) bool {
+	_, moving := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
+	return moving
+}
+
+// graceOf is for how long a claim waits for its VSphereCluster. One that was adopted had
+// it once, and waits no longer where this leader saw it go.
+func (h holding) graceOf(c clusterState, grace time.Duration) time.Duration {
+	_, requested := h.claim.GetAnnotations()[ipam.RequestedByAnnotation]
+	switch {
+	case requested:
+		return grace
+	case c.departed:
+		return 0
+	}
+	return max(grace, restorePatience)
+}
+
+// lastUsed is the latest of when a request used the claim, when it was made, and when
+// this leader first saw it as it is. What is in the future by its own clock says nothing.
+func (h holding) lastUsed(now time.Time) time.Time {
+	latest := h.seen
+	times := []time.Time{h.claim.GetCreationTimestamp().Time}
+	if stamp, err := ipam.StampOf(h.claim); err == nil {
+		times = append(times, stamp.Time)
+	}
+	for _, t := range times {
+		if t.After(latest) && !t.After(now) {
+			latest = t
+		}
+	}
+	return latest
+}
