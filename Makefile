@@ -29,7 +29,7 @@ UNIT := ./webhook/... ./machine/... ./allocator/... ./cmd/... ./tests/docs/... .
 INTEGRATION := ./tests/harness/... ./tests/integration/...
 E2E := ./tests/e2e/...
 # For one package of tests.
-TIMEOUT ?= 25m
+TIMEOUT ?= 40m
 # For `make fuzz`, per target.
 FUZZTIME ?= 20s
 # How gotestsum shows the tests.
