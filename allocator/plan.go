@@ -193,7 +193,7 @@ func (s *survey) look(ctx context.Context, address, candidate int) (*offer, erro
 func (s *survey) lookAnew(ctx context.Context, al *allocation, c candidate) (*offer, error) {
 	o := &offer{candidate: c}
 	if c.refusal != nil {
-		return o, nil
+		return o, nil //nolint:nilerr // the offer has it
 	}
 	o.provider = s.providers.For(c.want.Pool)
 	var err error
