@@ -15,5 +15,5 @@
 // every use of a claim changes its stamp, and so its resourceVersion.
 //
 // The steps, and why each may be repeated, are in docs/design.md, "The steps of
-// admission"; what is written on which object is in "Marks" there.
+// admission"; what is written on which object is in docs/marks.md.
 package allocator

@@ -155,7 +155,7 @@ func TestMarksAreDocumented(t *testing.T) {
 			code = append(code, mark)
 		}
 	}
-	page := read(t, "docs/design.md")
+	page := read(t, "docs/marks.md")
 	for _, name := range names(section(t, page, "Marks")) {
 		// One is known to a policy only, and one is a prefix.
 		if name != "allow-deletion" && !strings.HasSuffix(name, "<device>") && !slices.Contains(documented, name) {
