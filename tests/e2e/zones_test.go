@@ -77,6 +77,7 @@ func TestControlPlaneOfThreeZonesGetsAddressesOfItsZones(t *testing.T) {
 }
 
 func TestZonedControlPlaneRollsOut(t *testing.T) {
+	t.Parallel()
 	s := newBootstrappedScene(t)
 	domains := s.threeZones(harness.OfMetal3)
 	template := s.template("control-plane")
