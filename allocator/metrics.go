@@ -26,8 +26,17 @@ var (
 		Name: "capv_static_ip_claims_taken_back_total",
 		Help: "Claims deleted by the request that used them, because it was denied.",
 	})
+	claimsRecreated = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_claims_recreated_total",
+		Help: "Claims recreated for the address that a living machine has, because they were missing.",
+	})
+
+	addressesLost = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_addresses_lost_total",
+		Help: "Times a machine was found using an address that is not bound to it.",
+	})
 )
 
 func init() {
-	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack, addressesSetAside)
+	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack, addressesSetAside, claimsRecreated, addressesLost)
 }

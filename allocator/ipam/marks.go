@@ -130,6 +130,13 @@ func IsMarked(claim client.Object, machine string) bool {
 	return MachineOf(claim) == machine && claim.GetLabels()[MachineLabel] == MachineLabelValue(machine)
 }
 
+// IsRecreated tells whether a claim was recreated, and it has not been seen yet
+// that nobody else has its address.
+func IsRecreated(claim client.Object) bool {
+	_, ok := claim.GetAnnotations()[RecreatedAnnotation]
+	return ok
+}
+
 // Stamp says when a claim was last used for an admission, and by which request.
 type Stamp struct {
 	Time    time.Time

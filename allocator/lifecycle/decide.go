@@ -162,7 +162,7 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	case h.address == nil:
 		// The provider has not answered yet, and its answer is an event.
 		return idle, 0
-	case isRecreated(h.claim):
+	case ipam.IsRecreated(h.claim):
 		return decideRecreated(h)
 	case !h.isAnnotatedAddress():
 		return report, 0

@@ -199,13 +199,6 @@ func (h holding) isUnexplained() bool {
 		h.address.GetDeletionTimestamp().IsZero() && h.address.GetAnnotations()[ipam.MachineUIDAnnotation] != ""
 }
 
-// isRecreated tells whether a claim was recreated, and it has not been seen yet
-// that nobody else has its address.
-func isRecreated(claim client.Object) bool {
-	_, ok := claim.GetAnnotations()[ipam.RecreatedAnnotation]
-	return ok
-}
-
 // isSpare tells whether the address was protected for the machine while it was
 // admitted, but another one was given to it.
 func (h holding) isSpare(m machineState) bool {

@@ -26,16 +26,6 @@ var (
 		Help: "Address objects deleted because the provider had lost them: no claim led to them.",
 	})
 
-	claimsRecreated = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "capv_static_ip_claims_recreated_total",
-		Help: "Claims recreated for the address that a living machine has, because they were missing.",
-	})
-
-	addressesLost = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "capv_static_ip_addresses_lost_total",
-		Help: "Times a machine was found using an address that is not bound to it.",
-	})
-
 	wrongFailureDomain = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_wrong_failure_domain_total",
 		Help: "Machines found in another failure domain than their addresses were given for.",
@@ -48,5 +38,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(claimsReleased, addressesCooling, claimsReaped, claimsRecreated, strayAddressesDeleted, addressesLost, wrongFailureDomain, addressesChanged)
+	metrics.Registry.MustRegister(claimsReleased, addressesCooling, claimsReaped, strayAddressesDeleted, wrongFailureDomain, addressesChanged)
 }

@@ -70,7 +70,7 @@ func (r *Reconciler) outcome(t *testing.T, claim *ipamv1.IPClaim, address *ipamv
 		return "gone, its address protected"
 	case !exists:
 		return "gives way"
-	case isRecreated(claim):
+	case ipam.IsRecreated(claim):
 		return "waits"
 	}
 	return "stays"

@@ -83,10 +83,7 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 		}
 	}
 	if h.annotated != nil {
-		if requester, ok := r.providers.For(h.annotated.Pool).(ipam.Requester); ok {
-			h.requestable = requester.CanRequest(h.annotated.Pool)
-			h.placed = requester.Requested(key.Namespace, *h.annotated) != nil
-		}
+		h.requestable, h.placed = r.recreation().CanRequest(key.Namespace, *h.annotated)
 		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
 	}
 	h.onDevice = s.exists && h.address != nil && deviceOf(s.object, capi.ParseAddress(h.address.IP)) >= 0
@@ -292,7 +289,7 @@ func (r *Reconciler) machinesBeyond(ctx context.Context, search allocator.Search
 	if err != nil || !elsewhere {
 		return nil, err
 	}
-	namespace, err := r.namespaceOf(key.Namespace, pool)
+	namespace, err := r.recreation().NamespaceOf(key.Namespace, pool)
 	if err != nil || namespace != metav1.NamespaceAll {
 		return nil, err
 	}
