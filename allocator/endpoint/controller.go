@@ -139,10 +139,7 @@ func (r *reconciler) rereadClaim(ctx context.Context, s *state, h *holding) erro
 // that answers on it. Clusters of the namespace are read from the API server, where one
 // may just have got it; what else has it, the cache finds and the API server confirms.
 func (r *reconciler) isUsed(ctx context.Context, key types.NamespacedName, h *holding) (bool, error) {
-	if h.address == nil {
-		return false, nil
-	}
-	place := capi.Place{IP: capi.ParseAddress(h.address.IP)}
+	place := capi.Place{IP: h.ip()}
 	if !place.IP.IsValid() {
 		return false, nil
 	}
@@ -198,6 +195,16 @@ func (r *reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.deleteClaim(ctx, h)
 	case unprotect:
 		return r.unprotect(ctx, h)
+	case removeClaimFinalizer:
+		return r.removeClaimFinalizer(ctx, h.claim.Object)
+	case recreate:
+		return r.recreate(ctx, s, h)
+	case verify:
+		return r.verify(ctx, s, h)
+	case deleteFailed:
+		return r.deleteFailed(ctx, s, h)
+	case report:
+		r.report(ctx, s, h)
 	case idle:
 	}
 	return nil

@@ -22,6 +22,12 @@ const (
 	release   step = "release"    // give claim and address back
 	reap      step = "reap"       // delete a claim that no VSphereCluster uses
 	unprotect step = "unprotect"  // take our finalizer off the address, and off its claim
+	// Of a claim that others deleted, or that was lost.
+	removeClaimFinalizer step = "remove-claim-finalizer" // take our finalizer off a claim that others delete
+	recreate             step = "recreate"               // make the claim anew, for the same address
+	verify               step = "verify"                 // check that a recreated address is nobody else's
+	deleteFailed         step = "delete-failed"          // delete a claim that failed, to recreate it
+	report               step = "report"                 // tell that the address is no longer the VSphereCluster's
 )
 
 // frees tells whether others may have an address after a step.
@@ -36,6 +42,13 @@ const (
 	useCheck = time.Minute
 	// behindCheck is how soon it is looked again where the cache was behind.
 	behindCheck = 2 * time.Second
+	// terminatingCheck is how often a claim is looked at that others delete.
+	terminatingCheck = 10 * time.Second
+	// failedClaimAge is the age at which a claim that failed is deleted, to be recreated.
+	failedClaimAge = 30 * time.Second
+	// verifyInterval is how often it is looked whether another claim that was recreated
+	// for the same address has given way.
+	verifyInterval = 2 * time.Second
 )
 
 // clusterState is what matters about the VSphereCluster of one name.
@@ -56,10 +69,16 @@ type clusterState struct {
 	departed bool
 }
 
-// holding is a claim and its address. One of the two may be missing.
+// holding is a claim and its address. One of the two may be missing, or both, if the
+// VSphereCluster says that it has them.
 type holding struct {
 	claim   *ipam.Claim
 	address *ipam.Address
+	// bound is what the claim of the endpoint has to be, if that or its address is missing.
+	bound *ipam.Binding
+	// requestable says that the very address can be claimed anew, and placed that this
+	// takes an address object which is there before the claim.
+	requestable, placed bool
 	// seen is when this leader first saw the claim in the version that it has.
 	seen time.Time
 	// used says that a Cluster which is not being deleted has the address as its endpoint,
@@ -83,12 +102,56 @@ func decide(c clusterState, h holding, now time.Time, grace time.Duration) (step
 		return idle, useCheck
 	case c.done:
 		return release, 0
-	case h.isUnprotected() && (c.deleting || c.paused || h.claim == nil || !h.isClaimed()):
+	case h.isUnprotected() && (c.deleting || c.paused || !h.isClaimed()):
 		return protect, 0
-	case c.deleting, c.paused, !h.isClaimed(), !c.holder.Marks(h.claim):
+	case c.deleting, c.paused:
 		return idle, 0
 	}
+	return decideLiving(c, h, now)
+}
+
+// decideLiving ties claim and address to the VSphereCluster whose endpoint it is, and
+// mends what others broke.
+func decideLiving(c clusterState, h holding, now time.Time) (step, time.Duration) {
+	switch {
+	case h.claim == nil:
+		return decideWithoutClaim(h)
+	case !c.holder.Marks(h.claim):
+		return idle, 0
+	case !h.isClaimed() && ipam.IsProtected(h.claim) && h.address != nil && ipam.IsProtected(h.address):
+		// The provider finishes the deletion, and the claim is recreated.
+		return removeClaimFinalizer, 0
+	case !h.isClaimed():
+		return idle, terminatingCheck
+	case h.hasFailed() && !h.requestable:
+		return report, 0
+	case h.hasFailed():
+		if wait := failedClaimAge - now.Sub(h.claim.GetCreationTimestamp().Time); wait > 0 {
+			return report, wait
+		}
+		return deleteFailed, 0
+	case h.address == nil:
+		// The provider has not answered yet, and its answer is an event.
+		return idle, 0
+	case ipam.IsRecreated(h.claim) && h.claim.Address == "":
+		return idle, 0
+	case ipam.IsRecreated(h.claim):
+		return verify, verifyInterval
+	}
 	return adopt, 0
+}
+
+// decideWithoutClaim has the claim made anew where its provider can be asked for the very
+// address. Where it cannot, that stays protected.
+func decideWithoutClaim(h holding) (step, time.Duration) {
+	isGoing := h.address != nil && !h.address.GetDeletionTimestamp().IsZero()
+	switch {
+	case h.requestable && !(h.placed && isGoing):
+		return recreate, failedClaimAge
+	case h.address == nil:
+		return report, 0
+	}
+	return protect, 0
 }
 
 // decideLeft cleans up what no VSphereCluster uses: it was never stored, or is gone. The
@@ -126,15 +189,42 @@ func decideLeft(c clusterState, h holding, now time.Time, grace time.Duration) (
 
 // isEndpointOf tells whether the address is the endpoint of the VSphereCluster.
 func (h holding) isEndpointOf(c clusterState) bool {
-	return h.address != nil && c.host.IsValid() && capi.ParseAddress(h.address.IP) == c.host
+	return c.host.IsValid() && h.ip() == c.host
+}
+
+// ip is the address, or the one that the claim has to be for, invalid if neither is known.
+func (h holding) ip() netip.Addr {
+	switch {
+	case h.address != nil:
+		return capi.ParseAddress(h.address.IP)
+	case h.bound != nil:
+		return h.bound.Address.Addr()
+	}
+	return netip.Addr{}
 }
 
 // isClaimed tells whether the claim exists and will stay.
 func (h holding) isClaimed() bool { return h.claim != nil && h.claim.GetDeletionTimestamp().IsZero() }
 
+// hasFailed tells whether the provider has given up the claim, which has no address then.
+func (h holding) hasFailed() bool { return h.claim.Failure != "" && h.claim.Address == "" }
+
 // isUnprotected tells whether the address needs our finalizer, and can still get it.
 func (h holding) isUnprotected() bool {
 	return h.address != nil && !ipam.IsProtected(h.address) && h.address.GetDeletionTimestamp().IsZero()
+}
+
+// pool is that of claim or address.
+func (h holding) pool() ipam.PoolReference {
+	switch {
+	case h.claim != nil:
+		return h.claim.Pool
+	case h.address != nil:
+		return h.address.Pool
+	case h.bound != nil:
+		return h.bound.Pool
+	}
+	return ipam.PoolReference{}
 }
 
 func (h holding) isMoving() bool {

@@ -43,6 +43,10 @@ func anAddress() *ipam.Address {
 	return &ipam.Address{Object: obj, Claim: "prod", IP: "10.0.0.1"}
 }
 
+func aBinding() *ipam.Binding {
+	return &ipam.Binding{Claim: "prod", Address: netip.MustParsePrefix("10.0.0.1/32")}
+}
+
 func going(obj client.Object) { obj.SetDeletionTimestamp(&metav1.Time{Time: now}) }
 
 func TestDecision(t *testing.T) {
@@ -62,6 +66,14 @@ func TestDecision(t *testing.T) {
 	young := func(_ *clusterState, h *holding) { h.claim = aClaim(grace/2, false) }
 	foreign := func(_ *clusterState, h *holding) { h.claim.SetLabels(nil) }
 	noClaim := func(_ *clusterState, h *holding) { h.claim = nil }
+	noAddress := func(_ *clusterState, h *holding) { h.address = nil }
+	requestable := func(_ *clusterState, h *holding) { h.requestable = true }
+	placed := func(_ *clusterState, h *holding) { h.placed = true }
+	unbound := func(_ *clusterState, h *holding) { h.claim.Address = "" }
+	failed := func(_ *clusterState, h *holding) { h.claim.Address, h.claim.Failure = "", "it is another's" }
+	youngClaim := func(_ *clusterState, h *holding) { h.claim.SetCreationTimestamp(metav1.NewTime(now)) }
+	recreated := func(_ *clusterState, h *holding) { kube.SetAnnotation(h.claim, ipam.RecreatedAnnotation, "10.0.0.1") }
+	claimProtected := func(_ *clusterState, h *holding) { h.claim.SetFinalizers([]string{ipam.InUseFinalizer}) }
 	claimGoing := func(_ *clusterState, h *holding) { going(h.claim) }
 	addressGoing := func(_ *clusterState, h *holding) { going(h.address) }
 	unprotected := func(_ *clusterState, h *holding) { ipam.Unprotect(h.address) }
@@ -70,37 +82,56 @@ func TestDecision(t *testing.T) {
 		changes changes
 		want    step
 	}{
-		"alive":                                {nil, adopt},
-		"alive, and paused":                    {changes{paused}, idle},
-		"alive, paused, and unprotected":       {changes{paused, unprotected}, protect},
-		"alive, and the claim is somebody's":   {changes{foreign}, idle},
-		"alive, and the claim goes":            {changes{claimGoing}, idle},
-		"alive, unprotected, the claim goes":   {changes{claimGoing, unprotected}, protect},
-		"alive, and the claim is gone":         {changes{noClaim}, idle},
-		"going":                                {changes{deleting}, idle},
-		"done":                                 {changes{done}, release},
-		"done, and paused":                     {changes{done, paused}, release},
-		"done, and a Cluster uses it":          {changes{done, used}, idle},
-		"done, and moved away":                 {changes{done, moving, moved}, idle},
-		"moved away without the address":       {changes{moving}, markMoved},
-		"the claim is moved away":              {changes{gone, claimMoving, moved}, idle},
-		"another host":                         {changes{otherHost, unadopted}, reap},
-		"another host, and a Cluster uses it":  {changes{otherHost, unadopted, used}, idle},
-		"never stored":                         {changes{gone, unadopted}, reap},
-		"never stored yet":                     {changes{gone, young}, idle},
-		"never stored, its Cluster is paused":  {changes{gone, unadopted, paused}, idle},
-		"gone, perhaps to be restored":         {changes{gone}, idle},
-		"gone, as this leader saw":             {changes{gone, departed}, reap},
-		"gone, and a Cluster uses it":          {changes{gone, departed, used}, idle},
-		"gone, and the claim is somebody's":    {changes{gone, departed, foreign}, idle},
-		"gone, and the claim goes":             {changes{gone, claimGoing}, unprotect},
-		"gone, the claim goes, a Cluster uses": {changes{gone, claimGoing, used}, idle},
-		"gone, and the claim too":              {changes{gone, noClaim, addressGoing}, unprotect},
-		"gone, and nobody frees the address":   {changes{gone, noClaim}, idle},
+		"alive":                                  {nil, adopt},
+		"alive, and paused":                      {changes{paused}, idle},
+		"alive, paused, and unprotected":         {changes{paused, unprotected}, protect},
+		"alive, and the claim is somebody's":     {changes{foreign}, idle},
+		"alive, and the claim goes":              {changes{claimGoing}, idle},
+		"alive, unprotected, the claim goes":     {changes{claimGoing, unprotected}, protect},
+		"alive, and the claim is gone":           {changes{noClaim, requestable}, recreate},
+		"alive, gone, and cannot be asked for":   {changes{noClaim}, protect},
+		"alive, gone, and the address goes":      {changes{noClaim, requestable, addressGoing}, recreate},
+		"alive, gone, the address is in the way": {changes{noClaim, requestable, placed, addressGoing}, protect},
+		"alive, gone, and is to be placed":       {changes{noClaim, requestable, placed}, recreate},
+		"alive, gone, and unprotected":           {changes{noClaim, requestable, unprotected}, protect},
+		"alive, gone, and paused":                {changes{noClaim, requestable, paused}, idle},
+		"going, and the claim is gone":           {changes{noClaim, requestable, deleting}, idle},
+		"done, and the claim is gone":            {changes{noClaim, requestable, done}, release},
+		"alive, and both are gone":               {changes{noClaim, noAddress, requestable}, recreate},
+		"alive, both are gone for ever":          {changes{noClaim, noAddress}, report},
+		"alive, the claim is held back":          {changes{claimGoing, claimProtected}, removeClaimFinalizer},
+		"alive, held back, and unprotected":      {changes{claimGoing, claimProtected, unprotected}, protect},
+		"alive, held back, the address is free":  {changes{claimGoing, claimProtected, unprotected, addressGoing}, idle},
+		"alive, held back, and paused":           {changes{claimGoing, claimProtected, paused}, idle},
+		"alive, recreated, not bound":            {changes{recreated, unbound}, idle},
+		"alive, recreated, and bound":            {changes{recreated}, verify},
+		"alive, asked for, and not bound":        {changes{unbound, noAddress}, idle},
+		"alive, recreated in vain":               {changes{failed, requestable}, deleteFailed},
+		"alive, recreated in vain just now":      {changes{failed, requestable, youngClaim}, report},
+		"going":                                  {changes{deleting}, idle},
+		"done":                                   {changes{done}, release},
+		"done, and paused":                       {changes{done, paused}, release},
+		"done, and a Cluster uses it":            {changes{done, used}, idle},
+		"done, and moved away":                   {changes{done, moving, moved}, idle},
+		"moved away without the address":         {changes{moving}, markMoved},
+		"the claim is moved away":                {changes{gone, claimMoving, moved}, idle},
+		"another host":                           {changes{otherHost, unadopted}, reap},
+		"another host, and a Cluster uses it":    {changes{otherHost, unadopted, used}, idle},
+		"never stored":                           {changes{gone, unadopted}, reap},
+		"never stored yet":                       {changes{gone, young}, idle},
+		"never stored, its Cluster is paused":    {changes{gone, unadopted, paused}, idle},
+		"gone, perhaps to be restored":           {changes{gone}, idle},
+		"gone, as this leader saw":               {changes{gone, departed}, reap},
+		"gone, and a Cluster uses it":            {changes{gone, departed, used}, idle},
+		"gone, and the claim is somebody's":      {changes{gone, departed, foreign}, idle},
+		"gone, and the claim goes":               {changes{gone, claimGoing}, unprotect},
+		"gone, the claim goes, a Cluster uses":   {changes{gone, claimGoing, used}, idle},
+		"gone, and the claim too":                {changes{gone, noClaim, addressGoing}, unprotect},
+		"gone, and nobody frees the address":     {changes{gone, noClaim}, idle},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := clusterState{holder: prod, exists: true, host: netip.MustParseAddr("10.0.0.1")}
-			h := holding{claim: aClaim(2*grace, true), address: anAddress(), seen: now.Add(-2 * grace)}
+			h := holding{claim: aClaim(2*grace, true), address: anAddress(), bound: aBinding(), seen: now.Add(-2 * grace)}
 			for _, change := range test.changes {
 				change(&c, &h)
 			}

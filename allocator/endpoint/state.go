@@ -15,6 +15,7 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/machine"
 )
 
 // state is the VSphereCluster of one name and everything that is or was its own.
@@ -44,6 +45,7 @@ func (r *reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 	if err := r.observeHoldings(ctx, s); err != nil {
 		return nil, err
 	}
+	r.observeBinding(s)
 	return s, r.observePause(ctx, s)
 }
 
@@ -57,7 +59,8 @@ func (r *reconciler) observeCluster(ctx context.Context, s *state, reader client
 		}
 		return fmt.Errorf("reading the VSphereCluster: %w", err)
 	}
-	s.object, s.exists = object, true
+	s.object, s.exists, s.departed = object, true, false
+	r.memory.forgetDeparture(s.key)
 	s.deleting = !object.DeletionTimestamp.IsZero()
 	s.done = allocator.IsDone(object)
 	s.moving = isMoving(object)
@@ -93,18 +96,69 @@ func (r *reconciler) observeHoldings(ctx context.Context, s *state) error {
 }
 
 // add adds an address that names the VSphereCluster, unless a holding has it. It may answer
-// a claim that does not name it yet: a move and a restore take that from the claim.
+// a claim that does not name it yet: a move and a restore take that from the claim. Or a
+// claim of its name was made anew for it, and waits.
 func (s *state) add(address ipam.Address) {
+	isEndpoint := s.exists && s.host.IsValid() && capi.ParseAddress(address.IP) == s.host
 	for _, h := range s.holdings {
 		switch {
 		case h.address != nil && h.address.GetUID() == address.GetUID():
 			return
-		case h.address == nil && h.claim != nil && ipam.Answers(address, h.claim.GetUID()):
+		case h.address == nil && h.claim != nil && (ipam.Answers(address, h.claim.GetUID()) ||
+			isEndpoint && h.claim.Address == "" && h.claim.GetName() == address.Claim && h.claim.Pool == address.Pool):
 			h.address = &address
 			return
 		}
 	}
 	s.holdings = append(s.holdings, &holding{address: &address})
+}
+
+// observeBinding finds out what the claim of the endpoint has to be, where that or its
+// address is missing: by its address or, without one, by the VSphereCluster's own word.
+// That counts only with a claim of a name that its claims have.
+func (r *reconciler) observeBinding(s *state) {
+	if !s.exists || !s.host.IsValid() {
+		return
+	}
+	h := s.endpoint()
+	if h == nil {
+		bound, ok := (&machine.VSphereCluster{ObjectMeta: s.object.ObjectMeta}).Bound()
+		if !ok || bound.Address.Addr() != s.host || laterTry.ReplaceAllString(bound.Claim, "") != s.key.Name {
+			return
+		}
+		if h = s.claimed(bound); h == nil && s.deleting {
+			return
+		}
+		if h == nil {
+			h = &holding{}
+			s.holdings = append(s.holdings, h)
+		}
+		h.bound = &bound
+	} else {
+		h.bound = &ipam.Binding{Pool: h.address.Pool, Claim: h.address.Claim, Address: prefixOf(s.host)}
+	}
+	h.requestable, h.placed = r.recreation().CanRequest(s.key.Namespace, *h.bound)
+}
+
+// endpoint is the holding with the address that is the endpoint, nil if there is none.
+func (s *state) endpoint() *holding {
+	i := slices.IndexFunc(s.holdings, func(h *holding) bool { return h.address != nil && h.isEndpointOf(s.clusterState) })
+	if i < 0 {
+		return nil
+	}
+	return s.holdings[i]
+}
+
+// claimed is the holding with the claim of a binding, whose address is missing, nil if
+// there is none.
+func (s *state) claimed(b ipam.Binding) *holding {
+	i := slices.IndexFunc(s.holdings, func(h *holding) bool {
+		return h.address == nil && h.claim != nil && h.claim.GetName() == b.Claim && h.claim.Pool == b.Pool
+	})
+	if i < 0 {
+		return nil
+	}
+	return s.holdings[i]
 }
 
 // addressOf is the address that a claim names, nil if there is none.

@@ -3,12 +3,12 @@ package endpoint
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -38,10 +38,7 @@ func (r *reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 // markAdopted writes into a claim whose it is, what makes clusterctl move it, a request for
 // the address that it has, and what keeps the provider from freeing that.
 func (r *reconciler) markAdopted(claim client.Object, s *state) {
-	ipam.Mark(claim, ipam.Machine{
-		NamespacedName: s.key, Kind: ipam.OfCluster,
-		Cluster: s.cluster, WatchFilter: s.object.Labels[clusterv1.WatchLabel],
-	})
+	ipam.Mark(claim, s.identity())
 	annotations := claim.GetAnnotations()
 	delete(annotations, ipam.RequestedByAnnotation)
 	claim.SetAnnotations(annotations)
@@ -81,6 +78,10 @@ func (r *reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
 	ipam.ProtectFor(address, s.holder)
+	// clusterctl passes over an address that has an owner which does not exist.
+	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
+		return owner.Name == h.address.Claim && (h.claim == nil || owner.UID != h.claim.GetUID())
+	}))
 	if equality.Semantic.DeepEqual(before, address) {
 		return nil
 	}
@@ -112,7 +113,7 @@ func (r *reconciler) release(ctx context.Context, s *state, h *holding) error {
 		}
 	}
 	klog.FromContext(ctx).Info("Released an endpoint", "address", s.host)
-	r.event(s, corev1.EventTypeNormal, "AddressReleased", "Released %s to %s %s", s.host, h.address.Pool.Kind, h.address.Pool.Name)
+	r.event(s, corev1.EventTypeNormal, "AddressReleased", "Released %s to %s %s", s.host, h.pool().Kind, h.pool().Name)
 	return nil
 }
 

@@ -83,12 +83,14 @@ func holderOf(object client.Object) (types.NamespacedName, bool) {
 	return types.NamespacedName{Namespace: object.GetNamespace(), Name: holder.Name}, holder.Kind == ipam.OfCluster
 }
 
-// isOfEndpoint tells whether the address of a claim is in use as an endpoint.
+// isOfEndpoint tells whether the address of a claim is in use as an endpoint. metal3 leaves
+// an address as it is that it binds to a claim which was made anew.
 func (i *inventory) isOfEndpoint(claim *ipam.Claim) bool {
 	cluster, ok := holderOf(claim)
 	return ok && slices.ContainsFunc(i.addresses, func(address ipam.Address) bool {
 		ip, err := netip.ParseAddr(address.IP)
-		return err == nil && ipam.Answers(address, claim.GetUID()) && i.endpoints.uses(cluster, ip)
+		answers := ipam.Answers(address, claim.GetUID()) || claim.Address == address.GetName()
+		return err == nil && answers && i.endpoints.uses(cluster, ip)
 	})
 }
 

@@ -69,7 +69,9 @@ func (s *scene) endpointIsHeld(name, ip string) error {
 		return fmt.Errorf("address %s is not protected for VSphereCluster %s", ip, name)
 	}
 	for _, claim := range s.claims() {
-		if _, requested := claim.GetAnnotations()[ipam.RequestedByAnnotation]; ipam.Answers(address, claim.GetUID()) && holder.Marks(claim) && !requested {
+		// metal3 leaves an address as it is that it binds to a claim which was made anew.
+		answers := ipam.Answers(address, claim.GetUID()) || harness.ProviderOf(claim).ReadClaim(claim).Address == address.GetName()
+		if _, requested := claim.GetAnnotations()[ipam.RequestedByAnnotation]; answers && holder.Marks(claim) && !requested {
 			return nil
 		}
 	}
