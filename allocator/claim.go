@@ -88,7 +88,7 @@ func (a *Allocator) sign(claim client.Object, al *allocation, stamp ipam.Stamp) 
 	if al.Machine.Kind == ipam.OfMachine {
 		kube.SetAnnotation(claim, ipam.DeviceAnnotation, al.want.Slot().String())
 	}
-	if al.isStored() {
+	if al.isStored() && al.Machine.Kind == ipam.OfMachine {
 		a.own(claim, al)
 		return
 	}
@@ -154,7 +154,7 @@ func (a *Allocator) reuse(ctx context.Context, al *allocation) (ipam.Claim, erro
 	if err := a.judgeReuse(claim, al); err != nil {
 		return ipam.Claim{}, err
 	}
-	if al.owns(obj) && ipam.IsMarked(obj, al.Machine.Name) {
+	if al.owns(obj) && ipam.IsMarked(obj, al.Machine.Name) || al.hasJustUsed(obj) {
 		// It is bound, or waits, from an earlier try for the same machine.
 		return al.provider.ReadClaim(obj), nil
 	}
@@ -226,6 +226,7 @@ func (a *Allocator) coolingDown(al *allocation, claim string, pool ipam.PoolRefe
 	if after == "" {
 		after = "a while"
 	}
-	return ipam.Refuse(ipam.CoolingDown, "claim %q of %s is kept for %s after its machine went: retry then, or give the machine another name",
-		claim, pool.In(al.Machine.Namespace), after)
+	noun := al.Machine.Noun()
+	return ipam.Refuse(ipam.CoolingDown, "claim %q of %s is kept for %s after its %s went: retry then, or give the %s another name",
+		claim, pool.In(al.Machine.Namespace), after, noun, noun)
 }

@@ -36,7 +36,7 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 		return nil
 	}
 	ipam.ProtectFor(obj, al.Machine.Holder())
-	if al.isStored() {
+	if al.isStored() && al.Machine.Kind == ipam.OfMachine {
 		kube.SetAnnotation(obj, ipam.MachineUIDAnnotation, string(al.UID))
 	}
 	if network := al.want.Network(); network != "" || al.want.Endpoint {

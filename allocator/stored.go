@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -28,6 +29,9 @@ func (r *Request) isStored() bool { return r.UID != "" }
 // without addresses of ours. It may go in the next moment: what is claimed for it then has
 // an owner that does not exist, and is collected as garbage.
 func (a *Allocator) checkStoredMachine(ctx context.Context, req Request) error {
+	if req.Machine.Kind == ipam.OfCluster {
+		return a.checkStoredCluster(ctx, req)
+	}
 	machine := &capi.VSphereMachine{}
 	err := a.live.Get(ctx, req.Machine.NamespacedName, machine)
 	_, bound := machine.Annotations[ipam.BindingsAnnotation]
@@ -36,6 +40,21 @@ func (a *Allocator) checkStoredMachine(ctx context.Context, req Request) error {
 		return ErrMachineGone
 	case err != nil:
 		return fmt.Errorf("reading VSphereMachine %s: %w", req.Machine.NamespacedName, err)
+	}
+	return nil
+}
+
+// checkStoredCluster returns ErrMachineGone unless the API server has the very
+// VSphereCluster, without an endpoint. What is claimed for it is a request's, and is reaped
+// if it goes in the next moment.
+func (a *Allocator) checkStoredCluster(ctx context.Context, req Request) error {
+	cluster := &capi.VSphereCluster{}
+	err := a.live.Get(ctx, req.Machine.NamespacedName, cluster)
+	switch {
+	case kube.IsAbsent(err), err == nil && (cluster.UID != req.UID || !cluster.DeletionTimestamp.IsZero() || cluster.Spec.ControlPlaneEndpoint.Host != ""):
+		return ErrMachineGone
+	case err != nil:
+		return fmt.Errorf("reading VSphereCluster %s: %w", req.Machine.NamespacedName, err)
 	}
 	return nil
 }
@@ -57,6 +76,19 @@ func (al *allocation) owns(claim client.Object) bool {
 	return al.isStored() && capi.OwnerMachine(claim).UID == al.UID
 }
 
+// stampedFor is for how long a claim needs no new stamp that a stored VSphereCluster tries
+// again and again. It is short of the time after which a claim is reaped; and a stamp is a
+// change of the claim, which makes the next try come at once.
+const stampedFor = 30 * time.Second
+
+// hasJustUsed tells whether an earlier try for the stored VSphereCluster has stamped a claim
+// a moment ago.
+func (al *allocation) hasJustUsed(claim client.Object) bool {
+	stamp, err := ipam.StampOf(claim)
+	return err == nil && al.isStored() && al.Machine.Kind == ipam.OfCluster && al.Machine.Holder().Marks(claim) &&
+		time.Since(stamp.Time) < stampedFor
+}
+
 // disown undoes own on a claim that becomes another one's.
 func (al *allocation) disown(claim client.Object) {
 	if !al.owns(claim) {
@@ -69,8 +101,14 @@ func (al *allocation) disown(claim client.Object) {
 // isUseless tells whether a claim of ours for the stored machine can bring it nothing:
 // its provider has given it up, or the machine asks for another pool by now. At
 // admission such a claim is taken back.
+//
+// That of an endpoint is useless only if it has failed: the address of one that is bound
+// may be the endpoint of a Cluster that lives.
 func (al *allocation) isUseless(claim ipam.Claim) bool {
 	failed := claim.Failure != "" && claim.Address == ""
+	if al.Machine.Kind == ipam.OfCluster {
+		return failed && al.isStored() && al.Machine.Holder().Marks(claim) && claim.GetDeletionTimestamp().IsZero()
+	}
 	return al.made(claim) && (failed || !answersTo(claim, al.want))
 }
 
@@ -84,7 +122,7 @@ func (r *Request) made(claim client.Object) bool {
 // discard deletes such a claim, to be made again when it is gone, and returns the
 // refusal for it, which is the same that it was refused with before.
 func (a *Allocator) discard(ctx context.Context, al *allocation, claim ipam.Claim) error {
-	if err := a.giveUp(ctx, al.provider, claim, al.UID); err != nil {
+	if err := a.deleteUseless(ctx, al, claim); err != nil {
 		return err
 	}
 	switch {
@@ -98,12 +136,23 @@ func (a *Allocator) discard(ctx context.Context, al *allocation, claim ipam.Clai
 	return terminating(al)
 }
 
+func (a *Allocator) deleteUseless(ctx context.Context, al *allocation, claim ipam.Claim) error {
+	if al.Machine.Kind == ipam.OfMachine {
+		return a.giveUp(ctx, al.provider, claim, al.UID)
+	}
+	return a.deleteClaim(ctx, claim)
+}
+
 // giveUp deletes a claim of a stored machine. That has just been read: it holds nothing,
 // so nothing uses the address that the claim may have.
 func (a *Allocator) giveUp(ctx context.Context, provider ipam.Provider, claim ipam.Claim, machine types.UID) error {
 	if err := a.unprotect(ctx, provider, claim.Object, machine); err != nil {
 		return err
 	}
+	return a.deleteClaim(ctx, claim)
+}
+
+func (a *Allocator) deleteClaim(ctx context.Context, claim ipam.Claim) error {
 	before := claim.DeepCopyObject().(client.Object)
 	if controllerutil.RemoveFinalizer(claim, ipam.InUseFinalizer) {
 		err := kube.PatchAsRead(ctx, a.client, claim.Object, before)
@@ -124,8 +173,9 @@ func (a *Allocator) giveUp(ctx context.Context, provider ipam.Provider, claim ip
 // giveUpUnused deletes the claims that earlier tries for a stored machine made, and that
 // the one that has served it does not use: the machine asked for more addresses then, or
 // for a pool of the other claim API. Nobody else would: the machine owns them, and lives.
+// Those of an endpoint are reaped.
 func (a *Allocator) giveUpUnused(ctx context.Context, req Request, attempt *Attempt) error {
-	if !req.isStored() {
+	if !req.isStored() || req.Machine.Kind == ipam.OfCluster {
 		return nil
 	}
 	for _, provider := range a.providers {
@@ -153,7 +203,7 @@ func (a *Allocator) giveUpUnused(ctx context.Context, req Request, attempt *Atte
 // have deleted them while it waited. The machine has just been read to hold nothing, and a
 // claim of the same name would wait for them for ever.
 func (a *Allocator) unprotectLeft(ctx context.Context, req Request) error {
-	if !req.isStored() {
+	if !req.isStored() || req.Machine.Kind == ipam.OfCluster {
 		return nil
 	}
 	for _, provider := range a.providers {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -82,6 +83,45 @@ func (c *VSphereCluster) EndpointAsk(cluster *capi.Cluster) (*Ask, error) {
 	ask := found.asks(ipam.Device{}, true)[0]
 	ask.Endpoint = true
 	return &ask, nil
+}
+
+// AsksForEndpoint tells whether a VSphereCluster asks itself, even wrongly: that decides
+// whether it is looked at.
+func AsksForEndpoint(cluster metav1.Object) bool {
+	_, annotated := cluster.GetAnnotations()[ipam.PoolsAnnotationPrefix+ipam.EndpointDevice]
+	return annotated || len(Asker{Object: cluster}.labels()) > 0
+}
+
+// EndpointFor judges the Cluster, which may be nil, of a VSphereCluster that holds these
+// addresses. It says, in a sentence, why the VSphereCluster is left alone for its sake. A
+// Cluster that has an endpoint keeps it for ever. If that is an address which is still
+// held for a VSphereCluster of this name, it is the only one that may be injected.
+func EndpointFor(cluster *capi.Cluster, held []ipam.Binding) (only netip.Addr, leave string) {
+	if cluster == nil {
+		return netip.Addr{}, ""
+	}
+	if cluster.IsPaused() {
+		return netip.Addr{}, fmt.Sprintf("Cluster %q is paused: the endpoint follows when it is resumed", cluster.Name)
+	}
+	host := cluster.Spec.ControlPlaneEndpoint.Host
+	if host == "" {
+		return netip.Addr{}, ""
+	}
+	ip := capi.ParseAddress(host)
+	if ip.IsValid() && slices.ContainsFunc(held, func(b ipam.Binding) bool { return b.Address.Addr() == ip }) {
+		return ip, ""
+	}
+	return netip.Addr{}, fmt.Sprintf("Cluster %q has the endpoint %s already: no address is claimed", cluster.Name, host)
+}
+
+// CheckEndpoint refuses an address for a VSphereCluster whose Cluster has another one,
+// if only one is valid.
+func CheckEndpoint(b ipam.Binding, only netip.Addr, cluster string) error {
+	if !only.IsValid() || b.Address.Addr() == only {
+		return nil
+	}
+	return ipam.Refuse(ipam.EndpointPinned, "Cluster %q has the endpoint %s, and %s %q has given the VSphereCluster another address: "+
+		"set controlPlaneEndpoint.host to it", cluster, only, b.Pool.Kind, b.Pool.Name)
 }
 
 // Bound is the address that a VSphereCluster holds, false if it holds none: a binding of

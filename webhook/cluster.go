@@ -84,7 +84,7 @@ func (h *ClusterHandler) create(ctx context.Context, req admission.Request) verd
 	case h.Namespace != "" && h.Namespace != c.Namespace:
 		return allow(fmt.Sprintf("this installation of capv-static-ip serves namespace %q only: no address is claimed", h.Namespace))
 	case c.Name == "":
-		return allow("metadata.generateName gives the VSphereCluster no name yet: no address is claimed for it; set metadata.name")
+		return allow("metadata.generateName gives the VSphereCluster no name yet: its endpoint follows when its Cluster exists; set metadata.name to have it at once")
 	}
 	ask, cluster, err := h.Endpoints.Endpoint(ctx, c)
 	if err != nil {
@@ -112,29 +112,16 @@ func (h *ClusterHandler) create(ctx context.Context, req admission.Request) verd
 }
 
 // judgeCluster says, in a warning, why a VSphereCluster is left alone for the sake of its
-// Cluster, which may be nil. A Cluster that has an endpoint keeps it for ever. If that is
-// the address which is still held for a VSphereCluster of this name, it is the only one
-// that may be injected.
+// Cluster, or which address is the only one for it, see machine.EndpointFor.
 func (h *ClusterHandler) judgeCluster(ctx context.Context, c *machine.VSphereCluster, cluster *capi.Cluster) (only netip.Addr, warning string, err error) {
-	if cluster == nil {
-		return netip.Addr{}, "", nil
+	var held []ipam.Binding
+	if cluster != nil && cluster.Spec.ControlPlaneEndpoint.Host != "" {
+		if held, err = h.Allocator.Held(ctx, c.Identity(cluster), ""); err != nil {
+			return netip.Addr{}, "", err
+		}
 	}
-	if cluster.IsPaused() {
-		return netip.Addr{}, fmt.Sprintf("Cluster %q is paused: no address is claimed", cluster.Name), nil
-	}
-	host := cluster.Spec.ControlPlaneEndpoint.Host
-	if host == "" {
-		return netip.Addr{}, "", nil
-	}
-	held, err := h.Allocator.Held(ctx, c.Identity(cluster), "")
-	if err != nil {
-		return netip.Addr{}, "", err
-	}
-	ip := capi.ParseAddress(host)
-	if ip.IsValid() && slices.ContainsFunc(held, func(b ipam.Binding) bool { return b.Address.Addr() == ip }) {
-		return ip, "", nil
-	}
-	return netip.Addr{}, fmt.Sprintf("Cluster %q has the endpoint %s already: no address is claimed", cluster.Name, host), nil
+	only, warning = machine.EndpointFor(cluster, held)
+	return only, warning, nil
 }
 
 // claimEndpoint claims the address and writes it into the VSphereCluster. If only one is
@@ -142,9 +129,8 @@ func (h *ClusterHandler) judgeCluster(ctx context.Context, c *machine.VSphereClu
 func (h *ClusterHandler) claimEndpoint(ctx context.Context, raw []byte, request allocator.Request, only netip.Addr) verdict {
 	return h.claimThen(ctx, request, func(bindings []ipam.Binding) (verdict, error) {
 		b := bindings[0]
-		if only.IsValid() && b.Address.Addr() != only {
-			return verdict{}, ipam.Refuse(ipam.EndpointPinned, "Cluster %q has the endpoint %s, and %s %q has given the VSphereCluster another address: "+
-				"set controlPlaneEndpoint.host to it", request.Machine.Cluster, only, b.Pool.Kind, b.Pool.Name)
+		if err := machine.CheckEndpoint(b, only, request.Machine.Cluster); err != nil {
+			return verdict{}, err
 		}
 		patch, err := machine.PatchFor(raw, func(doc machine.Document) error {
 			return machine.InjectEndpoint(doc, request.Machine.Name, b)

@@ -71,14 +71,14 @@ func TestVSphereClusterIsGivenAnEndpoint(t *testing.T) {
 	}{
 		"without a Cluster":         {req: createOf(asking), patched: true},
 		"with one":                  {req: createOf(asking), cluster: clusterWith("", false), patched: true},
-		"of one that is paused":     {req: createOf(asking), cluster: clusterWith("", true), warning: `Cluster "prod" is paused: no address is claimed`},
+		"of one that is paused":     {req: createOf(asking), cluster: clusterWith("", true), warning: `Cluster "prod" is paused: the endpoint follows when it is resumed`},
 		"of one with an endpoint":   {req: createOf(asking), cluster: clusterWith("10.0.0.9", false), held: []string{"10.0.0.1"}, warning: `Cluster "prod" has the endpoint 10.0.0.9 already: no address is claimed`},
 		"of one with a name for it": {req: createOf(asking), cluster: clusterWith("vip.example.com", false), warning: `Cluster "prod" has the endpoint vip.example.com already: no address is claimed`},
 		"that is held for it still": {req: createOf(asking), cluster: clusterWith("10.0.0.1", false), held: []string{"10.0.0.1"}, patched: true},
 		"in a dry run":              {req: dry},
 		"that asks for nothing":     {req: createOf(strings.ReplaceAll(asking, "labels", "other"))},
 		"that has one":              {req: createOf(strings.ReplaceAll(asking, `"server":"a"`, `"controlPlaneEndpoint":{"host":"a"}`))},
-		"without a name":            {req: createOf(strings.ReplaceAll(asking, `"name":"prod",`, "")), warning: "metadata.generateName gives the VSphereCluster no name yet: no address is claimed for it; set metadata.name"},
+		"without a name":            {req: createOf(strings.ReplaceAll(asking, `"name":"prod",`, "")), warning: "metadata.generateName gives the VSphereCluster no name yet: its endpoint follows when its Cluster exists; set metadata.name to have it at once"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := clusterHandler(&holding{addresses: test.held}, test.cluster)

@@ -12,6 +12,7 @@ import (
 	"gomodules.xyz/jsonpatch/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/tools/events"
@@ -124,14 +125,9 @@ func (r *Reconciler) isDue(ctx context.Context, m *capi.VSphereMachine) (bool, e
 // read reads a machine from the API server, nil if it is not due by its word. That
 // will show in the cache, too.
 func (r *Reconciler) read(ctx context.Context, key types.NamespacedName) (*candidate, error) {
-	document := &unstructured.Unstructured{}
-	document.SetGroupVersionKind(capi.InScheme(r.client.Scheme(), capi.VSphereMachineKind))
-	if err := r.live.Get(ctx, key, document); err != nil {
-		return nil, client.IgnoreNotFound(err)
-	}
-	raw, err := document.MarshalJSON()
-	if err != nil {
-		return nil, fmt.Errorf("writing VSphereMachine %s: %w", key, err)
+	raw, err := readDocument(ctx, r.live, capi.InScheme(r.client.Scheme(), capi.VSphereMachineKind), key)
+	if err != nil || raw == nil {
+		return nil, err
 	}
 	object := &capi.VSphereMachine{}
 	if err := json.Unmarshal(raw, object); err != nil {
@@ -145,6 +141,21 @@ func (r *Reconciler) read(ctx context.Context, key types.NamespacedName) (*candi
 		return nil, err
 	}
 	return &candidate{Machine: m, object: object, raw: raw}, nil
+}
+
+// readDocument reads an object from the API server as that has it, nil if it does not
+// exist.
+func readDocument(ctx context.Context, live client.Reader, kind schema.GroupVersionKind, key types.NamespacedName) ([]byte, error) {
+	document := &unstructured.Unstructured{}
+	document.SetGroupVersionKind(kind)
+	if err := live.Get(ctx, key, document); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	raw, err := document.MarshalJSON()
+	if err != nil {
+		return nil, fmt.Errorf("writing %s %s: %w", kind.Kind, key, err)
+	}
+	return raw, nil
 }
 
 // serve asks what admission asks, in the same order, and then claims and writes.
@@ -181,12 +192,16 @@ var (
 
 // claim binds an address for every ask.
 func (r *Reconciler) claim(ctx context.Context, m *candidate, asks []ipam.Ask) (*allocator.Attempt, error) {
-	bounded, cancel := context.WithTimeout(ctx, bindingTime)
-	defer cancel()
-	attempt, err := r.allocator.Claim(bounded, allocator.Request{
+	return claimInTime(ctx, r.allocator, allocator.Request{
 		Stamp:   ipam.Stamp{Time: r.now(), Request: uuid.NewUUID()},
 		Machine: m.Identity(), UID: m.UID, Asks: asks,
 	})
+}
+
+func claimInTime(ctx context.Context, engine Allocator, request allocator.Request) (*allocator.Attempt, error) {
+	bounded, cancel := context.WithTimeout(ctx, bindingTime)
+	defer cancel()
+	attempt, err := engine.Claim(bounded, request)
 	if err == nil {
 		return attempt, nil
 	}
@@ -243,21 +258,27 @@ func (r *Reconciler) inject(ctx context.Context, m *candidate, bindings []ipam.B
 	if err != nil {
 		return err
 	}
-	// To set the version that it has makes every other version a conflict.
-	patch = append(patch, jsonpatch.NewOperation("replace", "/metadata/resourceVersion", m.ResourceVersion))
-	text, err := json.Marshal(patch)
-	if err != nil {
-		return fmt.Errorf("writing the patch: %w", err)
-	}
-	err = r.client.Patch(ctx, m.object.DeepCopy(), client.RawPatch(types.JSONPatchType, text))
-	if apierrors.IsNotFound(err) {
-		return allocator.ErrMachineGone
-	}
-	if err != nil {
+	if err := writeOnce(ctx, r.client, m.object.DeepCopy(), m.ResourceVersion, patch); err != nil {
 		return fmt.Errorf("writing addresses into VSphereMachine %s: %w", klog.KObj(m.object), err)
 	}
 	klog.FromContext(ctx).Info("Gave a stored machine its addresses", "bindings", len(bindings))
 	return nil
+}
+
+// writeOnce writes a patch into an object if that has the version still. It fails with
+// allocator.ErrMachineGone if the object does not exist.
+func writeOnce(ctx context.Context, c client.Client, object client.Object, version string, patch []jsonpatch.Operation) error {
+	// To set the version that it has makes every other version a conflict.
+	patch = append(patch, jsonpatch.NewOperation("replace", "/metadata/resourceVersion", version))
+	text, err := json.Marshal(patch)
+	if err != nil {
+		return fmt.Errorf("writing the patch: %w", err)
+	}
+	err = c.Patch(ctx, object, client.RawPatch(types.JSONPatchType, text))
+	if apierrors.IsNotFound(err) {
+		return allocator.ErrMachineGone
+	}
+	return err
 }
 
 // result is when a machine is looked at again.
@@ -280,9 +301,14 @@ func (r *Reconciler) result(ctx context.Context, m *candidate, err error) (recon
 		r.tellRefused(ctx, m, refusal)
 		return reconcile.Result{RequeueAfter: r.memory.refuse(key, refusal.Shortages, r.now())}, nil
 	}
-	r.tellRefused(ctx, m, &ipam.Refusal{Reason: ipam.AllocationFailed,
-		Message: fmt.Sprintf("addresses could not be allocated (%s): see the log of capv-static-ip", cmp.Or(string(apierrors.ReasonForError(err)), "unknown error"))})
+	r.tellRefused(ctx, m, failure(err))
 	return reconcile.Result{}, err
+}
+
+// failure is how users are told of an error that is no refusal.
+func failure(err error) *ipam.Refusal {
+	return &ipam.Refusal{Reason: ipam.AllocationFailed,
+		Message: fmt.Sprintf("addresses could not be allocated (%s): see the log of capv-static-ip", cmp.Or(string(apierrors.ReasonForError(err)), "unknown error"))}
 }
 
 // causeOf is why a machine was stored without an address, as far as is known.

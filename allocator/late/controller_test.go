@@ -106,7 +106,7 @@ func newPlay(t *testing.T, objects ...client.Object) *play {
 		},
 	})
 	p.Reconciler = &Reconciler{
-		allocator: p.engine, demand: p.asked, client: c, live: live, events: p.told, memory: newMemory(), now: func() time.Time { return start },
+		allocator: p.engine, demand: p.asked, client: c, live: live, events: p.told, memory: newMemory(machinesWaiting), now: func() time.Time { return start },
 	}
 	return p
 }

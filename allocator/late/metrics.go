@@ -15,8 +15,18 @@ var (
 		Name: "capv_static_ip_machines_waiting",
 		Help: "Machines that are stored without the addresses that they ask for, and were refused. The leader tells.",
 	})
+
+	endpointsLate = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_endpoints_late_total",
+		Help: "VSphereClusters that were given their endpoint after they had been stored.",
+	})
+
+	endpointsWaiting = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "capv_static_ip_endpoints_waiting",
+		Help: "VSphereClusters that are stored without the endpoint that they ask for, and were refused. The leader tells.",
+	})
 )
 
 func init() {
-	metrics.Registry.MustRegister(machinesLate, machinesWaiting)
+	metrics.Registry.MustRegister(machinesLate, machinesWaiting, endpointsLate, endpointsWaiting)
 }

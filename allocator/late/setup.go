@@ -37,7 +37,7 @@ const workers = 10
 func Setup(mgr manager.Manager, engine Allocator, demand Demand, providers ipam.Providers, recorder events.EventRecorder) ([]informers.Source, error) {
 	r := &Reconciler{
 		allocator: engine, demand: demand, client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder,
-		memory: newMemory(), now: time.Now,
+		memory: newMemory(machinesWaiting), now: time.Now,
 	}
 	c, err := controller.New("late", mgr, controller.Options{
 		Reconciler: r, MaxConcurrentReconciles: workers, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: kube.Logger(mgr, "VSphereMachine"),
@@ -45,7 +45,7 @@ func Setup(mgr manager.Manager, engine Allocator, demand Demand, providers ipam.
 	if err != nil {
 		return nil, fmt.Errorf("adding the controller of machines without addresses: %w", err)
 	}
-	pools, err := r.poolSources(c, mgr, providers)
+	pools, err := poolSources(c, mgr, providers, r.memory, r.machineOfClaim)
 	if err != nil {
 		return nil, err
 	}
@@ -102,9 +102,9 @@ func (r *Reconciler) machines() handler.EventHandler {
 	}
 }
 
-// poolSources are what a machine that was refused waits for: a pool, or one of its own
-// claims, that changes.
-func (r *Reconciler) poolSources(c controller.Controller, mgr manager.Manager, providers ipam.Providers) ([]informers.Source, error) {
+// poolSources are what a machine, or a VSphereCluster, that was refused waits for: a pool,
+// or one of its own claims, that changes.
+func poolSources(c controller.Controller, mgr manager.Manager, providers ipam.Providers, waiting *memory, waitingForClaim func(client.Object) []types.NamespacedName) ([]informers.Source, error) {
 	var sources []informers.Source
 	wake := func(kind client.Object, keysOf func(client.Object) []types.NamespacedName, after time.Duration) informers.Source {
 		enqueue := func(obj client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
@@ -117,14 +117,14 @@ func (r *Reconciler) poolSources(c controller.Controller, mgr manager.Manager, p
 		}}
 	}
 	for _, provider := range providers {
-		sources = append(sources, wake(ipam.EmptyClaim(provider), r.machineOfClaim, 0))
+		sources = append(sources, wake(ipam.EmptyClaim(provider), waitingForClaim, 0))
 		for _, pool := range provider.PoolKinds() {
 			gvk, err := apiutil.GVKForObject(pool, mgr.GetScheme())
 			if err != nil {
 				return nil, fmt.Errorf("finding the kind of pools: %w", err)
 			}
 			sources = append(sources, wake(pool, func(obj client.Object) []types.NamespacedName {
-				return r.memory.waitingFor(ipam.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}, obj.GetNamespace())
+				return waiting.waitingFor(ipam.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}, obj.GetNamespace())
 			}, settleTime))
 		}
 	}

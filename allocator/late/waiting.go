@@ -9,9 +9,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
@@ -34,10 +35,12 @@ type refused struct {
 	shortages []ipam.Shortage
 }
 
-// memory is what this leader knows of machines. Another leader begins without, and
+// memory is what this leader knows of machines, or of VSphereClusters. Another leader begins without, and
 // asks once more.
 type memory struct {
 	mu sync.Mutex
+	// count tells how many wait.
+	count prometheus.Gauge
 	// waiting are the machines that were refused.
 	waiting map[types.NamespacedName]*refused
 	// paused are those whose Cluster was found paused.
@@ -47,8 +50,8 @@ type memory struct {
 	answered map[types.UID]string
 }
 
-func newMemory() *memory {
-	return &memory{waiting: map[types.NamespacedName]*refused{}, paused: map[types.NamespacedName]bool{}, answered: map[types.UID]string{}}
+func newMemory(count prometheus.Gauge) *memory {
+	return &memory{count: count, waiting: map[types.NamespacedName]*refused{}, paused: map[types.NamespacedName]bool{}, answered: map[types.UID]string{}}
 }
 
 // refuse notes a machine that was refused, and returns how long it is to wait.
@@ -62,7 +65,7 @@ func (m *memory) refuse(machine types.NamespacedName, shortages []ipam.Shortage,
 	}
 	r.tries++
 	r.shortages = shortages
-	machinesWaiting.Set(float64(len(m.waiting)))
+	m.count.Set(float64(len(m.waiting)))
 	return min(lastWait, firstWait<<min(r.tries-1, 8))
 }
 
@@ -92,7 +95,7 @@ func (m *memory) end(machine types.NamespacedName) {
 	defer m.mu.Unlock()
 	delete(m.waiting, machine)
 	delete(m.paused, machine)
-	machinesWaiting.Set(float64(len(m.waiting)))
+	m.count.Set(float64(len(m.waiting)))
 }
 
 // waitingFor are the machines that a change of a pool may serve, those first that
@@ -114,17 +117,17 @@ func (m *memory) waitingFor(pool ipam.PoolReference, namespace string) []types.N
 }
 
 // answer notes that a machine as it is needs nothing of us.
-func (m *memory) answer(machine *capi.VSphereMachine) {
+func (m *memory) answer(machine client.Object) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.answered[machine.UID] = fingerprint(machine)
+	m.answered[machine.GetUID()] = fingerprint(machine)
 }
 
 // isAnswered tells whether a machine is as it was when it needed nothing.
-func (m *memory) isAnswered(machine *capi.VSphereMachine) bool {
+func (m *memory) isAnswered(machine client.Object) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.answered[machine.UID] == fingerprint(machine)
+	return m.answered[machine.GetUID()] == fingerprint(machine)
 }
 
 // askAnew forgets what a machine was answered.
@@ -136,13 +139,13 @@ func (m *memory) askAnew(machine types.UID) {
 
 // fingerprint tells apart what a machine asks for: its spec, and its metadata, which
 // has no generation.
-func fingerprint(m *capi.VSphereMachine) string {
+func fingerprint(m client.Object) string {
 	hash := fnv.New128a()
-	for _, values := range []map[string]string{m.Labels, m.Annotations} {
+	for _, values := range []map[string]string{m.GetLabels(), m.GetAnnotations()} {
 		for _, key := range slices.Sorted(maps.Keys(values)) {
 			fmt.Fprintf(hash, "%q=%q;", key, values[key])
 		}
 		fmt.Fprint(hash, "/")
 	}
-	return fmt.Sprintf("%d %x", m.Generation, hash.Sum(nil))
+	return fmt.Sprintf("%d %x", m.GetGeneration(), hash.Sum(nil))
 }

@@ -18,7 +18,7 @@ func key(namespace, name string) types.NamespacedName {
 }
 
 func TestRefusedMachineWaitsTenSecondsToAMinute(t *testing.T) {
-	m := newMemory()
+	m := newMemory(machinesWaiting)
 	var waits []time.Duration
 	for range 5 {
 		waits = append(waits, m.refuse(key("ns", "cp-0"), nil, start))
@@ -43,7 +43,7 @@ func TestPoolWakesThoseThatWaitForItOldestFirst(t *testing.T) {
 	pool := ipam.PoolReference{APIGroup: "ipam.metal3.io", Kind: "IPPool", Name: "pool"}
 	other := pool
 	other.Name = "other"
-	m := newMemory()
+	m := newMemory(machinesWaiting)
 	refuse := func(namespace, name string, after time.Duration, pools ...ipam.PoolReference) {
 		var shortages []ipam.Shortage
 		for _, p := range pools {
@@ -81,7 +81,7 @@ func TestMachineIsAskedAnewWhenWhatItAsksForMayHaveChanged(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newMemory()
+			m := newMemory(machinesWaiting)
 			m.answer(machineDue())
 			if !m.isAnswered(machineDue(func(m *capi.VSphereMachine) { m.ResourceVersion = "2" })) {
 				t.Error("it is asked anew for a change of nothing")

@@ -249,9 +249,13 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	lateEndpoints, err := late.SetupEndpoints(mgr, alloc, asked, providers, events)
+	if err != nil {
+		return nil, err
+	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
 		slices.Concat(alloc.Sources(), demand.Sources(mgr.GetScheme())),
-		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources))
+		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources, lateEndpoints))
 	if err != nil {
 		return nil, err
 	}

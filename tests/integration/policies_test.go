@@ -30,7 +30,8 @@ type possessions struct {
 	pool       *ipamv1.IPPool
 	// fixed has an address from its user, and waiting none from anybody.
 	machine, fixed, waiting *capvv1.VSphereMachine
-	cluster                 *capvv1.VSphereCluster
+	// cluster asks for no endpoint, asking waits for one, and hosted has its user's own.
+	cluster, asking, hosted *capvv1.VSphereCluster
 	// foreign is a claim of somebody else, and those of the contract are md-0's.
 	claim, address, foreign        client.Object
 	contractClaim, contractAddress client.Object
@@ -45,8 +46,11 @@ func (s *scene) possess() possessions {
 		waiting: harness.Machine(s.ns, "waiting", harness.WithDevices(harness.StaticDevice(), harness.DHCPDevice())),
 		fixed:   harness.Machine(s.ns, "fixed", harness.WithDevices(harness.FixedDevice("192.0.2.7/24"))),
 		cluster: harness.VSphereCluster(s.ns, "silent"),
+		asking:  harness.VSphereCluster(s.ns, "asking", endpointOf(harness.OfMetal3)),
+		hosted:  harness.VSphereCluster(s.ns, "hosted", endpointOf(harness.OfMetal3), harness.WithEndpoint("vip.example.com", 6443)),
 		foreign: harness.Claim(s.ns, "vip", harness.DefaultPool),
 	}
+	s.create(harness.Cluster(s.ns, "asking", paused), p.asking, p.hosted)
 	s.create(p.cluster, p.pool, p.machine, p.fixed, p.waiting, p.foreign)
 	s.inClusterPool()
 	s.create(s.inClusterMachine("md-0"))
@@ -95,6 +99,8 @@ func ofSet(p possessions) client.Object     { return p.set }
 func ofPool(p possessions) client.Object    { return p.pool }
 func ofMachine(p possessions) client.Object { return p.machine }
 func ofCluster(p possessions) client.Object { return p.cluster }
+func ofAsking(p possessions) client.Object  { return p.asking }
+func ofHosted(p possessions) client.Object  { return p.hosted }
 func ofFixed(p possessions) client.Object   { return p.fixed }
 func ofWaiting(p possessions) client.Object { return p.waiting }
 func ofClaim(p possessions) client.Object   { return p.claim }
@@ -126,6 +132,9 @@ var thefts = map[string]write{
 	"one device less":                     {object: ofWaiting, patch: `{"spec":{"network":{"devices":[{"networkName":"VM Network","dhcp4":false,"ipAddrs":["10.16.56.93/24"]}]}}}`},
 	"address and more for a machine":      {object: ofWaiting, patch: strings.Replace(device(`,"ipAddrs":["10.16.56.93/24"]`), `{"spec":{`, `{"spec":{"numCPUs":64,`, 1)},
 	"endpoint of a VSphereCluster":        {object: ofCluster, patch: `{"spec":{"controlPlaneEndpoint":{"host":"10.16.56.66","port":6443}}}`},
+	"endpoint of another's":               {object: ofHosted, patch: `{"spec":{"controlPlaneEndpoint":{"host":"10.16.56.66","port":6443}}}`},
+	"endpoint and more":                   {object: ofAsking, patch: `{"spec":{"server":"mine","controlPlaneEndpoint":{"host":"10.16.56.66","port":6443}}}`},
+	"server of a VSphereCluster":          {object: ofAsking, patch: `{"spec":{"server":"mine"}}`},
 	"pool of a VSphereCluster":            {object: ofCluster, patch: `{"metadata":{"annotations":{"pools.capv-static-ip.dev/control-plane-endpoint":"other"}}}`},
 	"gateway of a pool":                   {object: ofPool, patch: `{"spec":{"gateway":"10.16.56.66"}}`},
 	"name servers of a pool":              {object: ofPool, patch: `{"metadata":{"annotations":{"capv-static-ip.dev/nameservers":"192.0.2.66"}}}`},
@@ -147,6 +156,7 @@ var duties = map[string]write{
 	"refusal on a MachineSet":    {object: ofSet, patch: `{"metadata":{"annotations":{"capv-static-ip.dev/refused-by":"x"}}}`},
 	"refusal on a control plane": {object: ofOwner, patch: `{"metadata":{"annotations":{"capv-static-ip.dev/refused-by":"x"}}}`},
 	"finalizer of an endpoint":   {object: ofCluster, patch: `{"metadata":{"finalizers":["` + ipam.ReleaseFinalizer + `"]}}`},
+	"endpoint for one that asks": {object: ofAsking, patch: `{"spec":{"controlPlaneEndpoint":{"host":"10.16.56.66","port":6443}}}`},
 	"touch of a pool":            {object: ofPool, patch: `{"metadata":{"annotations":{"capv-static-ip.dev/touched":"x"}}}`},
 	"address for a machine that waits": {object: ofWaiting, patch: device(
 		`,"ipAddrs":["10.16.56.93/24"],"gateway4":"10.16.56.1","nameservers":["10.16.56.2"],"searchDomains":["example.org"]`)},
