@@ -25,7 +25,7 @@ func keptAddress() *ipamv1.IPAddress {
 		OwnerReferences: []metav1.OwnerReference{{Kind: "IPClaim", Name: "cp-0-0", UID: "claim"}},
 	}}
 	address.Spec.Address, address.Spec.Claim.Name, address.Spec.Pool.Name = "10.0.0.1", "cp-0-0", "pool"
-	ipam.CoolAddress(address, "cp-0", time.Now())
+	ipam.CoolAddress(address, ipam.Holder{Name: "cp-0"}, time.Now())
 	return address
 }
 

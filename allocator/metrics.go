@@ -35,8 +35,13 @@ var (
 		Name: "capv_static_ip_addresses_lost_total",
 		Help: "Times a machine was found using an address that is not bound to it.",
 	})
+
+	addressesCooling = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "capv_static_ip_addresses_cooling",
+		Help: "Addresses whose machines, or Clusters, are gone, and that are kept from being handed out again for a while. The leader tells.",
+	})
 )
 
 func init() {
-	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack, addressesSetAside, claimsRecreated, addressesLost)
+	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack, addressesSetAside, claimsRecreated, addressesLost, addressesCooling)
 }

@@ -281,7 +281,7 @@ func TestAddressThatAStoredMachineLostItsClaimOfIsUnprotected(t *testing.T) {
 			address.OwnerReferences[0].UID, address.Spec.Claim.Name = "there", "there"
 		}, "cp-0", true},
 		"its claim is another by now":   {func(address *ipamv1.IPAddress) { address.Spec.Claim.Name = "there" }, "cp-0", false},
-		"it cools down, without an UID": {func(address *ipamv1.IPAddress) { ipam.CoolAddress(address, "cp-0", now.Time) }, "cp-0", true},
+		"it cools down, without an UID": {func(address *ipamv1.IPAddress) { ipam.CoolAddress(address, ipam.Holder{Name: "cp-0"}, now.Time) }, "cp-0", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, address := boundClaim()

@@ -96,9 +96,9 @@ func ReleasedAt(obj client.Object) (time.Time, bool) {
 }
 
 // CoolAddress makes an address one that cools down: it is protected for no machine any
-// more, but by the machine's name it is found again.
-func CoolAddress(address client.Object, machine string, at time.Time) {
-	Protect(address, machine)
+// more, but by the holder's name it is found again.
+func CoolAddress(address client.Object, holder Holder, at time.Time) {
+	ProtectFor(address, holder)
 	annotations := address.GetAnnotations()
 	delete(annotations, MachineUIDAnnotation)
 	address.SetAnnotations(annotations)

@@ -82,7 +82,7 @@ func TestAddressThatIsProtectedOrReleasedDoesNotCoolDown(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{MachineUIDAnnotation: "uid"}}}
-			CoolAddress(address, "cp-0", time.Now())
+			CoolAddress(address, Holder{Name: "cp-0"}, time.Now())
 			if !IsReleased(address) || !IsProtected(address) || MachineOf(address) != "cp-0" || address.Annotations[MachineUIDAnnotation] != "" {
 				t.Errorf("it has the annotations %v and the finalizers %v", address.Annotations, address.Finalizers)
 			}

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
@@ -52,7 +53,7 @@ type Reconciler struct {
 	// failures is since when the bindings of a machine cannot be given back.
 	failures memory[types.NamespacedName, time.Time]
 	// cooling counts what cools down now.
-	cooling census
+	cooling allocator.Census
 }
 
 // Reconcile implements reconcile.Reconciler.

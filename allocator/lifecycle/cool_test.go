@@ -6,7 +6,6 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	dto "github.com/prometheus/client_model/go"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -23,14 +22,14 @@ import (
 const lasting = 10 * time.Minute
 
 func lastingFor(d time.Duration) option {
-	return func(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.coolDown.lasts = d }
+	return func(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.coolDown.Lasts = d }
 }
 
 func lingeringFor(d time.Duration) option {
-	return func(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.coolDown.lingers = d }
+	return func(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.coolDown.Lingers = d }
 }
-func poolGoes(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.coolDown.over = true }
-func unwatched(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.coolDown.unwatched = true }
+func poolGoes(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress)  { h.coolDown.Over = true }
+func unwatched(h *holding, _ *ipamv1.IPClaim, _ *ipamv1.IPAddress) { h.coolDown.Unwatched = true }
 func withoutUID(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 	delete(a.Annotations, ipam.MachineUIDAnnotation)
 }
@@ -39,7 +38,7 @@ func withoutUID(_ *holding, _ *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 func cooled(ago time.Duration, options ...option) holding {
 	return bound(append([]option{withoutAnnotation, lastingFor(lasting), func(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 		ipam.CoolClaim(c, ipam.Machine{NamespacedName: types.NamespacedName{Name: "cp-0"}}, now.Add(-ago))
-		ipam.CoolAddress(a, "cp-0", now.Add(-ago))
+		ipam.CoolAddress(a, ipam.Holder{Name: "cp-0"}, now.Add(-ago))
 	}}, options...)...)
 }
 
@@ -111,7 +110,7 @@ func TestNextStepForWhatCoolsDown(t *testing.T) {
 		"for longer than the pool says by now":        {absent(), cooled(5*minute, lastingFor(3*minute)), release, 0},
 		"and the pool says nothing any more":          {absent(), cooled(0, lastingFor(0)), release, 0},
 		"and the pool goes":                           {absent(), cooled(0, poolGoes), release, 0},
-		"in a pool that is not watched":               {absent(), cooled(0, unwatched), idle, coolingCheck},
+		"in a pool that is not watched":               {absent(), cooled(0, unwatched), idle, time.Minute},
 		"not much longer, in one that is not watched": {absent(), cooled(lasting-time.Second, unwatched), idle, time.Second},
 		"and the Cluster is paused":                   {absent(), cooled(lasting, paused), idle, 0},
 		"and the claim is being moved":                {absent(), cooled(lasting, movingClaim), idle, 0},
@@ -230,7 +229,7 @@ func TestNothingCoolsDownWhileAVirtualMachineIsThere(t *testing.T) {
 // A leader that was interrupted between the two writes makes the second one.
 func TestCoolDownThatWasInterruptedIsBegunAnew(t *testing.T) {
 	claim, address := unused(adopted), answering()
-	ipam.CoolAddress(address, "cp-0", now.Add(-time.Minute))
+	ipam.CoolAddress(address, ipam.Holder{Name: "cp-0"}, now.Add(-time.Minute))
 	machine := cp0(onItsDevice, annotatedWith("cp-0-0", "10.0.0.1/24"), done)
 	r := reconciler(t, claim, address, machine, poolThatCools("10m"))
 	r.events = events.NewFakeRecorder(10)
@@ -239,54 +238,6 @@ func TestCoolDownThatWasInterruptedIsBegunAnew(t *testing.T) {
 	r.settle(t.Context(), t)
 
 	r.expectCooling(t, claim, address)
-}
-
-func TestPoolThatSaysNothingLegibleLeavesTheDefault(t *testing.T) {
-	for name, test := range map[string]struct {
-		pool client.Object
-		want time.Duration
-		told int
-	}{
-		"nothing":   {&ipamv1.IPPool{}, time.Minute, 0},
-		"something": {poolThatCools("5m"), 5 * time.Minute, 0},
-		"zero":      {poolThatCools("0"), 0, 0},
-		"illegible": {poolThatCools("soon"), time.Minute, 1},
-		"negative":  {poolThatCools("-5m"), time.Minute, 1},
-	} {
-		t.Run(name, func(t *testing.T) {
-			recorder := events.NewFakeRecorder(1)
-			r := &Reconciler{reuseAfter: time.Minute, events: recorder}
-			if got := r.lasts(test.pool); got != test.want || len(recorder.Events) != test.told {
-				t.Errorf("got %s and %d events, want %s and %d", got, len(recorder.Events), test.want, test.told)
-			}
-		})
-	}
-}
-
-// gauge is how much cools down.
-func gauge(t *testing.T) float64 {
-	t.Helper()
-	metric := &dto.Metric{}
-	if err := addressesCooling.Write(metric); err != nil {
-		t.Fatal(err)
-	}
-	return metric.GetGauge().GetValue()
-}
-
-func TestWhatCoolsDownIsCounted(t *testing.T) {
-	before := gauge(t)
-	c := census{}
-	for _, count := range []int{2, 1, 1, 3, 0, 0} {
-		c.note(types.NamespacedName{Name: "cp-0"}, count)
-		c.note(types.NamespacedName{Name: "cp-1"}, 1)
-		if got, want := gauge(t)-before, float64(count+1); got != want {
-			t.Errorf("got %v, want %v", got, want)
-		}
-	}
-	c.note(types.NamespacedName{Name: "cp-1"}, 0)
-	if got := gauge(t) - before; got != 0 || len(c.counts) != 0 {
-		t.Errorf("got %v of %v, want none", got, c.counts)
-	}
 }
 
 // Nothing says that a machine of the name has what cools down.
@@ -318,7 +269,7 @@ func TestAddressWithTheUIDOfAMachineDoesNotCoolDown(t *testing.T) {
 func TestCoolDownIsNotBegunAnewWhileTheMachineIsStillThere(t *testing.T) {
 	claim, address := unused(adopted), answering()
 	ipam.CoolClaim(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}, now)
-	ipam.CoolAddress(address, "cp-0", now)
+	ipam.CoolAddress(address, ipam.Holder{Name: "cp-0"}, now)
 	r := reconciler(t, claim, address, cp0(onItsDevice, annotatedWith("cp-0-0", "10.0.0.1/24"), done), poolThatCools("10m"))
 	r.events = events.NewFakeRecorder(10)
 	r.at(now.Add(time.Minute))
@@ -333,7 +284,7 @@ func TestWhatHasCooledDownIsConfirmedBeforeItIsReleased(t *testing.T) {
 	cold := func() (*ipamv1.IPClaim, *ipamv1.IPAddress) {
 		claim, address := unused(adopted), answering()
 		ipam.CoolClaim(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}, now)
-		ipam.CoolAddress(address, "cp-0", now)
+		ipam.CoolAddress(address, ipam.Holder{Name: "cp-0"}, now)
 		return claim, address
 	}
 	claim, address := cold()
@@ -352,7 +303,7 @@ func TestWhatHasCooledDownIsConfirmedBeforeItIsReleased(t *testing.T) {
 func TestRestoredMachineHasItsClaimAgain(t *testing.T) {
 	claim, address := unused(adopted), answering()
 	ipam.CoolClaim(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}, now)
-	ipam.CoolAddress(address, "cp-0", now)
+	ipam.CoolAddress(address, ipam.Holder{Name: "cp-0"}, now)
 	r := reconciler(t, claim, address, cp0(onItsDevice, annotatedWith("cp-0-0", "10.0.0.1/24")), poolThatCools("10m"))
 	r.events = events.NewFakeRecorder(10)
 	r.at(now.Add(lasting))

@@ -8,6 +8,7 @@ import (
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 )
@@ -65,7 +66,7 @@ type holding struct {
 	// moved says that this leader saw clusterctl take the machine or its claim away.
 	moved bool
 	// coolDown is what the pool says now. It is looked at only where that may matter.
-	coolDown coolDown
+	coolDown allocator.CoolDown
 
 	// What follows is zero in the first decision. If that frees, reread (confirm.go)
 	// fills it, and decide is asked again.

@@ -11,11 +11,6 @@ var (
 		Help: "Bindings given back because their machine and its VM are gone.",
 	})
 
-	addressesCooling = prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "capv_static_ip_addresses_cooling",
-		Help: "Addresses whose machines are gone, and that are kept from being handed out again for a while. The leader tells.",
-	})
-
 	claimsReaped = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_claims_reaped_total",
 		Help: "Claims deleted because their machine was never stored, or stored without them.",
@@ -38,5 +33,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(claimsReleased, addressesCooling, claimsReaped, strayAddressesDeleted, wrongFailureDomain, addressesChanged)
+	metrics.Registry.MustRegister(claimsReleased, claimsReaped, strayAddressesDeleted, wrongFailureDomain, addressesChanged)
 }

@@ -110,7 +110,7 @@ func protected(machine string) harness.Option {
 func cools(object client.Object, machine string, ago time.Duration) client.Object {
 	at := time.Now().Add(-ago)
 	if ipam.IsProtected(object) {
-		ipam.CoolAddress(object, machine, at)
+		ipam.CoolAddress(object, ipam.Holder{Name: machine}, at)
 		return object
 	}
 	ipam.CoolClaim(object, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: ns, Name: machine}}, at)
