@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 )
@@ -34,10 +35,16 @@ type reconciler struct {
 	live      client.Reader
 	events    events.EventRecorder
 	grace     time.Duration
+	// reuseAfter is for how long addresses cool down whose pools say nothing of that.
+	reuseAfter time.Duration
+	// pools reads pools from the cache.
+	pools client.Reader
 	// now is the leader's own clock.
 	now func() time.Time
 
 	memory memory
+	// cooling counts what cools down now.
+	cooling allocator.Census
 }
 
 // Reconcile implements reconcile.Reconciler.
@@ -188,6 +195,8 @@ func (r *reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.protect(ctx, s, h)
 	case markMoved:
 		return r.markMoved(ctx, h)
+	case cool:
+		return r.cool(ctx, s, h)
 	case release:
 		return r.release(ctx, s, h)
 	case reap:

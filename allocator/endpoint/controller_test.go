@@ -60,7 +60,7 @@ func newScene(t *testing.T, cached []client.Object, stored ...client.Object) *sc
 		seen = with(cached)
 	}
 	return &scene{T: t, api: api, reconciler: &reconciler{
-		providers: ipam.NewProviders(contract.Provider{}), client: split{Client: api, cache: seen}, live: api,
+		providers: ipam.NewProviders(contract.Provider{Mapper: api.RESTMapper(), Live: api}), client: split{Client: api, cache: seen}, live: api, pools: seen,
 		events: events.NewFakeRecorder(10), grace: grace, now: time.Now,
 	}}
 }

@@ -7,6 +7,7 @@ import (
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 )
@@ -19,6 +20,7 @@ const (
 	adopt     step = "adopt"      // tie claim and address to the VSphereCluster
 	protect   step = "protect"    // put our finalizer on the address
 	markMoved step = "mark-moved" // note on the address that its VSphereCluster was moved away
+	cool      step = "cool"       // keep claim and address for a while, without the VSphereCluster
 	release   step = "release"    // give claim and address back
 	reap      step = "reap"       // delete a claim that no VSphereCluster uses
 	unprotect step = "unprotect"  // take our finalizer off the address, and off its claim
@@ -30,8 +32,9 @@ const (
 	report               step = "report"                 // tell that the address is no longer the VSphereCluster's
 )
 
-// frees tells whether others may have an address after a step.
-func (s step) frees() bool { return s == release || s == reap || s == unprotect }
+// frees tells whether others may have an address after a step, now or when the cool-down
+// that it begins is over.
+func (s step) frees() bool { return s == cool || s == release || s == reap || s == unprotect }
 
 const (
 	// restorePatience is for how long what once belonged to a VSphereCluster waits for it:
@@ -76,10 +79,13 @@ type holding struct {
 	address *ipam.Address
 	// bound is what the claim of the endpoint has to be, if that or its address is missing.
 	bound *ipam.Binding
+	// coolDown is what the pool says now. It is looked at only where that may matter.
+	coolDown allocator.CoolDown
 	// requestable says that the very address can be claimed anew, and placed that this
 	// takes an address object which is there before the claim.
 	requestable, placed bool
-	// seen is when this leader first saw the claim in the version that it has.
+	// seen is when this leader first saw the claim, or the address that has none, in the
+	// version that it has.
 	seen time.Time
 	// used says that a Cluster which is not being deleted has the address as its endpoint,
 	// or that something else in the namespace has it. It is not known in the first decision.
@@ -90,6 +96,8 @@ type holding struct {
 // is to wait, it says for how long; zero waits for a change.
 func decide(c clusterState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	switch {
+	case h.isCooling(c):
+		return decideCooling(c, h, now)
 	case c.moving || h.isMoving():
 		if h.isLeftByAMove() {
 			return markMoved, 0
@@ -100,6 +108,8 @@ func decide(c clusterState, h holding, now time.Time, grace time.Duration) (step
 	case c.done && h.used:
 		// Its Cluster lives, and has the address for ever: only the VSphereCluster goes.
 		return idle, useCheck
+	case c.done && h.hasToCool():
+		return cool, 0
 	case c.done:
 		return release, 0
 	case h.isUnprotected() && (c.deleting || c.paused || !h.isClaimed()):
@@ -168,8 +178,11 @@ func decideLeft(c clusterState, h holding, now time.Time, grace time.Duration) (
 		if wait := h.graceOf(c, grace) - now.Sub(h.lastUsed(now)); wait > 0 {
 			return idle, wait
 		}
-		if h.used {
+		switch {
+		case h.used:
 			return idle, useCheck
+		case !h.isRequested() && h.hasToCool():
+			return cool, 0
 		}
 		return reap, 0
 	case h.used:
@@ -183,8 +196,17 @@ func decideLeft(c clusterState, h holding, now time.Time, grace time.Duration) (
 		// Nobody would free it, and nobody knows how it came to that: it may be in use in
 		// another management cluster.
 		return idle, 0
+	case h.hasToCool() && (h.claim == nil && c.departed || h.claim != nil && !h.isRequested()):
+		return cool, 0
 	}
 	return unprotect, 0
+}
+
+// isRequested tells whether the claim is a request's still, whose VSphereCluster may never
+// have been stored.
+func (h holding) isRequested() bool {
+	_, requested := h.claim.GetAnnotations()[ipam.RequestedByAnnotation]
+	return requested
 }
 
 // isEndpointOf tells whether the address is the endpoint of the VSphereCluster.
@@ -234,11 +256,7 @@ func (h holding) isMoving() bool {
 // isLeftByAMove tells whether clusterctl leaves the address behind, as it does with those
 // of pools that do not move.
 func (h holding) isLeftByAMove() bool {
-	if h.address == nil || isMoving(h.address) || !ipam.IsProtected(h.address) {
-		return false
-	}
-	_, noted := h.address.GetAnnotations()[ipam.MovedAnnotation]
-	return !noted
+	return h.address != nil && !isMoving(h.address) && ipam.IsProtected(h.address) && !hasMoved(h.address)
 }
 
 func isMoving(obj client.Object) bool {
@@ -249,9 +267,8 @@ func isMoving(obj client.Object) bool {
 // graceOf is for how long a claim waits for its VSphereCluster. One that was adopted had
 // it once, and waits no longer where this leader saw it go.
 func (h holding) graceOf(c clusterState, grace time.Duration) time.Duration {
-	_, requested := h.claim.GetAnnotations()[ipam.RequestedByAnnotation]
 	switch {
-	case requested:
+	case h.isRequested():
 		return grace
 	case c.departed:
 		return 0

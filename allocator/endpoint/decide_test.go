@@ -73,6 +73,15 @@ func TestDecision(t *testing.T) {
 	failed := func(_ *clusterState, h *holding) { h.claim.Address, h.claim.Failure = "", "it is another's" }
 	youngClaim := func(_ *clusterState, h *holding) { h.claim.SetCreationTimestamp(metav1.NewTime(now)) }
 	recreated := func(_ *clusterState, h *holding) { kube.SetAnnotation(h.claim, ipam.RecreatedAnnotation, "10.0.0.1") }
+	cools := func(_ *clusterState, h *holding) { h.coolDown.Lasts = time.Hour }
+	short := func(_ *clusterState, h *holding) { h.coolDown.Lasts = time.Minute }
+	over := func(_ *clusterState, h *holding) { h.coolDown.Over = true }
+	cooling := func(_ *clusterState, h *holding) {
+		ipam.CoolAddress(h.address, prod, now.Add(-2*time.Minute))
+		if h.claim != nil {
+			ipam.CoolClaim(h.claim, ipam.Machine{Kind: ipam.OfCluster, NamespacedName: types.NamespacedName{Namespace: "ns", Name: "prod"}}, now.Add(-2*time.Minute))
+		}
+	}
 	claimProtected := func(_ *clusterState, h *holding) { h.claim.SetFinalizers([]string{ipam.InUseFinalizer}) }
 	claimGoing := func(_ *clusterState, h *holding) { going(h.claim) }
 	addressGoing := func(_ *clusterState, h *holding) { going(h.address) }
@@ -108,6 +117,24 @@ func TestDecision(t *testing.T) {
 		"alive, asked for, and not bound":        {changes{unbound, noAddress}, idle},
 		"alive, recreated in vain":               {changes{failed, requestable}, deleteFailed},
 		"alive, recreated in vain just now":      {changes{failed, requestable, youngClaim}, report},
+		"done, and cools":                        {changes{done, cools}, cool},
+		"done, cools, and a Cluster uses it":     {changes{done, cools, used}, idle},
+		"done, and the pool goes":                {changes{done, cools, over}, release},
+		"gone, as this leader saw, and cools":    {changes{gone, departed, cools}, cool},
+		"gone, cools, and a Cluster uses it":     {changes{gone, departed, cools, used}, idle},
+		"gone, the claim goes, and cools":        {changes{gone, claimGoing, cools}, cool},
+		"gone, the claim too, and cools":         {changes{gone, departed, noClaim, addressGoing, cools}, cool},
+		"gone unseen, the claim too":             {changes{gone, noClaim, addressGoing, cools}, unprotect},
+		"never stored, and would cool":           {changes{gone, unadopted, cools}, reap},
+		"never stored, going, would cool":        {changes{gone, unadopted, claimGoing, cools}, unprotect},
+		"gone, and has moved":                    {changes{gone, departed, moved, cools}, reap},
+		"cools down":                             {changes{gone, departed, cools, cooling}, idle},
+		"has cooled down":                        {changes{gone, short, cooling}, release},
+		"has cooled down, without a claim":       {changes{gone, noClaim, short, cooling}, release},
+		"has cooled down, a Cluster uses it":     {changes{gone, short, cooling, used}, idle},
+		"has cooled down, and is paused":         {changes{gone, short, cooling, paused}, idle},
+		"cools down, and the pool goes":          {changes{gone, cools, cooling, over}, release},
+		"cools down, and is there again":         {changes{cools, cooling}, adopt},
 		"going":                                  {changes{deleting}, idle},
 		"done":                                   {changes{done}, release},
 		"done, and paused":                       {changes{done, paused}, release},

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
@@ -31,14 +32,24 @@ const (
 	byCluster = "capv-static-ip.dev/vspherecluster"
 	// byIP finds addresses of endpoints by what they are.
 	byIP = "capv-static-ip.dev/endpoint-ip"
+	// byCoolingPool finds addresses of endpoints that cool down, by their pool.
+	byCoolingPool = "capv-static-ip.dev/endpoint-cooling"
 )
+
+// Periods are how long things are left as they are.
+type Periods struct {
+	// OrphanGrace is for claims whose VSphereCluster was never stored.
+	OrphanGrace time.Duration
+	// ReuseAfter is for addresses whose Clusters are gone, where their pool says nothing.
+	ReuseAfter time.Duration
+}
 
 // Setup adds the controller to the manager. It runs on the elected replica only. The
 // sources that it returns must be started, on every replica.
-func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventRecorder, grace time.Duration) ([]informers.Source, error) {
+func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventRecorder, periods Periods) ([]informers.Source, error) {
 	r := &reconciler{
 		providers: providers, client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder,
-		grace: grace, now: time.Now,
+		grace: periods.OrphanGrace, reuseAfter: periods.ReuseAfter, pools: mgr.GetCache(), now: time.Now,
 	}
 	c, err := controller.New("endpoint", mgr, controller.Options{
 		Reconciler: r, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: kube.Logger(mgr, "VSphereCluster"),
@@ -46,7 +57,11 @@ func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventR
 	if err != nil {
 		return nil, fmt.Errorf("adding the controller of endpoints: %w", err)
 	}
-	return r.sources(c, mgr.GetCache()), nil
+	pools, err := allocator.CoolingSources(mgr, c, providers, r.coolingIn)
+	if err != nil {
+		return nil, err
+	}
+	return append(r.sources(c, mgr.GetCache()), pools...), nil
 }
 
 func (r *reconciler) sources(c controller.Controller, from cache.Cache) []informers.Source {
@@ -64,14 +79,15 @@ func (r *reconciler) sources(c controller.Controller, from cache.Cache) []inform
 		sources = append(sources,
 			informers.Source{Object: claim, Indexes: map[string]client.IndexerFunc{byCluster: index(clusterOfClaim)}, Started: watch(c, from, claim, clusterOfClaim, r.memory.forget)},
 			informers.Source{Object: address, Indexes: map[string]client.IndexerFunc{
-				byCluster: index(ofAddress),
+				byCluster:     index(ofAddress),
+				byCoolingPool: indexCooling(provider),
 				byIP: func(obj client.Object) []string {
 					if ofAddress(obj) == "" {
 						return nil
 					}
 					return []string{capi.ParseAddress(provider.ReadAddress(obj).IP).String()}
 				},
-			}, Started: watch(c, from, address, ofAddress, func(client.Object) {})})
+			}, Started: watch(c, from, address, ofAddress, r.memory.forget)})
 	}
 	return sources
 }

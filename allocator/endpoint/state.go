@@ -46,7 +46,10 @@ func (r *reconciler) observe(ctx context.Context, key types.NamespacedName) (*st
 		return nil, err
 	}
 	r.observeBinding(s)
-	return s, r.observePause(ctx, s)
+	if err := r.observePause(ctx, s); err != nil {
+		return nil, err
+	}
+	return s, r.observeCoolDowns(ctx, s)
 }
 
 func (r *reconciler) observeCluster(ctx context.Context, s *state, reader client.Reader) error {
@@ -90,6 +93,11 @@ func (r *reconciler) observeHoldings(ctx context.Context, s *state) error {
 		for _, obj := range addresses {
 			address := provider.ReadAddress(obj)
 			s.add(address)
+		}
+	}
+	for _, h := range s.holdings {
+		if h.claim == nil && h.address != nil {
+			h.seen = r.memory.see(h.address, r.now())
 		}
 	}
 	return nil

@@ -39,6 +39,7 @@ func (r *reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 // the address that it has, and what keeps the provider from freeing that.
 func (r *reconciler) markAdopted(claim client.Object, s *state) {
 	ipam.Mark(claim, s.identity())
+	ipam.Readopt(claim)
 	annotations := claim.GetAnnotations()
 	delete(annotations, ipam.RequestedByAnnotation)
 	claim.SetAnnotations(annotations)
@@ -101,7 +102,7 @@ func (r *reconciler) markMoved(ctx context.Context, h *holding) error {
 	return nil
 }
 
-// release gives the endpoint of a VSphereCluster that is done back: the address first, as
+// release gives the endpoint of a VSphereCluster that is done, or gone, back: the address first, as
 // an unprotected address still has its claim if this is interrupted.
 func (r *reconciler) release(ctx context.Context, s *state, h *holding) error {
 	if err := r.unprotectAddress(ctx, h); err != nil {
@@ -112,8 +113,8 @@ func (r *reconciler) release(ctx context.Context, s *state, h *holding) error {
 			return err
 		}
 	}
-	klog.FromContext(ctx).Info("Released an endpoint", "address", s.host)
-	r.event(s, corev1.EventTypeNormal, "AddressReleased", "Released %s to %s %s", s.host, h.pool().Kind, h.pool().Name)
+	klog.FromContext(ctx).Info("Released an endpoint", "address", h.ip())
+	r.event(s, corev1.EventTypeNormal, "AddressReleased", "Released %s to %s %s", h.ip(), h.pool().Kind, h.pool().Name)
 	return nil
 }
 

@@ -93,7 +93,7 @@ func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 		return []string{capi.ParseAddress(provider.ReadAddress(obj).IP).String()}
 	}
 	indexes[byCoolingPool] = func(obj client.Object) []string {
-		if !ipam.IsReleased(obj) {
+		if !ipam.IsReleased(obj) || isOfEndpoint(obj) {
 			return nil
 		}
 		return []string{provider.ReadAddress(obj).Pool.String()}

@@ -11,7 +11,6 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -20,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
@@ -61,46 +61,11 @@ func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventR
 	if err != nil {
 		return nil, fmt.Errorf("adding the lifecycle controller: %w", err)
 	}
-	pools, err := r.poolSources(machines, mgr)
+	pools, err := allocator.CoolingSources(mgr, machines, providers, r.machinesCoolingIn)
 	if err != nil {
 		return nil, err
 	}
 	return append(r.sources(machines, mgr.GetCache()), pools...), nil
-}
-
-// poolSources are what tells of pools that go, or that say something else of how long
-// their addresses cool down.
-func (r *Reconciler) poolSources(c controller.Controller, mgr manager.Manager) ([]informers.Source, error) {
-	var sources []informers.Source
-	for _, provider := range r.providers {
-		for _, pool := range provider.PoolKinds() {
-			gvk, err := apiutil.GVKForObject(pool, mgr.GetScheme())
-			if err != nil {
-				return nil, fmt.Errorf("finding the kind of pools: %w", err)
-			}
-			coolingIn := handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []reconcile.Request {
-				ref := ipam.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}
-				return r.machinesCoolingIn(ctx, provider, ref, obj.GetNamespace())
-			})
-			sources = append(sources, informers.Source{Object: pool, Started: func(context.Context, cache.Informer) error {
-				return c.Watch(source.Kind(mgr.GetCache(), pool, coolingIn, coolsOtherwise()))
-			}})
-		}
-	}
-	return sources, nil
-}
-
-// coolsOtherwise passes the events after which a cool-down may be over sooner.
-func coolsOtherwise() predicate.Predicate {
-	return predicate.Funcs{
-		CreateFunc: func(event.CreateEvent) bool { return false },
-		UpdateFunc: func(e event.UpdateEvent) bool {
-			before, after := e.ObjectOld, e.ObjectNew
-			return before.GetGeneration() != after.GetGeneration() || before.GetDeletionTimestamp().IsZero() != after.GetDeletionTimestamp().IsZero() ||
-				before.GetAnnotations()[ipam.ReuseAfterAnnotation] != after.GetAnnotations()[ipam.ReuseAfterAnnotation]
-		},
-		GenericFunc: func(event.GenericEvent) bool { return false },
-	}
 }
 
 func (r *Reconciler) sources(c controller.Controller, from cache.Cache) []informers.Source {

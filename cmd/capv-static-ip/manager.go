@@ -236,7 +236,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	endpointSources, err := endpoint.Setup(mgr, providers, events, opts.orphanGracePeriod)
+	endpointSources, err := endpoint.Setup(mgr, providers, events, endpoint.Periods{OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
 	if err != nil {
 		return nil, err
 	}
