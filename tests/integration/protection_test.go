@@ -43,6 +43,7 @@ func TestProtectionFromPeople(t *testing.T) {
 		return func(t *testing.T) { play(protection{scene: newScene(t, env), alice: alice}) }
 	}
 	t.Run("they cannot take what a machine uses", at(protection.refusesPeople))
+	t.Run("they cannot take what an endpoint uses", at(protection.guardsEndpoints))
 	t.Run("they can do all else", at(protection.letsPeopleWork))
 	t.Run("they bring no bindings along, unless they restore", at(protection.refusesForgedBindings))
 	t.Run("the annotation is the way out", at(protection.hasAWayOut))
@@ -118,6 +119,47 @@ func (p protection) refusesPeople() {
 		// The group of administrators is no exemption: it is people.
 		if err := heldBack(p.attempt(p.env.Client, accident, has)); err != nil {
 			p.Errorf("%s, by the administrator: %v", name, err)
+		}
+	}
+}
+
+func (p protection) guardsEndpoints() {
+	f := harness.OfMetal3
+	p.vips(f, 245, 245)
+	if err := p.alice.Create(p.Context(), harness.VSphereCluster(p.ns, "prod", endpointOf(f))); err != nil {
+		p.Fatal(err)
+	}
+	p.eventually("the endpoint to be held", func(context.Context) error { return p.endpointIsHeld("prod", f.IP(245)) })
+	var has possessions
+	var errs [2]error
+	has.claim, errs[0] = p.env.claimNamed(p.scene, f, "prod")
+	has.address, errs[1] = p.address(f.IP(245))
+	if err := errors.Join(errs[:]...); err != nil {
+		p.Fatal(err)
+	}
+	has.cluster = p.vsphereCluster("prod")
+	for name, accident := range map[string]write{
+		"claim":              {object: ofClaim, remove: true},
+		"address":            {object: ofAddress, remove: true},
+		"mark of a claim":    {object: ofClaim, patch: `{"metadata":{"annotations":{"` + ipam.ClusterNameAnnotation + `":"other"}}}`},
+		"mark of an address": {object: ofAddress, patch: `{"metadata":{"annotations":{"` + ipam.ClusterNameAnnotation + `":null}}}`},
+		"finalizers":         {object: ofAddress, patch: `{"metadata":{"finalizers":null}}`},
+		"bindings":           {object: ofCluster, patch: `{"metadata":{"annotations":{"` + ipam.BindingsAnnotation + `":null}}}`},
+		"other bindings":     {object: ofCluster, patch: `{"metadata":{"annotations":{"` + ipam.BindingsAnnotation + `":"{}"}}}`},
+	} {
+		p.eventually(name+" to be held back", func(context.Context) error { return heldBack(p.attempt(p.alice, accident, has)) })
+	}
+	forged := harness.VSphereCluster(p.ns, "forged", harness.WithAnnotation(ipam.BindingsAnnotation, has.cluster.Annotations[ipam.BindingsAnnotation]))
+	if err := heldBack(p.alice.Create(p.Context(), forged)); err != nil {
+		p.Errorf("a VSphereCluster with the bindings of another: %v", err)
+	}
+	for name, work := range map[string]write{
+		"its annotations": {object: ofCluster, patch: `{"metadata":{"annotations":{"example.org/note":"x"}}}`},
+		"its spec":        {object: ofCluster, patch: `{"spec":{"server":"other.example.com"}}`},
+		"its deletion":    {object: ofCluster, remove: true},
+	} {
+		if err := p.attempt(p.alice, work, has); err != nil {
+			p.Errorf("%s: %v", name, err)
 		}
 	}
 }
