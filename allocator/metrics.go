@@ -40,8 +40,13 @@ var (
 		Name: "capv_static_ip_addresses_cooling",
 		Help: "Addresses whose machines, or Clusters, are gone, and that are kept from being handed out again for a while. The leader tells.",
 	})
+
+	strayAddressesDeleted = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_stray_addresses_deleted_total",
+		Help: "Address objects deleted because the provider had lost them: no claim led to them.",
+	})
 )
 
 func init() {
-	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack, addressesSetAside, claimsRecreated, addressesLost, addressesCooling)
+	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack, addressesSetAside, claimsRecreated, addressesLost, addressesCooling, strayAddressesDeleted)
 }

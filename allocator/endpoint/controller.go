@@ -100,6 +100,10 @@ func (r *reconciler) decide(ctx context.Context, s *state, h *holding) (step, ti
 	if err := r.rereadClaim(ctx, s, h); err != nil {
 		return idle, 0, err
 	}
+	if next == deleteStray && h.claim != nil && h.claim.Address != "" && h.claim.Address != h.address.GetName() {
+		// Its provider made two for the claim, which has the other one.
+		h.claim = nil
+	}
 	fresh := &state{key: s.key}
 	if err := r.observeCluster(ctx, fresh, r.live); err != nil {
 		return idle, 0, err
@@ -204,6 +208,8 @@ func (r *reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.deleteClaim(ctx, h)
 	case unprotect:
 		return r.unprotect(ctx, h)
+	case deleteStray:
+		return allocator.DeleteStray(ctx, r.client, *h.address)
 	case removeClaimFinalizer:
 		return r.removeClaimFinalizer(ctx, h.claim.Object)
 	case recreate:

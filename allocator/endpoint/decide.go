@@ -16,14 +16,15 @@ import (
 type step string
 
 const (
-	idle      step = "idle"
-	adopt     step = "adopt"      // tie claim and address to the VSphereCluster
-	protect   step = "protect"    // put our finalizer on the address
-	markMoved step = "mark-moved" // note on the address that its VSphereCluster was moved away
-	cool      step = "cool"       // keep claim and address for a while, without the VSphereCluster
-	release   step = "release"    // give claim and address back
-	reap      step = "reap"       // delete a claim that no VSphereCluster uses
-	unprotect step = "unprotect"  // take our finalizer off the address, and off its claim
+	idle        step = "idle"
+	adopt       step = "adopt"        // tie claim and address to the VSphereCluster
+	protect     step = "protect"      // put our finalizer on the address
+	markMoved   step = "mark-moved"   // note on the address that its VSphereCluster was moved away
+	cool        step = "cool"         // keep claim and address for a while, without the VSphereCluster
+	release     step = "release"      // give claim and address back
+	reap        step = "reap"         // delete a claim that no VSphereCluster uses
+	unprotect   step = "unprotect"    // take our finalizer off the address, and off its claim
+	deleteStray step = "delete-stray" // delete an address that the provider has lost
 	// Of a claim that others deleted, or that was lost.
 	removeClaimFinalizer step = "remove-claim-finalizer" // take our finalizer off a claim that others delete
 	recreate             step = "recreate"               // make the claim anew, for the same address
@@ -34,7 +35,13 @@ const (
 
 // frees tells whether others may have an address after a step, now or when the cool-down
 // that it begins is over.
-func (s step) frees() bool { return s == cool || s == release || s == reap || s == unprotect }
+func (s step) frees() bool {
+	switch s {
+	case cool, release, reap, unprotect, deleteStray:
+		return true
+	}
+	return false
+}
 
 const (
 	// restorePatience is for how long what once belonged to a VSphereCluster waits for it:
@@ -87,6 +94,8 @@ type holding struct {
 	// seen is when this leader first saw the claim, or the address that has none, in the
 	// version that it has.
 	seen time.Time
+	// foreign says of an address that a finalizer of somebody else is on it.
+	foreign bool
 	// used says that a Cluster which is not being deleted has the address as its endpoint,
 	// or that something else in the namespace has it. It is not known in the first decision.
 	used bool
@@ -103,6 +112,8 @@ func decide(c clusterState, h holding, now time.Time, grace time.Duration) (step
 			return markMoved, 0
 		}
 		return idle, 0
+	case h.isStray(c):
+		return decideStray(c, h, now, grace)
 	case !c.exists || !h.isEndpointOf(c):
 		return decideLeft(c, h, now, grace)
 	case c.done && h.used:
@@ -200,6 +211,37 @@ func decideLeft(c clusterState, h holding, now time.Time, grace time.Duration) (
 		return cool, 0
 	}
 	return unprotect, 0
+}
+
+// isStray tells whether the address was made for a claim of ours, or is left of one, but
+// leads nowhere: no claim has it, no living VSphereCluster does, and it is not protected.
+// metal3 leaves such an address behind when a claim is deleted while it binds it.
+func (h holding) isStray(c clusterState) bool {
+	return h.claim == nil && h.address != nil && !ipam.IsProtected(h.address) && !hasMoved(h.address) && !(c.exists && h.isEndpointOf(c))
+}
+
+// decideStray waits for the provider to find a use for the address after all. One that was
+// an endpoint is unprotected because a backup brought it back so, as a rule.
+func decideStray(c clusterState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	if c.paused {
+		return idle, 0
+	}
+	if ipam.HolderOf(h.address) == c.holder {
+		grace = max(grace, restorePatience)
+	}
+	made := h.seen
+	if at := h.address.GetCreationTimestamp().Time; at.After(made) && !at.After(now) {
+		made = at
+	}
+	switch wait := grace - now.Sub(made); {
+	case wait > 0:
+		return idle, wait
+	case h.used:
+		return idle, useCheck
+	case h.foreign:
+		return idle, 0
+	}
+	return deleteStray, 0
 }
 
 // isRequested tells whether the claim is a request's still, whose VSphereCluster may never

@@ -73,6 +73,11 @@ func TestDecision(t *testing.T) {
 	failed := func(_ *clusterState, h *holding) { h.claim.Address, h.claim.Failure = "", "it is another's" }
 	youngClaim := func(_ *clusterState, h *holding) { h.claim.SetCreationTimestamp(metav1.NewTime(now)) }
 	recreated := func(_ *clusterState, h *holding) { kube.SetAnnotation(h.claim, ipam.RecreatedAnnotation, "10.0.0.1") }
+	stray := func(_ *clusterState, h *holding) { h.claim, h.seen = nil, now.Add(-2*grace); ipam.Unprotect(h.address) }
+	named := func(_ *clusterState, h *holding) { kube.SetAnnotation(h.address, ipam.ClusterNameAnnotation, "prod") }
+	justSeen := func(_ *clusterState, h *holding) { h.seen = now.Add(-grace / 2) }
+	justMade := func(_ *clusterState, h *holding) { h.address.SetCreationTimestamp(metav1.NewTime(now)) }
+	foreignFinalizer := func(_ *clusterState, h *holding) { h.foreign = true }
 	cools := func(_ *clusterState, h *holding) { h.coolDown.Lasts = time.Hour }
 	short := func(_ *clusterState, h *holding) { h.coolDown.Lasts = time.Minute }
 	over := func(_ *clusterState, h *holding) { h.coolDown.Over = true }
@@ -117,6 +122,16 @@ func TestDecision(t *testing.T) {
 		"alive, asked for, and not bound":        {changes{unbound, noAddress}, idle},
 		"alive, recreated in vain":               {changes{failed, requestable}, deleteFailed},
 		"alive, recreated in vain just now":      {changes{failed, requestable, youngClaim}, report},
+		"stray":                                  {changes{gone, stray}, deleteStray},
+		"stray, beside another endpoint":         {changes{otherHost, stray}, deleteStray},
+		"stray, seen just now":                   {changes{gone, stray, justSeen}, idle},
+		"stray, made just now":                   {changes{gone, stray, justMade}, idle},
+		"stray, and was an endpoint":             {changes{gone, stray, named}, idle},
+		"stray, and a Cluster uses it":           {changes{gone, stray, used}, idle},
+		"stray, and has moved":                   {changes{gone, stray, moved}, idle},
+		"stray, and somebody holds it":           {changes{gone, stray, foreignFinalizer}, idle},
+		"stray, and paused":                      {changes{gone, stray, paused}, idle},
+		"stray, and the endpoint":                {changes{stray}, protect},
 		"done, and cools":                        {changes{done, cools}, cool},
 		"done, cools, and a Cluster uses it":     {changes{done, cools, used}, idle},
 		"done, and the pool goes":                {changes{done, cools, over}, release},

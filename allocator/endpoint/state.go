@@ -98,6 +98,7 @@ func (r *reconciler) observeHoldings(ctx context.Context, s *state) error {
 	for _, h := range s.holdings {
 		if h.claim == nil && h.address != nil {
 			h.seen = r.memory.see(h.address, r.now())
+			h.foreign = !r.providers.OfAddress(h.address.Object).HasOnlyOwnFinalizers(h.address.Object)
 		}
 	}
 	return nil

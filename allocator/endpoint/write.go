@@ -126,12 +126,18 @@ func (r *reconciler) unprotect(ctx context.Context, h *holding) error {
 	return r.removeClaimFinalizer(ctx, h.claim.Object)
 }
 
+// unprotectAddress takes our finalizer and marks off the address. One that nobody frees,
+// since its claim is gone, keeps the mark by which it is then found.
 func (r *reconciler) unprotectAddress(ctx context.Context, h *holding) error {
 	if h.address == nil || !ipam.IsProtected(h.address) {
 		return nil
 	}
 	before := h.address.DeepCopyObject().(client.Object)
+	holder := ipam.HolderOf(h.address)
 	ipam.Unprotect(h.address)
+	if h.claim == nil && h.address.GetDeletionTimestamp().IsZero() && holder.Kind == ipam.OfCluster {
+		kube.SetAnnotation(h.address, ipam.ClusterNameAnnotation, holder.Name)
+	}
 	if err := kube.PatchAsRead(ctx, r.client, h.address.Object, before); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("unprotecting address %s: %w", klog.KObj(h.address), err)
 	}

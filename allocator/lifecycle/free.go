@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
@@ -131,20 +132,9 @@ func (r *Reconciler) releaseAddress(ctx context.Context, s *state, h *holding) e
 	return r.removeClaimFinalizer(ctx, h.claim.Object)
 }
 
-// deleteStray deletes a stray address, and takes its provider's finalizers off
-// before: no claim leads the provider to it.
+// deleteStray deletes a stray address.
 func (r *Reconciler) deleteStray(ctx context.Context, h *holding) error {
-	before := h.address.DeepCopyObject().(client.Object)
-	h.address.SetFinalizers(nil)
-	if err := r.patch(ctx, h.address.Object, before); err != nil {
-		return client.IgnoreNotFound(err)
-	}
-	if err := kube.DeleteAsRead(ctx, r.client, h.address.Object); err != nil {
-		return fmt.Errorf("deleting address %s: %w", klog.KObj(h.address), err)
-	}
-	strayAddressesDeleted.Inc()
-	klog.FromContext(ctx).Info("Deleted an address that the provider had lost", "address", klog.KObj(h.address), "claim", h.address.Claim)
-	return nil
+	return allocator.DeleteStray(ctx, r.client, *h.address)
 }
 
 // removeMachineFinalizer takes our finalizer off a machine that is otherwise done. What its VMs

@@ -16,11 +16,6 @@ var (
 		Help: "Claims deleted because their machine was never stored, or stored without them.",
 	})
 
-	strayAddressesDeleted = prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "capv_static_ip_stray_addresses_deleted_total",
-		Help: "Address objects deleted because the provider had lost them: no claim led to them.",
-	})
-
 	wrongFailureDomain = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "capv_static_ip_wrong_failure_domain_total",
 		Help: "Machines found in another failure domain than their addresses were given for.",
@@ -33,5 +28,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(claimsReleased, claimsReaped, strayAddressesDeleted, wrongFailureDomain, addressesChanged)
+	metrics.Registry.MustRegister(claimsReleased, claimsReaped, wrongFailureDomain, addressesChanged)
 }
