@@ -9,5 +9,8 @@
 // not begun, see due.go. What is refused is told in events, and tried again: after a
 // change of the pool, of the claim or of the template, or after a while (waiting.go).
 //
+// VSphereClusters that are stored without the endpoint that they ask for are served in the
+// same way (endpoint.go). Of these CAPV makes nothing: Cluster API waits for the endpoint.
+//
 // See docs/design.md, "Machines that are stored without an address".
 package late
