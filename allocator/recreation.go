@@ -28,11 +28,11 @@ type Recreation struct {
 type Placement int
 
 const (
-	// NotPlaced: it is not there yet, or is not its holder's.
+	// NotPlaced says that it is not there yet, or is not its holder's.
 	NotPlaced Placement = iota
-	// Placed: it is there.
+	// Placed says that it is there.
 	Placed
-	// Taken: the address is somebody else's by now.
+	// Taken says that the address is somebody else's by now.
 	Taken
 )
 
@@ -129,11 +129,11 @@ func (r Recreation) NamespaceOf(claims string, pool ipam.PoolReference) (string,
 type Verdict int
 
 const (
-	// Stays: nobody else has its address.
+	// Stays says that nobody else has its address.
 	Stays Verdict = iota
-	// Waits: another one has, which is to give way.
+	// Waits says that another one has, which is to give way.
 	Waits
-	// GivesWay: another one has, and keeps it.
+	// GivesWay says that another one has, and keeps it.
 	GivesWay
 )
 
@@ -168,10 +168,13 @@ func (r Recreation) losesTo(ctx context.Context, own, other ipam.Address) (bool,
 	// other one has been verified, neither would give way.
 	claim := ipam.EmptyClaim(r.Providers.For(other.Pool))
 	err := r.Live.Get(ctx, types.NamespacedName{Namespace: other.GetNamespace(), Name: other.Claim}, claim)
-	if err != nil && !kube.IsAbsent(err) {
+	if kube.IsAbsent(err) {
+		return true, nil
+	}
+	if err != nil {
 		return false, fmt.Errorf("reading claim %s: %w", other.Claim, err)
 	}
-	return err != nil || !ipam.IsRecreated(claim) || other.GetUID() < own.GetUID(), nil
+	return !ipam.IsRecreated(claim) || other.GetUID() < own.GetUID(), nil
 }
 
 // CountRecreated counts a claim that was made anew, and is its holder's.

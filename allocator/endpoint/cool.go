@@ -19,7 +19,7 @@ import (
 // for a while. It is not if one lives that has the address: a backup brought it back, and
 // has not brought back the claim that was still there.
 func (h holding) isCooling(c clusterState) bool {
-	return h.isReleased(c.holder) && !(c.exists && h.isEndpointOf(c))
+	return h.isReleased(c.holder) && (!c.exists || !h.isEndpointOf(c))
 }
 
 // isReleased tells whether the last step for the holding was to cool down. That a claim

@@ -167,7 +167,7 @@ func decideLiving(c clusterState, h holding, now time.Time) (step, time.Duration
 func decideWithoutClaim(h holding) (step, time.Duration) {
 	isGoing := h.address != nil && !h.address.GetDeletionTimestamp().IsZero()
 	switch {
-	case h.requestable && !(h.placed && isGoing):
+	case h.requestable && (!h.placed || !isGoing):
 		return recreate, failedClaimAge
 	case h.address == nil:
 		return report, 0
@@ -217,7 +217,7 @@ func decideLeft(c clusterState, h holding, now time.Time, grace time.Duration) (
 // leads nowhere: no claim has it, no living VSphereCluster does, and it is not protected.
 // metal3 leaves such an address behind when a claim is deleted while it binds it.
 func (h holding) isStray(c clusterState) bool {
-	return h.claim == nil && h.address != nil && !ipam.IsProtected(h.address) && !hasMoved(h.address) && !(c.exists && h.isEndpointOf(c))
+	return h.claim == nil && h.address != nil && !ipam.IsProtected(h.address) && !hasMoved(h.address) && (!c.exists || !h.isEndpointOf(c))
 }
 
 // decideStray waits for the provider to find a use for the address after all. One that was

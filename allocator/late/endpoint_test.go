@@ -102,7 +102,7 @@ func TestEndpointIsWrittenInOnePatchAgainstTheVersionRead(t *testing.T) {
 	if len(p.patches) != 1 {
 		t.Fatalf("there are the patches %v, want one", p.patches)
 	}
-	for _, part := range []string{`/spec/controlPlaneEndpoint/host","value":"10.0.0.1"`, `/spec/controlPlaneEndpoint/port","value":6443`, ipam.ReleaseFinalizer, `/metadata/resourceVersion`} {
+	for _, part := range []string{`/spec/controlPlaneEndpoint/host","value":"10.0.0.1"`, `/spec/controlPlaneEndpoint/port","value":6443`, ipam.ReleaseFinalizer, `/metadata/resourceVersion","value":"999"`} {
 		if !strings.Contains(p.patches[0], part) {
 			t.Errorf("the patch has no %s: %s", part, p.patches[0])
 		}

@@ -245,17 +245,13 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 		return nil, err
 	}
 	asked := &demand.Reader{Cache: cached, Live: live, Scheme: mgr.GetScheme()}
-	lateSources, err := late.Setup(mgr, alloc, asked, providers, events)
-	if err != nil {
-		return nil, err
-	}
-	lateEndpoints, err := late.SetupEndpoints(mgr, alloc, asked, providers, events)
+	lateSources, err := setUpLate(mgr, alloc, asked, providers, events)
 	if err != nil {
 		return nil, err
 	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
 		slices.Concat(alloc.Sources(), demand.Sources(mgr.GetScheme())),
-		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources, lateEndpoints))
+		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources))
 	if err != nil {
 		return nil, err
 	}
@@ -272,6 +268,16 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	mgr.GetWebhookServer().Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: asked}))
 
 	return handler, addChecks(mgr, kinds)
+}
+
+// setUpLate adds the controllers for what is stored without addresses.
+func setUpLate(mgr manager.Manager, alloc *allocator.Allocator, asked *demand.Reader, providers ipam.Providers, events *recorder.Recorder) ([]informers.Source, error) {
+	machines, err := late.Setup(mgr, alloc, asked, providers, events)
+	if err != nil {
+		return nil, err
+	}
+	endpoints, err := late.SetupEndpoints(mgr, alloc, asked, providers, events)
+	return slices.Concat(machines, endpoints), err
 }
 
 // addChecks adds what the kubelet asks. Ready is who can admit machines: whoever
