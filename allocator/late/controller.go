@@ -11,12 +11,14 @@ import (
 
 	"gomodules.xyz/jsonpatch/v2"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/klog/v2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -287,7 +289,7 @@ func (r *Reconciler) result(ctx context.Context, m *candidate, err error) (recon
 	refusal, isRefused := ipam.AsRefusal(err)
 	switch {
 	case err == nil:
-		machinesLate.WithLabelValues(r.causeOf(m)).Inc()
+		machinesLate.WithLabelValues(r.causeOf(ctx, m)).Inc()
 		r.memory.end(key)
 		return reconcile.Result{}, nil
 	case errors.Is(err, allocator.ErrMachineGone):
@@ -312,12 +314,30 @@ func failure(err error) *ipam.Refusal {
 }
 
 // causeOf is why a machine was stored without an address, as far as is known.
-func (r *Reconciler) causeOf(m *candidate) string {
+func (r *Reconciler) causeOf(ctx context.Context, m *candidate) string {
 	switch {
 	case r.memory.wasPaused(client.ObjectKeyFromObject(m.object)):
 		return "paused"
 	case m.GenerateName != "":
 		return "generate_name"
+	case r.waitedForItsDomain(ctx, m):
+		return "failure_domain"
 	}
 	return "not_asked"
+}
+
+// waitedForItsDomain tells whether admission could not know what a machine is to get: its
+// failure domain takes DHCP away, or would have been undecided without its Machine, which
+// tells it. That of a MachineSet's machine is known from the start.
+func (r *Reconciler) waitedForItsDomain(ctx context.Context, m *candidate) bool {
+	if !isDue(m.object) {
+		return true
+	}
+	if _, isOfSet := m.Labels[clusterv1.MachineSetNameLabel]; isOfSet {
+		return false
+	}
+	before := *m.Machine
+	before.OwnerReferences = slices.DeleteFunc(slices.Clone(m.OwnerReferences), func(owner metav1.OwnerReference) bool { return owner.Kind == "Machine" })
+	_, _, err := r.demand.Asks(ctx, &before)
+	return errors.Is(err, ipam.ErrUndecided)
 }

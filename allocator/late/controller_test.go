@@ -10,12 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -33,13 +35,18 @@ type asked struct {
 	nothing, paused bool
 	takesDHCPAway   bool
 	err             error
-	count           int
+	// withoutMachine is what asking fails with before a Machine owns the machine.
+	withoutMachine error
+	count          int
 }
 
-func (a *asked) Asks(context.Context, *machine.Machine) ([]ipam.Ask, []string, error) {
+func (a *asked) Asks(_ context.Context, m *machine.Machine) ([]ipam.Ask, []string, error) {
 	a.count++
 	if a.err != nil {
 		return nil, nil, a.err
+	}
+	if len(m.OwnerReferences) == 0 && a.withoutMachine != nil {
+		return nil, nil, a.withoutMachine
 	}
 	if a.nothing {
 		return nil, nil, nil
@@ -170,6 +177,37 @@ func TestMachineOnDHCPIsServedOnlyWhereAFailureDomainTakesThatAway(t *testing.T)
 		if served := len(p.patches) == 1; served != takes || !takes && p.reads > 0 {
 			t.Errorf("DHCP is taken away: %t, served: %t, with %d reads", takes, served, p.reads)
 		}
+	}
+}
+
+func TestCauseOfALateMachineIsCounted(t *testing.T) {
+	yes := true
+	onDHCP := func(m *capi.VSphereMachine) { m.Spec.Network.Devices[0].DHCP4 = &yes }
+	ofSet := func(m *capi.VSphereMachine) { m.Labels = map[string]string{clusterv1.MachineSetNameLabel: "md-0"} }
+	generated := func(m *capi.VSphereMachine) { m.GenerateName = "cp-" }
+	for name, test := range map[string]struct {
+		change    func(*capi.VSphereMachine)
+		undecided bool
+		want      string
+	}{
+		"nobody asked":                            {func(*capi.VSphereMachine) {}, false, "not_asked"},
+		"generateName":                            {generated, false, "generate_name"},
+		"a failure domain that was not known":     {func(*capi.VSphereMachine) {}, true, "failure_domain"},
+		"a failure domain that takes DHCP away":   {onDHCP, false, "failure_domain"},
+		"a MachineSet, whose is known from birth": {ofSet, true, "not_asked"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlay(t, machineDue(test.change))
+			p.asked.takesDHCPAway = true
+			if test.undecided {
+				p.asked.withoutMachine = ipam.ErrUndecided
+			}
+			before := testutil.ToFloat64(machinesLate.WithLabelValues(test.want))
+			p.reconcile(t)
+			if got := testutil.ToFloat64(machinesLate.WithLabelValues(test.want)) - before; got != 1 {
+				t.Errorf("%s was counted %v times, want once", test.want, got)
+			}
+		})
 	}
 }
 

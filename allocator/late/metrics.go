@@ -8,7 +8,7 @@ import (
 var (
 	machinesLate = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "capv_static_ip_machines_late_total",
-		Help: "Machines that were given their addresses after they had been stored, by cause (paused, generate_name, not_asked).",
+		Help: "Machines that were given their addresses after they had been stored, by cause (paused, generate_name, failure_domain, not_asked).",
 	}, []string{"cause"})
 
 	machinesWaiting = prometheus.NewGauge(prometheus.GaugeOpts{

@@ -106,14 +106,14 @@ func (r *Reconciler) machines() handler.EventHandler {
 // or one of its own claims, that changes.
 func poolSources(c controller.Controller, mgr manager.Manager, providers ipam.Providers, waiting *memory, waitingForClaim func(client.Object) []types.NamespacedName) ([]informers.Source, error) {
 	var sources []informers.Source
-	wake := func(kind client.Object, keysOf func(client.Object) []types.NamespacedName, after time.Duration) informers.Source {
+	wake := func(kind client.Object, keysOf func(client.Object) []types.NamespacedName, after time.Duration, predicates ...predicate.Predicate) informers.Source {
 		enqueue := func(obj client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 			for i, key := range keysOf(obj) {
 				q.AddAfter(reconcile.Request{NamespacedName: key}, after+time.Duration(i)*wakeInterval)
 			}
 		}
 		return informers.Source{Object: kind, Started: func(context.Context, cache.Informer) error {
-			return c.Watch(source.Kind[client.Object](mgr.GetCache(), kind, changes(enqueue)))
+			return c.Watch(source.Kind[client.Object](mgr.GetCache(), kind, changes(enqueue), predicates...))
 		}}
 	}
 	for _, provider := range providers {
@@ -125,7 +125,9 @@ func poolSources(c controller.Controller, mgr manager.Manager, providers ipam.Pr
 			}
 			sources = append(sources, wake(pool, func(obj client.Object) []types.NamespacedName {
 				return waiting.waitingFor(ipam.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}, obj.GetNamespace())
-			}, settleTime))
+			}, settleTime), wake(pool, func(obj client.Object) []types.NamespacedName {
+				return waiting.waitingNear(obj.GetNamespace())
+			}, settleTime, statesAnew()))
 		}
 	}
 	return sources, nil
@@ -215,6 +217,16 @@ func resumed() predicate.Predicate {
 		CreateFunc:  func(e event.CreateEvent) bool { return !isPaused(e.Object) },
 		UpdateFunc:  func(e event.UpdateEvent) bool { return isPaused(e.ObjectOld) && !isPaused(e.ObjectNew) },
 		DeleteFunc:  func(e event.DeleteEvent) bool { return isPaused(e.Object) },
+		GenericFunc: func(event.GenericEvent) bool { return false },
+	}
+}
+
+// statesAnew passes the events after which a pool may be found by those whom it did not
+// refuse: it is new, or says something else of what it is for, or has other labels.
+func statesAnew() predicate.Predicate {
+	return predicate.Funcs{
+		UpdateFunc:  func(e event.UpdateEvent) bool { return !ipam.StatesTheSame(e.ObjectOld, e.ObjectNew) },
+		DeleteFunc:  func(event.DeleteEvent) bool { return false },
 		GenericFunc: func(event.GenericEvent) bool { return false },
 	}
 }

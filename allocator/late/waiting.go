@@ -103,10 +103,25 @@ func (m *memory) end(machine types.NamespacedName) {
 func (m *memory) waitingFor(pool ipam.PoolReference, namespace string) []types.NamespacedName {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.waitingIn(namespace, func(r *refused) bool {
+		return slices.ContainsFunc(r.shortages, func(s ipam.Shortage) bool { return s.Pool == pool })
+	})
+}
+
+// waitingNear are all machines that wait and that a pool could serve, in the same order.
+// Which of them ask for it by its labels is not known here.
+func (m *memory) waitingNear(namespace string) []types.NamespacedName {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.waitingIn(namespace, func(*refused) bool { return true })
+}
+
+// waitingIn are the machines that wait in a namespace, or in all if it is empty. The lock
+// is held.
+func (m *memory) waitingIn(namespace string, matches func(*refused) bool) []types.NamespacedName {
 	var keys []types.NamespacedName
 	for key, r := range m.waiting {
-		isOfPool := slices.ContainsFunc(r.shortages, func(s ipam.Shortage) bool { return s.Pool == pool })
-		if isOfPool && (namespace == "" || namespace == key.Namespace) {
+		if (namespace == "" || namespace == key.Namespace) && matches(r) {
 			keys = append(keys, key)
 		}
 	}

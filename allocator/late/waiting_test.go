@@ -63,6 +63,9 @@ func TestPoolWakesThoseThatWaitForItOldestFirst(t *testing.T) {
 	if got := m.waitingFor(pool, ""); len(got) != 3 {
 		t.Errorf("of a pool for all namespaces got %v, want three", got)
 	}
+	if got, want := m.waitingNear("ns"), []types.NamespacedName{key("ns", "elsewhere"), key("ns", "for-nothing"), key("ns", "z-early"), key("ns", "a-late")}; !slices.Equal(got, want) {
+		t.Errorf("near the pool got %v, want %v", got, want)
+	}
 	m.end(key("ns", "z-early"))
 	if got := m.waitingFor(pool, "ns"); len(got) != 1 {
 		t.Errorf("after one was served got %v, want the other", got)

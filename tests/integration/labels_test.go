@@ -2,8 +2,10 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -288,6 +290,34 @@ func TestPoolThatIsLabelledMakesTheOwnerTryAgain(t *testing.T) {
 
 				s.touched(owner)
 				s.within(patience, "a machine to be created", func(ctx context.Context) error { return s.env.Client.Create(ctx, machine("owner-b8m4q")) })
+			})
+		}
+	})
+}
+
+// Nothing else brings the machine back so soon: after the first refusal it waits ten seconds
+// for its next try.
+func TestPoolThatIsLabelledWakesTheMachineThatIsStored(t *testing.T) {
+	const beforeTheNextTry = 8 * time.Second
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		for name, label := range map[string]func(s *scene, pool client.Object){
+			"when it is made":   func(s *scene, _ client.Object) { s.poolOf(f, "b", 20, grouped("prod")) },
+			"when it is edited": func(s *scene, pool client.Object) { s.change(pool, func() { grouped("prod")(pool) }) },
+		} {
+			t.Run(name, func(t *testing.T) {
+				s := newScene(t, shared)
+				pool := s.pool(f)
+				s.stored(harness.Machine(s.ns, "cp-0", grouped("prod")))
+				s.told("cp-0", string(ipam.NoPoolMatches))
+
+				label(s, pool)
+
+				s.within(beforeTheNextTry, "machine cp-0 to have its address", func(context.Context) error {
+					if len(harness.Addresses(s.machine("cp-0"))) != 1 {
+						return errors.New("it has none")
+					}
+					return nil
+				})
 			})
 		}
 	})
