@@ -22,14 +22,50 @@ const (
 // bindAll claims an address for each allocation of an attempt, and then waits for all.
 func (a *Allocator) bindAll(ctx context.Context, attempt *Attempt, claims *requestClaims) error {
 	attempt.claiming = true
-	made := make([]ipam.Claim, len(attempt.allocations))
-	for i, al := range attempt.allocations {
-		var err error
-		if made[i], err = a.claim(ctx, al, claims); err != nil {
+	bindings := make([]ipam.Binding, len(attempt.allocations))
+	for _, round := range attempt.rounds() {
+		if err := a.bindRound(ctx, attempt, round, claims, bindings); err != nil {
 			return err
 		}
 	}
-	for i, al := range attempt.allocations {
+	attempt.Bindings = bindings
+	return nil
+}
+
+// rounds are the places of the allocations that are claimed at once: of all, as a rule. But
+// an address that is wanted, and none else, must be bound before others of the machine are
+// claimed from its pool: its provider might give it to one of these.
+func (t *Attempt) rounds() [][]int {
+	var given, others []int
+	for i, al := range t.allocations {
+		if al.want.IP.IsValid() {
+			given = append(given, i)
+			continue
+		}
+		others = append(others, i)
+	}
+	isShared := slices.ContainsFunc(given, func(i int) bool {
+		return slices.ContainsFunc(others, func(j int) bool { return t.allocations[i].want.Pool == t.allocations[j].want.Pool })
+	})
+	if isShared {
+		return [][]int{given, others}
+	}
+	all := slices.Concat(given, others)
+	slices.Sort(all)
+	return [][]int{all}
+}
+
+// bindRound claims an address for each of these allocations, and then waits for them.
+func (a *Allocator) bindRound(ctx context.Context, attempt *Attempt, round []int, claims *requestClaims, bindings []ipam.Binding) error {
+	made := make([]ipam.Claim, len(attempt.allocations))
+	for _, i := range round {
+		var err error
+		if made[i], err = a.claim(ctx, attempt.allocations[i], claims); err != nil {
+			return err
+		}
+	}
+	for _, i := range round {
+		al := attempt.allocations[i]
 		binding, err := a.bind(ctx, attempt, al, bindingOf{claims, made[i]})
 		if err != nil {
 			attempt.noteLate(i, err)
@@ -39,6 +75,7 @@ func (a *Allocator) bindAll(ctx context.Context, attempt *Attempt, claims *reque
 			return err
 		}
 		attempt.Bindings = append(attempt.Bindings, binding)
+		bindings[i] = binding
 	}
 	return nil
 }

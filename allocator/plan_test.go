@@ -3,6 +3,8 @@ package allocator
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -233,5 +235,32 @@ func TestClaimIsReadOnceForAllPoolsThatItMayBeOn(t *testing.T) {
 
 	if refusal, ok := ipam.AsRefusal(err); !ok || refusal.Reason != ipam.PoolExhausted || reads != len(req.Asks) {
 		t.Errorf("got error %v and %d reads of claims, want %d", err, reads, len(req.Asks))
+	}
+}
+
+func TestAddressThatIsWantedIsClaimedBeforeOthersOfItsPool(t *testing.T) {
+	given := netip.MustParseAddr("10.0.0.12")
+	for name, test := range map[string]struct {
+		pools []string
+		given int
+		want  [][]int
+	}{
+		"of one pool":       {[]string{"one", "two", "one"}, 2, [][]int{{2}, {0, 1}}},
+		"of other pools":    {[]string{"one", "two", "three"}, 1, [][]int{{0, 1, 2}}},
+		"without any other": {[]string{"one"}, 0, [][]int{{0}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := played(t, poolOf("one", "10.0.0.20"), poolOf("two", "10.0.0.20"), poolOf("three", "10.0.0.20"))
+			req := wanting(test.pools...)
+			req.Asks[test.given].Choices[0].IP = given
+			attempt := a.attempt(req)
+			if err := a.plan(t.Context(), attempt); err != nil {
+				t.Fatal(err)
+			}
+
+			if got := attempt.rounds(); !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got the rounds %v, want %v", got, test.want)
+			}
+		})
 	}
 }

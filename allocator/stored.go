@@ -170,6 +170,20 @@ func (a *Allocator) deleteClaim(ctx context.Context, claim ipam.Claim) error {
 	return nil
 }
 
+// GiveUp deletes the claims that earlier tries for a stored machine made, which does not
+// ask for addresses any more. It returns ErrMachineGone if the machine is not as it was.
+func (a *Allocator) GiveUp(ctx context.Context, machine ipam.Machine, uid types.UID) error {
+	req := Request{Machine: machine, UID: uid}
+	unused, err := a.unusedOf(ctx, req, &Attempt{})
+	if err != nil || len(unused) == 0 {
+		return err
+	}
+	if err := a.checkStoredMachine(ctx, req); err != nil {
+		return err
+	}
+	return a.giveUpAll(ctx, req, unused)
+}
+
 // giveUpUnused deletes the claims that earlier tries for a stored machine made, and that
 // the one that has served it does not use: the machine asked for more addresses then, or
 // for a pool of the other claim API. Nobody else would: the machine owns them, and lives.
@@ -178,22 +192,39 @@ func (a *Allocator) giveUpUnused(ctx context.Context, req Request, attempt *Atte
 	if !req.isStored() || req.Machine.Kind == ipam.OfCluster {
 		return nil
 	}
+	unused, err := a.unusedOf(ctx, req, attempt)
+	if err != nil {
+		return err
+	}
+	return a.giveUpAll(ctx, req, unused)
+}
+
+// unusedOf are the claims that tries for a stored machine made, and that an attempt does
+// not use.
+func (a *Allocator) unusedOf(ctx context.Context, req Request, attempt *Attempt) ([]ipam.Claim, error) {
+	var unused []ipam.Claim
 	for _, provider := range a.providers {
 		objects, err := kube.List(ctx, a.client, ipam.EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
 			client.MatchingLabels{ipam.MachineLabel: ipam.MachineLabelValue(req.Machine.Name)})
 		if err != nil {
-			return fmt.Errorf("listing the claims of VSphereMachine %s: %w", req.Machine.NamespacedName, err)
+			return nil, fmt.Errorf("listing the claims of VSphereMachine %s: %w", req.Machine.NamespacedName, err)
 		}
 		for _, obj := range objects {
-			used := slices.ContainsFunc(attempt.allocations, func(al *allocation) bool {
+			isUsed := slices.ContainsFunc(attempt.allocations, func(al *allocation) bool {
 				return al.provider.Name() == provider.Name() && al.claim == obj.GetName()
 			})
-			if used || !req.made(obj) {
-				continue
+			if !isUsed && req.made(obj) {
+				unused = append(unused, provider.ReadClaim(obj))
 			}
-			if err := a.giveUp(ctx, provider, provider.ReadClaim(obj), req.UID); err != nil {
-				return err
-			}
+		}
+	}
+	return unused, nil
+}
+
+func (a *Allocator) giveUpAll(ctx context.Context, req Request, claims []ipam.Claim) error {
+	for _, claim := range claims {
+		if err := a.giveUp(ctx, a.providers.OfClaim(claim.Object), claim, req.UID); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -48,6 +48,9 @@ type Allocator interface {
 	Claim(ctx context.Context, req allocator.Request) (*allocator.Attempt, error)
 	// Held are the addresses that are protected for a machine.
 	Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error)
+	// GiveUp deletes what earlier tries have claimed, or fails with
+	// allocator.ErrMachineGone.
+	GiveUp(ctx context.Context, machine ipam.Machine, uid types.UID) error
 }
 
 // Demand is what machines ask for.
@@ -87,7 +90,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if err := r.client.Get(ctx, req.NamespacedName, cached); err != nil && !kube.IsAbsent(err) {
 		return reconcile.Result{}, fmt.Errorf("reading VSphereMachine %s: %w", req.NamespacedName, err)
 	}
-	if due, err := r.isDue(ctx, cached); err != nil || !due {
+	due, err := r.isDue(ctx, cached)
+	// One that does not wait for an address any more may have claimed some.
+	isLeft := !due && r.memory.isWaiting(req.NamespacedName) && isReady(cached)
+	if err != nil || !due && !isLeft {
 		r.memory.end(req.NamespacedName)
 		return reconcile.Result{}, err
 	}
@@ -103,6 +109,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		r.memory.pause(req.NamespacedName)
 		return reconcile.Result{}, nil
 	}
+	r.memory.ask(cached.UID)
 	m, err := r.read(ctx, req.NamespacedName)
 	if err != nil || m == nil {
 		return reconcile.Result{}, err
@@ -135,7 +142,7 @@ func (r *Reconciler) read(ctx context.Context, key types.NamespacedName) (*candi
 	if err := json.Unmarshal(raw, object); err != nil {
 		return nil, fmt.Errorf("reading VSphereMachine %s: %w", key, err)
 	}
-	if !mayBeDue(object) {
+	if !isReady(object) {
 		return nil, nil
 	}
 	m, err := machine.Decode(raw)
@@ -170,7 +177,7 @@ func (r *Reconciler) serve(ctx context.Context, m *candidate) error {
 		return err
 	}
 	if len(asks) == 0 {
-		return errNothing
+		return r.giveUp(ctx, m)
 	}
 	if err := r.checkUntouched(ctx, m, asks); err != nil {
 		return err
@@ -191,6 +198,26 @@ var (
 	errNothing = errors.New("the machine asks for nothing")
 	errTooLate = errors.New("the machine has a VM")
 )
+
+// giveUp deletes what a machine that asks for nothing has claimed when it did: nobody else
+// takes from a living machine what it owns. What may be in use stays.
+func (r *Reconciler) giveUp(ctx context.Context, m *candidate) error {
+	held, err := r.allocator.Held(ctx, m.Identity(), m.UID)
+	if err != nil {
+		return err
+	}
+	begun, err := r.hasBegunVM(ctx, m)
+	if err != nil {
+		return err
+	}
+	if begun || isPartlyBound(m.Machine, held) {
+		return errNothing
+	}
+	if err := r.allocator.GiveUp(ctx, m.Identity(), m.UID); err != nil {
+		return err
+	}
+	return errNothing
+}
 
 // claim binds an address for every ask.
 func (r *Reconciler) claim(ctx context.Context, m *candidate, asks []ipam.Ask) (*allocator.Attempt, error) {

@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"capv-static-ip.dev/allocator"
@@ -38,10 +39,15 @@ type asked struct {
 	// withoutMachine is what asking fails with before a Machine owns the machine.
 	withoutMachine error
 	count          int
+	// meanwhile is done while a machine is asked.
+	meanwhile func()
 }
 
 func (a *asked) Asks(_ context.Context, m *machine.Machine) ([]ipam.Ask, []string, error) {
 	a.count++
+	if a.meanwhile != nil {
+		a.meanwhile()
+	}
 	if a.err != nil {
 		return nil, nil, a.err
 	}
@@ -63,6 +69,7 @@ type engine struct {
 	err      error
 	held     []ipam.Binding
 	requests []allocator.Request
+	givenUp  int
 }
 
 func (e *engine) Claim(_ context.Context, req allocator.Request) (*allocator.Attempt, error) {
@@ -73,6 +80,11 @@ func (e *engine) Claim(_ context.Context, req allocator.Request) (*allocator.Att
 	return &allocator.Attempt{Bindings: []ipam.Binding{{
 		Device: req.Asks[0].Device, Pool: metal3.PoolNamed("pool"), Claim: "cp-0-0", Address: netip.MustParsePrefix("10.0.0.1/24"),
 	}}}, nil
+}
+
+func (e *engine) GiveUp(context.Context, ipam.Machine, types.UID) error {
+	e.givenUp++
+	return e.err
 }
 
 func (e *engine) Held(context.Context, ipam.Machine, types.UID) ([]ipam.Binding, error) {
@@ -246,6 +258,69 @@ func TestMachineThatAsksForNothingIsLookedAtOnce(t *testing.T) {
 	p.reconcile(t)
 	if len(p.patches) != 1 {
 		t.Error("it is not served when it is asked anew")
+	}
+}
+
+// Its template changes while the machine is asked: the answer is by what that said before.
+func TestMachineThatIsToBeAskedAnewMeanwhileIsAskedAgain(t *testing.T) {
+	p := newPlay(t, machineDue())
+	p.asked.nothing = true
+	p.asked.meanwhile = func() { p.memory.askAnew("uid") }
+	p.reconcile(t)
+	p.asked.nothing, p.asked.meanwhile = false, nil
+
+	p.reconcile(t)
+
+	if len(p.patches) != 1 {
+		t.Errorf("it was asked %d times, and there are %d patches, want that it is served", p.asked.count, len(p.patches))
+	}
+}
+
+func TestFailureDomainWhoseSpecChangesHasMachinesAskedAnew(t *testing.T) {
+	before := &capi.VSphereFailureDomain{ObjectMeta: metav1.ObjectMeta{Name: "fd", Generation: 1}}
+	same, changed, annotated := before.DeepCopy(), before.DeepCopy(), before.DeepCopy()
+	same.ResourceVersion, changed.Generation = "2", 2
+	annotated.Annotations = map[string]string{ipam.PoolsAnnotationPrefix + "0": "pool"}
+	for after, want := range map[*capi.VSphereFailureDomain]bool{same: false, changed: true, annotated: true} {
+		if got := changesZone().Update(event.UpdateEvent{ObjectOld: before, ObjectNew: after}); got != want {
+			t.Errorf("the change to %+v is passed: %t, want %t", after.ObjectMeta, got, want)
+		}
+	}
+}
+
+func TestMachineThatAsksForNothingGivesUpWhatItClaimedUnlessItMayUseIt(t *testing.T) {
+	yes := true
+	dhcp := func(m *capi.VSphereMachine) { m.Spec.Network.Devices[0].DHCP4 = &yes }
+	has := func(m *capi.VSphereMachine) {
+		m.Spec.Network.Devices = append(m.Spec.Network.Devices, capi.Device{IPAddrs: []string{"10.0.0.7/24"}})
+	}
+	for name, test := range map[string]struct {
+		change  func(*capi.VSphereMachine)
+		objects []client.Object
+		waits   bool
+		want    int
+	}{
+		"it asks no more":                   {func(*capi.VSphereMachine) {}, nil, false, 1},
+		"it has DHCP by now":                {dhcp, nil, true, 1},
+		"it has had DHCP before":            {dhcp, nil, false, 0},
+		"one of its devices has an address": {has, nil, false, 0},
+		"its VM is being made":              {func(*capi.VSphereMachine) {}, []client.Object{vmOf("cp-0")}, false, 0},
+		"its VM is there":                   {func(m *capi.VSphereMachine) { m.Spec.ProviderID = "vsphere://x" }, nil, true, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlay(t, append(test.objects, machineDue(test.change))...)
+			p.asked.nothing = true
+			p.engine.held = []ipam.Binding{{Address: netip.MustParsePrefix("10.0.0.7/32")}}
+			if test.waits {
+				p.memory.refuse(key("ns", "cp-0"), nil, start)
+			}
+
+			p.reconcile(t)
+
+			if p.engine.givenUp != test.want || p.memory.isWaiting(key("ns", "cp-0")) {
+				t.Errorf("it has given up %d times, want %d, and that it waits no more", p.engine.givenUp, test.want)
+			}
+		})
 	}
 }
 

@@ -71,6 +71,7 @@ func (r *endpoints) Reconcile(ctx context.Context, req reconcile.Request) (recon
 	if r.memory.isAnswered(cached) {
 		return reconcile.Result{}, nil
 	}
+	r.memory.ask(cached.UID)
 	c, err := r.read(ctx, req.NamespacedName)
 	if err != nil || c == nil {
 		return reconcile.Result{}, err

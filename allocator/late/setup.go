@@ -64,8 +64,8 @@ func (r *Reconciler) machineSources(c controller.Controller, from cache.Cache) [
 		{Object: &capi.VSphereMachine{}, Started: watch(&capi.VSphereMachine{}, r.machines())},
 		{Object: &capi.Cluster{}, Started: watch(&capi.Cluster{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfCluster), resumed())},
 		{Object: template, Started: watch(template, handler.EnqueueRequestsFromMapFunc(r.machinesOfTemplate), asksAnew())},
-		{Object: &capi.VSphereDeploymentZone{}, Started: watch(&capi.VSphereDeploymentZone{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfZones), asksAnew())},
-		{Object: &capi.VSphereFailureDomain{}, Started: watch(&capi.VSphereFailureDomain{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfZones), asksAnew())},
+		{Object: &capi.VSphereDeploymentZone{}, Started: watch(&capi.VSphereDeploymentZone{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfZones), changesZone())},
+		{Object: &capi.VSphereFailureDomain{}, Started: watch(&capi.VSphereFailureDomain{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfZones), changesZone())},
 	}
 }
 
@@ -241,4 +241,11 @@ func asksAnew() predicate.Predicate {
 		},
 		GenericFunc: func(event.GenericEvent) bool { return false },
 	}
+}
+
+// changesZone passes the events after which the machines of a failure domain may ask for
+// something else, or have other devices that wait: its spec takes DHCP away, or moves them
+// to other networks.
+func changesZone() predicate.Predicate {
+	return predicate.Or(asksAnew(), predicate.GenerationChangedPredicate{})
 }

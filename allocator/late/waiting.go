@@ -46,7 +46,8 @@ type memory struct {
 	// paused are those whose Cluster was found paused.
 	paused map[types.NamespacedName]bool
 	// answered is what there was to be known of the machines that need nothing of us, by
-	// UID: while that is the same, they need not be asked again.
+	// UID: while that is the same, they need not be asked again. It is empty while a
+	// machine is being asked.
 	answered map[types.UID]string
 }
 
@@ -131,11 +132,21 @@ func (m *memory) waitingIn(namespace string, matches func(*refused) bool) []type
 	return keys
 }
 
-// answer notes that a machine as it is needs nothing of us.
+// ask notes that a machine is being asked.
+func (m *memory) ask(machine types.UID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.answered[machine] = ""
+}
+
+// answer notes that a machine as it is needs nothing of us, unless it is to be asked anew:
+// its template, or a failure domain, has changed since it was asked.
 func (m *memory) answer(machine client.Object) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.answered[machine.GetUID()] = fingerprint(machine)
+	if _, isAsked := m.answered[machine.GetUID()]; isAsked {
+		m.answered[machine.GetUID()] = fingerprint(machine)
+	}
 }
 
 // isAnswered tells whether a machine is as it was when it needed nothing.

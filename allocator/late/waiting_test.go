@@ -85,6 +85,7 @@ func TestMachineIsAskedAnewWhenWhatItAsksForMayHaveChanged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := newMemory(machinesWaiting)
+			m.ask(machineDue().UID)
 			m.answer(machineDue())
 			if !m.isAnswered(machineDue(func(m *capi.VSphereMachine) { m.ResourceVersion = "2" })) {
 				t.Error("it is asked anew for a change of nothing")

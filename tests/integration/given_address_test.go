@@ -116,3 +116,17 @@ func TestRequestedAddressOfAnOfferedClaimIsKept(t *testing.T) {
 		t.Errorf("the machine has %s, want that of the claim", got)
 	}
 }
+
+// The address that any of them would do for goes to the one that wants just it.
+func TestRequestedAddressIsNotTakenByAnotherDeviceOfTheMachine(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.56.88", "10.16.56.89")))
+
+	machine := s.expressing("cp-0", harness.DefaultPool+","+given("10.16.56.88", ""))
+	s.create(machine)
+
+	if got := s.addressesOf("cp-0"); len(got) != 2 || got[0] != "10.16.56.89" || got[1] != "10.16.56.88" {
+		t.Errorf("the machine has %v, want the address that it asked for behind the other", got)
+	}
+}
