@@ -86,6 +86,9 @@ const (
 	// pools did not have what they asked for, or why else, see retry.Shortages. Taking it off
 	// makes CAPI try again at once.
 	RefusedByAnnotation = "capv-static-ip.dev/refused-by"
+	// AddressesAvailableCondition says the same in words. It is False on an owner that has
+	// RefusedByAnnotation, and on no other.
+	AddressesAvailableCondition = "capv-static-ip.dev/AddressesAvailable"
 )
 
 // MachineLabelValue is the value of MachineLabel for a machine of this name.

@@ -2,6 +2,7 @@ package retry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -208,18 +209,32 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool ipam.Pool, own
 	return wait, errors.Join(errs...)
 }
 
-// touch takes the annotation off. It does so without a lock: if a refusal for
-// another cause has just been added, that is older than this touch, too.
+// touch takes the annotation off, and before that the condition: what has no
+// annotation is not looked at again. It does so without a lock, which would conflict
+// with CAPI's own writes. But if a refusal for another cause has just been added, the
+// condition may be there again: then this fails, and is done anew.
 func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetadata, why string) error {
+	if err := dropCondition(ctx, r.client, owner); err != nil {
+		return err
+	}
 	after := owner.DeepCopy() // the cache's own stays as it is
-	delete(after.Annotations, ipam.RefusedByAnnotation)
-	if err := r.client.Patch(ctx, after, client.MergeFrom(owner)); client.IgnoreNotFound(err) != nil {
+	if err := r.client.Patch(ctx, after, withoutRefusal(owner.Annotations[ipam.RefusedByAnnotation])); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("touching %s %s: %w", owner.Kind, klog.KObj(owner), err)
 	}
 	ownersTouched.Inc()
 	r.roundOf(owner.Namespace).touched(owner.UID, r.now())
 	klog.FromContext(ctx).Info("Made an owner of refused machines try again", "kind", owner.Kind, "owner", klog.KObj(owner), "why", why)
 	return nil
+}
+
+// withoutRefusal is the patch that takes the annotation off, if it has this value.
+func withoutRefusal(value string) client.Patch {
+	const path = "/metadata/annotations/capv-static-ip.dev~1refused-by"
+	steps, _ := json.Marshal([]map[string]string{ // texts can always be written
+		{"op": "test", "path": path, "value": value},
+		{"op": "remove", "path": path},
+	})
+	return client.RawPatch(types.JSONPatchType, steps)
 }
 
 // waiting lists the owners that wait for the pool, or all, in the key's namespace
