@@ -174,3 +174,19 @@ func TestDeploymentOfTheMachineSetIsToldOfEachRefusal(t *testing.T) {
 		t.Error("there is no event")
 	}
 }
+
+func TestConditionIsWrittenInTheEndIfTheAPIServerFails(t *testing.T) {
+	failures := 1
+	o, c := notesOn(t, interceptor.Funcs{
+		SubResourceApply: func(ctx context.Context, c client.Client, sub string, obj runtime.ApplyConfiguration, opts ...client.SubResourceApplyOption) error {
+			if failures--; failures >= 0 {
+				return apierrors.NewInternalError(context.DeadlineExceeded)
+			}
+			return c.SubResource(sub).Apply(ctx, obj, opts...)
+		},
+	}, machineSet("uid", ""))
+	o.Record("ns", ofMachineSet, lackOfOne)
+	if got := drain(t, o, c); got != "IPPool.ipam.metal3.io/pool" || said(t, c, "ns") == nil {
+		t.Errorf("the owner is annotated with %q, and says %+v", got, said(t, c, "ns"))
+	}
+}
