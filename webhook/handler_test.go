@@ -297,6 +297,7 @@ func TestRefusalIsToldWhereSomebodyLooks(t *testing.T) {
 // toldKinds keeps the kinds that events are about.
 type toldKinds struct{ kinds []string }
 
+//nolint:revive // events.EventRecorder gives it so many arguments
 func (k *toldKinds) Eventf(regarding, _ runtime.Object, _, _, _, _ string, _ ...any) {
 	k.kinds = append(k.kinds, regarding.(*corev1.ObjectReference).Kind)
 }
