@@ -3,7 +3,6 @@ package retry
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -35,10 +34,16 @@ func putCondition(ctx context.Context, c client.Client, owner *unstructured.Unst
 	condition := map[string]any{
 		"type": ipam.AddressesAvailableCondition, "status": string(metav1.ConditionFalse),
 		"reason": string(ipam.MachineNotStored), "message": unstored,
-		"lastTransitionTime": falseSince(owner),
+		"lastTransitionTime": time.Now().UTC().Format(time.RFC3339),
 	}
 	if refusal != nil {
 		condition["reason"], condition["message"] = string(refusal.Reason), recorder.Shortened(refusal.Message)
+	}
+	if before := conditionOf(owner); before["status"] == condition["status"] {
+		condition["lastTransitionTime"] = before["lastTransitionTime"]
+		if before["reason"] == condition["reason"] && before["message"] == condition["message"] {
+			return nil
+		}
 	}
 	return applyConditions(ctx, c, owner, owner.GroupVersionKind(), condition)
 }
@@ -79,18 +84,13 @@ func conditionsIn(version string) []string {
 	return []string{"status", "conditions"}
 }
 
-// falseSince is when the condition became what it is to be: when it was first
-// written, if it is there.
-func falseSince(owner *unstructured.Unstructured) string {
+// conditionOf is our condition of an owner as it was read, nil if there is none.
+func conditionOf(owner *unstructured.Unstructured) map[string]any {
 	conditions, _, _ := unstructured.NestedSlice(owner.Object, conditionsIn(owner.GroupVersionKind().Version)...)
-	i := slices.IndexFunc(conditions, func(condition any) bool {
-		fields, ok := condition.(map[string]any)
-		return ok && fields["type"] == ipam.AddressesAvailableCondition && fields["status"] == string(metav1.ConditionFalse)
-	})
-	if i >= 0 {
-		if since, ok := conditions[i].(map[string]any)["lastTransitionTime"].(string); ok {
-			return since
+	for _, condition := range conditions {
+		if fields, ok := condition.(map[string]any); ok && fields["type"] == ipam.AddressesAvailableCondition {
+			return fields
 		}
 	}
-	return time.Now().UTC().Format(time.RFC3339)
+	return nil
 }

@@ -96,8 +96,9 @@ func TestConditionThatMayNotBeWrittenKeepsNothingUp(t *testing.T) {
 	if _, err := r.Reconcile(t.Context(), poolKey{ref, "a"}); err != nil {
 		t.Fatal(err)
 	}
-	if got := waitingIn(t, r); len(got) > 0 {
-		t.Errorf("still waiting: %v", got)
+	patrolAt(t, r, settleAfter, "a")
+	if got := annotationsIn(t, r.client, "a"); len(got) > 0 {
+		t.Errorf("it is annotated with %v", got)
 	}
 }
 
@@ -110,52 +111,97 @@ func TestLongTextOfAConditionIsCut(t *testing.T) {
 	}
 }
 
-func TestTouchTakesTheConditionOff(t *testing.T) {
-	r := controllerOn(t, fakePools{"a": 1}, interceptor.Funcs{}, "a")
-	o := NewRecorder(r.client, r.client, events.NewFakeRecorder(1))
-	owner := ofMachineSet
-	owner.UID = "a"
-	o.Record("a", owner, inWords("other", "no address"))
-	next, _ := o.queue.Get()
-	o.writeOrRetry(t.Context(), next)
+// touched is a reconciler of one owner that was refused, has a condition, and was made
+// to try again.
+func touched(t *testing.T, funcs interceptor.Funcs) (*reconciler, *Recorder) {
+	t.Helper()
+	r := controllerOn(t, fakePools{"a": 1}, funcs, "a")
+	o := NewRecorder(r.client, r.client, events.NewFakeRecorder(10))
+	refuse(t, o, "other")
 	if said(t, r.client, "a") == nil {
-		t.Fatal("there is no condition to take off")
+		t.Fatal("there is no condition")
 	}
 	if _, err := r.Reconcile(t.Context(), poolKey{ref, "a"}); err != nil {
 		t.Fatal(err)
 	}
+	if got := waitingIn(t, r); len(got) > 0 {
+		t.Fatalf("still waiting: %v", got)
+	}
+	return r, o
+}
+
+// refuse has the owner refused for want of an address of this pool.
+func refuse(t *testing.T, o *Recorder, pool string) {
+	t.Helper()
+	owner := ofMachineSet
+	owner.UID = "a"
+	o.Record("a", owner, inWords(pool, "no address"))
+	next, _ := o.queue.Get()
+	o.writeOrRetry(t.Context(), next)
+	o.queue.Done(next)
+}
+
+func annotationsIn(t *testing.T, c client.Client, namespace string) map[string]string {
+	t.Helper()
+	set := &clusterv1.MachineSet{}
+	if err := c.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: "md"}, set); err != nil {
+		t.Fatal(err)
+	}
+	return set.Annotations
+}
+
+func TestConditionGoesWhenATouchHasHelped(t *testing.T) {
+	r, _ := touched(t, interceptor.Funcs{})
+	if wait := patrolAt(t, r, settleAfter-time.Second, "a"); wait != time.Second || said(t, r.client, "a") == nil {
+		t.Errorf("looks again after %s, and the condition is %+v; want it to stay for a second", wait, said(t, r.client, "a"))
+	}
+	patrolAt(t, r, settleAfter, "a")
 	if got := said(t, r.client, "a"); got != nil {
 		t.Errorf("it says %+v", got)
 	}
+	if got := annotationsIn(t, r.client, "a"); len(got) > 0 {
+		t.Errorf("it is annotated with %v", got)
+	}
 }
 
-// Else the owner would have the condition of the other refusal, and no annotation, with
-// which it is taken off.
-func TestTouchBesideAnotherRefusalIsDoneAnew(t *testing.T) {
-	raced := false
-	r := controllerOn(t, fakePools{"a": 1}, interceptor.Funcs{
+// Else each try of a MachineSet that goes on being refused would have a condition come and
+// go, and CAPI try twice more.
+func TestConditionStaysWhenATouchHasNotHelped(t *testing.T) {
+	writes := 0
+	r, o := touched(t, interceptor.Funcs{
 		SubResourceApply: func(ctx context.Context, c client.Client, sub string, obj runtime.ApplyConfiguration, opts ...client.SubResourceApplyOption) error {
-			if err := c.SubResource(sub).Apply(ctx, obj, opts...); err != nil || raced {
-				return err
-			}
-			raced = true
-			set := &clusterv1.MachineSet{}
-			if err := c.Get(ctx, types.NamespacedName{Namespace: "a", Name: "md"}, set); err != nil {
-				return err
-			}
-			set.Annotations[ipam.RefusedByAnnotation] += ",AddressInUse"
-			set.Status.Conditions = []metav1.Condition{{Type: ipam.AddressesAvailableCondition, Status: metav1.ConditionFalse}}
-			if err := c.Status().Update(ctx, set.DeepCopy()); err != nil {
-				return err
-			}
-			return c.Patch(ctx, set, client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"`+ipam.RefusedByAnnotation+`":"`+set.Annotations[ipam.RefusedByAnnotation]+`"}}}`)))
+			writes++
+			return c.SubResource(sub).Apply(ctx, obj, opts...)
 		},
-	}, "a")
-	if _, err := r.Reconcile(t.Context(), poolKey{ref, "a"}); err == nil {
-		t.Error("got no error")
+	})
+	refuse(t, o, "other")
+	patrolAt(t, r, settleAfter, "a")
+	if got := said(t, r.client, "a"); got == nil || writes != 1 {
+		t.Errorf("the condition is %+v, and was written %d times", got, writes)
 	}
-	if got := waitingIn(t, r); len(got) != 1 {
-		t.Errorf("still waiting: %v, want the one that was refused again", got)
+	if _, tried := annotationsIn(t, r.client, "a")[ipam.TriedAgainAnnotation]; tried {
+		t.Error("it is still said to try again")
+	}
+}
+
+// The mark must not go: with it goes what will take the condition off.
+func TestRefusalWhileTheConditionIsTakenOffKeepsItsMark(t *testing.T) {
+	var o *Recorder
+	raced := false
+	r, made := touched(t, interceptor.Funcs{
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+			if patch.Type() == types.JSONPatchType && !raced {
+				raced = true
+				refuse(t, o, "other")
+			}
+			return c.Patch(ctx, obj, patch, opts...)
+		},
+	})
+	o = made
+	r.now = func() time.Time { return start.Add(settleAfter) }
+	_, _ = r.Reconcile(t.Context(), poolKey{Namespace: "a"})
+	if got := annotationsIn(t, r.client, "a"); !raced || got[ipam.RefusedByAnnotation] == "" || said(t, r.client, "a") == nil {
+		t.Errorf("it is annotated with %v, and says %+v", got, said(t, r.client, "a"))
 	}
 }
 

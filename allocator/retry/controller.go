@@ -2,7 +2,6 @@ package retry
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -209,16 +208,14 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool ipam.Pool, own
 	return wait, errors.Join(errs...)
 }
 
-// touch takes the annotation off, and before that the condition: what has no
-// annotation is not looked at again. It does so without a lock, which would conflict
-// with CAPI's own writes. But if a refusal for another cause has just been added, the
-// condition may be there again: then this fails, and is done anew.
+// touch takes the annotation off. It does so without a lock: if a refusal for
+// another cause has just been added, that is older than this touch, too. The condition
+// goes when it shows that this has helped, see settle.
 func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetadata, why string) error {
-	if err := dropCondition(ctx, r.client, owner); err != nil {
-		return err
-	}
 	after := owner.DeepCopy() // the cache's own stays as it is
-	if err := r.client.Patch(ctx, after, withoutRefusal(owner.Annotations[ipam.RefusedByAnnotation])); client.IgnoreNotFound(err) != nil {
+	delete(after.Annotations, ipam.RefusedByAnnotation)
+	after.Annotations[ipam.TriedAgainAnnotation] = r.now().UTC().Format(time.RFC3339)
+	if err := r.client.Patch(ctx, after, client.MergeFrom(owner)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("touching %s %s: %w", owner.Kind, klog.KObj(owner), err)
 	}
 	ownersTouched.Inc()
@@ -227,27 +224,21 @@ func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetad
 	return nil
 }
 
-// withoutRefusal is the patch that takes the annotation off, if it has this value.
-func withoutRefusal(value string) client.Patch {
-	const path = "/metadata/annotations/capv-static-ip.dev~1refused-by"
-	steps, _ := json.Marshal([]map[string]string{ // texts can always be written
-		{"op": "test", "path": path, "value": value},
-		{"op": "remove", "path": path},
-	})
-	return client.RawPatch(types.JSONPatchType, steps)
-}
-
 // waiting lists the owners that wait for the pool, or all, in the key's namespace
 // or, if that is empty, in all.
 func (r *reconciler) waiting(ctx context.Context, key poolKey) ([]metav1.PartialObjectMetadata, error) {
-	value := key.String()
 	if key.PoolReference == (ipam.PoolReference{}) {
-		value = anyObstacle
+		return r.owners(ctx, key.Namespace, anyObstacle)
 	}
+	return r.owners(ctx, key.Namespace, key.String())
+}
+
+// owners lists those that are indexed by this value, in one namespace or in all.
+func (r *reconciler) owners(ctx context.Context, namespace, value string) ([]metav1.PartialObjectMetadata, error) {
 	var owners []metav1.PartialObjectMetadata
 	for _, kind := range OwnerKinds() {
 		list := kube.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
-		err := r.client.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{byPool: value},
+		err := r.client.List(ctx, list, client.InNamespace(namespace), client.MatchingFields{byPool: value},
 			client.UnsafeDisableDeepCopy)
 		if err != nil && !kube.IsAbsent(err) {
 			return nil, fmt.Errorf("listing the %ss that wait for %s: %w", kind.Kind, value, err)

@@ -209,7 +209,8 @@ func (o *Recorder) writeOrRetry(ctx context.Context, refused refusedOwner) {
 // would only conflict with CAPI's own writes of the owner's status.
 //
 // The condition is written together with the annotation only, and before it: each write
-// makes CAPI try, and a try that is refused in other words would be written again.
+// makes CAPI try, and a try that is refused in other words would be written again. It is
+// there already, as a rule, if CAPI was made to try and is refused once more.
 func (o *Recorder) write(ctx context.Context, refused refusedOwner, n note) error {
 	obj := &unstructured.Unstructured{}
 	obj.SetGroupVersionKind(capi.InScheme(o.client.Scheme(), refused.kind))
@@ -234,6 +235,9 @@ func (o *Recorder) write(ctx context.Context, refused refusedOwner, n note) erro
 		return err
 	}
 	before := obj.DeepCopy()
+	annotations := obj.GetAnnotations()
+	delete(annotations, ipam.TriedAgainAnnotation)
+	obj.SetAnnotations(annotations)
 	kube.SetAnnotation(obj, ipam.RefusedByAnnotation, all.String())
 	if err := o.client.Patch(ctx, obj, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("annotating %s %s: %w", refused.kind.Kind, refused.NamespacedName, err)

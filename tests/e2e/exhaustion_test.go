@@ -230,9 +230,12 @@ func (s *scene) expectNotWaiting(workers *clusterv1.MachineDeployment) {
 		}
 		return nil
 	})
-	if got := s.condition(workers); got != nil {
-		s.Errorf("the MachineSet of %s still says %+v", workers.Name, got)
-	}
+	s.eventually(2*harness.Soon, "the MachineSet of "+workers.Name+" to say nothing any more", func(context.Context) error {
+		if got := s.condition(workers); got != nil {
+			return fmt.Errorf("it says %+v", got)
+		}
+		return nil
+	})
 }
 
 // logHandover logs how long the address of a virtual machine lay idle.

@@ -40,9 +40,12 @@ func TestRefusedControlPlaneSaysSoInAConditionUntilItsMachineComes(t *testing.T)
 
 	s.delete(holder)
 	s.controlPlaneNodes(1)
-	if got := s.conditionOf(controlPlane); got != nil {
-		t.Errorf("it still says %v", got)
-	}
+	s.eventually(2*harness.Soon, "the control plane to say nothing any more", func(context.Context) error {
+		if got := s.conditionOf(controlPlane); got != nil {
+			return fmt.Errorf("it says %v", got)
+		}
+		return nil
+	})
 }
 
 // conditionOf is what a control plane says of its addresses, nil if it says nothing.

@@ -126,9 +126,7 @@ func deniedUntilThePoolIsThere(s *scene) {
 	s.expectSaying(owner, ipam.PoolNotFound, poolNotFound)
 	s.create(harness.Pool(s.ns))
 	s.touched(owner)
-	if err := s.isSilent(owner); err != nil {
-		s.Error(err)
-	}
+	s.silent(owner)
 	s.create(s.older(s.pooled("cp-0", harness.WithOwner(owner))))
 	s.settled("cp-0")
 }

@@ -105,13 +105,18 @@ func (s *scene) saying(owner client.Object, condition string) map[string]any {
 	return nil
 }
 
-// isSilent checks that the owner has no condition of ours.
-func (s *scene) isSilent(owner client.Object) error {
+// silent waits until the owner, which tried again and was not refused, has no condition of
+// ours, and no mark of that.
+func (s *scene) silent(owner client.Object) {
 	s.Helper()
-	if condition := s.saying(owner, ipam.AddressesAvailableCondition); condition != nil {
-		return fmt.Errorf("%s says %v", owner.GetName(), condition)
-	}
-	return nil
+	s.within(2*harness.Soon, owner.GetName()+" to say nothing", func(context.Context) error {
+		_, waits := s.refusedBy(owner)
+		_, tried := owner.GetAnnotations()[ipam.TriedAgainAnnotation]
+		if condition := s.saying(owner, ipam.AddressesAvailableCondition); condition != nil || waits || tried {
+			return fmt.Errorf("it says %v, with the annotations %v", condition, owner.GetAnnotations())
+		}
+		return nil
+	})
 }
 
 // expectSaying checks that a refused owner says why.
@@ -151,9 +156,7 @@ func TestRefusedOwnerSaysSoInAConditionUntilItIsMadeToTryAgain(t *testing.T) {
 
 				s.delete(holder)
 				s.touched(owner)
-				if err := s.isSilent(owner); err != nil {
-					t.Error(err)
-				}
+				s.silent(owner)
 				expectSame(s, "the other condition", s.saying(owner, "Deleting"), before)
 			})
 		})
@@ -185,9 +188,7 @@ func TestConditionStaysBesideThoseThatOthersWrite(t *testing.T) {
 
 	s.free(0)
 	s.touched(owner)
-	if err := s.isSilent(owner); err != nil {
-		t.Error(err)
-	}
+	s.silent(owner)
 	if s.saying(owner, "Deleting") == nil {
 		t.Error("the other condition is gone")
 	}
