@@ -186,22 +186,76 @@ func TestConditionStaysWhenATouchHasNotHelped(t *testing.T) {
 
 // The mark must not go: with it goes what will take the condition off.
 func TestRefusalWhileTheConditionIsTakenOffKeepsItsMark(t *testing.T) {
-	var o *Recorder
-	raced := false
-	r, made := touched(t, interceptor.Funcs{
-		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
-			if patch.Type() == types.JSONPatchType && !raced {
-				raced = true
-				refuse(t, o, "other")
+	for name, test := range map[string]struct {
+		triesAgain bool
+		mark       string
+	}{
+		"refused":                  {false, ipam.RefusedByAnnotation},
+		"refused, and tried again": {true, ipam.TriedAgainAnnotation},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var o *Recorder
+			raced := false
+			r, made := touched(t, interceptor.Funcs{
+				Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+					if patch.Type() == types.JSONPatchType && !raced {
+						raced = true
+						refuse(t, o, "other")
+						if test.triesAgain {
+							set := &clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "md"}}
+							again := `{"metadata":{"annotations":{"` + ipam.RefusedByAnnotation + `":null,"` + ipam.TriedAgainAnnotation + `":"2026-01-02T03:04:05Z"}}}`
+							if err := c.Patch(ctx, set, client.RawPatch(types.MergePatchType, []byte(again))); err != nil {
+								return err
+							}
+						}
+					}
+					return c.Patch(ctx, obj, patch, opts...)
+				},
+			})
+			o = made
+			r.now = func() time.Time { return start.Add(settleAfter) }
+			_, _ = r.Reconcile(t.Context(), poolKey{Namespace: "a"})
+			if got := annotationsIn(t, r.client, "a"); !raced || got[test.mark] == "" || said(t, r.client, "a") == nil {
+				t.Errorf("it is annotated with %v, and says %+v", got, said(t, r.client, "a"))
 			}
-			return c.Patch(ctx, obj, patch, opts...)
-		},
-	})
-	o = made
-	r.now = func() time.Time { return start.Add(settleAfter) }
-	_, _ = r.Reconcile(t.Context(), poolKey{Namespace: "a"})
-	if got := annotationsIn(t, r.client, "a"); !raced || got[ipam.RefusedByAnnotation] == "" || said(t, r.client, "a") == nil {
-		t.Errorf("it is annotated with %v, and says %+v", got, said(t, r.client, "a"))
+		})
+	}
+}
+
+func TestTimeOfATryThatIsNotOursEndsAtOnce(t *testing.T) {
+	for name, mark := range map[string]string{"yet to come": "2999-01-02T03:04:05Z", "illegible": "soon"} {
+		t.Run(name, func(t *testing.T) {
+			r, _ := touched(t, interceptor.Funcs{})
+			set := &clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "md"}}
+			patch := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"`+ipam.TriedAgainAnnotation+`":"`+mark+`"}}}`))
+			if err := r.client.Patch(t.Context(), set, patch); err != nil {
+				t.Fatal(err)
+			}
+			patrolAt(t, r, 0, "a")
+			if got := said(t, r.client, "a"); got != nil {
+				t.Errorf("it says %+v", got)
+			}
+		})
+	}
+}
+
+func TestOwnerThatTriesAgainIsLookedAtWhileOthersWait(t *testing.T) {
+	r, _ := touched(t, interceptor.Funcs{})
+	other := machineSet("other", string(ipam.AddressInUse))
+	other.Namespace, other.Name = "a", "other"
+	if err := r.client.Create(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	if wait := patrolAt(t, r, settleAfter-time.Second, "a"); wait != time.Second {
+		t.Errorf("looks again after %s, want a second", wait)
+	}
+}
+
+func TestOwnerThatTriesAgainHasItsNamespaceLookedAt(t *testing.T) {
+	set := machineSet("uid", "")
+	set.Annotations = map[string]string{ipam.TriedAgainAnnotation: "2026-01-02T03:04:05Z"}
+	if got := poolsOfOwner(t.Context(), set); len(got) != 1 || got[0] != (poolKey{Namespace: "ns"}) {
+		t.Errorf("got %v, want the namespace", got)
 	}
 }
 
