@@ -53,6 +53,8 @@ type allocation struct {
 	// claim is the name of the claim: of the one that is used, or of the one that is
 	// tried first.
 	claim string
+	// isNew says that there was no claim when the pool was chosen.
+	isNew bool
 	// used says that the claim of that name is, or may be, the request's.
 	used bool
 	// late says that the claim was made, and not bound in time.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -47,13 +48,13 @@ func New(providers ipam.Providers, c client.Client, live client.Reader) *Allocat
 // Check checks that the request can be served now: that for every ask there is a pool
 // that exists, is served, is for the machine, and has a free address for each claim that
 // does not exist yet. It changes nothing. It returns a Refusal if there is none, and else
-// warnings of pools that were named and cannot be used.
+// what would be claimed, and warnings of pools that were named and cannot be used.
 func (a *Allocator) Check(ctx context.Context, req Request) (warnings []string, err error) {
 	attempt := a.attempt(req)
 	if err := a.plan(ctx, attempt); err != nil {
 		return nil, err
 	}
-	return attempt.Warnings, nil
+	return slices.Concat(attempt.preview(), attempt.Warnings), nil
 }
 
 // Claim binds an address for every ask of the request, or fails. All pools are chosen

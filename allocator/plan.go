@@ -55,7 +55,7 @@ func (a *Allocator) planFrom(ctx context.Context, reader client.Reader, attempt 
 
 // take has an allocation go on with what was chosen.
 func (al *allocation) take(chosen *offer) {
-	al.want, al.provider, al.pool = chosen.want, chosen.provider, chosen.pool
+	al.want, al.provider, al.pool, al.isNew = chosen.want, chosen.provider, chosen.pool, chosen.claim != ""
 	if !al.used && chosen.existing != "" {
 		al.use(chosen.existing)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -260,6 +261,27 @@ func TestAddressThatIsWantedIsClaimedBeforeOthersOfItsPool(t *testing.T) {
 
 			if got := attempt.rounds(); !reflect.DeepEqual(got, test.want) {
 				t.Errorf("got the rounds %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestCheckSaysWhatWouldBeClaimed(t *testing.T) {
+	reserved := poolOf("reserved", "10.0.0.10")
+	reserved.Spec.Pools[0].End = new(ipamv1.IPAddressStr("10.0.0.13"))
+	reserved.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{"gone": "10.0.0.99", "other": "10.0.0.13"}
+	a := played(t, poolOf("one", "10.0.0.10"), poolOf("two", "10.0.0.11"), reserved, claimNamed("cp-0-1", "two"))
+	for name, test := range map[string]struct {
+		req  Request
+		want []string
+	}{
+		"an address of a pool":              {wanting("one"), []string{`would claim 1 address of IPPool "one" (1 free)`}},
+		"one that is claimed already":       {wanting("one", "two"), []string{`would claim 1 address of IPPool "one" (1 free)`, `would use 1 address of IPPool "two" for which there is a claim`}},
+		"of a pool that reserves addresses": {wanting("reserved", "two", "reserved"), []string{`would claim 2 addresses of IPPool "reserved" (3 free)`, `would use 1 address of IPPool "two" for which there is a claim`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, err := a.Check(t.Context(), test.req); err != nil || !slices.Equal(got, test.want) {
+				t.Errorf("got %q, %v; want %q", got, err, test.want)
 			}
 		})
 	}

@@ -35,8 +35,8 @@ const takeBackTimeout = 15 * time.Second
 
 // Allocator is what admission needs of IPAM.
 type Allocator interface {
-	// Check fails with a Refusal if the request cannot be served now. It warns of pools
-	// that are asked for and cannot be used.
+	// Check fails with a Refusal if the request cannot be served now. It says what would
+	// be claimed, and warns of pools that are asked for and cannot be used.
 	Check(ctx context.Context, req allocator.Request) (warnings []string, err error)
 	// Meant are the pools from which the address of an ask may be.
 	Meant(ctx context.Context, machine ipam.Machine, ask ipam.Ask) ([]ipam.PoolReference, error)
@@ -247,7 +247,7 @@ func whilePaused(req admission.Request, m *machine.Machine) verdict {
 func isDryRun(req admission.Request) bool { return req.DryRun != nil && *req.DryRun }
 
 // preview answers a dry run, which must leave no trace: the machine stays as it
-// is, and what would deny it is a warning.
+// is, and what would be claimed, or what would deny it, is a warning.
 func (h *Handler) preview(ctx context.Context, request allocator.Request) verdict {
 	warnings, err := h.Allocator.Check(ctx, request)
 	if errors.Is(err, ipam.ErrUndecided) {

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -260,8 +262,42 @@ func TestOwnersThatAreToldAreBounded(t *testing.T) {
 	req := createOf(`{"metadata":{"name":"cp","ownerReferences":[` +
 		`{"apiVersion":"v1","kind":"A","name":"a","uid":"1"},{"apiVersion":"v1","kind":"B","name":"b","uid":"2"},` +
 		`{"apiVersion":"v1","kind":"C","name":"c","uid":"3"},{"apiVersion":"v1","kind":"D","name":"d","uid":"4"}]}}`)
+	req.Kind.Kind = "VSphereMachine"
 	h.tell(req, &ipam.Refusal{Reason: ipam.PoolNotFound, Message: "no"})
-	if told := len(recorder.Events); told != 1+machine.MaxOwners {
-		t.Errorf("made %d events, want those of the machine and of %d owners", told, machine.MaxOwners)
+	if told := len(recorder.Events); told != machine.MaxOwners {
+		t.Errorf("made %d events, want those of %d owners", told, machine.MaxOwners)
 	}
+}
+
+func TestRefusalIsToldWhereSomebodyLooks(t *testing.T) {
+	const owned = `{"metadata":{"name":"cp","ownerReferences":[{"apiVersion":"v1","kind":"A","name":"a","uid":"1"}]}}`
+	for name, test := range map[string]struct {
+		req  admission.Request
+		kind string
+		want []string
+	}{
+		"on the owner of a machine":              {createOf(owned), "VSphereMachine", []string{"A"}},
+		"on a machine that has none":             {createOf(`{"metadata":{"name":"cp"}}`), "VSphereMachine", []string{"VSphereMachine"}},
+		"on a machine that exists":               {updateOf(owned, owned), "VSphereMachine", []string{"A", "VSphereMachine"}},
+		"on what is made again by the same name": {createOf(owned), "VSphereCluster", []string{"A", "VSphereCluster"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			told := &toldKinds{}
+			h := handler(&brokenAllocator{})
+			h.Events = told
+			test.req.Kind.Kind = test.kind
+			h.tell(test.req, &ipam.Refusal{Reason: ipam.PoolNotFound, Message: "no"})
+			if !slices.Equal(told.kinds, test.want) {
+				t.Errorf("told %q, want %q", told.kinds, test.want)
+			}
+		})
+	}
+}
+
+// toldKinds keeps the kinds that events are about.
+type toldKinds struct{ kinds []string }
+
+//nolint:revive // events.EventRecorder gives it so many arguments
+func (k *toldKinds) Eventf(regarding, _ runtime.Object, _, _, _, _ string, _ ...any) {
+	k.kinds = append(k.kinds, regarding.(*corev1.ObjectReference).Kind)
 }

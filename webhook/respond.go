@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/machine"
 )
@@ -54,7 +55,7 @@ func stableCause(err error) string {
 }
 
 // tell puts a refusal where users look: into an event on each owner, which is
-// what outlives the refusal, and into one on the machine's name. It is also noted
+// what outlives the refusal, or else into one on the machine's name. It is also noted
 // on the owners, so that they are made to try again. A dry run leaves no trace.
 func (h *Handler) tell(req admission.Request, refusal *ipam.Refusal) {
 	if isDryRun(req) {
@@ -63,10 +64,19 @@ func (h *Handler) tell(req admission.Request, refusal *ipam.Refusal) {
 	// An object that cannot be read names no owners.
 	if m, err := machine.Decode(req.Object.Raw); err == nil {
 		h.tellOwners(req, m.Owners(), refusal)
+		if len(m.Owners()) > 0 && isOneOfMany(req) {
+			return
+		}
 	}
 	if req.Name != "" {
 		h.warn(machineIn(req), refusal)
 	}
+}
+
+// isOneOfMany tells whether the name of what is refused is a new one with each try of
+// its owner: nobody looks there.
+func isOneOfMany(req admission.Request) bool {
+	return req.Operation == admissionv1.Create && req.Kind.Kind == capi.VSphereMachineKind.Kind
 }
 
 // machineIn is the machine of a request, as an event names it.

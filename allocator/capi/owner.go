@@ -5,6 +5,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -17,6 +18,17 @@ func OwnerMachine(obj client.Object) metav1.OwnerReference {
 		}
 	}
 	return metav1.OwnerReference{}
+}
+
+// DeploymentOf is the owner reference of a MachineSet to its MachineDeployment, if
+// it has one.
+func DeploymentOf(set client.Object) (metav1.OwnerReference, bool) {
+	for _, owner := range set.GetOwnerReferences() {
+		if schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind).GroupKind() == MachineDeploymentKind {
+			return owner, true
+		}
+	}
+	return metav1.OwnerReference{}, false
 }
 
 // Own puts a machine among the owners of a claim. It does not block the deletion of the

@@ -34,6 +34,9 @@ var (
 	KubeadmControlPlaneKind    = schema.GroupKind{Group: controlPlaneGroup, Kind: "KubeadmControlPlane"}
 )
 
+// MachineDeploymentKind is known by reference only.
+var MachineDeploymentKind = schema.GroupKind{Group: clusterGroup, Kind: "MachineDeployment"}
+
 // versions are those that can be read, the one that is preferred first. CAPV up
 // to 1.15 and CAPI up to 1.10 serve v1beta1 only.
 var versions = []string{"v1beta2", "v1beta1"}

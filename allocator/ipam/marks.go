@@ -86,6 +86,12 @@ const (
 	// pools did not have what they asked for, or why else, see retry.Shortages. Taking it off
 	// makes CAPI try again at once.
 	RefusedByAnnotation = "capv-static-ip.dev/refused-by"
+	// TriedAgainAnnotation takes its place, with the time, until it shows whether that
+	// has helped.
+	TriedAgainAnnotation = "capv-static-ip.dev/tried-again"
+	// AddressesAvailableCondition says in words why an owner was refused. It is False on
+	// an owner that has one of these two annotations, and on no other.
+	AddressesAvailableCondition = "capv-static-ip.dev/AddressesAvailable"
 )
 
 // MachineLabelValue is the value of MachineLabel for a machine of this name.

@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -20,7 +21,7 @@ import (
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // tellRefused puts a refusal where users look: into events on the machine, on its
-// Machine, and on who has made that.
+// Machine, on who has made that, and on the MachineDeployment of a MachineSet.
 func (r *Reconciler) tellRefused(ctx context.Context, m *candidate, refusal *ipam.Refusal) {
 	klog.FromContext(ctx).Info("Cannot give a stored machine its addresses yet", "reason", refusal.Reason, "message", refusal.Message)
 	for _, regarding := range append(r.ownersOf(ctx, m), m.object) {
@@ -46,8 +47,24 @@ func (r *Reconciler) ownersOf(ctx context.Context, m *candidate) []runtime.Objec
 	owners := object.OwnerReferences
 	for _, owner := range owners[:min(len(owners), machine.MaxOwners)] {
 		found = append(found, referenceTo(m.Namespace, owner))
+		if deployment, ok := r.deploymentOf(ctx, m.Namespace, owner); ok {
+			found = append(found, referenceTo(m.Namespace, deployment))
+		}
 	}
 	return found
+}
+
+// deploymentOf is the MachineDeployment of an owner that is a MachineSet. The cache has
+// MachineSets; one that it does not know yet tells nobody.
+func (r *Reconciler) deploymentOf(ctx context.Context, namespace string, owner metav1.OwnerReference) (metav1.OwnerReference, bool) {
+	if schema.FromAPIVersionAndKind(owner.APIVersion, owner.Kind).GroupKind() != capi.MachineSetKind {
+		return metav1.OwnerReference{}, false
+	}
+	set := kube.MetadataOf(capi.InScheme(r.client.Scheme(), capi.MachineSetKind))
+	if err := r.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: owner.Name}, set); err != nil {
+		return metav1.OwnerReference{}, false
+	}
+	return capi.DeploymentOf(set)
 }
 
 func referenceTo(namespace string, owner metav1.OwnerReference) *corev1.ObjectReference {

@@ -105,7 +105,7 @@ const maxInstance = 128
 //
 //nolint:revive // events.EventRecorder gives it so many arguments
 func (r *Recorder) Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any) {
-	k := key{eventType: eventType, reason: reason, action: action, note: shortened(fmt.Sprintf(note, args...))}
+	k := key{eventType: eventType, reason: reason, action: action, note: Shortened(fmt.Sprintf(note, args...))}
 	var err error
 	if k.regarding, err = referenceTo(r.client.Scheme(), regarding); err == nil && related != nil {
 		k.related, err = referenceTo(r.client.Scheme(), related)

@@ -189,7 +189,7 @@ func TestNotesAreCutBetweenCharacters(t *testing.T) {
 		"of no valid characters": {strings.Repeat("\xff", maxNote), 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := shortened(test.note)
+			got := Shortened(test.note)
 			if len(got) != test.want || !utf8.ValidString(got) || len(test.note) > maxNote != strings.HasSuffix(got, ellipsis) {
 				t.Errorf("got %d bytes, want %d: %q", len(got), test.want, got)
 			}

@@ -25,8 +25,8 @@ const (
 	ellipsis = "…"
 )
 
-// shortened cuts a note to what the API server takes.
-func shortened(note string) string {
+// Shortened cuts a text to what the API server takes as the note of an Event.
+func Shortened(note string) string {
 	note = strings.ToValidUTF8(note, string(utf8.RuneError))
 	if len(note) <= maxNote {
 		return note

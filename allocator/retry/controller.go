@@ -209,10 +209,12 @@ func (r *reconciler) serve(ctx context.Context, rec *record, pool ipam.Pool, own
 }
 
 // touch takes the annotation off. It does so without a lock: if a refusal for
-// another cause has just been added, that is older than this touch, too.
+// another cause has just been added, that is older than this touch, too. The condition
+// goes when it shows that this has helped, see settle.
 func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetadata, why string) error {
 	after := owner.DeepCopy() // the cache's own stays as it is
 	delete(after.Annotations, ipam.RefusedByAnnotation)
+	after.Annotations[ipam.TriedAgainAnnotation] = r.now().UTC().Format(time.RFC3339)
 	if err := r.client.Patch(ctx, after, client.MergeFrom(owner)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("touching %s %s: %w", owner.Kind, klog.KObj(owner), err)
 	}
@@ -225,14 +227,18 @@ func (r *reconciler) touch(ctx context.Context, owner *metav1.PartialObjectMetad
 // waiting lists the owners that wait for the pool, or all, in the key's namespace
 // or, if that is empty, in all.
 func (r *reconciler) waiting(ctx context.Context, key poolKey) ([]metav1.PartialObjectMetadata, error) {
-	value := key.String()
 	if key.PoolReference == (ipam.PoolReference{}) {
-		value = anyObstacle
+		return r.owners(ctx, key.Namespace, anyObstacle)
 	}
+	return r.owners(ctx, key.Namespace, key.String())
+}
+
+// owners lists those that are indexed by this value, in one namespace or in all.
+func (r *reconciler) owners(ctx context.Context, namespace, value string) ([]metav1.PartialObjectMetadata, error) {
 	var owners []metav1.PartialObjectMetadata
 	for _, kind := range OwnerKinds() {
 		list := kube.MetadataListOf(capi.InScheme(r.client.Scheme(), kind))
-		err := r.client.List(ctx, list, client.InNamespace(key.Namespace), client.MatchingFields{byPool: value},
+		err := r.client.List(ctx, list, client.InNamespace(namespace), client.MatchingFields{byPool: value},
 			client.UnsafeDisableDeepCopy)
 		if err != nil && !kube.IsAbsent(err) {
 			return nil, fmt.Errorf("listing the %ss that wait for %s: %w", kind.Kind, value, err)

@@ -57,7 +57,7 @@ func controllerOn(t *testing.T, p fakePools, funcs interceptor.Funcs, namespaces
 		builder.WithIndex(kube.MetadataOf(capi.InScheme(scheme, kind)), byPool, indexByPool)
 	}
 	for _, namespace := range namespaces {
-		builder.WithObjects(&clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{
+		builder.WithStatusSubresource(&clusterv1.MachineSet{}).WithObjects(&clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace, Name: "md", UID: types.UID(namespace),
 			Annotations: map[string]string{ipam.RefusedByAnnotation: Shortages{{Pool: ref}: 1}.String()},
 		}})

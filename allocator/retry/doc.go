@@ -4,7 +4,8 @@
 // Admission writes on the owner of a refused machine (MachineSet,
 // KubeadmControlPlane) which pools did not have what was asked of them, or why
 // else it was refused. Here that annotation is taken off again: this is the touch,
-// because CAPI reconciles an owner at once when it changes.
+// because CAPI reconciles an owner at once when it changes. A condition beside it says
+// the same to people, and goes when a touch has helped (settle.go).
 //
 // An owner is touched when a pool that it waits for has what it needs (decide.go),
 // and, whatever it waits for, when it is time (round.go): within a minute where

@@ -10,9 +10,20 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 )
 
-// patrol touches the refused owners of a namespace whose time has come, whatever
-// they wait for.
+// patrol looks after the owners of a namespace: those that were refused, and those
+// that were and have tried again.
 func (r *reconciler) patrol(ctx context.Context, namespace string) (reconcile.Result, error) {
+	settled, settling := r.settle(ctx, namespace)
+	result, err := r.touchDue(ctx, namespace)
+	if result.RequeueAfter == 0 || settled > 0 && settled < result.RequeueAfter {
+		result.RequeueAfter = settled
+	}
+	return result, errors.Join(settling, err)
+}
+
+// touchDue touches the refused owners of a namespace whose time has come, whatever
+// they wait for.
+func (r *reconciler) touchDue(ctx context.Context, namespace string) (reconcile.Result, error) {
 	owners, err := r.waiting(ctx, poolKey{Namespace: namespace})
 	if err != nil {
 		return reconcile.Result{}, err

@@ -8,9 +8,12 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -22,6 +25,7 @@ import (
 
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=machinesets,verbs=get;patch
 // +kubebuilder:rbac:groups=controlplane.cluster.x-k8s.io,resources=kubeadmcontrolplanes,verbs=get;patch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 const (
 	// maxPending bounds the owners that wait to be written, and maxPendingOfOne
@@ -43,17 +47,27 @@ type refusedOwner struct {
 	uid types.UID
 }
 
+// note is what is to be written on one owner.
+type note struct {
+	Shortages
+	// last is the refusal that came last. It is nil if none of them was ours, but
+	// that of something after the webhook.
+	last *ipam.Refusal
+}
+
 // Recorder writes on the owners of refused machines why they were, for the
-// controller that makes CAPI try again. It works beside the requests: an answer
-// never waits for it.
+// controller that makes CAPI try again, and for people. It works beside the requests:
+// an answer never waits for it.
 type Recorder struct {
 	client client.Client
 	// cache finds owners by UID.
 	cache client.Client
-	queue workqueue.TypedRateLimitingInterface[refusedOwner]
+	// events tells MachineDeployments what their MachineSets were refused: people look there.
+	events events.EventRecorder
+	queue  workqueue.TypedRateLimitingInterface[refusedOwner]
 
 	mu      sync.Mutex
-	pending map[refusedOwner]Shortages
+	pending map[refusedOwner]*note
 	// in is the number of those pending, by namespace.
 	in map[string]int
 }
@@ -61,13 +75,14 @@ type Recorder struct {
 // NewRecorder makes a Recorder, to be started. The client reads and writes past
 // the caches, and should have a rate limit of its own; the cache has the indexes of
 // this package.
-func NewRecorder(c client.Client, cache client.Client) *Recorder {
+func NewRecorder(c client.Client, cache client.Client, recorder events.EventRecorder) *Recorder {
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[refusedOwner](100*time.Millisecond, writeTimeout)
 	return &Recorder{
 		client:  c,
 		cache:   cache,
+		events:  recorder,
 		queue:   workqueue.NewTypedRateLimitingQueue(limiter),
-		pending: map[refusedOwner]Shortages{},
+		pending: map[refusedOwner]*note{},
 		in:      map[string]int{},
 	}
 }
@@ -83,7 +98,7 @@ func (o *Recorder) Record(namespace string, ref metav1.OwnerReference, refusal *
 		return
 	}
 	key := types.NamespacedName{Namespace: namespace, Name: ref.Name}
-	o.enqueue(refusedOwner{kind: OwnerKinds()[i], NamespacedName: key, uid: ref.UID}, ShortagesOf(refusal))
+	o.enqueue(refusedOwner{kind: OwnerKinds()[i], NamespacedName: key, uid: ref.UID}, note{ShortagesOf(refusal), refusal})
 }
 
 // NoteUnstored has it written soon that a machine of the owner with this UID was
@@ -99,39 +114,44 @@ func (o *Recorder) NoteUnstored(ctx context.Context, namespace string, uid types
 		}
 		for i := range list.Items {
 			if _, noted := shortagesOf(&list.Items[i])[unstored]; !noted {
-				o.enqueue(refusedOwner{kind: kind, NamespacedName: client.ObjectKeyFromObject(&list.Items[i]), uid: uid}, Shortages{unstored: 1})
+				o.enqueue(refusedOwner{kind: kind, NamespacedName: client.ObjectKeyFromObject(&list.Items[i]), uid: uid}, note{Shortages: Shortages{unstored: 1}})
 			}
 		}
 	}
 	return nil
 }
 
-func (o *Recorder) enqueue(refused refusedOwner, shortages Shortages) {
-	if o.add(refused, shortages) {
+func (o *Recorder) enqueue(refused refusedOwner, n note) {
+	if o.add(refused, n) {
 		o.queue.Add(refused)
 	}
 }
 
-func (o *Recorder) add(refused refusedOwner, shortages Shortages) bool {
+func (o *Recorder) add(refused refusedOwner, n note) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.pending[refused] == nil {
 		if len(o.pending) >= maxPending || o.in[refused.Namespace] >= maxPendingOfOne {
 			return false
 		}
-		o.pending[refused] = Shortages{}
+		o.pending[refused] = &note{Shortages: Shortages{}}
 		o.in[refused.Namespace]++
 	}
-	for obstacle, needed := range shortages {
+	for obstacle, needed := range n.Shortages {
 		o.pending[refused].Add(obstacle, needed)
+	}
+	if n.last != nil {
+		o.pending[refused].last = n.last
 	}
 	return true
 }
 
-func (o *Recorder) take(refused refusedOwner) Shortages {
+// take returns what is to be written on an owner, nil if that was done with an
+// earlier turn.
+func (o *Recorder) take(refused refusedOwner) *note {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	shortages, ok := o.pending[refused]
+	n, ok := o.pending[refused]
 	if !ok {
 		return nil
 	}
@@ -139,7 +159,7 @@ func (o *Recorder) take(refused refusedOwner) Shortages {
 	if o.in[refused.Namespace]--; o.in[refused.Namespace] == 0 {
 		delete(o.in, refused.Namespace)
 	}
-	return shortages
+	return n
 }
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every replica
@@ -164,16 +184,16 @@ func (o *Recorder) writeOrRetry(ctx context.Context, refused refusedOwner) {
 	log := klog.FromContext(ctx).WithValues("owner", refused.NamespacedName, "kind", refused.kind.Kind)
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	shortages := o.take(refused)
-	if len(shortages) == 0 {
-		return // it was written with those of an earlier turn
+	n := o.take(refused)
+	if n == nil {
+		return
 	}
-	err := o.write(ctx, refused, shortages)
+	err := o.write(ctx, refused, *n)
 	switch {
 	case err == nil:
 		o.queue.Forget(refused)
 	case errors.Is(ctx.Err(), context.Canceled):
-	case o.queue.NumRequeues(refused) < maxRetries && o.add(refused, shortages):
+	case o.queue.NumRequeues(refused) < maxRetries && o.add(refused, *n):
 		log.V(2).Info("Cannot write a refusal on an owner yet", "error", err)
 		o.queue.AddRateLimited(refused)
 	default:
@@ -187,29 +207,51 @@ func (o *Recorder) writeOrRetry(ctx context.Context, refused refusedOwner) {
 // that was just taken off. A refusal that is older than that is no news, since
 // CAPI has been made to try again after it; so the patch needs no lock, which
 // would only conflict with CAPI's own writes of the owner's status.
-func (o *Recorder) write(ctx context.Context, refused refusedOwner, shortages Shortages) error {
-	obj := kube.MetadataOf(capi.InScheme(o.client.Scheme(), refused.kind))
+//
+// The condition is written together with the annotation only, and before it: each write
+// makes CAPI try, and a try that is refused in other words would be written again. It is
+// there already, as a rule, if CAPI was made to try and is refused once more.
+func (o *Recorder) write(ctx context.Context, refused refusedOwner, n note) error {
+	obj := &unstructured.Unstructured{}
+	obj.SetGroupVersionKind(capi.InScheme(o.client.Scheme(), refused.kind))
 	err := o.client.Get(ctx, refused.NamespacedName, obj)
 	switch {
 	case kube.IsAbsent(err):
 		return nil
 	case err != nil:
 		return fmt.Errorf("reading %s %s: %w", refused.kind.Kind, refused.NamespacedName, err)
-	case obj.UID != refused.uid, !obj.DeletionTimestamp.IsZero():
+	case obj.GetUID() != refused.uid, obj.GetDeletionTimestamp() != nil:
 		return nil
 	}
-	all := ParseShortages(obj.Annotations[ipam.RefusedByAnnotation])
-	for obstacle, needed := range shortages {
+	o.tellDeployment(obj, n.last)
+	all := shortagesOf(obj)
+	for obstacle, needed := range n.Shortages {
 		all.Add(obstacle, needed)
 	}
-	if obj.Annotations[ipam.RefusedByAnnotation] == all.String() {
+	if obj.GetAnnotations()[ipam.RefusedByAnnotation] == all.String() {
 		return nil
 	}
+	if err := putCondition(ctx, o.client, obj, n.last); err != nil {
+		return err
+	}
 	before := obj.DeepCopy()
-	metav1.SetMetaDataAnnotation(&obj.ObjectMeta, ipam.RefusedByAnnotation, all.String())
+	annotations := obj.GetAnnotations()
+	delete(annotations, ipam.TriedAgainAnnotation)
+	obj.SetAnnotations(annotations)
+	kube.SetAnnotation(obj, ipam.RefusedByAnnotation, all.String())
 	if err := o.client.Patch(ctx, obj, client.MergeFrom(before)); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("annotating %s %s: %w", refused.kind.Kind, refused.NamespacedName, err)
 	}
 	klog.FromContext(ctx).V(2).Info("Wrote a refusal on an owner", "owner", refused.NamespacedName, "kind", refused.kind.Kind, "refusedBy", all.String())
 	return nil
+}
+
+// tellDeployment puts a refusal into an event on the MachineDeployment of a MachineSet.
+func (o *Recorder) tellDeployment(set client.Object, refusal *ipam.Refusal) {
+	owner, ok := capi.DeploymentOf(set)
+	if !ok || refusal == nil {
+		return
+	}
+	regarding := &corev1.ObjectReference{APIVersion: owner.APIVersion, Kind: owner.Kind, Namespace: set.GetNamespace(), Name: owner.Name, UID: owner.UID}
+	o.events.Eventf(regarding, nil, corev1.EventTypeWarning, string(refusal.Reason), "Admit", "%s", refusal.Message)
 }

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -30,23 +31,29 @@ func refusalOf(pool string, needed uint64) *ipam.Refusal {
 	return &ipam.Refusal{Reason: ipam.PoolExhausted, Shortages: []ipam.Shortage{{Pool: metal3.PoolNamed(pool), Needed: needed}}}
 }
 
-// notes runs an Owners on these objects, whose API server fails this many times.
+// notes runs a Recorder on these objects, whose API server fails this many times.
 func notes(t *testing.T, failures int, objects ...client.Object) (*Recorder, client.Client) {
 	t.Helper()
-	scheme := runtime.NewScheme()
-	if err := clusterv1.AddToScheme(scheme); err != nil {
-		t.Fatal(err)
-	}
-	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithInterceptorFuncs(interceptor.Funcs{
+	return notesOn(t, interceptor.Funcs{
 		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
 			if failures--; failures >= 0 {
 				return errors.New("the API server is away")
 			}
 			return c.Patch(ctx, obj, patch, opts...)
 		},
-	}).WithIndex(&clusterv1.MachineSet{}, byUID, indexByUID).
+	}, objects...)
+}
+
+func notesOn(t *testing.T, funcs interceptor.Funcs, objects ...client.Object) (*Recorder, client.Client) {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := clusterv1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithStatusSubresource(objects...).WithInterceptorFuncs(funcs).
+		WithIndex(&clusterv1.MachineSet{}, byUID, indexByUID).
 		WithIndex(kube.MetadataOf(capi.InScheme(scheme, capi.KubeadmControlPlaneKind)), byUID, indexByUID).Build()
-	return NewRecorder(c, c), c
+	return NewRecorder(c, c, events.NewFakeRecorder(10)), c
 }
 
 // drain writes what is noted, retries included, and returns what the MachineSet
@@ -122,7 +129,7 @@ func TestRefusalIsNotedOfNobodyElse(t *testing.T) {
 }
 
 func TestOwnersThatWaitToBeWrittenAreBounded(t *testing.T) {
-	o := NewRecorder(nil, nil)
+	o := NewRecorder(nil, nil, nil)
 	for namespace := range 2 * maxPending / maxPendingOfOne {
 		for i := range 2 * maxPendingOfOne {
 			ref := ofMachineSet

@@ -26,10 +26,12 @@ import (
 )
 
 // byPool is the name of the index of owners by the pools that they wait for. All
-// that wait for anything have anyObstacle, too.
+// that wait for anything have anyObstacle, too; those that were made to try again, and
+// have not been refused since, have triedAgain.
 const (
 	byPool      = "capv-static-ip.dev/refused-by"
 	anyObstacle = "*"
+	triedAgain  = "-"
 )
 
 // byUID is the name of the index of owners by their UIDs.
@@ -185,6 +187,9 @@ func (r *reconciler) ownersNear(ctx context.Context, pool client.Object) []poolK
 func indexByPool(owner client.Object) []string {
 	shortages := shortagesOf(owner)
 	if len(shortages) == 0 {
+		if _, tried := owner.GetAnnotations()[ipam.TriedAgainAnnotation]; tried {
+			return []string{triedAgain}
+		}
 		return nil
 	}
 	values := []string{anyObstacle}
@@ -199,12 +204,11 @@ func indexByPool(owner client.Object) []string {
 func indexByUID(owner client.Object) []string { return []string{string(owner.GetUID())} }
 
 func poolsOfOwner(_ context.Context, owner client.Object) []poolKey {
-	shortages := shortagesOf(owner)
-	if len(shortages) == 0 {
+	if len(indexByPool(owner)) == 0 {
 		return nil
 	}
 	keys := []poolKey{{Namespace: owner.GetNamespace()}}
-	for obstacle := range shortages {
+	for obstacle := range shortagesOf(owner) {
 		if obstacle.Reason == "" {
 			keys = append(keys, poolKey{PoolReference: obstacle.Pool, Namespace: owner.GetNamespace()})
 		}

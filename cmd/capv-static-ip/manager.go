@@ -196,12 +196,12 @@ func addRecorder(mgr manager.Manager) (*recorder.Recorder, error) {
 }
 
 // addRefusals adds to the manager what writes refusals on owners.
-func addRefusals(mgr manager.Manager) (*retry.Recorder, error) {
+func addRefusals(mgr manager.Manager, events *recorder.Recorder) (*retry.Recorder, error) {
 	c, err := limitedClient(mgr, ownersQPS, ownersBurst)
 	if err != nil {
 		return nil, fmt.Errorf("making the client for owners: %w", err)
 	}
-	owners := retry.NewRecorder(c, mgr.GetClient())
+	owners := retry.NewRecorder(c, mgr.GetClient(), events)
 	if err := mgr.Add(owners); err != nil {
 		return nil, fmt.Errorf("adding the writer of owners: %w", err)
 	}
@@ -220,7 +220,7 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	refusals, err := addRefusals(mgr)
+	refusals, err := addRefusals(mgr, events)
 	if err != nil {
 		return nil, err
 	}

@@ -172,10 +172,10 @@ func refuseOneMore(ctx context.Context, s *stage) error {
 		return err
 	}
 	s.out.check("the next try, under another name, reads the same")
-	if err := s.awaitEvent(ctx, machine.Name); err != nil {
+	if err := s.awaitEvent(ctx, s.workers.Name); err != nil {
 		return err
 	}
-	s.out.check("it is in an event as well: kubectl events --for vspheremachine/%s", machine.Name)
+	s.out.check("it is in an event as well: kubectl events --for machineset/%s", s.workers.Name)
 	found, err := s.held(ctx)
 	if err != nil {
 		return err

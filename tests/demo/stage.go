@@ -124,19 +124,19 @@ func (s *stage) refused(ctx context.Context, machine *capvv1.VSphereMachine) (st
 	return err.Error(), nil
 }
 
-// awaitEvent waits for the event that tells of a denied machine.
-func (s *stage) awaitEvent(ctx context.Context, machine string) error {
+// awaitEvent waits for the event that tells the owner of a denied machine.
+func (s *stage) awaitEvent(ctx context.Context, owner string) error {
 	return harness.Eventually(ctx, harness.Soon, "the event of the denial", func(ctx context.Context) error {
 		list := &eventsv1.EventList{}
 		if err := s.plane.Client.List(ctx, list, client.InNamespace(namespace)); err != nil {
 			return err
 		}
 		for _, event := range list.Items {
-			if event.Regarding.Name == machine && strings.HasSuffix(s.denial, event.Note) {
+			if event.Regarding.Name == owner && strings.HasSuffix(s.denial, event.Note) {
 				return nil
 			}
 		}
-		return fmt.Errorf("none of %d events regards %s", len(list.Items), machine)
+		return fmt.Errorf("none of %d events regards %s", len(list.Items), owner)
 	})
 }
 

@@ -148,7 +148,7 @@ func TestStepsOfTheControllerAreThoseOfTheCode(t *testing.T) {
 // prefix never leave the program.
 func TestMarksAreDocumented(t *testing.T) {
 	const prefix = "capv-static-ip.dev/"
-	isMark := regexp.MustCompile("(Annotation|Label|Finalizer)$")
+	isMark := regexp.MustCompile("(Annotation|Label|Finalizer|Condition)$")
 	var code, documented []string
 	for name, text := range readSource(t).texts {
 		if mark, ours := strings.CutPrefix(text, prefix); ours && isMark.MatchString(name) && !slices.Contains(code, mark) {

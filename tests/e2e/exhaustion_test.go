@@ -5,11 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -44,7 +49,11 @@ func TestMachineRefusedForWantOfAnAddressComesWhenThePoolGrows(t *testing.T) {
 		usual := s.usual(workers)
 
 		s.expectTold(workers, provider, "3 of 3 addresses in use")
+		told := s.condition(workers)
 		s.awaitBackOff()
+		if got := s.condition(workers); !equality.Semantic.DeepEqual(got, told) {
+			t.Errorf("after the tries of CAPI the condition is %+v, was %+v", got, told)
+		}
 
 		freed := time.Now()
 		patchFields(s, pool, harness.WithRange(s.address(88), s.address(91)))
@@ -67,7 +76,11 @@ func TestMachineRefusedForWantOfAnAddressComesWhenAnotherMachineGoes(t *testing.
 		usual := s.usual(workers)
 
 		s.expectTold(workers, provider, "3 of 3 addresses in use")
+		told := s.condition(workers)
 		s.awaitBackOff()
+		if got := s.condition(workers); !equality.Semantic.DeepEqual(got, told) {
+			t.Errorf("after the tries of CAPI the condition is %+v, was %+v", got, told)
+		}
 
 		s.scale(others, 0)
 		s.gone(other.Machine, provisioned)
@@ -100,33 +113,46 @@ func (s *scene) expectTold(workers *clusterv1.MachineDeployment, provider harnes
 		if err != nil {
 			return err
 		}
-		if !slices.ContainsFunc(events, func(event eventsv1.Event) bool {
-			return event.Regarding.UID == set.UID && event.Type == corev1.EventTypeWarning && event.Note == want
-		}) {
-			return fmt.Errorf("there is no event %q; there are %+v", want, events)
-		}
-		return nil
-	})
-	s.step("the MachineSet is told: %s", want)
-}
-
-// awaitBackOff waits until CAPI has been refused so often that it is slow to try
-// again: a machine that comes then comes because CAPI was made to try. Each try
-// has another machine name, and the event about it.
-func (s *scene) awaitBackOff() {
-	s.Helper()
-	tries := 0
-	s.eventually(backOff, "CAPI to be slow to try again", func(ctx context.Context) error {
-		events, err := s.eventsAbout(ctx, "VSphereMachine", ipam.PoolExhausted)
+		ofDeployment, err := s.eventsAbout(ctx, "MachineDeployment", ipam.PoolExhausted)
 		if err != nil {
 			return err
 		}
-		tries = len(events)
-		last := time.Time{}
-		for _, event := range events {
-			if event.EventTime.After(last) {
-				last = event.EventTime.Time
+		events = append(events, ofDeployment...)
+		for _, uid := range []types.UID{set.UID, workers.UID} {
+			if !slices.ContainsFunc(events, func(event eventsv1.Event) bool {
+				return event.Regarding.UID == uid && event.Type == corev1.EventTypeWarning && event.Note == want
+			}) {
+				return fmt.Errorf("there is no event %q about %s; there are %+v", want, uid, events)
 			}
+		}
+		if got := meta.FindStatusCondition(set.Status.Conditions, ipam.AddressesAvailableCondition); got == nil ||
+			got.Status != metav1.ConditionFalse || got.Reason != string(ipam.PoolExhausted) || got.Message != want {
+			return fmt.Errorf("its condition is %+v", got)
+		}
+		return nil
+	})
+	s.step("the MachineSet, and its MachineDeployment, are told: %s", want)
+}
+
+// condition is what the MachineSet says of its addresses, nil if it says nothing.
+func (s *scene) condition(workers *clusterv1.MachineDeployment) *metav1.Condition {
+	s.Helper()
+	set, err := s.machineSet(s.Context(), workers)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return meta.FindStatusCondition(set.Status.Conditions, ipam.AddressesAvailableCondition)
+}
+
+// awaitBackOff waits until CAPI has been refused so often that it is slow to try
+// again: a machine that comes then comes because CAPI was made to try. An event that
+// repeats is written once a minute, so that the tries are counted in the log.
+func (s *scene) awaitBackOff() {
+	s.Helper()
+	tries, last := 0, time.Now()
+	s.eventually(backOff, "CAPI to be slow to try again", func(context.Context) error {
+		if denied := strings.Count(s.stack.Plane.LogsAbout(s.ns), `"Denied a request"`); denied != tries {
+			tries, last = denied, time.Now()
 		}
 		if since := time.Since(last); tries < grownDenials || since < quiet {
 			return fmt.Errorf("it was refused %d times, the last time %s ago", tries, since)
@@ -201,6 +227,12 @@ func (s *scene) expectNotWaiting(workers *clusterv1.MachineDeployment) {
 		}
 		if got, ok := set.Annotations[ipam.RefusedByAnnotation]; ok {
 			return fmt.Errorf("its annotation %s is %q", ipam.RefusedByAnnotation, got)
+		}
+		return nil
+	})
+	s.eventually(2*harness.Soon, "the MachineSet of "+workers.Name+" to say nothing any more", func(context.Context) error {
+		if got := s.condition(workers); got != nil {
+			return fmt.Errorf("it says %+v", got)
 		}
 		return nil
 	})

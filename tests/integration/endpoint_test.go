@@ -320,10 +320,11 @@ func TestDryRunOfAnEndpointClaimsNothing(t *testing.T) {
 	f := harness.OfMetal3
 	s.vips(f, 228, 228)
 
-	if err := s.env.Client.Create(t.Context(), harness.VSphereCluster(s.ns, "prod", endpointOf(f)), client.DryRunAll); err != nil {
+	warned, told := s.warnedClient()
+	if err := warned.Create(t.Context(), harness.VSphereCluster(s.ns, "prod", endpointOf(f)), client.DryRunAll); err != nil {
 		t.Fatal(err)
 	}
-	warned, told := s.warnedClient()
+	told.expect(s, `would claim 1 address of IPPool "dkp-cluster" (1 free)`)
 	err := warned.Create(t.Context(), harness.VSphereCluster(s.ns, "prod", harness.WithPool("nowhere")), client.DryRunAll)
 
 	if err != nil || len(told.texts) == 0 {

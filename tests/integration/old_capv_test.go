@@ -119,12 +119,14 @@ func servedAfterTheAdapter(s *scene) {
 // cause is gone.
 func deniedUntilThePoolIsThere(s *scene) {
 	owner := s.machineSet("owner")
-	s.refused(s.older(s.pooled("cp-0", harness.WithOwner(owner))), "no IPPool and no InClusterIPPool")
+	s.refused(s.older(s.pooled("cp-0")), "no IPPool and no InClusterIPPool")
 	s.toldInServedVersion(string(ipam.PoolNotFound))
-	s.toldAbout("MachineSet", "owner", string(ipam.PoolNotFound))
 	s.waiting(owner)
+	s.toldAbout("MachineSet", "owner", string(ipam.PoolNotFound))
+	s.expectSaying(owner, ipam.PoolNotFound, poolNotFound)
 	s.create(harness.Pool(s.ns))
 	s.touched(owner)
+	s.silent(owner)
 	s.create(s.older(s.pooled("cp-0", harness.WithOwner(owner))))
 	s.settled("cp-0")
 }

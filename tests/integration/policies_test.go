@@ -83,6 +83,8 @@ type write struct {
 	object func(p possessions) client.Object
 	patch  string
 	remove bool
+	// status says that the patch is one of the status.
+	status bool
 }
 
 // attempt returns the answer to a write that would change nothing if it is allowed.
@@ -90,6 +92,9 @@ func (s *scene) attempt(c client.Client, w write, p possessions) error {
 	object := w.object(p).DeepCopyObject().(client.Object)
 	if w.remove {
 		return c.Delete(s.Context(), object, client.DryRunAll)
+	}
+	if w.status {
+		return c.Status().Patch(s.Context(), object, client.RawPatch(types.MergePatchType, []byte(w.patch)), client.DryRunAll)
 	}
 	return c.Patch(s.Context(), object, client.RawPatch(types.MergePatchType, []byte(w.patch)), client.DryRunAll)
 }
@@ -112,6 +117,11 @@ func device(first string) string {
 	return `{"spec":{"network":{"devices":[{"networkName":"VM Network","dhcp4":false` + first + `},{"networkName":"VM Network","dhcp4":true}]}}}`
 }
 
+// saying is the patch of a status that has a condition of this type, in v1beta2.
+func saying(condition string) string {
+	return `{"status":{"conditions":[{"type":"` + condition + `","status":"False","reason":"x","message":"","lastTransitionTime":"2026-01-02T03:04:05Z"}]}}`
+}
+
 // thefts are writes that the manager's rights allow, and its work never needs.
 var thefts = map[string]write{
 	"commands of a control plane":         {object: ofOwner, patch: `{"spec":{"kubeadmConfigSpec":{"preKubeadmCommands":["id"]}}}`},
@@ -120,6 +130,9 @@ var thefts = map[string]write{
 	"scale of a MachineSet":               {object: ofSet, patch: `{"spec":{"replicas":0}}`},
 	"annotation of a MachineSet":          {object: ofSet, patch: `{"metadata":{"annotations":{"cluster.x-k8s.io/paused":""}}}`},
 	"annotation off a MachineSet":         {object: ofSet, patch: `{"metadata":{"annotations":{"` + usersAnnotation + `":null}}}`},
+	"replicas in a MachineSet's status":   {object: ofSet, status: true, patch: `{"status":{"replicas":7}}`},
+	"another's condition of a MachineSet": {object: ofSet, status: true, patch: saying("Deleting")},
+	"status of a control plane":           {object: ofOwner, status: true, patch: `{"status":{"initialization":{"controlPlaneInitialized":true}}}`},
 	"finalizer on a MachineSet":           {object: ofSet, patch: `{"metadata":{"finalizers":["example.org/hold"]}}`},
 	"VM template of a machine":            {object: ofMachine, patch: `{"spec":{"template":"mine"}}`},
 	"network of a machine":                {object: ofMachine, patch: `{"spec":{"network":{"routes":[{"to":"192.0.2.0/24","via":"10.16.56.66","metric":1}]}}}`},
@@ -155,6 +168,8 @@ var thefts = map[string]write{
 var duties = map[string]write{
 	"refusal on a MachineSet":    {object: ofSet, patch: `{"metadata":{"annotations":{"capv-static-ip.dev/refused-by":"x"}}}`},
 	"refusal on a control plane": {object: ofOwner, patch: `{"metadata":{"annotations":{"capv-static-ip.dev/refused-by":"x"}}}`},
+	"condition of a MachineSet":  {object: ofSet, status: true, patch: saying(ipam.AddressesAvailableCondition)},
+	"condition of a plane":       {object: ofOwner, status: true, patch: saying(ipam.AddressesAvailableCondition)},
 	"finalizer of an endpoint":   {object: ofCluster, patch: `{"metadata":{"finalizers":["` + ipam.ReleaseFinalizer + `"]}}`},
 	"endpoint for one that asks": {object: ofAsking, patch: `{"spec":{"controlPlaneEndpoint":{"host":"10.16.56.66","port":6443}}}`},
 	"touch of a pool":            {object: ofPool, patch: `{"metadata":{"annotations":{"capv-static-ip.dev/touched":"x"}}}`},

@@ -208,6 +208,10 @@ func TestRefusalAndTouchTakeNothingFromOtherManagers(t *testing.T) {
 	s.waiting(owner)
 	s.free(0)
 	s.touched(owner)
+	s.silent(owner)
+	if err := s.env.Client.Get(t.Context(), client.ObjectKeyFromObject(owner), owner); err != nil {
+		t.Fatal(err)
+	}
 
 	expectSame(s, "the owner's spec", owner.Spec, before.Spec)
 	expectSame(s, "the owner's annotations", owner.Annotations, before.Annotations)

@@ -197,6 +197,23 @@ func TestAllOrNothingOfSeveralPools(t *testing.T) {
 	})
 }
 
+// knownCounts waits until every replica knows how many addresses so many pools have left:
+// in-cluster writes that into the status of a new pool a moment later.
+func (s *scene) knownCounts(ask harness.Option, pools int) {
+	s.Helper()
+	preview := s.creation("probe", s.manifest(harness.Machine(s.ns, "probe", ask)))
+	preview.DryRun = yes()
+	for _, replica := range s.env.managers {
+		s.eventually(replica.Name+" to know the pools", func(context.Context) error {
+			response := s.ask(replica, preview)
+			if strings.Count(strings.Join(response.Warnings, "\n"), " free)") != pools {
+				return fmt.Errorf("it warns of %q", response.Warnings)
+			}
+			return nil
+		})
+	}
+}
+
 // A dry run of them tells the same, and what would deny it, and claims nothing.
 func TestDryRunOfSeveralPoolsMakesNothing(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
@@ -220,10 +237,15 @@ func TestDryRunOfSeveralPoolsMakesNothing(t *testing.T) {
 		parts := withPoolOf("0", ref(f, "a")+","+ref(f, "b"))
 		full := fmt.Sprintf(`%s "a" in namespace "NAMESPACE" is exhausted: 1 of 1 addresses in use; add addresses to the pool or delete a machine that holds one`, kind)
 
-		preview(parts)
-		preview(withPoolOf("0", "@prod,@prod,@prod"))
-		preview(grouped("prod"))
-		preview(withPoolOf("0", "@dev|"+ref(f, "a")), `no pool in namespace "NAMESPACE" carries cluster.x-k8s.io/ip-pool-group=dev, asked for by `+expression+
+		claims := func(count, pool, left string) string {
+			return fmt.Sprintf("would claim %s of %s %q (%s free)", count, kind, pool, left)
+		}
+
+		s.knownCounts(parts, 2)
+		preview(parts, claims("1 address", "a", "1"), claims("1 address", "b", "2"))
+		preview(withPoolOf("0", "@prod,@prod,@prod"), claims("1 address", "a", "1"), claims("2 addresses", "b", "2"))
+		preview(grouped("prod"), claims("1 address", "a", "1"))
+		preview(withPoolOf("0", "@dev|"+ref(f, "a")), claims("1 address", "a", "1"), `no pool in namespace "NAMESPACE" carries cluster.x-k8s.io/ip-pool-group=dev, asked for by `+expression+
 			`: label a pool, or correct the annotation there`)
 		preview(grouped("dev"), `no pool in namespace "NAMESPACE" carries cluster.x-k8s.io/ip-pool-group=dev, asked for by labels of the VSphereMachine: `+
 			`label a pool, or correct the labels there`)

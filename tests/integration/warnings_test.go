@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -52,8 +53,9 @@ func TestDryRunMakesNothing(t *testing.T) {
 		s.expectNoClaims()
 
 		s.pool(f, f.WithIPs(88, 89))
+		s.knownCounts(harness.WithPool(f.PoolName), 1)
 		preview()
-		warned.expect(s)
+		warned.expect(s, fmt.Sprintf("would claim 1 address of %s %q (2 free)", f.Reference(f.PoolName).Kind, f.PoolName))
 		s.expectNoClaims()
 
 		s.create(s.asks(f, "cp-0"), s.asks(f, "cp-1"))
