@@ -26,7 +26,7 @@ IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER)
 	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
 
 UNIT := ./webhook/... ./machine/... ./allocator/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
-INTEGRATION := ./tests/harness/... ./tests/integration/...
+INTEGRATION := ./tests/harness/... ./tests/integration/... ./tests/install/...
 E2E := ./tests/e2e/...
 # For one package of tests.
 TIMEOUT ?= 40m
@@ -45,8 +45,8 @@ gotest = $(call tool,gotestsum) --format $(FORMAT) --format-hide-empty-pkg -- \
 # $(call programs,NAMES) builds programs that the cache does not have. It comes
 # before tests that use them, which then have their time for themselves.
 programs = $(GO) run ./tests/programs/build $(1) >/dev/null
-PLANE := kustomize etcd kube-apiserver kube-controller-manager kubectl metal3-ipam in-cluster-ipam
-STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane workload capv clusterctl
+PLANE := kustomize clusterctl etcd kube-apiserver kube-controller-manager kubectl metal3-ipam in-cluster-ipam
+STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane workload capv
 # Rights are generated from the markers in the code that needs them.
 controller-gen = $(call tool,controller-gen) rbac:roleName=capv-static-ip-manager \
 	paths=./cmd/... paths=./webhook/... paths=./machine/... paths=./allocator/...
