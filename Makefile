@@ -42,6 +42,8 @@ TESTFLAGS ?=
 tool = tool="$$($(GO) run ./tests/programs/build $(1))" && "$$tool"
 gotest = $(call tool,gotestsum) --format $(FORMAT) --format-hide-empty-pkg -- \
 	$(if $(RACE),-race) -timeout $(TIMEOUT) $(TESTFLAGS)
+# release/ has a module file of its own, which ./... leaves out.
+release-unit = cd release && GOFLAGS= $(GO) test -timeout $(TIMEOUT) $(TESTFLAGS) ./...
 # $(call programs,NAMES) builds programs that the cache does not have. It comes
 # before tests that use them, which then have their time for themselves.
 programs = $(GO) run ./tests/programs/build $(1) >/dev/null
@@ -120,6 +122,7 @@ release-test: ## Make a release twice and install from it; the tests of the char
 .PHONY: test
 test: lint ## Everything: lint, unit tests, integration tests on a real control plane.
 	@$(call programs,$(PLANE))
+	@$(release-unit)
 	@$(gotest) $(UNIT) $(INTEGRATION)
 
 .PHONY: check-all
@@ -129,7 +132,7 @@ check-all: ## Everything there is to run, heavy tests too, with a table at the e
 .PHONY: test-unit
 test-unit: ## The tests that need no control plane.
 	@$(gotest) $(UNIT)
-	@cd release && GOFLAGS= $(GO) test $(TESTFLAGS) ./...
+	@$(release-unit)
 
 .PHONY: test-integration
 test-integration: ## The tests on a real control plane with the real IPAM provider.
