@@ -25,7 +25,7 @@ func (p project) repository(variables ...string) string {
 	}
 	config := filepath.Join(dir, "clusterctl.yaml")
 	components := filepath.Join(version, "addon-components.yaml")
-	lines := append(variables, "providers:", "- name: capv-static-ip", "  type: AddonProvider", "  url: "+components, "")
+	lines := slices.Concat(variables, []string{"providers:", "- name: capv-static-ip", "  type: AddonProvider", "  url: " + components, ""})
 	if err := os.MkdirAll(version, 0o750); err != nil {
 		p.Fatal(err)
 	}
