@@ -26,7 +26,7 @@ IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER)
 	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
 
 UNIT := ./webhook/... ./machine/... ./allocator/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
-INTEGRATION := ./tests/harness/... ./tests/integration/...
+INTEGRATION := ./tests/harness/... ./tests/integration/... ./tests/install/...
 E2E := ./tests/e2e/...
 # For one package of tests.
 TIMEOUT ?= 40m
@@ -42,11 +42,13 @@ TESTFLAGS ?=
 tool = tool="$$($(GO) run ./tests/programs/build $(1))" && "$$tool"
 gotest = $(call tool,gotestsum) --format $(FORMAT) --format-hide-empty-pkg -- \
 	$(if $(RACE),-race) -timeout $(TIMEOUT) $(TESTFLAGS)
+# release/ has a module file of its own, which ./... leaves out.
+release-unit = cd release && GOFLAGS= $(GO) test -timeout $(TIMEOUT) $(TESTFLAGS) ./...
 # $(call programs,NAMES) builds programs that the cache does not have. It comes
 # before tests that use them, which then have their time for themselves.
 programs = $(GO) run ./tests/programs/build $(1) >/dev/null
-PLANE := kustomize etcd kube-apiserver kube-controller-manager kubectl metal3-ipam in-cluster-ipam
-STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane workload capv clusterctl
+PLANE := kustomize clusterctl etcd kube-apiserver kube-controller-manager kubectl metal3-ipam in-cluster-ipam
+STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane workload capv
 # Rights are generated from the markers in the code that needs them.
 controller-gen = $(call tool,controller-gen) rbac:roleName=capv-static-ip-manager \
 	paths=./cmd/... paths=./webhook/... paths=./machine/... paths=./allocator/...
@@ -92,11 +94,35 @@ endif
 	else echo 'make image needs docker, buildah or podman' >&2; exit 1; fi; \
 	set -- "$$@" $(IMAGE_ARGS) .; echo "$$@"; "$$@"
 
+##@ Release
+
+# Where the image and the chart of a release will be, as registry.example.com/capi.
+REGISTRY ?=
+# A command that signs {in} into {out}, for the sums of a release.
+SIGN ?=
+
+.PHONY: release
+release: ## Make all files of release VERSION into dist/VERSION, for REGISTRY; publishes nothing.
+	@cd release && GOFLAGS= $(GO) run . -root .. -version '$(if $(filter file,$(origin VERSION)),,$(VERSION))' -registry '$(REGISTRY)' -sign '$(SIGN)'
+
+.PHONY: push
+push: ## Push image and chart of dist/VERSION to REGISTRY, for which they were made.
+	@test -n '$(REGISTRY)' || { echo 'make push needs REGISTRY' >&2; exit 1; }
+	@cd release && GOFLAGS= $(GO) run ./push ../dist/$(VERSION)/capv-static-ip-image.oci.tar '$(REGISTRY)/capv-static-ip:$(VERSION)'
+	@$(call tool,helm) push $(if $(PLAIN_HTTP),--plain-http) 'dist/$(VERSION)/capv-static-ip-$(VERSION:v%=%).tgz' 'oci://$(REGISTRY)/charts'
+
+.PHONY: release-test
+release-test: ## Make a release twice and install from it; the tests of the chart; several minutes.
+	@$(call programs,$(PLANE) helm cyclonedx-gomod)
+	@cd release && GOFLAGS= $(GO) test -tags=heavy -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+	@$(gotest) -tags=heavy -run 'Chart|Helm|Mistakes' ./tests/install/... ./tests/integration/...
+
 ##@ Test
 
 .PHONY: test
 test: lint ## Everything: lint, unit tests, integration tests on a real control plane.
 	@$(call programs,$(PLANE))
+	@$(release-unit)
 	@$(gotest) $(UNIT) $(INTEGRATION)
 
 .PHONY: check-all
@@ -106,6 +132,7 @@ check-all: ## Everything there is to run, heavy tests too, with a table at the e
 .PHONY: test-unit
 test-unit: ## The tests that need no control plane.
 	@$(gotest) $(UNIT)
+	@$(release-unit)
 
 .PHONY: test-integration
 test-integration: ## The tests on a real control plane with the real IPAM provider.
@@ -137,7 +164,7 @@ bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole st
 
 # Mains of ours with a module file of their own, which ./... leaves out. They are
 # looked at with the flags they are built with, to compile what they use once.
-OWN_MAINS := tests/programs/cert-manager tests/programs/vcenter tests/programs/workload
+OWN_MAINS := release tests/programs/cert-manager tests/programs/vcenter tests/programs/workload
 
 .PHONY: lint
 lint: ## Check format and style.
@@ -150,10 +177,16 @@ fmt: ## Format the code as lint wants it.
 
 ##@ Generate
 
+# The chart has copies of these, because it cannot read outside of its folder.
+CHART := deploy/chart/capv-static-ip
+CHARTED := deploy/rbac/role.yaml deploy/namespaced/cluster_role.yaml deploy/policies/manager_writes.yaml \
+	deploy/webhook/mutating_webhook_configuration.yaml
+
 .PHONY: generate
-generate: ## Generate deploy/rbac/role.yaml and the deep copies from the markers in the code.
+generate: ## Generate deploy/rbac/role.yaml and the deep copies from the markers in the code, and the chart's files.
 	@$(controller-gen) output:rbac:artifacts:config=deploy/rbac
 	@$(deepcopy-gen)
+	@cp $(CHARTED) $(CHART)/files
 
 .PHONY: verify-generate
 verify-generate: ## Fail if a generated file is stale.
@@ -163,6 +196,10 @@ verify-generate: ## Fail if a generated file is stale.
 	for file in deploy/rbac/role.yaml allocator/capi/zz_generated.deepcopy.go; do \
 		git diff --no-index --exit-code "$$file" "$$fresh/$${file##*/}" || \
 			{ echo "$$file is stale: run 'make generate'" >&2; exit 1; }; \
+	done; \
+	for file in $(CHARTED); do \
+		git diff --no-index --exit-code "$(CHART)/files/$${file##*/}" "$$file" || \
+			{ echo "$(CHART)/files is stale: run 'make generate'" >&2; exit 1; }; \
 	done
 
 .PHONY: clean

@@ -2,13 +2,16 @@ package main
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/spf13/pflag"
+	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/component-base/logs"
 	logsapi "k8s.io/component-base/logs/api/v1"
+	"sigs.k8s.io/yaml"
 
 	"capv-static-ip.dev/tests/docs"
 )
@@ -20,6 +23,43 @@ func TestDefaultOptionsAreValid(t *testing.T) {
 	}
 	if opts.kubeAPIQPS != 100 || opts.kubeAPIBurst != 200 || opts.orphanGracePeriod != 90*time.Second || len(opts.warnings()) > 0 {
 		t.Errorf("got QPS %v, burst %d, grace period %s", opts.kubeAPIQPS, opts.kubeAPIBurst, opts.orphanGracePeriod)
+	}
+}
+
+// What the Deployment says of flags can be seen and replaced there, and is what they
+// are without it, but for the election.
+func TestDeploymentNamesFlagsWithTheirDefaults(t *testing.T) {
+	content, err := os.ReadFile("../../deploy/manager/deployment.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deployment := &appsv1.Deployment{}
+	if err := yaml.UnmarshalStrict(content, deployment); err != nil {
+		t.Fatal(err)
+	}
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	(&options{logging: logs.NewOptions()}).addFlags(fs)
+	for _, arg := range deployment.Spec.Template.Spec.Containers[0].Args {
+		name, value, found := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+		known := fs.Lookup(name)
+		if !found || known == nil {
+			t.Errorf("%s is no --flag=value that the manager knows", arg)
+			continue
+		}
+		want := known.DefValue
+		if name == "leader-elect" {
+			want = "true"
+		}
+		if err := known.Value.Set(value); err != nil {
+			t.Errorf("%s: %v", arg, err)
+		}
+		got := known.Value.String()
+		if err := known.Value.Set(want); err != nil {
+			t.Errorf("--%s=%s: %v", name, want, err)
+		}
+		if got != known.Value.String() {
+			t.Errorf("%s: want %s", arg, want)
+		}
 	}
 }
 

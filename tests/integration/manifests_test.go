@@ -149,10 +149,20 @@ func TestManifestsCanBeAppliedAgain(t *testing.T) {
 		}
 	}
 
-	// Rights that were aggregated meanwhile are the API server's to write.
+	// Rights that were aggregated meanwhile are the API server's to write: no way of
+	// applying takes them back, be it for a moment.
 	c.aggregate()
-	c.apply("--server-side", "-k", "deploy/default")
-	c.apply("-k", "deploy/default")
+	const pools = "ClusterRole /capv-static-ip-pools"
+	for _, way := range [][]string{{"--server-side"}, {"--server-side", "--force-conflicts", "--field-manager=another"}, {}} {
+		way = append(way, "-k", "deploy/default")
+		first := c.apply(way...)
+		if second := c.apply(way...); first[pools] == "" || first[pools] != second[pools] {
+			t.Errorf("apply %v: the second time changes %s", way, pools)
+		}
+		if err := c.aggregated(t.Context()); err != nil {
+			t.Errorf("apply %v: %v", way, err)
+		}
+	}
 }
 
 // aggregate grants the manager a right on another kind of pools, and waits until it
@@ -166,16 +176,18 @@ func (c target) aggregate() {
 	if err := c.plane.Client.Create(c.Context(), role); err != nil {
 		c.Fatal(err)
 	}
-	err := harness.Eventually(c.Context(), harness.Soon, "the right to be aggregated", func(ctx context.Context) error {
-		pools := &rbacv1.ClusterRole{}
-		if err := c.plane.Client.Get(ctx, client.ObjectKey{Name: "capv-static-ip-pools"}, pools); err != nil || len(pools.Rules) > 0 {
-			return err
-		}
-		return errors.New("it is not")
-	})
-	if err != nil {
+	if err := harness.Eventually(c.Context(), harness.Soon, "the right to be aggregated", c.aggregated); err != nil {
 		c.Fatal(err)
 	}
+}
+
+// aggregated tells whether the manager has the right.
+func (c target) aggregated(ctx context.Context) error {
+	pools := &rbacv1.ClusterRole{}
+	if err := c.plane.Client.Get(ctx, client.ObjectKey{Name: "capv-static-ip-pools"}, pools); err != nil || len(pools.Rules) > 0 {
+		return err
+	}
+	return errors.New("the role has no rules")
 }
 
 // rendered renders a folder and reads the only object of a type that has the name.

@@ -221,18 +221,37 @@ func TestAccountsOfOthersAreNotConfined(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
 	set := s.machineSet("md")
-	// The same rights, and the same name in another namespace.
-	namesake, err := shared.ServiceAccount(s.ns, "capv-static-ip-manager")
+	account := s.accountWithTheRights("somebody")
+
+	s.eventually("somebody else to scale a MachineSet", func(context.Context) error {
+		return s.attempt(s.as(account), write{object: ofSet, patch: `{"spec":{"replicas":0}}`}, possessions{set: set})
+	})
+}
+
+// clusterctl installs into any namespace, and does not write that into the policy.
+func TestManagerOfAnotherNamespaceIsConfined(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	set := s.machineSet("md")
+	account := s.accountWithTheRights("capv-static-ip-manager")
+
+	s.eventually("it to be kept from scaling a MachineSet", func(context.Context) error {
+		return confinedBy(s.attempt(s.as(account), write{object: ofSet, patch: `{"spec":{"replicas":0}}`}, possessions{set: set}))
+	})
+}
+
+// accountWithTheRights is a ServiceAccount that may do in the namespace what the
+// manager may.
+func (s *scene) accountWithTheRights(name string) harness.Credentials {
+	s.Helper()
+	account, err := s.env.ServiceAccount(s.ns, name)
 	if err != nil {
-		t.Fatal(err)
+		s.Fatal(err)
 	}
 	s.create(&rbacv1.RoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: "namesake"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.ns, Name: name},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "capv-static-ip-manager"},
-		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: s.ns, Name: "capv-static-ip-manager"}},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: s.ns, Name: name}},
 	})
-
-	s.eventually("a namesake to scale a MachineSet", func(context.Context) error {
-		return s.attempt(s.as(namesake), write{object: ofSet, patch: `{"spec":{"replicas":0}}`}, possessions{set: set})
-	})
+	return account
 }

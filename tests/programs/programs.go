@@ -70,6 +70,8 @@ var known = []program{
 	{name: "cert-manager", family: "cert-manager", pkg: ownMain, module: "github.com/cert-manager/cert-manager"},
 	{name: "vcenter", family: "vcenter", pkg: ownMain, module: "github.com/vmware/govmomi"},
 	{name: "workload", family: "workload", pkg: ownMain, module: "sigs.k8s.io/cluster-api-provider-vsphere/test"},
+	{name: "helm", family: "helm", pkg: "helm.sh/helm/v4/cmd/helm", module: "helm.sh/helm/v4"},
+	{name: "cyclonedx-gomod", family: "cyclonedx-gomod", pkg: "github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod", module: "github.com/CycloneDX/cyclonedx-gomod"},
 	{name: "golangci-lint", family: tools, pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", module: "github.com/golangci/golangci-lint/v2"},
 	{name: "gotestsum", family: tools, pkg: "gotest.tools/gotestsum", module: "gotest.tools/gotestsum"},
 	{name: "controller-gen", family: tools, pkg: "sigs.k8s.io/controller-tools/cmd/controller-gen", module: "sigs.k8s.io/controller-tools"},

@@ -1,0 +1,57 @@
+#!/bin/sh
+# Pushes the image to a registry of yours, and writes configurations for it:
+#
+#   ./load.sh registry.corp.example/capi
+#
+# Credentials come from your docker configuration (~/.docker/config.json). Needs no
+# container runtime. On another system than Linux, push the image by hand, see
+# README.txt, and run ./load.sh --no-push REGISTRY.
+set -eu
+cd "$(dirname "$0")"
+
+push=yes
+if [ "${1-}" = --no-push ]; then
+  push=no
+  shift
+fi
+if [ $# -ne 1 ] || [ -z "$1" ]; then
+  echo "usage: $0 [--no-push] REGISTRY" >&2
+  exit 2
+fi
+registry="${1%/}"
+image="$registry/capv-static-ip:@VERSION@"
+
+if [ "$push" = yes ]; then
+  case "$(uname -m)" in
+    x86_64 | amd64) architecture=amd64 ;;
+    aarch64 | arm64) architecture=arm64 ;;
+    *) echo "there is no program to push with on $(uname -m), see README.txt" >&2; exit 1 ;;
+  esac
+  "bin/push-linux-$architecture" images/capv-static-ip-image.oci.tar "$image"
+fi
+
+cat >clusterctl.yaml <<EOF
+providers:
+- name: capv-static-ip
+  type: AddonProvider
+  url: file://$(pwd)/addon-capv-static-ip/@VERSION@/addon-components.yaml
+images:
+  addon-capv-static-ip:
+    repository: $registry
+EOF
+cat >values-airgap.yaml <<EOF
+image:
+  registry: $registry
+EOF
+cat >kubectl/kustomization.yaml <<EOF
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources:
+- capv-static-ip.yaml
+images:
+- name: @REGISTRY@/capv-static-ip
+  newName: $registry/capv-static-ip
+EOF
+sed "s|@IMAGE@|$image|" operator/provider.yaml >operator/provider-airgap.yaml
+echo "wrote for $registry:"
+echo "clusterctl.yaml values-airgap.yaml kubectl/kustomization.yaml operator/provider-airgap.yaml"

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// pushPlatforms are those of machines that images are pushed from.
+var pushPlatforms = []string{"linux/amd64", "linux/arm64"}
+
+//go:embed airgap/load.sh
+var loadScript string
+
+//go:embed airgap/README.txt
+var bundleReadme string
+
+// makeBundle makes one archive with all that an installation without the internet
+// needs, and what pushes the image there.
+func (r *release) makeBundle(ctx context.Context) error {
+	name := product + "-" + r.version + "-airgap"
+	top := filepath.Join(r.work, "bundle")
+	dir := filepath.Join(top, name)
+	if err := r.fillBundle(dir); err != nil {
+		return err
+	}
+	for _, platform := range pushPlatforms {
+		to := filepath.Join(dir, "bin", "push-"+strings.ReplaceAll(platform, "/", "-"))
+		if err := r.compile(ctx, filepath.Join(r.root, "release"), "./push", platform, to); err != nil {
+			return err
+		}
+	}
+	if err := writeSums(dir); err != nil {
+		return err
+	}
+	return r.archive(top, filepath.Join(r.out, name+".tar"))
+}
+
+// fillBundle copies what was made, and the documentation, to where load.sh and its
+// users look for it.
+func (r *release) fillBundle(dir string) error {
+	files := map[string]string{
+		imageArchive:       "images/" + imageArchive,
+		"image.digest":     "images/image.digest",
+		manifestFile:       "kubectl/" + manifestFile,
+		"RELEASE_NOTES.md": "RELEASE_NOTES.md",
+		r.chartFile():      r.chartFile(),
+	}
+	for _, file := range []string{componentsFile, "metadata.yaml"} {
+		// The layout of clusterctl's local repositories.
+		files[file] = filepath.Join("addon-"+product, r.version, file)
+	}
+	for _, pattern := range []string{plugin + "-*", "sbom-*"} {
+		found, err := filepath.Glob(filepath.Join(r.out, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			files[filepath.Base(path)] = filepath.Base(path)
+		}
+	}
+	for from, to := range files {
+		if err := copyFile(filepath.Join(r.out, from), filepath.Join(dir, to)); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"docs", "README.md", "LICENSE", "CHANGELOG.md"} {
+		if err := copyFolder(filepath.Join(r.root, name), filepath.Join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return r.writeTexts(dir)
+}
+
+func (r *release) chartFile() string { return product + "-" + r.number() + ".tgz" }
+
+// writeTexts writes what names the version or the image.
+func (r *release) writeTexts(dir string) error {
+	operator, err := r.operator()
+	if err != nil {
+		return err
+	}
+	replace := strings.NewReplacer("@VERSION@", r.version, "@NUMBER@", r.number(), "@IMAGE@", r.image(), "@REGISTRY@", r.registry)
+	for name, text := range map[string]string{
+		"load.sh":                replace.Replace(loadScript),
+		"README.txt":             replace.Replace(bundleReadme),
+		"images.txt":             r.image() + "\n",
+		"operator/provider.yaml": operator,
+	} {
+		mode := os.FileMode(0o644)
+		if strings.HasSuffix(name, ".sh") {
+			mode = 0o755
+		}
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(text), mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// operator is what the operator of Cluster API is given where it reaches no
+// repository: a ConfigMap with our files, named by the version, and an AddonProvider.
+func (r *release) operator() (string, error) {
+	const namespace = product + "-system"
+	data := map[string]string{}
+	for key, file := range map[string]string{"components": componentsFile, "metadata": "metadata.yaml"} {
+		content, err := os.ReadFile(filepath.Join(r.out, file))
+		if err != nil {
+			return "", err
+		}
+		data[key] = string(content)
+	}
+	label := map[string]any{"provider-components": product}
+	objects := []any{
+		map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{
+			"name":   namespace,
+			"labels": map[string]any{"pod-security.kubernetes.io/enforce": "restricted"},
+		}},
+		map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{
+			"name": r.version, "namespace": namespace, "labels": label,
+		}, "data": data},
+		map[string]any{"apiVersion": "operator.cluster.x-k8s.io/v1alpha2", "kind": "AddonProvider", "metadata": map[string]any{
+			"name": product, "namespace": namespace,
+		}, "spec": map[string]any{
+			"version":     r.version,
+			"fetchConfig": map[string]any{"selector": map[string]any{"matchLabels": label}},
+		}},
+	}
+	var documents []string
+	for _, object := range objects {
+		text, err := yaml.Marshal(object)
+		if err != nil {
+			return "", fmt.Errorf("writing what the operator reads: %w", err)
+		}
+		documents = append(documents, string(text))
+	}
+	return strings.Join(documents, "---\n"), nil
+}

@@ -1,0 +1,146 @@
+//go:build heavy
+
+package main
+
+import (
+	"bytes"
+	"debug/elf"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+)
+
+// clone is the project, as its last commit has it, with a section for the version in
+// the changelog.
+func clone(t *testing.T) string {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "clone")
+	git(t, "..", "clone", "--quiet", ".", root)
+	path := filepath.Join(root, "CHANGELOG.md")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content = bytes.Replace(content, []byte("## [Unreleased]"), []byte("## [0.1.0] - 2026-01-01"), 1)
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z")
+	git(t, root, "-c", "user.name=test", "-c", "user.email=test@example.com", "commit", "--quiet", "--all", "--message=0.1.0", "--date=2026-01-01T00:00:00Z")
+	return root
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// command runs a program in a folder and returns all that it prints.
+func command(t *testing.T, dir, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
+	output, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, output)
+	}
+	return string(output)
+}
+
+// One release is made twice, because that costs most of the time.
+func TestReleaseIsReproducibleAndLoads(t *testing.T) {
+	const registryOfRelease = "registry.example.com/capi"
+	var made []string
+	for range 2 {
+		root := clone(t)
+		if err := run(t.Context(), []string{"-root", root, "-version", "v0.1.0", "-registry", registryOfRelease, "-sign", "cp {in} {out}"}); err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, filepath.Join(root, "dist", "v0.1.0"))
+	}
+	dist := made[0]
+	if first, second := read(t, filepath.Join(dist, sumsFile)), read(t, filepath.Join(made[1], sumsFile)); first != second {
+		t.Errorf("the same commit made\n%s\nand then\n%s", first, second)
+	}
+	command(t, dist, "sha256sum", "--check", "--strict", sumsFile)
+	if read(t, filepath.Join(dist, sumsFile+".sigstore.json")) != read(t, filepath.Join(dist, sumsFile)) {
+		t.Error("the sums were not signed as SIGN says")
+	}
+	if notes := read(t, filepath.Join(dist, "RELEASE_NOTES.md")); !strings.Contains(notes, strings.TrimSpace(read(t, filepath.Join(dist, "image.digest")))) ||
+		!strings.Contains(notes, "| Kubernetes (management cluster) |") {
+		t.Errorf("the notes lack the digest or the versions:\n%s", notes)
+	}
+	for _, file := range []string{manifestFile, componentsFile} {
+		if !strings.Contains(read(t, filepath.Join(dist, file)), "image: "+registryOfRelease+"/capv-static-ip:v0.1.0\n") {
+			t.Errorf("%s does not name the image", file)
+		}
+	}
+	t.Run("the programs are static", func(t *testing.T) { programsAreStatic(t, made[0]) })
+	t.Run("the bundle loads into another registry", func(t *testing.T) { bundleLoads(t, dist) })
+}
+
+func programsAreStatic(t *testing.T, dist string) {
+	dir := t.TempDir()
+	command(t, dir, "tar", "xf", filepath.Join(dist, "capv-static-ip-v0.1.0-airgap.tar"))
+	for architecture, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
+		file, err := elf.Open(filepath.Join(dir, "capv-static-ip-v0.1.0-airgap", "bin", "push-linux-"+architecture))
+		if err != nil {
+			t.Fatal(err)
+		}
+		libraries, err := file.ImportedLibraries()
+		if err != nil || len(libraries) > 0 || file.Machine != machine {
+			t.Errorf("push for %s is for %s, and needs %q (error %v)", architecture, file.Machine, libraries, err)
+		}
+		file.Close()
+	}
+}
+
+// bundleLoads plays the part of a user without the internet, in a folder with nothing
+// of the project beside it.
+func bundleLoads(t *testing.T, dist string) {
+	server := httptest.NewServer(registry.New())
+	defer server.Close()
+	to := strings.TrimPrefix(server.URL, "http://") + "/corp"
+	dir := t.TempDir()
+	command(t, dir, "tar", "xf", filepath.Join(dist, "capv-static-ip-v0.1.0-airgap.tar"))
+	dir = filepath.Join(dir, "capv-static-ip-v0.1.0-airgap")
+	command(t, dir, "sha256sum", "--check", "--strict", sumsFile)
+
+	output := command(t, dir, "./load.sh", to)
+
+	digest := strings.TrimSpace(read(t, filepath.Join(dist, "image.digest")))
+	if want := "pushed " + to + "/capv-static-ip:v0.1.0@" + digest; !strings.Contains(output, want) {
+		t.Errorf("got %q, want %q", output, want)
+	}
+	image := "image: " + to + "/capv-static-ip:v0.1.0\n"
+	for how, text := range map[string]string{
+		"kubectl":    command(t, dir, program(t, "kustomize"), "build", "kubectl"),
+		"helm":       command(t, dir, program(t, "helm"), "template", "x", "capv-static-ip-0.1.0.tgz", "-f", "values-airgap.yaml"),
+		"clusterctl": command(t, dir, "env", "CLUSTERCTL_DISABLE_VERSIONCHECK=true", program(t, "clusterctl"), "generate", "provider", "--addon", "capv-static-ip", "--config", "clusterctl.yaml"),
+		"operator":   read(t, filepath.Join(dir, "operator", "provider-airgap.yaml")),
+	} {
+		if images := regexp.MustCompile(` image: .*\n`).FindAllString(text, -1); len(images) != 1 || images[0] != " "+image {
+			t.Errorf("%s installs %q, want %q", how, images, image)
+		}
+	}
+}
+
+// program is the path of a program at its pinned version.
+func program(t *testing.T, name string) string {
+	t.Helper()
+	path, err := (&release{root: ".."}).program(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
