@@ -26,7 +26,7 @@ IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER)
 	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
 
 UNIT := ./webhook/... ./machine/... ./allocator/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
-INTEGRATION := ./tests/harness/... ./tests/integration/...
+INTEGRATION := ./tests/harness/... ./tests/integration/... ./tests/monitoring/...
 E2E := ./tests/e2e/...
 # For one package of tests.
 TIMEOUT ?= 40m
@@ -47,10 +47,19 @@ gotest = $(call tool,gotestsum) --format $(FORMAT) --format-hide-empty-pkg -- \
 programs = $(GO) run ./tests/programs/build $(1) >/dev/null
 PLANE := kustomize etcd kube-apiserver kube-controller-manager kubectl metal3-ipam in-cluster-ipam
 STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane workload capv clusterctl
+# What looks at alerts and dashboard.
+MONITORING := promtool promql-selectors monitoring-objects
 # Rights are generated from the markers in the code that needs them.
 controller-gen = $(call tool,controller-gen) rbac:roleName=capv-static-ip-manager \
 	paths=./cmd/... paths=./webhook/... paths=./machine/... paths=./allocator/...
 deepcopy-gen = $(call tool,controller-gen) object paths=./allocator/capi
+# The rules, as the Prometheus operator wants them.
+prometheus-rule = { \
+	printf '\# Made of rules.yaml by `make generate`.\n'; \
+	printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: capv-static-ip\n'; \
+	printf '  namespace: capv-static-ip-system\n  labels:\n    app.kubernetes.io/name: capv-static-ip\n'; \
+	printf '    app.kubernetes.io/part-of: capv-static-ip\nspec:\n'; \
+	sed -e '/^\#/d' -e 's/^/  /' deploy/monitoring/rules.yaml; }
 
 ##@ Use
 
@@ -96,7 +105,7 @@ endif
 
 .PHONY: test
 test: lint ## Everything: lint, unit tests, integration tests on a real control plane.
-	@$(call programs,$(PLANE))
+	@$(call programs,$(PLANE) $(MONITORING))
 	@$(gotest) $(UNIT) $(INTEGRATION)
 
 .PHONY: check-all
@@ -109,7 +118,7 @@ test-unit: ## The tests that need no control plane.
 
 .PHONY: test-integration
 test-integration: ## The tests on a real control plane with the real IPAM provider.
-	@$(call programs,$(PLANE))
+	@$(call programs,$(PLANE) $(MONITORING))
 	@$(gotest) $(INTEGRATION)
 
 .PHONY: e2e
@@ -137,7 +146,7 @@ bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole st
 
 # Mains of ours with a module file of their own, which ./... leaves out. They are
 # looked at with the flags they are built with, to compile what they use once.
-OWN_MAINS := tests/programs/cert-manager tests/programs/vcenter tests/programs/workload
+OWN_MAINS := tests/programs/cert-manager tests/programs/prometheus tests/programs/prometheus-operator tests/programs/vcenter tests/programs/workload
 
 .PHONY: lint
 lint: ## Check format and style.
@@ -151,16 +160,18 @@ fmt: ## Format the code as lint wants it.
 ##@ Generate
 
 .PHONY: generate
-generate: ## Generate deploy/rbac/role.yaml and the deep copies from the markers in the code.
+generate: ## Generate what is made from code: role.yaml, the deep copies, the rules for the Prometheus operator.
 	@$(controller-gen) output:rbac:artifacts:config=deploy/rbac
 	@$(deepcopy-gen)
+	@$(prometheus-rule) > deploy/monitoring/prometheus_rule.yaml
 
 .PHONY: verify-generate
 verify-generate: ## Fail if a generated file is stale.
 	@fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT; \
 	$(controller-gen) output:rbac:artifacts:config="$$fresh" || exit 1; \
 	$(deepcopy-gen) output:object:dir="$$fresh" || exit 1; \
-	for file in deploy/rbac/role.yaml allocator/capi/zz_generated.deepcopy.go; do \
+	$(prometheus-rule) > "$$fresh/prometheus_rule.yaml" || exit 1; \
+	for file in deploy/rbac/role.yaml allocator/capi/zz_generated.deepcopy.go deploy/monitoring/prometheus_rule.yaml; do \
 		git diff --no-index --exit-code "$$file" "$$fresh/$${file##*/}" || \
 			{ echo "$$file is stale: run 'make generate'" >&2; exit 1; }; \
 	done
