@@ -193,12 +193,14 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	}
 	pause := time.NewTimer(0)
 	defer pause.Stop()
+	changed := s.source.Changed()
 	for {
-		changed := s.source.Changed()
 		select {
 		case <-r.Context().Done():
 			return
 		case <-changed:
+			// Before it is said, so that no change is missed while it is.
+			changed = s.source.Changed()
 		}
 		select {
 		case <-r.Context().Done():
