@@ -10,6 +10,7 @@ import (
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/stack"
@@ -61,6 +62,16 @@ func (s *scene) dropZone(in domainIn) {
 	if err := s.stack.Plane.Client.Delete(context.Background(), deployment); client.IgnoreNotFound(err) != nil {
 		s.Logf("deleting %s: %v", in.name, err)
 	}
+}
+
+// labelToMove has clusterctl take a failure domain along, with what CAPV makes its own.
+func (s *scene) labelToMove(in domainIn) {
+	s.Helper()
+	deployment := &capvv1.VSphereDeploymentZone{ObjectMeta: metav1.ObjectMeta{Name: in.name}}
+	s.get(deployment)
+	patch(s, deployment, func(zone *capvv1.VSphereDeploymentZone) {
+		metav1.SetMetaDataLabel(&zone.ObjectMeta, clusterctlv1.ClusterctlMoveHierarchyLabel, "")
+	})
 }
 
 // spread has the control plane of the scene's Cluster spread over its failure domains.

@@ -213,7 +213,9 @@ func TestZoneThatTakesDHCPAwayIsServedLate(t *testing.T) {
 	})
 }
 
-// What machines hold of their zone's pool they hold in the target.
+// Failure domains have no namespace and belong to no Cluster: they are moved where a label
+// says so, as docs/move.md tells. Machines that are made in the target are given the
+// addresses of their zone there.
 func TestMovedMachinesOfAZoneKeepItsAddresses(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
 		options := []harness.Option{}
@@ -222,6 +224,7 @@ func TestMovedMachinesOfAZoneKeepItsAddresses(t *testing.T) {
 		}
 		r := newUnpeopled(t, by, 0, options...)
 		zone := r.zone(0, asks(0, ref(by, "workers")))
+		r.labelToMove(zone)
 		template := r.template("workers")
 		r.people(template, r.workersIn(zone, template, "md-moved", relocated))
 		t.Cleanup(func() { r.target.dropZone(zone) })
@@ -230,6 +233,10 @@ func TestMovedMachinesOfAZoneKeepItsAddresses(t *testing.T) {
 
 		r.checkKept()
 		r.checkNothingLeft()
+		r.checkNewMachineOnTheFreeAddress()
+		for _, node := range r.target.nodes(r.workers) {
+			r.target.expectPlaced(node, zone, r.addresses(10, 10+relocated))
+		}
 		r.checkReleased()
 	})
 }

@@ -108,7 +108,11 @@ func (s *scene) written(name string) (spec string, bindings string) {
 func TestLateMachineGetsWhatAdmissionWouldHaveGiven(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
-		s.pool(f, f.WithIPs(88, 90), harness.WithSearchDomains("a.example.org, b.example.org"))
+		// Of one pool, the provider chooses which claim gets which address.
+		search := harness.WithSearchDomains("a.example.org, b.example.org")
+		s.pool(f, f.WithIPs(88, 88), search)
+		s.poolOf(f, "second", 89, f.WithIPs(89, 89), search)
+		s.poolOf(f, "third", 90, f.WithIPs(90, 90), search)
 		named := harness.StaticDevice()
 		named.DeviceName = "eth2"
 		// One device has a gateway of its own, one is not ours, and one asks for two.
@@ -116,7 +120,7 @@ func TestLateMachineGetsWhatAdmissionWouldHaveGiven(t *testing.T) {
 		own.Gateway4 = f.IP(2)
 		ref := f.Reference(f.PoolName).Kind + "/" + f.PoolName
 		machine := func() *capvv1.VSphereMachine {
-			return harness.Machine(s.ns, "cp-0", withPoolOf("0", ref), withPoolOf("eth2", ref+","+ref),
+			return harness.Machine(s.ns, "cp-0", withPoolOf("0", ref), withPoolOf("eth2", "second,third"),
 				harness.WithDevices(own, harness.DHCPDevice(), named))
 		}
 		born := machine()

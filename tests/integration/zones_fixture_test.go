@@ -87,6 +87,8 @@ func failureDomain(name string, networks []string, options ...harness.Option) []
 	domain.Spec.Topology = capvv1.Topology{Datacenter: "dc", ComputeCluster: "cluster", Networks: networks}
 	zone := &capvv1.VSphereDeploymentZone{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	zone.Spec.FailureDomain = name
+	// CAPV before v1.16 wants one.
+	zone.Spec.PlacementConstraint.ResourcePool = "/dc/host/cluster/Resources"
 	for _, option := range options {
 		option(zone)
 		option(domain)
