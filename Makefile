@@ -53,6 +53,8 @@ MONITORING := promtool promql-selectors monitoring-objects
 controller-gen = $(call tool,controller-gen) rbac:roleName=capv-static-ip-manager \
 	paths=./cmd/... paths=./webhook/... paths=./machine/... paths=./allocator/...
 deepcopy-gen = $(call tool,controller-gen) object paths=./allocator/capi
+# The dashboard, made by a main with a module file of its own.
+dashboard = (cd deploy/monitoring/dashboard && GOWORK=off $(GO) run .)
 # The rules, as the Prometheus operator wants them.
 prometheus-rule = { \
 	printf '\# Made of rules.yaml by `make generate`.\n'; \
@@ -146,7 +148,7 @@ bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole st
 
 # Mains of ours with a module file of their own, which ./... leaves out. They are
 # looked at with the flags they are built with, to compile what they use once.
-OWN_MAINS := tests/programs/cert-manager tests/programs/prometheus tests/programs/prometheus-operator tests/programs/vcenter tests/programs/workload
+OWN_MAINS := deploy/monitoring/dashboard tests/programs/cert-manager tests/programs/prometheus tests/programs/prometheus-operator tests/programs/vcenter tests/programs/workload
 
 .PHONY: lint
 lint: ## Check format and style.
@@ -160,10 +162,11 @@ fmt: ## Format the code as lint wants it.
 ##@ Generate
 
 .PHONY: generate
-generate: ## Generate what is made from code: role.yaml, the deep copies, the rules for the Prometheus operator.
+generate: ## Generate what is made from code: role.yaml, the deep copies, the dashboard, the rules for the Prometheus operator.
 	@$(controller-gen) output:rbac:artifacts:config=deploy/rbac
 	@$(deepcopy-gen)
 	@$(prometheus-rule) > deploy/monitoring/prometheus_rule.yaml
+	@$(dashboard) > deploy/monitoring/dashboard.json
 
 .PHONY: verify-generate
 verify-generate: ## Fail if a generated file is stale.
@@ -171,7 +174,8 @@ verify-generate: ## Fail if a generated file is stale.
 	$(controller-gen) output:rbac:artifacts:config="$$fresh" || exit 1; \
 	$(deepcopy-gen) output:object:dir="$$fresh" || exit 1; \
 	$(prometheus-rule) > "$$fresh/prometheus_rule.yaml" || exit 1; \
-	for file in deploy/rbac/role.yaml allocator/capi/zz_generated.deepcopy.go deploy/monitoring/prometheus_rule.yaml; do \
+	$(dashboard) > "$$fresh/dashboard.json" || exit 1; \
+	for file in deploy/rbac/role.yaml allocator/capi/zz_generated.deepcopy.go deploy/monitoring/prometheus_rule.yaml deploy/monitoring/dashboard.json; do \
 		git diff --no-index --exit-code "$$file" "$$fresh/$${file##*/}" || \
 			{ echo "$$file is stale: run 'make generate'" >&2; exit 1; }; \
 	done
