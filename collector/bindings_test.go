@@ -2,6 +2,7 @@ package collector
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,11 +101,11 @@ func TestStateOfABinding(t *testing.T) {
 				change(p)
 			}
 			c := collectorOf(t, server(t, append(p.objects(), aPool("p", "10.0.0.1", "10.0.0.9"))...))
-			graph, err := c.source().Read(t.Context())
+			graph, err := c.read(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
-			for state, count := range countBindings(graph, c.watchesAll) {
+			for state, count := range countBindings(graph, c.seen()) {
 				if (count == 1) != (state == test.want) {
 					t.Errorf("%s: got %d, want the one binding to be %q", state, count, test.want)
 				}
@@ -119,7 +120,7 @@ func TestBindingsAreNotLostWhileTheirClaimsAreNotSeen(t *testing.T) {
 	noClaim(p)
 	noAddress(p)
 	c := collectorOf(t, server(t, append(p.objects(), aPool("p", "10.0.0.1", "10.0.0.9"))...))
-	graph, err := c.source().Read(t.Context())
+	graph, err := c.read(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,5 +138,31 @@ func TestClaimOfTheOtherAPIDoesNotHideThePoolsOwn(t *testing.T) {
 	find := newFinder(&inventory.Graph{Pools: []*inventory.Pool{pool}})
 	if got := find.claim(pool, "ns", aBinding); got.GetUID() != "own" {
 		t.Errorf("got claim %s", got.GetUID())
+	}
+}
+
+// What is remembered of the scrape before is what machines said then.
+func TestBindingThatChangesIsReadAgain(t *testing.T) {
+	p := whole()
+	c := server(t, append(p.objects(), aPool("p", "10.0.0.1", "10.0.0.9"))...)
+	collector := collectorOf(t, c)
+	if _, err := collector.read(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.machine.Annotations[ipam.BindingsAnnotation] = strings.ReplaceAll(p.machine.Annotations[ipam.BindingsAnnotation], "10.0.0.1/24", "10.0.0.7/24")
+	if err := c.Update(t.Context(), p.machine); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		graph, err := collector.read(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := graph.Machines[0].Bindings[0].Address.String(); got != "10.0.0.7/24" {
+			t.Errorf("got %s", got)
+		}
+	}
+	if len(collector.parsed) != 1 {
+		t.Errorf("%d texts are remembered, want 1", len(collector.parsed))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"math/big"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -58,6 +59,12 @@ type Collector struct {
 	Options
 	// ctx is that of the program: a scrape brings none.
 	ctx context.Context
+
+	// mu lets one scrape count at a time.
+	mu sync.Mutex
+	// parsed are the bindings that the last scrape has read, by their texts: to read those
+	// of thousands of machines takes longer than all the rest.
+	parsed map[string]ipam.Bindings
 }
 
 // New makes a Collector, to be registered.
@@ -83,24 +90,50 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 	} else {
 		klog.FromContext(ctx).V(1).Info("Cannot tell when the webhook's certificate ends", "cause", err.Error())
 	}
-	graph, err := c.source().Read(ctx)
+	graph, err := c.read(ctx)
 	if err != nil {
 		klog.FromContext(ctx).V(1).Info("Cannot count pools and bindings", "cause", err.Error())
 		return
 	}
 	collectPools(graph, metrics)
-	for state, count := range countBindings(graph, c.watchesAll) {
+	for state, count := range countBindings(graph, c.seen()) {
 		metrics <- gauge(bindings, float64(count), string(state))
 	}
 }
 
-func (c *Collector) source() inventory.Source {
-	return inventory.Source{Client: c.Client, Reader: watchedOnly{c}, Providers: c.Providers, Now: time.Now}
+// read reads what is in the cache.
+func (c *Collector) read(ctx context.Context) (*inventory.Graph, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	parsed := make(map[string]ipam.Bindings, len(c.parsed))
+	parse := func(text string) (ipam.Bindings, error) {
+		bindings, known := c.parsed[text]
+		if !known {
+			var err error
+			if bindings, err = ipam.ParseBindings(text); err != nil {
+				return bindings, err
+			}
+		}
+		parsed[text] = bindings
+		return bindings, nil
+	}
+	source := inventory.Source{Client: c.Client, Reader: watchedOnly{c}, Providers: c.Providers, Now: time.Now, ParseBindings: parse}
+	graph, err := source.Read(ctx)
+	c.parsed = parsed
+	return graph, err
 }
 
-// watchesAll tells whether claims and addresses of a pool are in the cache.
-func (c *Collector) watchesAll(pool ipam.PoolReference) bool {
-	claim, address := c.Providers.For(pool).Kinds()
+// seen tells of each provider whether its claims and addresses are in the cache.
+func (c *Collector) seen() func(ipam.PoolReference) bool {
+	known := map[string]bool{}
+	for _, provider := range c.Providers {
+		known[provider.Name()] = c.watchesAll(provider)
+	}
+	return func(pool ipam.PoolReference) bool { return known[c.Providers.For(pool).Name()] }
+}
+
+func (c *Collector) watchesAll(provider ipam.Provider) bool {
+	claim, address := provider.Kinds()
 	for _, kind := range []client.Object{claim, address} {
 		gvk, err := c.Client.GroupVersionKindFor(kind)
 		if err != nil || !c.Watches(gvk.GroupKind()) {

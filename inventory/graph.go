@@ -122,11 +122,17 @@ type Source struct {
 	PageSize int64
 	// Now is the time of the Graph.
 	Now func() time.Time
+	// ParseBindings reads what a machine says that it holds; nil is ipam.ParseBindings. Who
+	// reads all of it again and again may remember.
+	ParseBindings func(text string) (ipam.Bindings, error)
 }
 
 // Read reads everything. It fails only if nothing could be read.
 func (s Source) Read(ctx context.Context) (*Graph, error) {
 	g := &Graph{At: s.Now(), byKey: map[PoolKey]*Pool{}}
+	if s.ParseBindings == nil {
+		s.ParseBindings = ipam.ParseBindings
+	}
 	// Machines first: what they hold is in the lists after them, unless it was given back
 	// meanwhile.
 	s.machines(ctx, g)
@@ -181,7 +187,7 @@ func (s Source) machines(ctx context.Context, g *Graph) {
 		m := &Machine{VSphereMachine: object.(*capi.VSphereMachine)}
 		if text := m.Annotations[ipam.BindingsAnnotation]; text != "" {
 			var bindings ipam.Bindings
-			bindings, m.BindingsError = ipam.ParseBindings(text)
+			bindings, m.BindingsError = s.ParseBindings(text)
 			// Those of another name came with a manifest that was copied.
 			if bindings.Machine == m.Name && bindings.Kind == ipam.OfMachine {
 				m.Bindings = bindings.Bindings
