@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"net/http"
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -17,6 +16,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"go4.org/netipx"
 	"k8s.io/client-go/kubernetes"
 
 	"capv-static-ip.dev/tests/harness"
@@ -25,9 +25,9 @@ import (
 )
 
 // counts returns an error unless each replica tells of a pool what the harness counts.
-func (s *scene) counts(ctx context.Context, f harness.Fixture, first, last int) error {
+func (s *scene) counts(ctx context.Context, f harness.Fixture, within netipx.IPRange) error {
 	pool := f.Reference(f.PoolName)
-	want, err := harness.CountPool(ctx, s.env.Client, s.ns, pool, netip.MustParseAddr(f.IP(first)), netip.MustParseAddr(f.IP(last)))
+	want, err := harness.CountPool(ctx, s.env.Client, s.ns, pool, within)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,8 @@ func TestEachReplicaCountsPoolsAsTheyAre(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
 		pool := s.pool(f, f.WithIPs(88, 93), coolsFor(forLong))
-		agree := func(ctx context.Context) error { return s.counts(ctx, f, 88, 93) }
+		within := netipx.MustParseIPRange(f.IP(88) + "-" + f.IP(93))
+		agree := func(ctx context.Context) error { return s.counts(ctx, f, within) }
 		s.eventually("an empty pool to be counted", agree)
 
 		machine := s.asks(f, "stays")
@@ -58,8 +59,7 @@ func TestEachReplicaCountsPoolsAsTheyAre(t *testing.T) {
 		s.eventually("a pool with a machine to be counted", agree)
 		s.cooled(f, "goes")
 		s.eventually("a pool with an address that cools down to be counted", agree)
-		count, err := harness.CountPool(t.Context(), s.env.Client, s.ns, f.Reference(f.PoolName),
-			netip.MustParseAddr(f.IP(88)), netip.MustParseAddr(f.IP(93)))
+		count, err := harness.CountPool(t.Context(), s.env.Client, s.ns, f.Reference(f.PoolName), within)
 		if want := (harness.PoolCount{Used: 1, Cooling: 1, Free: 4}); err != nil || count != want {
 			t.Fatalf("the harness counts %+v with error %v, want %+v", count, err, want)
 		}
@@ -95,6 +95,20 @@ func TestEachReplicaCountsPoolsAsTheyAre(t *testing.T) {
 			return errors.Join(errs...)
 		})
 	})
+}
+
+// tellOfLost returns an error unless each replica tells of a lost address, be it that of
+// another scene.
+func (s *scene) tellOfLost(ctx context.Context) error {
+	var errs []error
+	for _, manager := range s.env.managers {
+		lost, err := manager.Metric(ctx, "capv_static_ip_bindings", map[string]string{"state": "lost"})
+		if err == nil && lost < 1 {
+			err = fmt.Errorf("%s tells of none", manager.Name)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 func TestOwnersThatWaitForAPoolAreCounted(t *testing.T) {
