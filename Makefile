@@ -25,8 +25,8 @@ BUILDER ?= golang:1.26
 IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER) \
 	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
 
-UNIT := ./webhook/... ./machine/... ./allocator/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
-INTEGRATION := ./tests/harness/... ./tests/integration/... ./tests/install/...
+UNIT := ./webhook/... ./machine/... ./allocator/... ./collector/... ./inventory/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
+INTEGRATION := ./tests/harness/... ./tests/integration/... ./tests/install/... ./tests/monitoring/...
 E2E := ./tests/e2e/...
 # For one package of tests.
 TIMEOUT ?= 40m
@@ -49,10 +49,21 @@ release-unit = cd release && GOFLAGS= $(GO) test -timeout $(TIMEOUT) $(TESTFLAGS
 programs = $(GO) run ./tests/programs/build $(1) >/dev/null
 PLANE := kustomize clusterctl etcd kube-apiserver kube-controller-manager kubectl metal3-ipam in-cluster-ipam
 STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane workload capv
+# What looks at alerts and dashboard.
+MONITORING := promtool promql-selectors monitoring-objects
 # Rights are generated from the markers in the code that needs them.
 controller-gen = $(call tool,controller-gen) rbac:roleName=capv-static-ip-manager \
 	paths=./cmd/... paths=./webhook/... paths=./machine/... paths=./allocator/...
 deepcopy-gen = $(call tool,controller-gen) object paths=./allocator/capi
+# The dashboard, made by a main with a module file of its own.
+dashboard = (cd deploy/monitoring/dashboard && GOWORK=off $(GO) run .)
+# The rules, as the Prometheus operator wants them.
+prometheus-rule = { \
+	printf '\# Made of rules.yaml by `make generate`.\n'; \
+	printf 'apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\nmetadata:\n  name: capv-static-ip\n'; \
+	printf '  namespace: capv-static-ip-system\n  labels:\n    app.kubernetes.io/name: capv-static-ip\n'; \
+	printf '    app.kubernetes.io/part-of: capv-static-ip\nspec:\n'; \
+	sed -e '/^\#/d' -e 's/^/  /' deploy/monitoring/rules.yaml; }
 
 ##@ Use
 
@@ -121,7 +132,7 @@ release-test: ## Make a release twice and install from it; the tests of the char
 
 .PHONY: test
 test: lint ## Everything: lint, unit tests, integration tests on a real control plane.
-	@$(call programs,$(PLANE))
+	@$(call programs,$(PLANE) $(MONITORING))
 	@$(release-unit)
 	@$(gotest) $(UNIT) $(INTEGRATION)
 
@@ -136,7 +147,7 @@ test-unit: ## The tests that need no control plane.
 
 .PHONY: test-integration
 test-integration: ## The tests on a real control plane with the real IPAM provider.
-	@$(call programs,$(PLANE))
+	@$(call programs,$(PLANE) $(MONITORING))
 	@$(gotest) $(INTEGRATION)
 
 .PHONY: e2e
@@ -164,7 +175,7 @@ bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole st
 
 # Mains of ours with a module file of their own, which ./... leaves out. They are
 # looked at with the flags they are built with, to compile what they use once.
-OWN_MAINS := release tests/programs/cert-manager tests/programs/vcenter tests/programs/workload
+OWN_MAINS := release deploy/monitoring/dashboard tests/programs/cert-manager tests/programs/prometheus tests/programs/prometheus-operator tests/programs/vcenter tests/programs/workload
 
 .PHONY: lint
 lint: ## Check format and style.
@@ -183,9 +194,11 @@ CHARTED := deploy/rbac/role.yaml deploy/namespaced/cluster_role.yaml deploy/poli
 	deploy/webhook/mutating_webhook_configuration.yaml
 
 .PHONY: generate
-generate: ## Generate deploy/rbac/role.yaml and the deep copies from the markers in the code, and the chart's files.
+generate: ## Generate what is made from code: role.yaml, the deep copies, the dashboard, the rules for the Prometheus operator, the chart's files.
 	@$(controller-gen) output:rbac:artifacts:config=deploy/rbac
 	@$(deepcopy-gen)
+	@$(prometheus-rule) > deploy/monitoring/prometheus_rule.yaml
+	@$(dashboard) > deploy/monitoring/dashboard.json
 	@cp $(CHARTED) $(CHART)/files
 
 .PHONY: verify-generate
@@ -193,7 +206,9 @@ verify-generate: ## Fail if a generated file is stale.
 	@fresh="$$(mktemp -d)"; trap 'rm -rf "$$fresh"' EXIT; \
 	$(controller-gen) output:rbac:artifacts:config="$$fresh" || exit 1; \
 	$(deepcopy-gen) output:object:dir="$$fresh" || exit 1; \
-	for file in deploy/rbac/role.yaml allocator/capi/zz_generated.deepcopy.go; do \
+	$(prometheus-rule) > "$$fresh/prometheus_rule.yaml" || exit 1; \
+	$(dashboard) > "$$fresh/dashboard.json" || exit 1; \
+	for file in deploy/rbac/role.yaml allocator/capi/zz_generated.deepcopy.go deploy/monitoring/prometheus_rule.yaml deploy/monitoring/dashboard.json; do \
 		git diff --no-index --exit-code "$$file" "$$fresh/$${file##*/}" || \
 			{ echo "$$file is stale: run 'make generate'" >&2; exit 1; }; \
 	done; \

@@ -239,6 +239,14 @@ func (k *Starter) Reconcile(ctx context.Context, req reconcile.Request) (reconci
 	return reconcile.Result{}, nil
 }
 
+// Watches tells whether the cache has what there is of a kind. It may be any.
+func (k *Starter) Watches(gk schema.GroupKind) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := k.kinds[gk]
+	return known != nil && known.started
+}
+
 func (k *Starter) isStarted(gk schema.GroupKind) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()

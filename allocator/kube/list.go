@@ -31,12 +31,7 @@ func ListFrom(ctx context.Context, c client.Client, reader client.Reader, kind c
 		}
 		return nil, err
 	}
-	objects := make([]client.Object, 0, meta.LenList(list))
-	err = meta.EachListItem(list, func(item runtime.Object) error {
-		objects = append(objects, item.(client.Object))
-		return nil
-	})
-	return objects, err
+	return objectsOf(list)
 }
 
 func emptyList(c client.Client, kind client.Object) (client.ObjectList, error) {
@@ -78,4 +73,30 @@ func MetadataListOf(kind schema.GroupVersionKind) *metav1.PartialObjectMetadataL
 // because its kind is not served.
 func IsAbsent(err error) bool {
 	return apierrors.IsNotFound(err) || meta.IsNoMatchError(err)
+}
+
+// ListPage lists one page of the objects of a kind, and returns where the next begins,
+// empty if there is none.
+func ListPage(ctx context.Context, c client.Client, reader client.Reader, kind client.Object, options *client.ListOptions) ([]client.Object, string, error) {
+	list, err := emptyList(c, kind)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := reader.List(ctx, list, options); err != nil {
+		if IsAbsent(err) {
+			return nil, "", nil
+		}
+		return nil, "", err
+	}
+	objects, err := objectsOf(list)
+	return objects, list.GetContinue(), err
+}
+
+func objectsOf(list client.ObjectList) ([]client.Object, error) {
+	objects := make([]client.Object, 0, meta.LenList(list))
+	err := meta.EachListItem(list, func(item runtime.Object) error {
+		objects = append(objects, item.(client.Object))
+		return nil
+	})
+	return objects, err
 }

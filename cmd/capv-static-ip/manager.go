@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
@@ -34,6 +36,7 @@ import (
 	"capv-static-ip.dev/allocator/mapper"
 	"capv-static-ip.dev/allocator/recorder"
 	"capv-static-ip.dev/allocator/retry"
+	"capv-static-ip.dev/collector"
 	"capv-static-ip.dev/machine/demand"
 	"capv-static-ip.dev/webhook"
 )
@@ -123,7 +126,7 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 		stopCache()
 		return nil, nil, fmt.Errorf("making the manager: %w", err)
 	}
-	handler, err := setUp(mgr, opts)
+	handler, err := setUp(ctx, mgr, opts)
 	if err != nil {
 		stopCache()
 		return nil, nil, err
@@ -208,7 +211,7 @@ func addRefusals(mgr manager.Manager, events *recorder.Recorder) (*retry.Recorde
 	return owners, nil
 }
 
-func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
+func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	cached, live, err := admissionClients(mgr)
 	if err != nil {
 		return nil, err
@@ -267,7 +270,23 @@ func setUp(mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(handler))
 	mgr.GetWebhookServer().Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: asked}))
 
-	return handler, addChecks(mgr, kinds)
+	return handler, errors.Join(addCollector(ctx, mgr, providers, kinds, opts), addChecks(mgr, kinds))
+}
+
+// addCollector adds the metrics that are counted when they are asked for.
+func addCollector(ctx context.Context, mgr manager.Manager, providers ipam.Providers, kinds *informers.Starter, opts *options) error {
+	err := metrics.Registry.Register(collector.New(ctx, collector.Options{
+		Client:         mgr.GetClient(),
+		Cache:          mgr.GetCache(),
+		Providers:      providers,
+		Watches:        kinds.Watches,
+		CertificateEnd: collector.CertificateEndOf(opts.webhookHost, opts.webhookPort),
+		Version:        version,
+	}))
+	if err != nil {
+		return fmt.Errorf("adding the metrics of pools and bindings: %w", err)
+	}
+	return nil
 }
 
 // setUpLate adds the controllers for what is stored without addresses.

@@ -22,6 +22,7 @@ func TestReportComparesWithTheGoals(t *testing.T) {
 		crowdClaim:    measure.Crowd{Durations: make(measure.Durations, 80), Wall: 2 * time.Second},
 		crowdInjected: measure.Crowd{Durations: make(measure.Durations, 80), Wall: 4 * time.Second},
 		growth:        []growth{{1000, measure.Durations{20 * time.Millisecond}, measure.Durations{30 * time.Millisecond}}},
+		scrape:        measure.Durations{60 * time.Millisecond},
 	}
 	var out bytes.Buffer
 	r.print(&out)
@@ -34,9 +35,17 @@ func TestReportComparesWithTheGoals(t *testing.T) {
 		"second choice / only choice, p50 | 1.25 | none |",
 		"32 clients | 0.50 | none |",
 		"| 1000 | 1 | 20.0 ms | 30.0 ms | 10.0 ms | 1.25 |",
+		"in this process | 1 | 60.0 ms | 60.0 ms | at most 50.0 ms | MISSED |",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the report has no %q:\n%s", want, out.String())
 		}
+	}
+}
+
+func TestScrapeTellsOfAllThatIsMeasured(t *testing.T) {
+	t.Parallel()
+	if took, err := scrapes(t.Context(), 1); err != nil || len(took) != 1 {
+		t.Errorf("got %d samples and error %v", len(took), err)
 	}
 }

@@ -39,17 +39,19 @@ type plan struct {
 	// and perSize the samples at each.
 	sizes   []int
 	perSize int
+	// scrapes are the samples of a scrape.
+	scrapes int
 }
 
 // crowd is the number of clients that create at once.
 const crowd = 32
 
 func thorough() plan {
-	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 30}
+	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 30, scrapes: 100}
 }
 
 func short() plan {
-	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20}
+	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20, scrapes: 20}
 }
 
 func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {

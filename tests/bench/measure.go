@@ -27,6 +27,8 @@ type results struct {
 	// failed is how often a create failed for want of time, and was tried again.
 	failed int64
 	growth []growth
+	// scrape is what it takes to tell of scrapedAddresses addresses.
+	scrape measure.Durations
 }
 
 // measure does everything in its order: the pool is filled last.
@@ -41,6 +43,12 @@ func (b *bench) measure(ctx context.Context, p plan, r *results) error {
 		return fmt.Errorf("measuring with a growing pool: %w", err)
 	}
 	r.failed = b.failed.Load()
+	b.log.Begin(fmt.Sprintf("scraping the metrics of %d addresses", scrapedAddresses))
+	defer b.log.Done()
+	var err error
+	if r.scrape, err = scrapes(ctx, p.scrapes); err != nil {
+		return fmt.Errorf("measuring scrapes: %w", err)
+	}
 	return nil
 }
 

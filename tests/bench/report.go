@@ -23,6 +23,8 @@ func (r *results) print(out io.Writer) {
 	r.printRatios(out)
 	fmt.Fprintln(out)
 	r.printGrowth(out)
+	fmt.Fprintln(out)
+	r.printScrape(out)
 }
 
 func (r *results) printTimes(out io.Writer) {
@@ -73,4 +75,11 @@ func (r *results) printGrowth(out io.Writer) {
 		measure.Row(out, fmt.Sprint(g.bindings), fmt.Sprint(len(g.injected)), measure.MS(claim), measure.MS(injected), measure.MS(injected-claim),
 			fmt.Sprintf("%.2f", measure.Ratio(injected, r.plain.Median()+claim)))
 	}
+}
+
+func (r *results) printScrape(out io.Writer) {
+	measure.Table(out, "scrape", "samples", "p50", "p99", "goal of p50", "")
+	median := r.scrape.Median()
+	measure.Row(out, fmt.Sprintf("metrics of %d addresses in %d pools, in this process", scrapedAddresses, scrapedPools), fmt.Sprint(len(r.scrape)),
+		measure.MS(median), measure.MS(r.scrape.Percentile(99)), "at most "+measure.MS(scrapeGoal), measure.AtMost(median.Seconds(), scrapeGoal.Seconds()))
 }

@@ -27,7 +27,7 @@ type Page struct {
 // Pages are the pages that users and contributors read.
 func Pages(root string) ([]Page, error) {
 	var paths []string
-	for _, pattern := range []string{"*.md", "docs/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/*/*.md"} {
 		found, err := filepath.Glob(filepath.Join(root, pattern))
 		if err != nil {
 			return nil, fmt.Errorf("looking for pages: %w", err)

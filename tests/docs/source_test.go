@@ -124,6 +124,11 @@ func (s *source) call(node ast.Node) {
 			s.events = append(s.events, reason)
 		}
 	}
+	if name == "NewDesc" && len(call.Args) > 0 {
+		if metric, ok := s.text(call.Args[0]); ok {
+			s.metrics = append(s.metrics, metric)
+		}
+	}
 	if name == "Refuse" && len(call.Args) > 1 {
 		reason, known := s.text(call.Args[0])
 		if format, ok := s.text(call.Args[1]); ok && known {

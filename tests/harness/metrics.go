@@ -14,7 +14,7 @@ import (
 // labels: the value of a counter or a gauge, the number of observations of a
 // histogram. A metric that has no such series yet is 0.
 func (m *Manager) Metric(ctx context.Context, name string, labels map[string]string) (float64, error) {
-	families, err := m.scrape(ctx)
+	families, err := m.Scrape(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("reading metric %s of %s: %w", name, m.Name, err)
 	}
@@ -27,7 +27,23 @@ func (m *Manager) Metric(ctx context.Context, name string, labels map[string]str
 	return sum, nil
 }
 
-func (m *Manager) scrape(ctx context.Context) (map[string]*dto.MetricFamily, error) {
+// Series returns the number of series of a metric that carry the given labels.
+func (m *Manager) Series(ctx context.Context, name string, labels map[string]string) (int, error) {
+	families, err := m.Scrape(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("counting the series of metric %s of %s: %w", name, m.Name, err)
+	}
+	count := 0
+	for _, metric := range families[name].GetMetric() {
+		if carries(metric, labels) {
+			count++
+		}
+	}
+	return count, nil
+}
+
+// Scrape returns all metrics of the manager, by their names.
+func (m *Manager) Scrape(ctx context.Context) (map[string]*dto.MetricFamily, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.diagnostics+"/metrics", nil)
 	if err != nil {
 		return nil, err

@@ -86,6 +86,7 @@ func TestRestoredMachineWhoseAddressAnotherHoldsGetsItWhenItIsFreed(t *testing.T
 		if got := s.metric("capv_static_ip_addresses_lost_total", nil); got <= lost {
 			t.Errorf("%v losses are counted, want more than the %v before", got, lost)
 		}
+		s.eventually("each replica to tell of a lost address", s.tellOfLost)
 		s.expectDevices("cp-0", harness.FixedDevice(ip+"/24"))
 		// A claim of metal3 is what asks for the address, so there is one that failed.
 		if f.Is(harness.OfInCluster) {

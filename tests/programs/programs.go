@@ -38,6 +38,8 @@ type program struct {
 	// version is written into the binary where the program would otherwise not
 	// know its own version.
 	version string
+	// tags are build tags that leave out what is not needed here.
+	tags string
 }
 
 // Families of programs that share a module file.
@@ -45,6 +47,7 @@ const (
 	kubernetes = "kubernetes"
 	clusterAPI = "cluster-api"
 	tools      = "tools"
+	prometheus = "prometheus"
 )
 
 // ownMain is the package of a program whose main is ours, in the folder of its
@@ -72,6 +75,9 @@ var known = []program{
 	{name: "workload", family: "workload", pkg: ownMain, module: "sigs.k8s.io/cluster-api-provider-vsphere/test"},
 	{name: "helm", family: "helm", pkg: "helm.sh/helm/v4/cmd/helm", module: "helm.sh/helm/v4"},
 	{name: "cyclonedx-gomod", family: "cyclonedx-gomod", pkg: "github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod", module: "github.com/CycloneDX/cyclonedx-gomod"},
+	{name: "promtool", family: prometheus, pkg: "github.com/prometheus/prometheus/cmd/promtool", module: "github.com/prometheus/prometheus", tags: "remove_all_sd"},
+	{name: "promql-selectors", family: prometheus, pkg: ownMain, module: "github.com/prometheus/prometheus"},
+	{name: "monitoring-objects", family: "prometheus-operator", pkg: ownMain, module: "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring"},
 	{name: "golangci-lint", family: tools, pkg: "github.com/golangci/golangci-lint/v2/cmd/golangci-lint", module: "github.com/golangci/golangci-lint/v2"},
 	{name: "gotestsum", family: tools, pkg: "gotest.tools/gotestsum", module: "gotest.tools/gotestsum"},
 	{name: "controller-gen", family: tools, pkg: "sigs.k8s.io/controller-tools/cmd/controller-gen", module: "sigs.k8s.io/controller-tools"},
@@ -210,7 +216,11 @@ func (p program) flags() []string {
 	if p.version != "" {
 		ldflags += " -X k8s.io/component-base/version.gitVersion=" + p.version
 	}
-	return []string{"-trimpath", "-ldflags", ldflags}
+	flags := []string{"-trimpath", "-ldflags", ldflags}
+	if p.tags != "" {
+		flags = append(flags, "-tags", p.tags)
+	}
+	return flags
 }
 
 func (b *Builder) build(ctx context.Context, p program, path string) error {

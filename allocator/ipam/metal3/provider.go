@@ -52,6 +52,7 @@ var (
 	_ ipam.Abandoner = Provider{}
 	_ ipam.Twinned   = Provider{}
 	_ ipam.Shorthand = Provider{}
+	_ ipam.Ranged    = Provider{}
 )
 
 // Name implements ipam.Provider.

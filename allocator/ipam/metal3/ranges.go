@@ -8,6 +8,7 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"go4.org/netipx"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 )
@@ -230,4 +231,24 @@ func offers(pool *ipamv1.IPPool, used []netip.Addr, ip netip.Addr, claim string)
 		}
 	}
 	return rangesOf(pool).Contains(ip), slices.Contains(used, ip)
+}
+
+// Ranges implements ipam.Ranged. metal3 gives a pre-allocated address only to the claim
+// that it is for.
+func (Provider) Ranges(object client.Object) (all, reserved *netipx.IPSet, ok bool) {
+	pool, ok := object.(*ipamv1.IPPool)
+	if !ok {
+		return nil, nil, false
+	}
+	all = rangesOf(pool)
+	var rest netipx.IPSetBuilder
+	rest.AddSet(all)
+	rest.RemoveSet(usableOf(pool))
+	for _, text := range pool.Spec.PreAllocations {
+		if ip, err := netip.ParseAddr(string(text)); err == nil && all.Contains(ip) {
+			rest.Add(ip)
+		}
+	}
+	reserved, err := rest.IPSet()
+	return all, reserved, err == nil
 }

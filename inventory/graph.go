@@ -1,0 +1,279 @@
+package inventory
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
+)
+
+// PageSize is how much to ask the API server for at once.
+const PageSize = 500
+
+// Graph is what there was when it was read. Its lists are not of one moment: what looks
+// wrong in it may be right in the next.
+type Graph struct {
+	At time.Time
+	// Pools are sorted by namespace, kind and name.
+	Pools []*Pool
+	// Machines and Clusters are the holders of addresses.
+	Machines []*Machine
+	Clusters []*Cluster
+	VMs      []*capi.VSphereVM
+	// Owners are those of which machines were refused.
+	Owners []*Owner
+	// Unseen is what could not be listed.
+	Unseen []Unseen
+
+	byKey map[PoolKey]*Pool
+}
+
+// PoolKey is a pool with its namespace, empty for one of all namespaces.
+type PoolKey struct {
+	Namespace string
+	ipam.PoolReference
+}
+
+// String names the pool as commands take it.
+func (k PoolKey) String() string {
+	name := k.Kind + "/" + k.Name
+	if k.APIGroup != "" && !isKnownKind(k.PoolReference) {
+		name = k.Kind + "." + k.APIGroup + "/" + k.Name
+	}
+	if k.Namespace == "" {
+		return name
+	}
+	return k.Namespace + "/" + name
+}
+
+// isKnownKind tells whether the kind alone says which API a pool is of.
+func isKnownKind(pool ipam.PoolReference) bool {
+	return slices.Contains([]string{"IPPool.ipam.metal3.io", "InClusterIPPool.ipam.cluster.x-k8s.io", "GlobalInClusterIPPool.ipam.cluster.x-k8s.io"},
+		pool.Kind+"."+pool.APIGroup)
+}
+
+// Pool is a pool with what exists of it.
+type Pool struct {
+	PoolKey
+	// Object is nil for a pool that is only known by its claims and addresses.
+	Object    client.Object
+	Provider  ipam.Provider
+	Claims    []ipam.Claim
+	Addresses []Address
+}
+
+// Address is an address of a pool that exists.
+type Address struct {
+	ipam.Address
+	// IP is the zero Addr where the provider wrote something else.
+	IP netip.Addr
+}
+
+// IsCooling tells whether it is kept from being handed out.
+func (a Address) IsCooling() bool { return ipam.IsReleased(a.Object) }
+
+// Machine is a VSphereMachine with what it holds.
+type Machine struct {
+	*capi.VSphereMachine
+	Bindings []ipam.Binding
+	// BindingsError says why its bindings cannot be read.
+	BindingsError error
+}
+
+// Cluster is a VSphereCluster with what its endpoint holds.
+type Cluster struct {
+	*capi.VSphereCluster
+	Bindings []ipam.Binding
+}
+
+// Unseen is a kind that could not be listed.
+type Unseen struct {
+	Kind string
+	Err  error
+}
+
+// String is a sentence for people.
+func (u Unseen) String() string {
+	if apierrors.IsForbidden(u.Err) {
+		return fmt.Sprintf("%s cannot be listed: forbidden; what is known of them is left out", u.Kind)
+	}
+	return fmt.Sprintf("%s cannot be listed: %v", u.Kind, u.Err)
+}
+
+// Source is where a Graph is read from.
+type Source struct {
+	// Client knows the kinds. Reader reads them: the client itself, or a cache.
+	Client    client.Client
+	Reader    client.Reader
+	Providers ipam.Providers
+	// Namespace is that to look at, empty for all.
+	Namespace string
+	// PageSize bounds one answer, see PageSize. A cache has no pages: it is 0.
+	PageSize int64
+	// Now is the time of the Graph.
+	Now func() time.Time
+	// ParseBindings reads what a machine says that it holds; nil is ipam.ParseBindings. Who
+	// reads all of it again and again may remember.
+	ParseBindings func(text string) (ipam.Bindings, error)
+}
+
+// Read reads everything. It fails only if nothing could be read.
+func (s Source) Read(ctx context.Context) (*Graph, error) {
+	g := &Graph{At: s.Now(), byKey: map[PoolKey]*Pool{}}
+	if s.ParseBindings == nil {
+		s.ParseBindings = ipam.ParseBindings
+	}
+	// Machines first: what they hold is in the lists after them, unless it was given back
+	// meanwhile.
+	s.machines(ctx, g)
+	s.clusters(ctx, g)
+	s.vms(ctx, g)
+	s.pools(ctx, g)
+	s.claims(ctx, g)
+	s.owners(ctx, g)
+	if len(g.Machines)+len(g.Pools) == 0 && len(g.Unseen) > 0 {
+		return nil, fmt.Errorf("reading the cluster: %w", g.Unseen[0].Err)
+	}
+	slices.SortFunc(g.Pools, func(a, b *Pool) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	return g, nil
+}
+
+// list lists a kind by pages, and notes it where that is not allowed.
+func (s Source) list(ctx context.Context, g *Graph, kind client.Object, each func(client.Object)) {
+	options := &client.ListOptions{Limit: s.PageSize}
+	if s.Namespace != "" {
+		namespaced, err := s.Client.IsObjectNamespaced(kind)
+		if err == nil && namespaced {
+			options.Namespace = s.Namespace
+		}
+	}
+	for {
+		objects, next, err := kube.ListPage(ctx, s.Client, s.Reader, kind, options)
+		if err != nil {
+			g.Unseen = append(g.Unseen, Unseen{Kind: s.nameOf(kind), Err: err})
+			return
+		}
+		for _, object := range objects {
+			each(object)
+		}
+		if options.Continue = next; next == "" {
+			return
+		}
+	}
+}
+
+func (s Source) nameOf(kind client.Object) string {
+	gvk, err := s.Client.GroupVersionKindFor(kind)
+	if err != nil {
+		return fmt.Sprintf("%T", kind)
+	}
+	return gvk.Kind + "s"
+}
+
+func (s Source) machines(ctx context.Context, g *Graph) {
+	s.list(ctx, g, &capi.VSphereMachine{}, func(object client.Object) {
+		m := &Machine{VSphereMachine: object.(*capi.VSphereMachine)}
+		if text := m.Annotations[ipam.BindingsAnnotation]; text != "" {
+			var bindings ipam.Bindings
+			bindings, m.BindingsError = s.ParseBindings(text)
+			// Those of another name came with a manifest that was copied.
+			if bindings.Machine == m.Name && bindings.Kind == ipam.OfMachine {
+				m.Bindings = bindings.Bindings
+			}
+		}
+		g.Machines = append(g.Machines, m)
+	})
+}
+
+func (s Source) clusters(ctx context.Context, g *Graph) {
+	s.list(ctx, g, &capi.VSphereCluster{}, func(object client.Object) {
+		c := &Cluster{VSphereCluster: object.(*capi.VSphereCluster)}
+		if bindings, err := ipam.ParseBindings(c.Annotations[ipam.BindingsAnnotation]); err == nil && bindings.Kind == ipam.OfCluster && bindings.Machine == c.Name {
+			c.Bindings = bindings.Bindings
+		}
+		g.Clusters = append(g.Clusters, c)
+	})
+}
+
+func (s Source) vms(ctx context.Context, g *Graph) {
+	s.list(ctx, g, &capi.VSphereVM{}, func(object client.Object) { g.VMs = append(g.VMs, object.(*capi.VSphereVM)) })
+}
+
+func (s Source) pools(ctx context.Context, g *Graph) {
+	for _, provider := range s.Providers {
+		for _, kind := range provider.PoolKinds() {
+			gvk, err := s.Client.GroupVersionKindFor(kind)
+			if err != nil {
+				continue
+			}
+			s.list(ctx, g, kind, func(object client.Object) {
+				pool := g.pool(provider, PoolKey{
+					Namespace:     object.GetNamespace(),
+					PoolReference: ipam.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: object.GetName()},
+				})
+				pool.Object = object
+			})
+		}
+	}
+}
+
+// pool is the pool of this key, which is new if none is known.
+func (g *Graph) pool(provider ipam.Provider, key PoolKey) *Pool {
+	if known := g.byKey[key]; known != nil {
+		return known
+	}
+	pool := &Pool{PoolKey: key, Provider: provider}
+	g.byKey[key] = pool
+	g.Pools = append(g.Pools, pool)
+	return pool
+}
+
+// poolOf is the pool that a claim or an address in a namespace names: of all namespaces,
+// if there is one, or of its own.
+func (g *Graph) poolOf(provider ipam.Provider, namespace string, reference ipam.PoolReference) *Pool {
+	if shared := g.byKey[PoolKey{PoolReference: reference}]; shared != nil {
+		return shared
+	}
+	return g.pool(provider, PoolKey{Namespace: namespace, PoolReference: reference})
+}
+
+func (s Source) claims(ctx context.Context, g *Graph) {
+	for _, provider := range s.Providers {
+		claim, address := provider.Kinds()
+		s.list(ctx, g, claim, func(object client.Object) {
+			read := provider.ReadClaim(object)
+			pool := g.poolOf(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
+			pool.Claims = append(pool.Claims, read)
+		})
+		s.list(ctx, g, address, func(object client.Object) {
+			read := provider.ReadAddress(object)
+			pool := g.poolOf(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
+			pool.Addresses = append(pool.Addresses, Address{Address: read, IP: capi.ParseAddress(read.IP)})
+		})
+	}
+}
+
+// Pool is the pool of this key, nil if there is none.
+func (g *Graph) Pool(key PoolKey) *Pool { return g.byKey[key] }
+
+// Machine is the machine of this name, nil if there is none.
+func (g *Graph) Machine(key types.NamespacedName) *Machine {
+	for _, m := range g.Machines {
+		if m.Namespace == key.Namespace && m.Name == key.Name {
+			return m
+		}
+	}
+	return nil
+}
