@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -32,10 +33,16 @@ type Graph struct {
 	VMs      []*capi.VSphereVM
 	// Owners are those of which machines were refused.
 	Owners []*Owner
+	// Workloads make machines: MachineDeployments and KubeadmControlPlanes.
+	Workloads []*Workload
+	// Templates are the VSphereMachineTemplates.
+	Templates map[types.NamespacedName]*unstructured.Unstructured
 	// Unseen is what could not be listed.
 	Unseen []Unseen
 
-	byKey map[PoolKey]*Pool
+	byKey   map[PoolKey]*Pool
+	byClaim map[types.NamespacedName]*Machine
+	vmOf    map[types.UID]*capi.VSphereVM
 }
 
 // PoolKey is a pool with its namespace, empty for one of all namespaces.
@@ -126,7 +133,10 @@ type Source struct {
 
 // Read reads everything. It fails only if nothing could be read.
 func (s Source) Read(ctx context.Context) (*Graph, error) {
-	g := &Graph{At: s.Now(), byKey: map[PoolKey]*Pool{}}
+	g := &Graph{
+		At: s.Now(), byKey: map[PoolKey]*Pool{}, byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
+		Templates: map[types.NamespacedName]*unstructured.Unstructured{},
+	}
 	// Machines first: what they hold is in the lists after them, unless it was given back
 	// meanwhile.
 	s.machines(ctx, g)
@@ -135,6 +145,7 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	s.pools(ctx, g)
 	s.claims(ctx, g)
 	s.owners(ctx, g)
+	s.workloads(ctx, g)
 	if len(g.Machines)+len(g.Pools) == 0 && len(g.Unseen) > 0 {
 		return nil, fmt.Errorf("reading the cluster: %w", g.Unseen[0].Err)
 	}
@@ -187,6 +198,9 @@ func (s Source) machines(ctx context.Context, g *Graph) {
 				m.Bindings = bindings.Bindings
 			}
 		}
+		for _, b := range m.Bindings {
+			g.byClaim[types.NamespacedName{Namespace: m.Namespace, Name: b.Claim}] = m
+		}
 		g.Machines = append(g.Machines, m)
 	})
 }
@@ -202,7 +216,11 @@ func (s Source) clusters(ctx context.Context, g *Graph) {
 }
 
 func (s Source) vms(ctx context.Context, g *Graph) {
-	s.list(ctx, g, &capi.VSphereVM{}, func(object client.Object) { g.VMs = append(g.VMs, object.(*capi.VSphereVM)) })
+	s.list(ctx, g, &capi.VSphereVM{}, func(object client.Object) {
+		vm := object.(*capi.VSphereVM)
+		g.VMs = append(g.VMs, vm)
+		g.vmOf[capi.OwnerMachine(vm).UID] = vm
+	})
 }
 
 func (s Source) pools(ctx context.Context, g *Graph) {
