@@ -55,7 +55,7 @@ func (e exit) Unwrap() error { return e.err }
 
 // run runs a command, and returns the exit code.
 func run(ctx context.Context, called string, args []string, streams genericiooptions.IOStreams) int {
-	root := newRoot(called, streams)
+	root := newRoot(called, streams) //nolint:contextcheck // cobra gives the context to the commands
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
