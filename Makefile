@@ -85,6 +85,10 @@ lab: ## Run the whole stack, vCenter included, until Ctrl-C; ONCE=1 only tries i
 build: ## Build bin/capv-static-ip.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
 
+.PHONY: plugin
+plugin: ## Build bin/kubectl-static_ip, the plugin "kubectl static-ip".
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kubectl-static_ip ./cmd/kubectl-static_ip
+
 .PHONY: manifests
 manifests: ## Render deploy/default into dist/capv-static-ip.yaml, with the image IMG.
 	@mkdir -p dist/overlay

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -32,10 +33,16 @@ type Graph struct {
 	VMs      []*capi.VSphereVM
 	// Owners are those of which machines were refused.
 	Owners []*Owner
+	// Workloads make machines: MachineDeployments and KubeadmControlPlanes.
+	Workloads []*Workload
+	// Templates are the VSphereMachineTemplates.
+	Templates map[types.NamespacedName]*unstructured.Unstructured
 	// Unseen is what could not be listed.
 	Unseen []Unseen
 
-	byKey map[PoolKey]*Pool
+	byKey   map[PoolKey]*Pool
+	byClaim map[types.NamespacedName]*Machine
+	vmOf    map[types.UID]*capi.VSphereVM
 }
 
 // PoolKey is a pool with its namespace, empty for one of all namespaces.
@@ -120,6 +127,8 @@ type Source struct {
 	Namespace string
 	// PageSize bounds one answer, see PageSize. A cache has no pages: it is 0.
 	PageSize int64
+	// WithWorkloads has templates, and what makes machines of them, read as well.
+	WithWorkloads bool
 	// Now is the time of the Graph.
 	Now func() time.Time
 	// ParseBindings reads what a machine says that it holds; nil is ipam.ParseBindings. Who
@@ -129,7 +138,10 @@ type Source struct {
 
 // Read reads everything. It fails only if nothing could be read.
 func (s Source) Read(ctx context.Context) (*Graph, error) {
-	g := &Graph{At: s.Now(), byKey: map[PoolKey]*Pool{}}
+	g := &Graph{
+		At: s.Now(), byKey: map[PoolKey]*Pool{}, byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
+		Templates: map[types.NamespacedName]*unstructured.Unstructured{},
+	}
 	if s.ParseBindings == nil {
 		s.ParseBindings = ipam.ParseBindings
 	}
@@ -141,6 +153,9 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	s.pools(ctx, g)
 	s.claims(ctx, g)
 	s.owners(ctx, g)
+	if s.WithWorkloads {
+		s.workloads(ctx, g)
+	}
 	if len(g.Machines)+len(g.Pools) == 0 && len(g.Unseen) > 0 {
 		return nil, fmt.Errorf("reading the cluster: %w", g.Unseen[0].Err)
 	}
@@ -193,6 +208,9 @@ func (s Source) machines(ctx context.Context, g *Graph) {
 				m.Bindings = bindings.Bindings
 			}
 		}
+		for _, b := range m.Bindings {
+			g.byClaim[types.NamespacedName{Namespace: m.Namespace, Name: b.Claim}] = m
+		}
 		g.Machines = append(g.Machines, m)
 	})
 }
@@ -208,7 +226,11 @@ func (s Source) clusters(ctx context.Context, g *Graph) {
 }
 
 func (s Source) vms(ctx context.Context, g *Graph) {
-	s.list(ctx, g, &capi.VSphereVM{}, func(object client.Object) { g.VMs = append(g.VMs, object.(*capi.VSphereVM)) })
+	s.list(ctx, g, &capi.VSphereVM{}, func(object client.Object) {
+		vm := object.(*capi.VSphereVM)
+		g.VMs = append(g.VMs, vm)
+		g.vmOf[capi.OwnerMachine(vm).UID] = vm
+	})
 }
 
 func (s Source) pools(ctx context.Context, g *Graph) {

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/cli-runtime/pkg/printers"
+)
+
+// apiVersion is the version of what -o json prints.
+const apiVersion = "cli.capv-static-ip.dev/v1alpha1"
+
+// column is a column of a table. Those of wide are shown with -o wide only.
+type column struct {
+	name string
+	wide bool
+}
+
+// list is what a command shows, as a table and as objects.
+type list struct {
+	kind    string
+	columns []column
+	rows    [][]any
+	// items are what -o json and the like print, a row each.
+	items []any
+}
+
+func (l *list) add(item any, row ...any) {
+	l.rows, l.items = append(l.rows, row), append(l.items, item)
+}
+
+// show prints a list in the form that the user wants.
+func (o *options) show(l *list) error {
+	switch o.output {
+	case "", "wide":
+		return o.table(l)
+	}
+	flags := o.print
+	flags.OutputFormat = &o.output
+	printer, err := flags.ToPrinter()
+	if err != nil {
+		return exit{exitUsage, err}
+	}
+	object, err := l.object()
+	if err != nil {
+		return err
+	}
+	return printer.PrintObj(object, o.streams.Out)
+}
+
+func (o *options) table(l *list) error {
+	table := &metav1.Table{}
+	for _, c := range l.columns {
+		definition := metav1.TableColumnDefinition{Name: c.name, Type: "string"}
+		if c.wide {
+			definition.Priority = 1
+		}
+		table.ColumnDefinitions = append(table.ColumnDefinitions, definition)
+	}
+	for _, row := range l.rows {
+		table.Rows = append(table.Rows, metav1.TableRow{Cells: row})
+	}
+	if len(l.rows) == 0 {
+		fmt.Fprintln(o.streams.ErrOut, "No resources found.")
+		return nil
+	}
+	return printers.NewTablePrinter(printers.PrintOptions{NoHeaders: o.noHeaders, Wide: o.output == "wide"}).PrintObj(table, o.streams.Out)
+}
+
+// object is the list as an object of its own kind, e.g. PoolList.
+func (l *list) object() (runtime.Object, error) {
+	all := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": apiVersion, "kind": l.kind + "List"}}
+	for _, item := range l.items {
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(item)
+		if err != nil {
+			return nil, fmt.Errorf("printing a %s: %w", l.kind, err)
+		}
+		content["apiVersion"], content["kind"] = apiVersion, l.kind
+		all.Items = append(all.Items, unstructured.Unstructured{Object: content})
+	}
+	return all, nil
+}
+
+// orDash is a dash for what is not there.
+func orDash(text string) string {
+	if text == "" {
+		return "-"
+	}
+	return text
+}

@@ -1,0 +1,135 @@
+package inventory
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/machine"
+)
+
+// autoscalerMax is the cluster autoscaler's annotation for the most machines
+// (cluster-autoscaler/cloudprovider/clusterapi).
+const autoscalerMax = "cluster.x-k8s.io/cluster-api-autoscaler-node-group-max-size"
+
+// Workload is what makes machines of one template: a MachineDeployment or a
+// KubeadmControlPlane.
+type Workload struct {
+	*unstructured.Unstructured
+	Cluster string
+	// Replicas are the machines that are wanted, and Max those that an autoscaler may want,
+	// 0 if there is none.
+	Replicas, Max int
+	// Surge is how many machines more there may be in a roll-out, in its own words.
+	Surge *intstr.IntOrString
+	// OnDelete says that old machines are replaced when somebody deletes them.
+	OnDelete bool
+	// Template is the name of its VSphereMachineTemplate.
+	Template string
+	// Asks are what one machine asks for.
+	Asks []ipam.Ask
+	// AsksError says why that is not known.
+	AsksError error
+}
+
+var workloadKinds = []schema.GroupKind{
+	{Group: clusterv1.GroupVersion.Group, Kind: "MachineDeployment"},
+	capi.KubeadmControlPlaneKind,
+}
+
+func (s Source) workloads(ctx context.Context, g *Graph) {
+	s.listUnstructured(ctx, g, capi.VSphereMachineTemplateKind, func(template *unstructured.Unstructured) {
+		g.Templates[client.ObjectKeyFromObject(template)] = template
+	})
+	for _, kind := range workloadKinds {
+		s.listUnstructured(ctx, g, kind, func(object *unstructured.Unstructured) {
+			w := newWorkload(object)
+			w.asks(g.Templates[client.ObjectKey{Namespace: w.GetNamespace(), Name: w.Template}])
+			g.Workloads = append(g.Workloads, w)
+		})
+	}
+}
+
+func (s Source) listUnstructured(ctx context.Context, g *Graph, kind schema.GroupKind, each func(*unstructured.Unstructured)) {
+	mapping, err := s.Client.RESTMapper().RESTMapping(kind)
+	if err != nil {
+		return
+	}
+	empty := &unstructured.Unstructured{}
+	empty.SetGroupVersionKind(mapping.GroupVersionKind)
+	s.list(ctx, g, empty, func(object client.Object) { each(object.(*unstructured.Unstructured)) })
+}
+
+// newWorkload reads a MachineDeployment or a KubeadmControlPlane of v1beta1 or v1beta2.
+func newWorkload(object *unstructured.Unstructured) *Workload {
+	w := &Workload{Unstructured: object, Cluster: object.GetLabels()[clusterv1.ClusterNameLabel]}
+	replicas, found, _ := unstructured.NestedInt64(object.Object, "spec", "replicas")
+	if !found {
+		replicas = 1
+	}
+	w.Replicas = int(replicas)
+	w.Max, _ = strconv.Atoi(object.GetAnnotations()[autoscalerMax])
+	if name := first(object, "spec.clusterName"); name != "" {
+		w.Cluster = name
+	}
+	if object.GetKind() == capi.KubeadmControlPlaneKind.Kind {
+		w.Template = first(object, "spec.machineTemplate.spec.infrastructureRef.name", "spec.machineTemplate.infrastructureRef.name")
+		w.Surge = surgeAt(object, "spec.rollout.strategy.rollingUpdate", "spec.rolloutStrategy.rollingUpdate")
+		return w
+	}
+	w.Template = first(object, "spec.template.spec.infrastructureRef.name")
+	w.Surge = surgeAt(object, "spec.rollout.strategy.rollingUpdate", "spec.strategy.rollingUpdate")
+	w.OnDelete = first(object, "spec.rollout.strategy.type", "spec.strategy.type") == "OnDelete"
+	return w
+}
+
+// asks finds out what a machine of this workload asks for: by the metadata that it hands
+// to its machines, and by its template. What failure domains say is left out.
+func (w *Workload) asks(template *unstructured.Unstructured) {
+	if template == nil {
+		w.AsksError = fmt.Errorf("VSphereMachineTemplate %q does not exist, or cannot be read", w.Template)
+		return
+	}
+	m := &machine.Machine{}
+	spec, _, _ := unstructured.NestedMap(template.Object, "spec", "template", "spec")
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(map[string]any{"spec": spec}, m); err != nil {
+		w.AsksError = fmt.Errorf("reading VSphereMachineTemplate %q: %w", w.Template, err)
+		return
+	}
+	m.Namespace, m.Labels, m.Annotations = w.GetNamespace(), map[string]string{}, map[string]string{}
+	w.handDown(m, template, "spec", "template", "metadata")
+	if w.GetKind() == capi.KubeadmControlPlaneKind.Kind {
+		w.handDown(m, w.Unstructured, "spec", "machineTemplate", "metadata")
+	} else {
+		w.handDown(m, w.Unstructured, "spec", "template", "metadata")
+	}
+	asks, _, err := m.Asks([]machine.Asker{
+		{Object: &m.ObjectMeta, Name: "the VSphereMachine"},
+		{Object: template, Name: fmt.Sprintf("VSphereMachineTemplate %q", w.Template)},
+	})
+	for _, ask := range asks {
+		w.Asks = append(w.Asks, ask.Ask)
+	}
+	w.AsksError = err
+}
+
+// handDown gives a machine the labels and annotations that its makers write on it.
+func (w *Workload) handDown(m *machine.Machine, from *unstructured.Unstructured, path ...string) {
+	labels, _, _ := unstructured.NestedStringMap(from.Object, append(path, "labels")...)
+	annotations, _, _ := unstructured.NestedStringMap(from.Object, append(path, "annotations")...)
+	for key, value := range labels {
+		m.Labels[key] = value
+	}
+	for key, value := range annotations {
+		m.Annotations[key] = value
+	}
+}
