@@ -182,11 +182,11 @@ func collectPools(graph *inventory.Graph, metrics chan<- prometheus.Metric) {
 		for state, count := range map[string]float64{
 			"used": float64(usage.Used), "cooling": float64(usage.Cooling), "reserved": float(usage.Reserved), "free": float(usage.Free),
 		} {
-			metrics <- gauge(poolAddresses, count, pool.Kind, pool.Namespace, pool.Name, state)
+			metrics <- gauge(poolAddresses, count, pool.KindName(), pool.Namespace, pool.Name, state)
 		}
 	}
 	for key, count := range waiting {
-		metrics <- gauge(waitingOwners, float64(count), key.Kind, key.Namespace, key.Name)
+		metrics <- gauge(waitingOwners, float64(count), key.KindName(), key.Namespace, key.Name)
 	}
 }
 

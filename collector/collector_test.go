@@ -145,6 +145,21 @@ capv_static_ip_pool_waiting_owners{kind="IPPool",pool="p",pool_namespace="ns"} 2
 }
 
 // A cache fails, the rest of what is served stays.
+// Whoever may write owners can name pools of any kind and API group, and two series of the
+// same labels would fail the scrape of all metrics.
+func TestOwnersThatNamePoolsOfOneKindInTwoGroupsFailNoScrape(t *testing.T) {
+	pool := aPool("p", "10.0.0.0", "10.0.0.9")
+	owner := anOwner(server(t), "md", "IPPool.ipam.metal3.io/a,IPPool.example.com/a,IPPool.example.org/a")
+	compare(t, collectorOf(t, server(t, pool, owner)), `
+# HELP capv_static_ip_pool_waiting_owners Owners of machines (MachineSets, control planes) that were refused, and wait for a pool.
+# TYPE capv_static_ip_pool_waiting_owners gauge
+capv_static_ip_pool_waiting_owners{kind="IPPool",pool="a",pool_namespace="ns"} 1
+capv_static_ip_pool_waiting_owners{kind="IPPool.example.com",pool="a",pool_namespace="ns"} 1
+capv_static_ip_pool_waiting_owners{kind="IPPool.example.org",pool="a",pool_namespace="ns"} 1
+capv_static_ip_pool_waiting_owners{kind="IPPool",pool="p",pool_namespace="ns"} 0
+`, "capv_static_ip_pool_waiting_owners")
+}
+
 func TestScrapeWithoutCachesSaysWhatItKnows(t *testing.T) {
 	collector := collectorOf(t, server(t))
 	collector.Watches = func(schema.GroupKind) bool { return false }

@@ -53,14 +53,19 @@ type PoolKey struct {
 
 // String names the pool as commands take it.
 func (k PoolKey) String() string {
-	name := k.Kind + "/" + k.Name
-	if k.APIGroup != "" && !isKnownKind(k.PoolReference) {
-		name = k.Kind + "." + k.APIGroup + "/" + k.Name
-	}
+	name := k.KindName() + "/" + k.Name
 	if k.Namespace == "" {
 		return name
 	}
 	return k.Namespace + "/" + name
+}
+
+// KindName is the kind, with its API group where the kind alone might be that of another.
+func (k PoolKey) KindName() string {
+	if k.APIGroup == "" || isKnownKind(k.PoolReference) {
+		return k.Kind
+	}
+	return k.Kind + "." + k.APIGroup
 }
 
 // isKnownKind tells whether the kind alone says which API a pool is of.
