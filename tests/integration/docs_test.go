@@ -113,7 +113,9 @@ func (s *scene) overlayOf(name string) string {
 	if err != nil {
 		s.Fatal(err)
 	}
-	overlays := slices.DeleteFunc(page.Blocks("yaml"), func(block string) bool { return !strings.Contains(block, "kind: Kustomization\n") })
+	overlays := slices.DeleteFunc(page.Blocks("yaml"), func(block string) bool {
+		return !strings.Contains(block, "kind: Kustomization\n") || !strings.Contains(block, "../deploy")
+	})
 	if len(overlays) != 1 {
 		s.Fatalf("%s has %d overlays, want 1", name, len(overlays))
 	}
