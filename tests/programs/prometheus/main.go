@@ -12,7 +12,6 @@ import (
 	"os"
 	"slices"
 
-	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
 
@@ -23,6 +22,9 @@ type selector struct {
 	// Expression is the index of the expression in the input.
 	Expression int `json:"expression"`
 }
+
+// metricName is the label that holds the name of a metric.
+const metricName = "__name__"
 
 func main() {
 	if err := run(os.Stdin, os.Stdout); err != nil {
@@ -72,7 +74,7 @@ func selectorsOf(text string) ([]selector, error) {
 				used[name] = true
 			}
 		}
-		delete(used, labels.MetricName)
+		delete(used, metricName)
 		found = append(found, selector{Metric: vector.Name, Labels: slices.Sorted(maps.Keys(used))})
 		return nil
 	})
