@@ -36,7 +36,7 @@ func countBindings(graph *inventory.Graph, isSeen func(ipam.PoolReference) bool)
 			if !isSeen(binding.Pool) {
 				continue
 			}
-			pool := find.pool(machine.Namespace, binding.Pool)
+			pool := graph.PoolOf(machine.Namespace, binding.Pool)
 			if state := stateOf(machine, binding, find.claim(pool, machine.Namespace, binding), find.address(pool, machine.Namespace, binding)); state != untold {
 				counts[state]++
 			}
@@ -60,7 +60,7 @@ func stateOf(machine *inventory.Machine, binding ipam.Binding, claim *ipam.Claim
 		return untold
 	case claim.Failure != "":
 		return lost
-	case claim.Address == "" || address == nil || isRecreated(claim):
+	case claim.Address == "" || address == nil || ipam.IsRecreated(claim):
 		return unadopted
 	case address.IP != binding.Address.Addr():
 		return lost
@@ -87,25 +87,18 @@ func stateWithoutClaim(machine *inventory.Machine, binding ipam.Binding, address
 	return lost
 }
 
-func isRecreated(claim *ipam.Claim) bool {
-	_, recreated := claim.GetAnnotations()[ipam.RecreatedAnnotation]
-	return recreated
-}
-
 func isOnDevice(machine *inventory.Machine, ip netip.Addr) bool {
 	return slices.ContainsFunc(machine.Addresses(), func(place capi.Place) bool { return place.IP == ip })
 }
 
 // finder finds claims and addresses of a pool by their names.
 type finder struct {
-	graph     *inventory.Graph
 	claims    map[*inventory.Pool]map[types.NamespacedName]*ipam.Claim
 	addresses map[*inventory.Pool]map[types.NamespacedName][]*inventory.Address
 }
 
 func newFinder(graph *inventory.Graph) *finder {
 	f := &finder{
-		graph:     graph,
 		claims:    map[*inventory.Pool]map[types.NamespacedName]*ipam.Claim{},
 		addresses: map[*inventory.Pool]map[types.NamespacedName][]*inventory.Address{},
 	}
@@ -129,14 +122,6 @@ func newFinder(graph *inventory.Graph) *finder {
 		f.claims[pool], f.addresses[pool] = claims, addresses
 	}
 	return f
-}
-
-// pool is the one of a binding, of all namespaces or of its own; nil if there is nothing of it.
-func (f *finder) pool(namespace string, reference ipam.PoolReference) *inventory.Pool {
-	if shared := f.graph.Pool(inventory.PoolKey{PoolReference: reference}); shared != nil {
-		return shared
-	}
-	return f.graph.Pool(inventory.PoolKey{Namespace: namespace, PoolReference: reference})
 }
 
 func (f *finder) claim(pool *inventory.Pool, namespace string, binding ipam.Binding) *ipam.Claim {

@@ -5,21 +5,10 @@ import (
 	"net/netip"
 )
 
-// CellState is what an address of a pool is, in one word.
-type CellState string
-
-// What an address can be.
-const (
-	CellUsed     CellState = "used"
-	CellCooling  CellState = "cooling"
-	CellFree     CellState = "free"
-	CellReserved CellState = "reserved"
-)
-
 // Cell is one address of a pool.
 type Cell struct {
 	IP    netip.Addr
-	State CellState
+	State State
 }
 
 // Cells are all addresses of a pool of IPv4 in their order, nil if there are more than
@@ -36,15 +25,15 @@ func (g *Graph) Cells(p *Pool, most int) []Cell {
 			return nil
 		}
 		for ip := r.From(); r.Contains(ip); ip = ip.Next() {
-			cell := Cell{IP: ip, State: CellFree}
+			cell := Cell{IP: ip, State: Free}
 			cooling, isTaken := taken[ip]
 			switch {
 			case isTaken && cooling:
-				cell.State = CellCooling
+				cell.State = Cooling
 			case isTaken:
-				cell.State = CellUsed
+				cell.State = Used
 			case reserved.Contains(ip):
-				cell.State = CellReserved
+				cell.State = Reserved
 			}
 			cells = append(cells, cell)
 		}

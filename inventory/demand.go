@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"k8s.io/apimachinery/pkg/util/intstr"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -138,10 +139,10 @@ func (g *Graph) held(w *Workload, pool *Pool) int {
 // made tells whether a machine is one of the workload's.
 func (w *Workload) made(m *Machine) bool {
 	if w.GetKind() == capi.KubeadmControlPlaneKind.Kind {
-		return m.Labels["cluster.x-k8s.io/control-plane-name"] == w.GetName() ||
-			(hasLabel(m, "cluster.x-k8s.io/control-plane") && m.Labels["cluster.x-k8s.io/cluster-name"] == w.Cluster)
+		return m.Labels[clusterv1.MachineControlPlaneNameLabel] == w.GetName() ||
+			(hasLabel(m, clusterv1.MachineControlPlaneLabel) && m.Labels[clusterv1.ClusterNameLabel] == w.Cluster)
 	}
-	return m.Labels["cluster.x-k8s.io/deployment-name"] == w.GetName()
+	return m.Labels[clusterv1.MachineDeploymentNameLabel] == w.GetName()
 }
 
 func hasLabel(m *Machine, label string) bool {

@@ -85,7 +85,7 @@ func (g *Graph) explainDevice(s *Story, m *Machine, index int) {
 // explainBinding tells of one address that a device holds.
 func (g *Graph) explainBinding(s *Story, m *Machine, b ipam.Binding) {
 	s.say("  address    %s", b.Address)
-	pool := g.poolNamed(m.Namespace, b.Pool)
+	pool := g.PoolOf(m.Namespace, b.Pool)
 	if pool == nil {
 		s.Wrong = true
 		s.say("    ! pool   %s is not there", b.Pool)
@@ -235,7 +235,7 @@ func (g *Graph) explainObstacle(s *Story, namespace string, obstacle retry.Obsta
 		s.say("  %s to be mended", obstacle.Reason)
 		return
 	}
-	pool := g.poolNamed(namespace, obstacle.Pool)
+	pool := g.PoolOf(namespace, obstacle.Pool)
 	if pool == nil || pool.Object == nil {
 		s.say("  %s, which does not exist%s", obstacle.Pool, g.elsewhere(namespace, obstacle.Pool))
 		return
@@ -311,7 +311,8 @@ func (g *Graph) Who(ip netip.Addr) Story {
 	pools := g.PoolsWith(ip)
 	for _, pool := range pools {
 		s.say("is in %s", pool)
-		holding := slices.IndexFunc(g.Holdings(pool), func(h Holding) bool { return h.IP == ip })
+		holdings := g.Holdings(pool)
+		holding := slices.IndexFunc(holdings, func(h Holding) bool { return h.IP == ip })
 		if holding < 0 {
 			all, reserved, ok := pool.ranges()
 			if ok && all.Contains(ip) && reserved.Contains(ip) {
@@ -321,7 +322,7 @@ func (g *Graph) Who(ip netip.Addr) Story {
 			}
 			continue
 		}
-		h := g.Holdings(pool)[holding]
+		h := holdings[holding]
 		s.say("  %s by %s %s%s, claim %s, address %s%s", h.State, h.Kind, h.NamespacedName, ofCluster(h.Cluster), h.Address.Claim, h.Address.GetName(), protection(h))
 	}
 	if len(pools) == 0 {
@@ -363,8 +364,3 @@ func ofCluster(name string) string {
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }
-
-// poolNamed is a pool as an object in a namespace refers to it, nil if it is not known.
-func (g *Graph) poolNamed(namespace string, reference ipam.PoolReference) *Pool {
-	return cmp.Or(g.byKey[PoolKey{PoolReference: reference}], g.byKey[PoolKey{Namespace: namespace, PoolReference: reference}])
-}

@@ -267,11 +267,16 @@ func (g *Graph) pool(provider ipam.Provider, key PoolKey) *Pool {
 	return pool
 }
 
-// poolOf is the pool that a claim or an address in a namespace names: of all namespaces,
-// if there is one, or of its own.
-func (g *Graph) poolOf(provider ipam.Provider, namespace string, reference ipam.PoolReference) *Pool {
-	if shared := g.byKey[PoolKey{PoolReference: reference}]; shared != nil {
-		return shared
+// PoolOf is the pool that an object in a namespace names: of all namespaces, if there is
+// one, or of its own; nil if nothing is known of it.
+func (g *Graph) PoolOf(namespace string, reference ipam.PoolReference) *Pool {
+	return cmp.Or(g.byKey[PoolKey{PoolReference: reference}], g.byKey[PoolKey{Namespace: namespace, PoolReference: reference}])
+}
+
+// named is PoolOf, which becomes known if it was not.
+func (g *Graph) named(provider ipam.Provider, namespace string, reference ipam.PoolReference) *Pool {
+	if known := g.PoolOf(namespace, reference); known != nil {
+		return known
 	}
 	return g.pool(provider, PoolKey{Namespace: namespace, PoolReference: reference})
 }
@@ -281,12 +286,12 @@ func (s Source) claims(ctx context.Context, g *Graph) {
 		claim, address := provider.Kinds()
 		s.list(ctx, g, claim, func(object client.Object) {
 			read := provider.ReadClaim(object)
-			pool := g.poolOf(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
+			pool := g.named(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
 			pool.Claims = append(pool.Claims, read)
 		})
 		s.list(ctx, g, address, func(object client.Object) {
 			read := provider.ReadAddress(object)
-			pool := g.poolOf(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
+			pool := g.named(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
 			pool.Addresses = append(pool.Addresses, Address{Address: read, IP: capi.ParseAddress(read.IP)})
 		})
 	}

@@ -16,7 +16,7 @@ import (
 // State is what becomes of an address.
 type State string
 
-// The states of an address that somebody has.
+// The states of an address. Nobody has one that is free or reserved.
 const (
 	// Used: a machine, an endpoint or somebody's own claim has it.
 	Used State = "used"
@@ -24,6 +24,10 @@ const (
 	Cooling State = "cooling"
 	// Releasing: its address object is being deleted.
 	Releasing State = "releasing"
+	// Free: the pool may hand it out.
+	Free State = "free"
+	// Reserved: the pool gives it to nobody.
+	Reserved State = "reserved"
 )
 
 // Holding is an address of a pool with whom it belongs to.

@@ -28,11 +28,7 @@ func newCapacity(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "capacity", Short: "Is there room for the next roll-out or scale-up", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			namespace, err := o.namespace()
-			if err != nil {
-				return exit{exitUnreachable, err}
-			}
-			graph, err := o.read(cmd.Context(), namespace)
+			graph, err := o.readHere(cmd.Context())
 			if err != nil {
 				return err
 			}

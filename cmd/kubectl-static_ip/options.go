@@ -36,13 +36,16 @@ type options struct {
 	noHeaders     bool
 }
 
-// namespace is that to look at, empty for all.
-func (o *options) namespace() (string, error) {
+// readHere reads what the flags say: a namespace, or all.
+func (o *options) readHere(ctx context.Context) (*inventory.Graph, error) {
 	if o.allNamespaces {
-		return "", nil
+		return o.read(ctx, "")
 	}
 	namespace, _, err := o.config.ToRawKubeConfigLoader().Namespace()
-	return namespace, err
+	if err != nil {
+		return nil, exit{exitUnreachable, err}
+	}
+	return o.read(ctx, namespace)
 }
 
 // read reads the cluster in a namespace, empty for all. What may not be read is said once.

@@ -38,18 +38,11 @@ func newPools(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use: "pools", Short: "How full are the pools", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			namespace, err := o.namespace()
-			if err != nil {
-				return exit{exitUnreachable, err}
-			}
-			graph, err := o.read(cmd.Context(), namespace)
+			graph, err := o.readHere(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if err := o.show(poolList(graph)); err != nil {
-				return err
-			}
-			return seen(graph)
+			return o.showOf(graph, poolList(graph))
 		},
 	}
 }
@@ -93,11 +86,7 @@ func newPool(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "pool [KIND/]NAME", Short: "Who has the addresses of a pool", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			namespace, err := o.namespace()
-			if err != nil {
-				return exit{exitUnreachable, err}
-			}
-			graph, err := o.read(cmd.Context(), namespace)
+			graph, err := o.readHere(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -111,10 +100,7 @@ func newPool(o *options) *cobra.Command {
 					o.grid(graph, pool)
 				}
 			}
-			if err := o.show(holdingList(graph, pool)); err != nil {
-				return err
-			}
-			return seen(graph)
+			return o.showOf(graph, holdingList(graph, pool))
 		},
 	}
 	cmd.Flags().BoolVar(&grid, "grid", false, "Draw the addresses, too, where the pool has 1024 at the most.")
@@ -202,18 +188,11 @@ func newMachines(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use: "machines", Aliases: []string{"get"}, Short: "The machines with their addresses", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			namespace, err := o.namespace()
-			if err != nil {
-				return exit{exitUnreachable, err}
-			}
-			graph, err := o.read(cmd.Context(), namespace)
+			graph, err := o.readHere(cmd.Context())
 			if err != nil {
 				return err
 			}
-			if err := o.show(machineList(graph)); err != nil {
-				return err
-			}
-			return seen(graph)
+			return o.showOf(graph, machineList(graph))
 		},
 	}
 }
@@ -263,8 +242,8 @@ func (o *options) grid(graph *inventory.Graph, pool *inventory.Pool) {
 			row = begin
 			fmt.Fprintf(o.streams.Out, "%-16s%s", begin, strings.Repeat(" ", int(cell.IP.As4()[3])%gridRow))
 		}
-		fmt.Fprint(o.streams.Out, map[inventory.CellState]string{
-			inventory.CellUsed: "#", inventory.CellCooling: "~", inventory.CellFree: ".", inventory.CellReserved: "x",
+		fmt.Fprint(o.streams.Out, map[inventory.State]string{
+			inventory.Used: "#", inventory.Cooling: "~", inventory.Free: ".", inventory.Reserved: "x",
 		}[cell.State])
 	}
 	fmt.Fprint(o.streams.Out, "\n\n")

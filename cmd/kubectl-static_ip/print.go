@@ -7,6 +7,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/printers"
+
+	"capv-static-ip.dev/inventory"
 )
 
 // apiVersion is the version of what -o json prints.
@@ -29,6 +31,14 @@ type list struct {
 
 func (l *list) add(item any, row ...any) {
 	l.rows, l.items = append(l.rows, row), append(l.items, item)
+}
+
+// showOf prints what was found in a Graph. The error tells what could not be looked at.
+func (o *options) showOf(graph *inventory.Graph, l *list) error {
+	if err := o.show(l); err != nil {
+		return err
+	}
+	return seen(graph)
 }
 
 // show prints a list in the form that the user wants.
