@@ -61,7 +61,7 @@ func (r *Reconciler) machineSources(c controller.Controller, from cache.Cache) [
 		}
 	}
 	return []informers.Source{
-		{Object: &capi.VSphereMachine{}, Started: watch(&capi.VSphereMachine{}, r.machines())},
+		{Object: &capi.VSphereMachine{}, Started: watch(&capi.VSphereMachine{}, r.memory.follows(r.isToBeAsked))},
 		{Object: &capi.Cluster{}, Started: watch(&capi.Cluster{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfCluster), resumed())},
 		{Object: template, Started: watch(template, handler.EnqueueRequestsFromMapFunc(r.machinesOfTemplate), asksAnew())},
 		{Object: &capi.VSphereDeploymentZone{}, Started: watch(&capi.VSphereDeploymentZone{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfZones), changesZone())},
@@ -79,12 +79,18 @@ func (r *Reconciler) machinesOfZones(ctx context.Context, _ client.Object) []rec
 	return requestsFor(due)
 }
 
-// machines enqueues a machine that is due, or is not any more. Of all others there is
-// nothing to be known.
-func (r *Reconciler) machines() handler.EventHandler {
+// isToBeAsked tells whether a machine may be due, and is not known to need nothing.
+func (r *Reconciler) isToBeAsked(obj client.Object) bool {
+	m := obj.(*capi.VSphereMachine)
+	return mayBeDue(m) && !r.memory.isAnswered(m)
+}
+
+// follows enqueues an object that is due, or is not any more. Of all others there is
+// nothing to be known. One that is deleted is forgotten.
+func (m *memory) follows(isDue func(client.Object) bool) handler.EventHandler {
 	enqueue := func(obj client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
 		key := client.ObjectKeyFromObject(obj)
-		if m := obj.(*capi.VSphereMachine); mayBeDue(m) && !r.memory.isAnswered(m) || r.memory.isWaiting(key) {
+		if isDue(obj) || m.isWaiting(key) {
 			q.Add(reconcile.Request{NamespacedName: key})
 		}
 	}
@@ -96,8 +102,8 @@ func (r *Reconciler) machines() handler.EventHandler {
 			enqueue(e.ObjectNew, q)
 		},
 		DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			r.memory.askAnew(e.Object.GetUID())
-			r.memory.end(client.ObjectKeyFromObject(e.Object))
+			m.askAnew(e.Object.GetUID())
+			m.end(client.ObjectKeyFromObject(e.Object))
 		},
 	}
 }

@@ -7,11 +7,9 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
-	"k8s.io/client-go/util/workqueue"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -47,31 +45,10 @@ func SetupEndpoints(mgr manager.Manager, engine Allocator, demand EndpointDemand
 		}
 	}
 	return append(pools,
-		informers.Source{Object: object, Started: watch(object, r.vsphereClusters())},
+		informers.Source{Object: object, Started: watch(object, r.memory.follows(func(obj client.Object) bool {
+			return waitsForEndpoint(obj.(*capi.VSphereCluster))
+		}))},
 		informers.Source{Object: cluster, Started: watch(cluster, handler.EnqueueRequestsFromMapFunc(r.ofCluster))}), nil
-}
-
-// vsphereClusters enqueues a VSphereCluster that waits for an endpoint, or does not any
-// more. Of all others there is nothing to be known.
-func (r *endpoints) vsphereClusters() handler.EventHandler {
-	enqueue := func(obj client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-		key := client.ObjectKeyFromObject(obj)
-		if waitsForEndpoint(obj.(*capi.VSphereCluster)) || r.memory.isWaiting(key) {
-			q.Add(reconcile.Request{NamespacedName: key})
-		}
-	}
-	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			enqueue(e.Object, q)
-		},
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			enqueue(e.ObjectNew, q)
-		},
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, _ workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			r.memory.askAnew(e.Object.GetUID())
-			r.memory.end(client.ObjectKeyFromObject(e.Object))
-		},
-	}
 }
 
 // ofCluster are the VSphereClusters of a Cluster that wait for an endpoint. It may ask for
