@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/aside"
@@ -267,10 +268,15 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 		Events:    events,
 		Refusals:  refusals,
 	}
-	mgr.GetWebhookServer().Register(webhook.Path, webhook.New(handler))
-	mgr.GetWebhookServer().Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: asked}))
+	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
 
 	return handler, errors.Join(addCollector(ctx, mgr, providers, kinds, opts), addChecks(mgr, kinds))
+}
+
+// registerWebhooks has the webhook server answer for machines and for VSphereClusters.
+func registerWebhooks(server ctrlwebhook.Server, handler *webhook.Handler, asked *demand.Reader) {
+	server.Register(webhook.Path, webhook.New(handler))
+	server.Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: asked}))
 }
 
 // addCollector adds the metrics that are counted when they are asked for.
