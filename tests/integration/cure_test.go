@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,8 @@ type trier struct {
 	owner  client.Object
 	tries  chan error
 	stored chan time.Time
+	// changes is how often the owner was written.
+	changes atomic.Int32
 }
 
 func (s *scene) try(owner client.Object, machine func(name string) client.Object) *trier {
@@ -43,6 +46,9 @@ func (s *scene) try(owner client.Object, machine func(name string) client.Object
 	changed := make(chan struct{}, 1)
 	go func() {
 		for event := range changes.ResultChan() {
+			if event.Type == watch.Modified {
+				t.changes.Add(1)
+			}
 			if event.Type == watch.Added || event.Type == watch.Modified {
 				select {
 				case changed <- struct{}{}:
@@ -216,10 +222,15 @@ func TestRefusedTryLeadsToNoOther(t *testing.T) {
 	})
 	s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, "PoolNameInvalid") })
 
-	// Two to begin with, and one for each change of the annotation: it is written,
-	// and then, 7.5 s to 10 s later, taken off and written again.
-	const watched, most = 25 * time.Second, 7
+	// The condition is written once, and stays. The annotation is written, and then, 7.5 s
+	// to 10 s later, and once more after that, taken off and written again. There are two
+	// tries to begin with, and one for each of these writes.
+	const watched, writes = 25 * time.Second, 1 + 1 + 2*2
+	const most = 2 + writes
 	if err := harness.Consistently(t.Context(), watched, "the owner is left alone", func(context.Context) error {
+		if n := tried.changes.Load(); n > writes {
+			return fmt.Errorf("it was written %d times", n)
+		}
 		if len(tried.tries) > most {
 			return fmt.Errorf("it tried %d times", len(tried.tries))
 		}
