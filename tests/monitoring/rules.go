@@ -21,6 +21,8 @@ const Dir = "deploy/monitoring"
 
 // Rule is an alert, or an expression that is recorded under a name.
 type Rule struct {
+	// Group is the name of the group that the rule stands in.
+	Group       string            `json:"-"`
 	Record      string            `json:"record"`
 	Alert       string            `json:"alert"`
 	Expression  string            `json:"expr"`
@@ -36,6 +38,7 @@ func Rules(root string) ([]Rule, error) {
 	}
 	var file struct {
 		Groups []struct {
+			Name  string `json:"name"`
 			Rules []Rule `json:"rules"`
 		} `json:"groups"`
 	}
@@ -44,7 +47,10 @@ func Rules(root string) ([]Rule, error) {
 	}
 	var rules []Rule
 	for _, group := range file.Groups {
-		rules = append(rules, group.Rules...)
+		for _, rule := range group.Rules {
+			rule.Group = group.Name
+			rules = append(rules, rule)
+		}
 	}
 	return rules, nil
 }

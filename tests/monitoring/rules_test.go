@@ -59,6 +59,28 @@ func TestAlertsFireWhenTheyShould(t *testing.T) {
 	run(t, nil, "promtool", "test", "rules", "rules_test.yaml")
 }
 
+// Groups are evaluated side by side: an alert that reads what another group records may
+// see it an evaluation late.
+func TestAlertsReadWhatTheirOwnGroupRecords(t *testing.T) {
+	rules, err := Rules(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorded := map[string]string{}
+	for _, rule := range rules {
+		if rule.Record != "" {
+			recorded[rule.Record] = rule.Group
+		}
+	}
+	for _, alert := range alerts(t) {
+		for record, group := range recorded {
+			if strings.Contains(alert.Expression, record) && group != alert.Group {
+				t.Errorf("%s stands in %s, and reads %s, which %s records", alert.Alert, alert.Group, record, group)
+			}
+		}
+	}
+}
+
 func TestEveryAlertHasACaseThatFiresAndOneThatMustNot(t *testing.T) {
 	content, err := os.ReadFile("rules_test.yaml")
 	if err != nil {
