@@ -9,6 +9,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -37,9 +38,17 @@ type Graph struct {
 	Workloads []*Workload
 	// Templates are the VSphereMachineTemplates.
 	Templates map[types.NamespacedName]*unstructured.Unstructured
+	// CAPIClusters are the Clusters, and Webhooks what calls the manager. Both are read for
+	// findings only.
+	CAPIClusters []*capi.Cluster
+	Webhooks     []Webhook
 	// Unseen is what could not be listed.
 	Unseen []Unseen
 
+	// unread are kinds that were not asked for, by the names of Unseen.
+	unread []string
+	// ofSome says that some namespaces alone were read.
+	ofSome  bool
 	byKey   map[PoolKey]*Pool
 	byClaim map[types.NamespacedName]*Machine
 	vmOf    map[types.UID]*capi.VSphereVM
@@ -130,10 +139,14 @@ type Source struct {
 	Providers ipam.Providers
 	// Namespace is that to look at, empty for all.
 	Namespace string
+	// namespaces are those to look at once more, none for what Namespace says.
+	namespaces []string
 	// PageSize bounds one answer, see PageSize. A cache has no pages: it is 0.
 	PageSize int64
 	// WithWorkloads has templates, and what makes machines of them, read as well.
 	WithWorkloads bool
+	// ForFindings has read what only findings need: Clusters, and what calls the manager.
+	ForFindings bool
 	// Now is the time of the Graph.
 	Now func() time.Time
 	// ParseBindings reads what a machine says that it holds; nil is ipam.ParseBindings. Who
@@ -145,7 +158,7 @@ type Source struct {
 func (s Source) Read(ctx context.Context) (*Graph, error) {
 	g := &Graph{
 		At: s.Now(), byKey: map[PoolKey]*Pool{}, byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
-		Templates: map[types.NamespacedName]*unstructured.Unstructured{},
+		Templates: map[types.NamespacedName]*unstructured.Unstructured{}, ofSome: s.Namespace != "" || len(s.namespaces) > 0,
 	}
 	if s.ParseBindings == nil {
 		s.ParseBindings = ipam.ParseBindings
@@ -160,6 +173,14 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	s.owners(ctx, g)
 	if s.WithWorkloads {
 		s.workloads(ctx, g)
+	} else {
+		g.unread = append(g.unread, workloadsNeeded...)
+	}
+	if s.ForFindings {
+		s.capiClusters(ctx, g)
+		s.webhooks(ctx, g)
+	} else {
+		g.unread = slices.Concat(g.unread, endpointKinds, webhookKinds)
 	}
 	if len(g.Machines)+len(g.Pools) == 0 && len(g.Unseen) > 0 {
 		return nil, fmt.Errorf("reading the cluster: %w", g.Unseen[0].Err)
@@ -172,24 +193,40 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 
 // list lists a kind by pages, and notes it where that is not allowed.
 func (s Source) list(ctx context.Context, g *Graph, kind client.Object, each func(client.Object)) {
-	options := &client.ListOptions{Limit: s.PageSize}
-	if s.Namespace != "" {
-		namespaced, err := s.Client.IsObjectNamespaced(kind)
-		if err == nil && namespaced {
-			options.Namespace = s.Namespace
+	for _, namespace := range s.namespacesOf(kind) {
+		if err := s.listIn(ctx, namespace, kind, each); err != nil {
+			g.Unseen = append(g.Unseen, Unseen{Kind: s.nameOf(kind), Err: err})
+			return
 		}
 	}
+}
+
+// namespacesOf are those in which a kind is listed, an empty one for all.
+func (s Source) namespacesOf(kind client.Object) []string {
+	if s.Namespace == "" && len(s.namespaces) == 0 {
+		return []string{metav1.NamespaceAll}
+	}
+	if namespaced, err := s.Client.IsObjectNamespaced(kind); err != nil || !namespaced {
+		return []string{metav1.NamespaceAll}
+	}
+	if len(s.namespaces) > 0 {
+		return s.namespaces
+	}
+	return []string{s.Namespace}
+}
+
+func (s Source) listIn(ctx context.Context, namespace string, kind client.Object, each func(client.Object)) error {
+	options := &client.ListOptions{Limit: s.PageSize, Namespace: namespace}
 	for {
 		objects, next, err := kube.ListPage(ctx, s.Client, s.Reader, kind, options)
 		if err != nil {
-			g.Unseen = append(g.Unseen, Unseen{Kind: s.nameOf(kind), Err: err})
-			return
+			return err
 		}
 		for _, object := range objects {
 			each(object)
 		}
 		if options.Continue = next; next == "" {
-			return
+			return nil
 		}
 	}
 }
@@ -227,6 +264,12 @@ func (s Source) clusters(ctx context.Context, g *Graph) {
 			c.Bindings = bindings.Bindings
 		}
 		g.Clusters = append(g.Clusters, c)
+	})
+}
+
+func (s Source) capiClusters(ctx context.Context, g *Graph) {
+	s.list(ctx, g, &capi.Cluster{}, func(object client.Object) {
+		g.CAPIClusters = append(g.CAPIClusters, object.(*capi.Cluster))
 	})
 }
 

@@ -38,30 +38,24 @@ type options struct {
 
 // readHere reads what the flags say: a namespace, or all.
 func (o *options) readHere(ctx context.Context) (*inventory.Graph, error) {
-	if o.allNamespaces {
-		return o.read(ctx, "")
-	}
-	namespace, _, err := o.config.ToRawKubeConfigLoader().Namespace()
+	source, err := o.sourceHere()
 	if err != nil {
-		return nil, exit{exitUnreachable, err}
+		return nil, err
 	}
-	return o.read(ctx, namespace)
+	return o.readFrom(ctx, source)
 }
 
-// read reads the cluster in a namespace, empty for all. What may not be read is said once.
+// read reads the cluster in a namespace, empty for all.
 func (o *options) read(ctx context.Context, namespace string) (*inventory.Graph, error) {
-	config, err := o.config.ToRESTConfig()
+	source, err := o.source(namespace)
 	if err != nil {
-		return nil, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
+		return nil, err
 	}
-	c, err := o.client(config)
-	if err != nil {
-		return nil, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
-	}
-	source := inventory.Source{
-		Client: c, Reader: c, Namespace: namespace, PageSize: inventory.PageSize, WithWorkloads: true, Now: time.Now,
-		Providers: ipam.NewProviders(contract.Provider{Mapper: c.RESTMapper(), Live: c}, metal3.Provider{}),
-	}
+	return o.readFrom(ctx, source)
+}
+
+// readFrom reads the cluster. What may not be read is said once.
+func (o *options) readFrom(ctx context.Context, source inventory.Source) (*inventory.Graph, error) {
 	graph, err := source.Read(ctx)
 	if err != nil {
 		return nil, exit{exitUnreachable, err}
@@ -70,6 +64,34 @@ func (o *options) read(ctx context.Context, namespace string) (*inventory.Graph,
 		fmt.Fprintln(o.streams.ErrOut, "warning:", unseen)
 	}
 	return graph, nil
+}
+
+// sourceHere is where what the flags say is read from: a namespace, or all.
+func (o *options) sourceHere() (inventory.Source, error) {
+	if o.allNamespaces {
+		return o.source("")
+	}
+	namespace, _, err := o.config.ToRawKubeConfigLoader().Namespace()
+	if err != nil {
+		return inventory.Source{}, exit{exitUnreachable, err}
+	}
+	return o.source(namespace)
+}
+
+// source is where a namespace is read from, empty for all.
+func (o *options) source(namespace string) (inventory.Source, error) {
+	config, err := o.config.ToRESTConfig()
+	if err != nil {
+		return inventory.Source{}, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
+	}
+	c, err := o.client(config)
+	if err != nil {
+		return inventory.Source{}, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
+	}
+	return inventory.Source{
+		Client: c, Reader: c, Namespace: namespace, PageSize: inventory.PageSize, WithWorkloads: true, Now: time.Now,
+		Providers: ipam.NewProviders(contract.Provider{Mapper: c.RESTMapper(), Live: c}, metal3.Provider{}),
+	}, nil
 }
 
 // client knows the kinds in the versions that are served.

@@ -40,7 +40,7 @@ func TestReplicasThatAreKilledDuringAScaleUpCostNoMachineItsAddress(t *testing.T
 	}
 	s.eventually(provisioned, "all machines to hold their addresses", func(ctx context.Context) error { return s.allHeld(ctx, nodes) })
 	s.step("all machines hold their addresses")
-	err := harness.AwaitInvariants(t.Context(), s.stack.Plane.Client, 2*gracePeriod, harness.InvariantOptions{Namespaces: []string{s.ns}})
+	err := s.stack.Plane.AwaitAgreement(t.Context(), 2*gracePeriod, harness.InvariantOptions{Namespaces: []string{s.ns}})
 	if err != nil {
 		t.Error(err)
 	}

@@ -116,7 +116,7 @@ func newEmptyScene(t *testing.T, on *stack.Stack) *scene {
 func (s *scene) inspect() {
 	s.Helper()
 	ctx := context.Background()
-	err := harness.AwaitInvariants(ctx, s.stack.Plane.Client, harness.Soon, harness.InvariantOptions{Namespaces: []string{s.ns}})
+	err := s.stack.Plane.AwaitAgreement(ctx, harness.Soon, harness.InvariantOptions{Namespaces: []string{s.ns}})
 	if err != nil {
 		s.Error(err)
 	}

@@ -6,9 +6,13 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta/testrestmapper"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
@@ -209,7 +213,11 @@ func TestInvariantsOfPoolsOfOtherKinds(t *testing.T) {
 func (s state) expect(t *testing.T) {
 	t.Helper()
 	c := fake.NewClientBuilder().WithScheme(harness.Scheme).WithObjects(s.objects...).Build()
-	got := errors.Join(harness.CheckInvariants(t.Context(), c, harness.InvariantOptions{GracePeriod: time.Minute})...)
+	options := harness.InvariantOptions{GracePeriod: time.Minute}
+	got := errors.Join(harness.CheckInvariants(t.Context(), c, options)...)
+	if err := harness.Disagreement(t.Context(), s.forProduct(t), got, options, 0); err != nil {
+		t.Errorf("%v (%v)", err, got)
+	}
 	var broken *harness.Violation
 	switch {
 	case s.broken == "" && got != nil:
@@ -217,4 +225,28 @@ func (s state) expect(t *testing.T) {
 	case s.broken != "" && (!errors.As(got, &broken) || broken.Invariant != s.broken):
 		t.Errorf("got %v, want %s to be violated", got, s.broken)
 	}
+}
+
+// forProduct is a client with the same state, in the types of the product.
+func (s state) forProduct(t *testing.T) client.Client {
+	t.Helper()
+	scheme, err := harness.ProductScheme(testrestmapper.TestOnlyStaticRESTMapper(harness.Scheme))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := fake.NewClientBuilder().WithScheme(scheme)
+	for _, object := range s.objects {
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		gvk, err := apiutil.GVKForObject(object, harness.Scheme)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := &unstructured.Unstructured{Object: content}
+		copied.SetGroupVersionKind(gvk)
+		b.WithObjects(copied)
+	}
+	return b.Build()
 }

@@ -161,7 +161,7 @@ func newScene(t *testing.T, env *environment) *scene {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		err := harness.AwaitInvariants(context.Background(), env.Client, gracePeriod+harness.Soon,
+		err := env.AwaitAgreement(context.Background(), gracePeriod+harness.Soon,
 			harness.InvariantOptions{Namespaces: []string{ns}})
 		if err != nil {
 			t.Error(err)

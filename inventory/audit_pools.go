@@ -1,0 +1,302 @@
+package inventory
+
+import (
+	"cmp"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"slices"
+	"strings"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"go4.org/netipx"
+	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+)
+
+// named is how many names a finding lists.
+const named = 3
+
+// namesOf lists a few names, and how many more there are.
+func namesOf(names []string) string {
+	if len(names) > named {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:named], ", "), len(names)-named)
+	}
+	return strings.Join(names, ", ")
+}
+
+// aboutPool is a finding about a pool.
+func aboutPool(check CheckID, pool *Pool) *Finding {
+	f := about(check, Risky, Involved{Kind: pool.Kind})
+	f.Object = pool.KindName() + " " + strings.TrimPrefix(pool.Namespace+"/"+pool.Name, "/")
+	f.Namespace, f.Name = pool.Namespace, pool.Name
+	f.Involved[0].NamespacedName = f.NamespacedName
+	return f
+}
+
+// poolRange is one range of a pool.
+type poolRange struct {
+	netipx.IPRange
+	pool *Pool
+}
+
+// poolsOverlap finds pools that may hand out one address both.
+func (a *audit) poolsOverlap() []*Finding {
+	var ranges []poolRange
+	for _, pool := range a.Pools {
+		if known, is := a.ranges[pool]; is {
+			for _, r := range known.all.Ranges() {
+				ranges = append(ranges, poolRange{r, pool})
+			}
+		}
+	}
+	slices.SortStableFunc(ranges, func(a, b poolRange) int { return a.From().Compare(b.From()) })
+	others := map[*Pool][]string{}
+	for i, one := range ranges {
+		for _, other := range ranges[i+1:] {
+			if one.To().Less(other.From()) {
+				break
+			}
+			if name := other.pool.String(); mayBeOneNetwork(one.pool, other.pool) && !slices.Contains(others[one.pool], name) {
+				others[one.pool] = append(others[one.pool], name)
+			}
+		}
+	}
+	var findings []*Finding
+	for _, pool := range a.Pools {
+		if names := others[pool]; len(names) > 0 {
+			findings = append(findings, aboutPool(PoolsOverlap, pool).because("has addresses that are also of %s", namesOf(names)).
+				remedy("take them out of one, or say with annotation %s of both on which networks they are", ipam.NetworksAnnotation))
+		}
+	}
+	return findings
+}
+
+// mayBeOneNetwork tells whether two pools do not say that they are for different places.
+func mayBeOneNetwork(a, b *Pool) bool {
+	if a == b {
+		return false
+	}
+	networks, others := a.stated(ipam.NetworksAnnotation), b.stated(ipam.NetworksAnnotation)
+	if len(networks) > 0 && len(others) > 0 && !slices.ContainsFunc(networks, func(network string) bool {
+		return slices.ContainsFunc(others, func(other string) bool { return capi.SameNetwork(network, other) })
+	}) {
+		return false
+	}
+	domains, others := a.stated(ipam.FailureDomainsAnnotation), b.stated(ipam.FailureDomainsAnnotation)
+	return len(domains) == 0 || len(others) == 0 || slices.ContainsFunc(domains, func(domain string) bool { return slices.Contains(others, domain) })
+}
+
+// outsideItsPool finds addresses that are not in the ranges of their pool any more.
+func (a *audit) outsideItsPool() []*Finding {
+	var findings []*Finding
+	for _, pool := range a.Pools {
+		ranges, known := a.ranges[pool]
+		if !known {
+			continue
+		}
+		var outside []string
+		for _, address := range pool.Addresses {
+			if address.IP.IsValid() && !ranges.all.Contains(address.IP) && !pool.isPreAllocated(address.IP) && !slices.Contains(outside, address.IP.String()) {
+				outside = append(outside, address.IP.String())
+			}
+		}
+		if len(outside) > 0 {
+			slices.Sort(outside)
+			findings = append(findings, aboutPool(OutsideItsPool, pool).because("has given %s, outside of its ranges", namesOf(outside)).
+				remedy("put the ranges right, or replace the machines that hold them"))
+		}
+	}
+	return findings
+}
+
+// isPreAllocated tells whether a pool has an address for one claim, which may be outside of
+// its ranges.
+func (p *Pool) isPreAllocated(ip netip.Addr) bool {
+	pool, ok := p.Object.(*ipamv1.IPPool)
+	if !ok {
+		return false
+	}
+	for _, text := range pool.Spec.PreAllocations {
+		if capi.ParseAddress(string(text)) == ip {
+			return true
+		}
+	}
+	return false
+}
+
+// poolGivesNeeded finds pools that hand out addresses which their network, or a Cluster,
+// needs.
+func (a *audit) poolGivesNeeded() []*Finding {
+	var findings []*Finding
+	for _, pool := range a.Pools {
+		ranges, known := a.ranges[pool]
+		if !known {
+			continue
+		}
+		var needed []string
+		for _, n := range pool.needed(ranges) {
+			needed = append(needed, fmt.Sprintf("%s %s", n.what, n.ip))
+		}
+		for _, n := range a.endpointsIn(pool, ranges) {
+			needed = append(needed, fmt.Sprintf("%s %s", n.what, n.ip))
+		}
+		if len(needed) > 0 {
+			findings = append(findings, aboutPool(PoolGivesNeeded, pool).because("has in its ranges: %s", namesOf(needed)).
+				remedy("take it out of the ranges: machines are never given it, others may be"))
+		}
+	}
+	return findings
+}
+
+// neededAddress is an address that nobody should be given.
+type neededAddress struct {
+	what string
+	ip   netip.Addr
+}
+
+// needed are the addresses that the network of a pool needs and that the provider hands out.
+// The in-cluster provider leaves out what it gives nobody; metal3 does not, so that there all
+// of its own addresses in its ranges count.
+func (p *Pool) needed(ranges poolRanges) []neededAddress {
+	var found []neededAddress
+	add := func(what, text string) {
+		if ip := capi.ParseAddress(text); ip.IsValid() && ranges.all.Contains(ip) && !slices.ContainsFunc(found, func(n neededAddress) bool { return n.ip == ip }) {
+			found = append(found, neededAddress{what, ip})
+		}
+	}
+	pool, ok := p.Object.(*ipamv1.IPPool)
+	if !ok {
+		for _, text := range ipam.SplitList(p.Object.GetAnnotations()[ipam.NameserversAnnotation]) {
+			if ip := capi.ParseAddress(text); ip.IsValid() && !ranges.reserved.Contains(ip) {
+				add("its name server", text)
+			}
+		}
+		return found
+	}
+	addAll := func(gateway *ipamv1.IPAddressStr, servers []ipamv1.IPAddressStr) {
+		if gateway != nil {
+			add("its gateway", string(*gateway))
+		}
+		for _, server := range servers {
+			add("its name server", string(server))
+		}
+	}
+	addAll(pool.Spec.Gateway, pool.Spec.DNSServers)
+	for i := range pool.Spec.Pools {
+		addAll(pool.Spec.Pools[i].Gateway, pool.Spec.Pools[i].DNSServers)
+	}
+	for _, r := range ranges.reserved.Ranges() {
+		for _, end := range []netip.Addr{r.From(), r.To()} {
+			if what := endOfSubnet(pool, end); what != "" {
+				add(what, end.String())
+			}
+		}
+	}
+	return found
+}
+
+// endOfSubnet says if an address is the network or broadcast address of a pool's subnet.
+func endOfSubnet(pool *ipamv1.IPPool, ip netip.Addr) string {
+	bits := []int{pool.Spec.Prefix}
+	for i := range pool.Spec.Pools {
+		bits = append(bits, cmp.Or(pool.Spec.Pools[i].Prefix, pool.Spec.Prefix))
+	}
+	for _, length := range bits {
+		switch ipam.EndOfSubnet(netip.PrefixFrom(ip, length)) {
+		case ipam.IsNetworkAddress:
+			return "its network address"
+		case ipam.IsBroadcast:
+			return "its broadcast address"
+		}
+	}
+	return ""
+}
+
+// endpointsIn are the endpoints of Clusters in the ranges of a pool of their namespace, or of
+// all, that the pool does not know of.
+func (a *audit) endpointsIn(pool *Pool, ranges poolRanges) []neededAddress {
+	var found []neededAddress
+	see := func(user capi.User) {
+		for _, has := range user.Addresses() {
+			isHere := pool.Namespace == "" || pool.Namespace == user.GetNamespace()
+			if !isHere || !ranges.all.Contains(has.IP) || ranges.reserved.Contains(has.IP) ||
+				slices.ContainsFunc(pool.Addresses, func(address Address) bool { return address.IP == has.IP }) ||
+				slices.ContainsFunc(found, func(n neededAddress) bool { return n.ip == has.IP }) {
+				continue
+			}
+			found = append(found, neededAddress{fmt.Sprintf("the endpoint of Cluster %s", user.GetName()), has.IP})
+		}
+	}
+	for _, cluster := range a.CAPIClusters {
+		see(cluster)
+	}
+	for _, cluster := range a.Clusters {
+		see(cluster.VSphereCluster)
+	}
+	return found
+}
+
+// poolsOfOneName finds pools of which a bare name means one.
+func (a *audit) poolsOfOneName() []*Finding {
+	var findings []*Finding
+	for _, pool := range a.Pools {
+		if pool.Object == nil || pool.PoolReference.Kind != "IPPool" || !isKnownKind(pool.PoolReference) {
+			continue
+		}
+		for _, other := range a.poolsIn[pool.Namespace] {
+			if other.Kind == "InClusterIPPool" && isKnownKind(other.PoolReference) && other.Object != nil && other.Name == pool.Name {
+				findings = append(findings, aboutPool(PoolsOfOneName, pool).because("has the name of an InClusterIPPool of its namespace: the bare name means the IPPool").
+					remedy("rename one, or write the kind where the other is meant"))
+			}
+		}
+	}
+	return findings
+}
+
+// tooFewForRollOut finds pools with fewer free addresses than the largest roll-out needs.
+func (a *audit) tooFewForRollOut() []*Finding {
+	var findings []*Finding
+	demands := a.Demands()
+	for _, pool := range a.Pools {
+		usage := pool.Usage()
+		if !usage.Known || a.isPartOf(pool) {
+			continue
+		}
+		var worst *Demand
+		for i := range demands {
+			if d := &demands[i]; d.Pool == pool && (worst == nil || d.RollOut > worst.RollOut) {
+				worst = d
+			}
+		}
+		if worst == nil || usage.Free.Cmp(big.NewInt(int64(worst.RollOut))) >= 0 {
+			continue
+		}
+		findings = append(findings, aboutPool(TooFewForRollOut, pool).
+			because("%s free, a roll-out of %s %s needs %d", usage.Free, worst.GetKind(), worst.GetName(), worst.RollOut).remedy("add addresses"))
+	}
+	return findings
+}
+
+// isPartOf tells whether only some of what a pool of all namespaces has given was read.
+func (a *audit) isPartOf(pool *Pool) bool { return pool.Namespace == "" && a.ofSome }
+
+// staysBehind finds pools of metal3 that clusterctl does not take along.
+func (a *audit) staysBehind() []*Finding {
+	var findings []*Finding
+	for _, pool := range a.Pools {
+		object, ok := pool.Object.(*ipamv1.IPPool)
+		if !ok || object.Spec.ClusterName != nil && *object.Spec.ClusterName != "" {
+			continue
+		}
+		_, moves := object.Labels[clusterctlv1.ClusterctlMoveLabel]
+		_, movesWithAll := object.Labels[clusterctlv1.ClusterctlMoveHierarchyLabel]
+		if !moves && !movesWithAll {
+			findings = append(findings, aboutPool(StaysBehind, pool).because("stays behind in clusterctl move").
+				remedy("set spec.clusterName, or label %s=", clusterctlv1.ClusterctlMoveHierarchyLabel))
+		}
+	}
+	return findings
+}
