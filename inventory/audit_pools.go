@@ -16,13 +16,13 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// named is how many names a finding lists.
-const named = 3
+// listed is how many names a finding lists.
+const listed = 3
 
 // namesOf lists a few names, and how many more there are.
 func namesOf(names []string) string {
-	if len(names) > named {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:named], ", "), len(names)-named)
+	if len(names) > listed {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:listed], ", "), len(names)-listed)
 	}
 	return strings.Join(names, ", ")
 }

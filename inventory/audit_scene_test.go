@@ -1,0 +1,202 @@
+package inventory
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"math/big"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta/testrestmapper"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/contract"
+	"capv-static-ip.dev/allocator/ipam/metal3"
+)
+
+// noon is when findings are looked for, and dawn when everything was made.
+var (
+	noon = time.Date(2030, 6, 1, 12, 0, 0, 0, time.UTC)
+	dawn = metav1.NewTime(noon.Add(-6 * time.Hour))
+)
+
+// scene is a management cluster in which all is well: one machine of a MachineDeployment
+// has an address of a pool of six.
+type scene struct {
+	pool       *ipamv1.IPPool
+	machine    *capi.VSphereMachine
+	vm         *capi.VSphereVM
+	claim      *ipamv1.IPClaim
+	address    *ipamv1.IPAddress
+	cluster    *capi.Cluster
+	vsphere    *capi.VSphereCluster
+	deployment *unstructured.Unstructured
+	template   *unstructured.Unstructured
+	webhook    *admissionv1.MutatingWebhookConfiguration
+	slice      *discoveryv1.EndpointSlice
+	// gone are those of the above that do not exist, and more what else does.
+	gone, more []client.Object
+}
+
+func named(name string) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: "ns", Name: name, UID: types.UID(name + "-uid"), CreationTimestamp: dawn,
+		Labels: map[string]string{clusterv1.ClusterNameLabel: "prod"}, Annotations: map[string]string{},
+	}
+}
+
+func newScene() *scene {
+	s := &scene{
+		pool:    metal3Pool("10.0.0.2", "10.0.0.7", nil).(*ipamv1.IPPool),
+		cluster: &capi.Cluster{ObjectMeta: named("prod")},
+		vsphere: &capi.VSphereCluster{ObjectMeta: named("prod")},
+		slice: &discoveryv1.EndpointSlice{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: "webhook-x", Labels: map[string]string{discoveryv1.LabelServiceName: "webhook"}},
+			Endpoints:  []discoveryv1.Endpoint{{Addresses: []string{"10.1.0.1"}}},
+		},
+		webhook: aWebhook(),
+	}
+	s.pool.ObjectMeta, s.pool.Spec.ClusterName = named("pool"), new("prod")
+	s.machine, s.claim, s.address = s.bound("m", "10.0.0.2")
+	s.vm = s.vmOf(s.machine, "10.0.0.2", "fe80::1")
+	s.template = anObject("infrastructure.cluster.x-k8s.io/v1beta2", "VSphereMachineTemplate", "md", nil)
+	s.deployment = anObject("cluster.x-k8s.io/v1beta2", "MachineDeployment", "md", map[string]any{
+		"replicas": int64(1), "template": map[string]any{"spec": map[string]any{"infrastructureRef": map[string]any{"name": "md"}}},
+	})
+	return s
+}
+
+func anObject(version, kind, name string, spec map[string]any) *unstructured.Unstructured {
+	object := &unstructured.Unstructured{Object: map[string]any{"spec": spec}}
+	object.SetAPIVersion(version)
+	object.SetKind(kind)
+	object.SetNamespace("ns")
+	object.SetName(name)
+	return object
+}
+
+// bound is a machine with its claim and its address of the scene's pool.
+func (*scene) bound(name, ip string) (*capi.VSphereMachine, *ipamv1.IPClaim, *ipamv1.IPAddress) {
+	m, claim, address := &capi.VSphereMachine{ObjectMeta: named(name)}, &ipamv1.IPClaim{ObjectMeta: named(name + "-0")}, &ipamv1.IPAddress{ObjectMeta: named("pool-" + ip)}
+	m.Labels[clusterv1.MachineDeploymentNameLabel] = "md"
+	m.Finalizers = []string{ipam.ReleaseFinalizer}
+	m.Spec.ProviderID = "vsphere://" + name
+	m.Spec.Network.Devices = []capi.Device{{NetworkName: "n", IPAddrs: []string{ip + "/24"}}}
+	text, err := ipam.Bindings{Machine: name, Bindings: []ipam.Binding{{
+		Pool: metal3.PoolNamed("pool"), Claim: claim.Name, Address: netip.MustParsePrefix(ip + "/24"), Device: ipam.Device{NetworkName: "n"},
+	}}}.Encode()
+	if err != nil {
+		panic(err)
+	}
+	m.Annotations[ipam.BindingsAnnotation] = text
+	claim.Spec.Pool.Name = "pool"
+	claim.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: name, UID: m.UID}}
+	ipam.Mark(claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: name}})
+	ipam.Use(claim, ipam.Stamp{Time: dawn.Time, Request: "r"})
+	claim.Status.Address = new(claim.Spec.Pool)
+	claim.Status.Address.Name = address.Name
+	address.Spec.Address, address.Spec.Pool.Name, address.Spec.Claim.Name = ipamv1.IPAddressStr(ip), "pool", claim.Name
+	address.OwnerReferences = []metav1.OwnerReference{{Kind: "IPClaim", Name: claim.Name, UID: claim.UID}}
+	ipam.Protect(address, name)
+	address.Annotations[ipam.MachineUIDAnnotation] = string(m.UID)
+	return m, claim, address
+}
+
+// unbound is a machine with an address that somebody wrote there.
+func unbound(name, ip string) *capi.VSphereMachine {
+	m := &capi.VSphereMachine{ObjectMeta: named(name)}
+	m.Spec.Network.Devices = []capi.Device{{NetworkName: "n", IPAddrs: []string{ip + "/24"}}}
+	return m
+}
+
+func aWebhook() *admissionv1.MutatingWebhookConfiguration {
+	return &admissionv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "mutating", Annotations: map[string]string{injectFrom: "system/serving"}},
+		Webhooks: []admissionv1.MutatingWebhook{{
+			Name: webhookName, FailurePolicy: new(admissionv1.Fail),
+			ClientConfig:    admissionv1.WebhookClientConfig{Service: &admissionv1.ServiceReference{Namespace: "system", Name: "webhook"}, CABundle: authority(noon.Add(100 * 24 * time.Hour))},
+			MatchConditions: []admissionv1.MatchCondition{{Name: "needs-an-address", Expression: "true"}},
+			Rules: []admissionv1.RuleWithOperations{{
+				Operations: []admissionv1.OperationType{admissionv1.Create, admissionv1.Update},
+				Rule:       admissionv1.Rule{APIGroups: []string{"infrastructure.cluster.x-k8s.io"}, Resources: []string{"vspheremachines"}},
+			}},
+		}},
+	}
+}
+
+// authority is a certificate that ends then.
+func authority(end time.Time) []byte {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: dawn.Time, NotAfter: end}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		panic(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// certificate is cert-manager's, of the serving certificate that ends then.
+func certificate(end time.Time) client.Object {
+	object := anObject("cert-manager.io/v1", "Certificate", "serving", nil)
+	object.SetNamespace("system")
+	object.Object["status"] = map[string]any{"notAfter": end.Format(time.RFC3339)}
+	return object
+}
+
+func (s *scene) objects() []client.Object {
+	objects := []client.Object{s.pool, s.machine, s.vm, s.claim, s.address, s.cluster, s.vsphere, s.deployment, s.template, s.webhook, s.slice}
+	objects = slices.DeleteFunc(objects, func(object client.Object) bool { return slices.Contains(s.gone, object) })
+	return append(objects, s.more...)
+}
+
+// client serves the objects.
+func (s *scene) client(t *testing.T) client.WithWatch {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	err := errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1.AddToScheme(scheme), capi.AddToScheme(scheme, nil), capiipamv1.AddToScheme(scheme))
+	for kind, group := range map[string]string{
+		"MachineDeployment": "cluster.x-k8s.io/v1beta2", "InClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2",
+		"GlobalInClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2", "Certificate": "cert-manager.io/v1",
+	} {
+		gvk := schema.FromAPIVersionAndKind(group, kind)
+		scheme.AddKnownTypeWithName(gvk, &unstructured.Unstructured{})
+		scheme.AddKnownTypeWithName(gvk.GroupVersion().WithKind(kind+"List"), &unstructured.UnstructuredList{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fake.NewClientBuilder().WithScheme(scheme).WithRESTMapper(testrestmapper.TestOnlyStaticRESTMapper(scheme)).WithReturnManagedFields().WithObjects(s.objects()...).Build()
+}
+
+// source reads the scene at noon.
+func (s *scene) source(t *testing.T) Source {
+	t.Helper()
+	c := s.client(t)
+	return Source{
+		Client: c, Reader: c, Providers: ipam.NewProviders(contract.Provider{}, metal3.Provider{}),
+		WithWorkloads: true, ForFindings: true, Now: func() time.Time { return noon },
+	}
+}
