@@ -2,5 +2,6 @@
 // graph, and answers questions about it: how full pools are, who has an address, what a
 // roll-out needs. It writes nothing, and sees what its reader may see.
 //
-// graph.go reads; usage.go, holders.go and demand.go are pure functions on what was read.
+// graph.go and webhooks.go read; usage.go, holders.go, demand.go, explain.go and audit.go are
+// pure functions on what was read. audit_twice.go reads what looks wrong once more.
 package inventory

@@ -114,6 +114,18 @@ func TestTextsOfDenialsAreThoseOfTheCode(t *testing.T) {
 	}
 }
 
+func TestEveryCheckHasItsSection(t *testing.T) {
+	page := read(t, "docs/checks.md")
+	var sections []string
+	for _, match := range regexp.MustCompile(`(?m)^## (SIP-\d+)$`).FindAllStringSubmatch(page.Text, -1) {
+		sections = append(sections, match[1])
+		if text := section(t, page, match[1]); !strings.Contains(text, "**error**") && !strings.Contains(text, "**warning**") {
+			t.Errorf("%s does not say how bad %s is", page.Path, match[1])
+		}
+	}
+	compare(t, "check", page.Path, readSource(t).typed["CheckID"], sections)
+}
+
 func TestMetricsAreDocumented(t *testing.T) {
 	page := read(t, "docs/metrics.md")
 	compare(t, "metric", page.Path, readSource(t).metrics, names(section(t, page, "Metrics")))
