@@ -47,6 +47,13 @@ func TestFindings(t *testing.T) {
 			s.more = []client.Object{s.vmOf(unbound("lb", "10.9.0.9"), "10.9.0.9", "10.0.0.2"), unbound("lb", "10.9.0.9")}
 		}, "SIP-001 warning 10.0.0.2"},
 
+		"a link-local address that guests report": {func(s *scene) {
+			s.vm.Status.Addresses = append(s.vm.Status.Addresses, "169.254.0.1")
+			m, claim, address := s.bound("other", "169.254.0.1")
+			s.more = []client.Object{m, claim, address}
+			s.pool.Spec.Pools = append(s.pool.Spec.Pools, s.anotherPool("169.254.0.1", "169.254.0.1").Spec.Pools...)
+		}, ""},
+
 		"pools that overlap": {func(s *scene) { s.more = []client.Object{s.anotherPool("10.0.0.7", "10.0.0.9")} }, "SIP-002 warning IPPool ns/pool"},
 		"pools that overlap on different networks": {func(s *scene) {
 			other := s.anotherPool("10.0.0.7", "10.0.0.9")
@@ -82,12 +89,23 @@ func TestFindings(t *testing.T) {
 			s.gone = []client.Object{s.address}
 			s.machine.Annotations[clusterctlv1.DeleteForMoveAnnotation] = ""
 		}, ""},
-		"a machine whose bindings cannot be read":    {func(s *scene) { s.machine.Annotations[ipam.BindingsAnnotation] = "{" }, "SIP-006 error VSphereMachine ns/m"},
+		"a machine whose bindings cannot be read": {func(s *scene) { s.machine.Annotations[ipam.BindingsAnnotation] = "{" }, "SIP-006 error VSphereMachine ns/m"},
+		"a machine whose address cools down":      {func(s *scene) { s.cool(time.Minute); s.gone = nil }, "SIP-006 error VSphereMachine ns/m"},
+		"a VM without machine that reports the endpoint": {func(s *scene) {
+			s.gone = []client.Object{s.machine, s.claim}
+			s.more = s.endpoint("10.0.0.5")
+			s.vm.Status.Addresses = append(s.vm.Status.Addresses, "10.0.0.5")
+		}, ""},
 		"a VM without machine whose address is free": {func(s *scene) { s.gone = []client.Object{s.machine, s.claim, s.address} }, "SIP-006 error VSphereVM ns/m"},
 		"an endpoint":                   {func(s *scene) { s.more = s.endpoint("10.0.0.5") }, ""},
 		"an endpoint that nobody keeps": {func(s *scene) { s.more = s.endpoint("10.9.0.5")[:0] }, "SIP-006 error VSphereCluster ns/prod"},
 
-		"a machine that waits":               {func(s *scene) { s.more = []client.Object{s.waiting(time.Hour)} }, "SIP-007 warning VSphereMachine ns/waits"},
+		"a machine that waits": {func(s *scene) { s.more = []client.Object{s.waiting(time.Hour)} }, "SIP-007 warning VSphereMachine ns/waits"},
+		"a device that came to a machine which runs": {func(s *scene) {
+			m := s.waiting(time.Hour)
+			m.Spec.ProviderID = "vsphere://x"
+			s.more = []client.Object{m}
+		}, ""},
 		"a machine that was stored just now": {func(s *scene) { s.more = []client.Object{s.waiting(time.Second)} }, ""},
 		"a machine that waits, and is deleted": {func(s *scene) {
 			m := s.waiting(time.Hour)

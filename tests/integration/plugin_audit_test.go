@@ -19,7 +19,7 @@ func TestAuditTellsWhatIsWrongAndWhatToDo(t *testing.T) {
 	s.eventually("the address to be adopted", s.adopted("cp-0"))
 
 	stdout, stderr, code := s.plugin("audit", "--fail-on", "warning")
-	if code != 0 || !strings.HasPrefix(stdout, "0 errors, 0 warnings in ") || !strings.HasSuffix(stdout, " (0 clusters, 1 machine, 1 pool)\n") {
+	if code != 0 || !strings.HasPrefix(stdout, "0 errors, 0 warnings in ") || !strings.HasSuffix(stdout, " (1 cluster, 1 machine, 1 pool)\n") {
 		t.Errorf("where all is well, audit exits with %d and prints\n%s\n%s", code, stdout, stderr)
 	}
 
@@ -68,12 +68,12 @@ func TestAuditSaysWhatItCouldNotSee(t *testing.T) {
 	s.create(s.asks(f, "cp-0"))
 	s.eventually("the address to be adopted", s.adopted("cp-0"))
 	viewer, half := s.ns+"-viewer", s.ns+"-half"
-	s.bind(viewer, "capv-static-ip-viewer")
+	s.grant(viewer, "capv-static-ip-viewer")
 	s.create(&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: half}, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{"infrastructure.cluster.x-k8s.io"}, Resources: []string{"vspheremachines"}, Verbs: []string{"list"}},
 		{APIGroups: []string{"ipam.cluster.x-k8s.io", "ipam.metal3.io"}, Resources: []string{"*"}, Verbs: []string{"list"}},
 	}})
-	s.bind(half, half)
+	s.grant(half, half)
 
 	if stdout, stderr, code := s.plugin("audit", "--as", viewer); code != 0 || stderr != "" {
 		t.Errorf("with the viewer's role audit exits with %d and prints\n%s\n%s", code, stdout, stderr)
@@ -99,13 +99,12 @@ func TestAuditSaysWhatItCouldNotSee(t *testing.T) {
 	}
 }
 
-// bind gives a user a ClusterRole until the test ends.
-func (s *scene) bind(user, role string) {
+// grant gives a user a ClusterRole.
+func (s *scene) grant(user, role string) {
 	s.Helper()
-	binding := &rbacv1.ClusterRoleBinding{
+	s.create(&rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: user},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
 		Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
-	}
-	s.create(binding)
+	})
 }
