@@ -69,7 +69,7 @@ type Involved struct {
 
 // String names the object as sentences do.
 func (i Involved) String() string {
-	return (i.Kind + " " + strings.TrimPrefix(i.NamespacedName.String(), "/"))
+	return i.Kind + " " + strings.TrimPrefix(i.NamespacedName.String(), "/")
 }
 
 // about is a finding about one object.

@@ -53,20 +53,24 @@ func (a *audit) poolsOverlap() []*Finding {
 		}
 	}
 	slices.SortStableFunc(ranges, func(a, b poolRange) int { return a.From().Compare(b.From()) })
-	others := map[*Pool][]string{}
+	others := map[*Pool][]*Pool{}
 	for i, one := range ranges {
 		for _, other := range ranges[i+1:] {
 			if one.To().Less(other.From()) {
 				break
 			}
-			if name := other.pool.String(); mayBeOneNetwork(one.pool, other.pool) && !slices.Contains(others[one.pool], name) {
-				others[one.pool] = append(others[one.pool], name)
+			if !slices.Contains(others[one.pool], other.pool) && mayBeOneNetwork(one.pool, other.pool) {
+				others[one.pool] = append(others[one.pool], other.pool)
 			}
 		}
 	}
 	var findings []*Finding
 	for _, pool := range a.Pools {
-		if names := others[pool]; len(names) > 0 {
+		var names []string
+		for _, other := range others[pool] {
+			names = append(names, other.String())
+		}
+		if len(names) > 0 {
 			findings = append(findings, aboutPool(PoolsOverlap, pool).because("has addresses that are also of %s", namesOf(names)).
 				remedy("take them out of one, or say with annotation %s of both on which networks they are", ipam.NetworksAnnotation))
 		}

