@@ -132,7 +132,7 @@ func (a *audit) isUsed(address *Address) bool {
 func (a *audit) adapterClaim() []*Finding {
 	var findings []*Finding
 	a.eachClaim(func(_ *Pool, claim *ipam.Claim) {
-		if _, ours := claim.GetLabels()[ipam.MachineLabel]; ours || claim.Address == "" || a.At.Sub(claim.GetCreationTimestamp().Time) < hangsAfter || a.isPaused(claim) {
+		if _, ours := claim.GetLabels()[ipam.MachineLabel]; ours || a.At.Sub(claim.GetCreationTimestamp().Time) < hangsAfter || a.isPaused(claim) {
 			return
 		}
 		m := a.machines[capi.OwnerMachine(claim).UID]

@@ -78,6 +78,8 @@ func TestFindings(t *testing.T) {
 		"an address protected for nobody": {func(s *scene) { s.gone = []client.Object{s.machine, s.vm, s.claim} }, "SIP-005 error address ns/pool-10.0.0.2"},
 		"an address protected for a VM":   {func(s *scene) { s.gone = []client.Object{s.machine, s.claim} }, ""},
 
+		"an address protected for a VM without owner": {func(s *scene) { s.gone = []client.Object{s.machine, s.claim}; s.vm.OwnerReferences = nil }, ""},
+
 		"a machine whose claim is that of another": {func(s *scene) {
 			s.claim.Annotations[ipam.MachineNameAnnotation] = "other"
 			s.more = []client.Object{unbound("other", "10.9.0.1")}
@@ -119,6 +121,12 @@ func TestFindings(t *testing.T) {
 		"a pool with an endpoint in it":                   {func(s *scene) { s.cluster.Spec.ControlPlaneEndpoint.Host = "10.0.0.6" }, "SIP-008 warning IPPool ns/pool"},
 		"an in-cluster pool, that leaves out its gateway": {func(s *scene) { s.more = []client.Object{s.inCluster("other", "10.7.0.0/28", "10.7.0.1", "")} }, ""},
 		"an in-cluster pool with a name server in it":     {func(s *scene) { s.more = []client.Object{s.inCluster("other", "10.7.0.0/28", "10.7.0.1", "10.7.0.5")} }, "SIP-008 warning InClusterIPPool ns/other"},
+
+		"an in-cluster pool whose gateway serves names": {func(s *scene) { s.more = []client.Object{s.inCluster("other", "10.7.0.0/28", "10.7.0.1", "10.7.0.1")} }, ""},
+		"a pool that reserves the endpoint in it": {func(s *scene) {
+			s.cluster.Spec.ControlPlaneEndpoint.Host = "10.0.0.6"
+			s.pool.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{"vip": "10.0.0.6"}
+		}, ""},
 
 		"two pools of one name": {func(s *scene) { s.more = []client.Object{s.inCluster("pool", "10.7.0.0/28", "10.7.0.1", "")} }, "SIP-009 warning IPPool ns/pool"},
 
@@ -177,6 +185,11 @@ func TestFindings(t *testing.T) {
 			s.gone = []client.Object{s.machine, s.vm, s.address}
 			s.claim.DeletionTimestamp, s.claim.Finalizers = ago(time.Second), []string{ipam.InUseFinalizer}
 		}, "SIP-018 error claim ns/m-0"},
+		"a claim that is held for an endpoint": {func(s *scene) {
+			s.more = s.endpoint("10.0.0.5")
+			s.more[0].SetDeletionTimestamp(ago(time.Second))
+			s.more[0].SetFinalizers([]string{ipam.InUseFinalizer})
+		}, ""},
 		"a claim that is held for its machine": {func(s *scene) {
 			s.claim.DeletionTimestamp, s.claim.Finalizers = ago(time.Second), []string{ipam.InUseFinalizer}
 		}, ""},

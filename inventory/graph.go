@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -234,7 +235,8 @@ func (s Source) listIn(ctx context.Context, namespace string, kind client.Object
 func (s Source) nameOf(kind client.Object) string {
 	gvk, err := s.Client.GroupVersionKindFor(kind)
 	if err != nil {
-		return fmt.Sprintf("%T", kind)
+		_, name, _ := strings.Cut(fmt.Sprintf("%T", kind), ".")
+		return name + "s"
 	}
 	return gvk.Kind + "s"
 }

@@ -38,6 +38,7 @@ import (
 	"capv-static-ip.dev/allocator/recorder"
 	"capv-static-ip.dev/allocator/retry"
 	"capv-static-ip.dev/collector"
+	"capv-static-ip.dev/inventory"
 	"capv-static-ip.dev/machine/demand"
 	"capv-static-ip.dev/webhook"
 )
@@ -279,18 +280,30 @@ func registerWebhooks(server ctrlwebhook.Server, handler *webhook.Handler, asked
 	server.Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: asked}))
 }
 
-// addCollector adds the metrics that are counted when they are asked for.
+// leastClaimAge is how long a claim is without a machine before that is counted as wrong,
+// where the grace period is shorter.
+const leastClaimAge = 10 * time.Minute
+
+// addCollector adds the metrics that are counted when they are asked for, and those of what
+// is found to be wrong.
 func addCollector(ctx context.Context, mgr manager.Manager, providers ipam.Providers, kinds *informers.Starter, opts *options) error {
-	err := metrics.Registry.Register(collector.New(ctx, collector.Options{
+	counted := collector.New(ctx, collector.Options{
 		Client:         mgr.GetClient(),
 		Cache:          mgr.GetCache(),
 		Providers:      providers,
 		Watches:        kinds.Watches,
 		CertificateEnd: collector.CertificateEndOf(opts.webhookHost, opts.webhookPort),
 		Version:        version,
-	}))
-	if err != nil {
-		return fmt.Errorf("adding the metrics of pools and bindings: %w", err)
+	})
+	auditor := &collector.Auditor{
+		Collector: counted, Every: opts.syncPeriod,
+		Limits: inventory.Limits{Claim: max(2*opts.orphanGracePeriod, leastClaimAge), ReuseAfter: opts.reuseAfter},
+	}
+	if err := errors.Join(metrics.Registry.Register(counted), metrics.Registry.Register(auditor)); err != nil {
+		return fmt.Errorf("adding the metrics of pools, bindings and findings: %w", err)
+	}
+	if err := mgr.Add(auditor); err != nil {
+		return fmt.Errorf("adding what looks for findings: %w", err)
 	}
 	return nil
 }
