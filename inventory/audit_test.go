@@ -130,7 +130,8 @@ func TestFindings(t *testing.T) {
 
 		"two pools of one name": {func(s *scene) { s.more = []client.Object{s.inCluster("pool", "10.7.0.0/28", "10.7.0.1", "")} }, "SIP-009 warning IPPool ns/pool"},
 
-		"too few for a roll-out": {func(s *scene) { *s.pool.Spec.Pools[0].End = "10.0.0.2" }, "SIP-010 warning IPPool ns/pool"},
+		"just enough for a roll-out": {func(s *scene) { *s.pool.Spec.Pools[0].End = "10.0.0.3" }, ""},
+		"too few for a roll-out":     {func(s *scene) { *s.pool.Spec.Pools[0].End = "10.0.0.2" }, "SIP-010 warning IPPool ns/pool"},
 
 		"no webhook":                     {func(s *scene) { s.gone = []client.Object{s.webhook} }, "SIP-011 error webhook " + webhookName},
 		"a webhook that may be left out": {func(s *scene) { s.webhook.Webhooks[0].FailurePolicy = new(admissionv1.Ignore) }, "SIP-011 error MutatingWebhookConfiguration mutating"},
@@ -245,6 +246,26 @@ func TestMachineWithTheEndpointOfItsCluster(t *testing.T) {
 	findings, _ := graph.Findings(limits, AddressTwice)
 	if len(findings) != 1 || findings[0].Text != "has 10.0.0.2, the endpoint of VSphereCluster ns/prod" || findings[0].Severity != Failing {
 		t.Errorf("got %+v, want that a machine has the endpoint", findings)
+	}
+}
+
+// Who else has addresses of it is not seen then.
+func TestPoolOfAllNamespacesIsNotJudgedByOneOfThem(t *testing.T) {
+	s := newScene()
+	pool := s.inCluster("everywhere", "10.7.0.1", "10.7.0.1", "")
+	pool.GetObjectKind().SetGroupVersionKind(schema.FromAPIVersionAndKind("ipam.cluster.x-k8s.io/v1alpha2", "GlobalInClusterIPPool"))
+	pool.SetNamespace("")
+	s.more = []client.Object{pool}
+	graph, err := s.source(t).Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	graph.Workloads[0].Asks = []ipam.Ask{{Choices: []ipam.Choice{{Pool: ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "GlobalInClusterIPPool", Name: "everywhere"}}}}}
+	for _, ofSome := range []bool{false, true} {
+		graph.ofSome = ofSome
+		if findings, _ := graph.Findings(limits, TooFewForRollOut); (len(findings) == 0) != ofSome {
+			t.Errorf("read in part (%t), got %+v", ofSome, findings)
+		}
 	}
 }
 
