@@ -84,17 +84,12 @@ func sharedOf(uses []use) (shared []use, severity Severity) {
 	in := make([]bool, len(uses))
 	for i, one := range uses {
 		for j, other := range uses[:i] {
-			if one.Involved == other.Involved || !capi.SameNetwork(one.network, other.network) {
+			how, both := one.with(other)
+			if !both {
 				continue
 			}
-			isBound := one.bound || other.bound
-			isMachine := one.machine != nil && other.machine != nil
-			switch {
-			case isBound && (isMachine || (one.lone || other.lone) && !one.byGuest && !other.byGuest):
+			if how == Failing {
 				severity = Failing
-			case isBound, isMachine:
-			default:
-				continue
 			}
 			in[i], in[j] = true, true
 		}
@@ -105,6 +100,19 @@ func sharedOf(uses []use) (shared []use, severity Severity) {
 		}
 	}
 	return shared, severity
+}
+
+// with tells whether two have one address on one network so that it matters, and how much.
+func (u use) with(other use) (severity Severity, both bool) {
+	if u.Involved == other.Involved || !capi.SameNetwork(u.network, other.network) {
+		return "", false
+	}
+	isBound, areMachines := u.bound || other.bound, u.machine != nil && other.machine != nil
+	isLoneVM := (u.lone || other.lone) && !u.byGuest && !other.byGuest
+	if isBound && (areMachines || isLoneVM) {
+		return Failing, true
+	}
+	return Risky, isBound || areMachines
 }
 
 func (a *audit) twice(ip netip.Addr, shared []use, severity Severity) *Finding {

@@ -44,6 +44,23 @@ type poolRange struct {
 
 // poolsOverlap finds pools that may hand out one address both.
 func (a *audit) poolsOverlap() []*Finding {
+	overlaps := a.overlaps()
+	var findings []*Finding
+	for _, pool := range a.Pools {
+		var names []string
+		for _, other := range overlaps[pool] {
+			names = append(names, other.String())
+		}
+		if len(names) > 0 {
+			findings = append(findings, aboutPool(PoolsOverlap, pool).because("has addresses that are also of %s", namesOf(names)).
+				remedy("take them out of one, or say with annotation %s of both on which networks they are", ipam.NetworksAnnotation))
+		}
+	}
+	return findings
+}
+
+// overlaps are, for each pool, those with a range that begins in one of its own.
+func (a *audit) overlaps() map[*Pool][]*Pool {
 	var ranges []poolRange
 	for _, pool := range a.Pools {
 		if known, is := a.ranges[pool]; is {
@@ -53,29 +70,18 @@ func (a *audit) poolsOverlap() []*Finding {
 		}
 	}
 	slices.SortStableFunc(ranges, func(a, b poolRange) int { return a.From().Compare(b.From()) })
-	others := map[*Pool][]*Pool{}
+	overlaps := map[*Pool][]*Pool{}
 	for i, one := range ranges {
 		for _, other := range ranges[i+1:] {
 			if one.To().Less(other.From()) {
 				break
 			}
-			if !slices.Contains(others[one.pool], other.pool) && mayBeOneNetwork(one.pool, other.pool) {
-				others[one.pool] = append(others[one.pool], other.pool)
+			if !slices.Contains(overlaps[one.pool], other.pool) && mayBeOneNetwork(one.pool, other.pool) {
+				overlaps[one.pool] = append(overlaps[one.pool], other.pool)
 			}
 		}
 	}
-	var findings []*Finding
-	for _, pool := range a.Pools {
-		var names []string
-		for _, other := range others[pool] {
-			names = append(names, other.String())
-		}
-		if len(names) > 0 {
-			findings = append(findings, aboutPool(PoolsOverlap, pool).because("has addresses that are also of %s", namesOf(names)).
-				remedy("take them out of one, or say with annotation %s of both on which networks they are", ipam.NetworksAnnotation))
-		}
-	}
-	return findings
+	return overlaps
 }
 
 // mayBeOneNetwork tells whether two pools do not say that they are for different places.
@@ -165,41 +171,46 @@ type neededAddress struct {
 // The in-cluster provider leaves out what it gives nobody; metal3 does not, so that there all
 // of its own addresses in its ranges count.
 func (p *Pool) needed(ranges poolRanges) []neededAddress {
+	if pool, ok := p.Object.(*ipamv1.IPPool); ok {
+		return neededOfMetal3(pool, ranges)
+	}
 	var found []neededAddress
-	add := func(what, text string) {
-		if ip := capi.ParseAddress(text); ip.IsValid() && ranges.all.Contains(ip) && !slices.ContainsFunc(found, func(n neededAddress) bool { return n.ip == ip }) {
-			found = append(found, neededAddress{what, ip})
-		}
-	}
-	pool, ok := p.Object.(*ipamv1.IPPool)
-	if !ok {
-		for _, text := range ipam.SplitList(p.Object.GetAnnotations()[ipam.NameserversAnnotation]) {
-			if ip := capi.ParseAddress(text); ip.IsValid() && !ranges.reserved.Contains(ip) {
-				add("its name server", text)
-			}
-		}
-		return found
-	}
-	addAll := func(gateway *ipamv1.IPAddressStr, servers []ipamv1.IPAddressStr) {
-		if gateway != nil {
-			add("its gateway", string(*gateway))
-		}
-		for _, server := range servers {
-			add("its name server", string(server))
-		}
-	}
-	addAll(pool.Spec.Gateway, pool.Spec.DNSServers)
-	for i := range pool.Spec.Pools {
-		addAll(pool.Spec.Pools[i].Gateway, pool.Spec.Pools[i].DNSServers)
-	}
-	for _, r := range ranges.reserved.Ranges() {
-		for _, end := range []netip.Addr{r.From(), r.To()} {
-			if what := endOfSubnet(pool, end); what != "" {
-				add(what, end.String())
-			}
+	for _, text := range ipam.SplitList(p.Object.GetAnnotations()[ipam.NameserversAnnotation]) {
+		if ip := capi.ParseAddress(text); ip.IsValid() && ranges.all.Contains(ip) && !ranges.reserved.Contains(ip) {
+			found = append(found, neededAddress{"its name server", ip})
 		}
 	}
 	return found
+}
+
+func neededOfMetal3(pool *ipamv1.IPPool, ranges poolRanges) []neededAddress {
+	candidates := neededBy(pool.Spec.Gateway, pool.Spec.DNSServers)
+	for i := range pool.Spec.Pools {
+		candidates = append(candidates, neededBy(pool.Spec.Pools[i].Gateway, pool.Spec.Pools[i].DNSServers)...)
+	}
+	for _, r := range ranges.reserved.Ranges() {
+		candidates = append(candidates, neededAddress{endOfSubnet(pool, r.From()), r.From()}, neededAddress{endOfSubnet(pool, r.To()), r.To()})
+	}
+	var found []neededAddress
+	for _, c := range candidates {
+		isKnown := slices.ContainsFunc(found, func(n neededAddress) bool { return n.ip == c.ip })
+		if c.what != "" && c.ip.IsValid() && ranges.all.Contains(c.ip) && !isKnown {
+			found = append(found, c)
+		}
+	}
+	return found
+}
+
+// neededBy are a gateway and name servers.
+func neededBy(gateway *ipamv1.IPAddressStr, servers []ipamv1.IPAddressStr) []neededAddress {
+	var all []neededAddress
+	if gateway != nil {
+		all = append(all, neededAddress{"its gateway", capi.ParseAddress(string(*gateway))})
+	}
+	for _, server := range servers {
+		all = append(all, neededAddress{"its name server", capi.ParseAddress(string(server))})
+	}
+	return all
 }
 
 // endOfSubnet says if an address is the network or broadcast address of a pool's subnet.

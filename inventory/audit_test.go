@@ -2,17 +2,16 @@ package inventory
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 	"testing"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -142,6 +141,7 @@ func TestFindings(t *testing.T) {
 		"a webhook that nobody believes":  {func(s *scene) { s.webhook.Webhooks[0].ClientConfig.CABundle = nil }, "SIP-011 error MutatingWebhookConfiguration mutating"},
 		"a webhook of an authority's end": {func(s *scene) { s.webhook.Webhooks[0].ClientConfig.CABundle = authority(noon.Add(24 * time.Hour)) }, "SIP-011 error MutatingWebhookConfiguration mutating"},
 		"a webhook without endpoints":     {func(s *scene) { s.gone = []client.Object{s.slice} }, "SIP-011 error MutatingWebhookConfiguration mutating"},
+		"a webhook with those of another": {func(s *scene) { s.slice.Labels[discoveryv1.LabelServiceName] = "metrics" }, "SIP-011 error MutatingWebhookConfiguration mutating"},
 		"a webhook with no ready one":     {func(s *scene) { s.slice.Endpoints[0].Conditions.Ready = new(false) }, "SIP-011 error MutatingWebhookConfiguration mutating"},
 		"a certificate that ends soon":    {func(s *scene) { s.more = []client.Object{certificate(noon.Add(24 * time.Hour))} }, "SIP-011 error MutatingWebhookConfiguration mutating"},
 		"a certificate that ends later":   {func(s *scene) { s.more = []client.Object{certificate(noon.Add(8 * 24 * time.Hour))} }, ""},
@@ -361,109 +361,4 @@ func TestNothingSuspiciousIsReadOnce(t *testing.T) {
 	if err != nil || reads != 1 || len(report.Findings) != 1 {
 		t.Errorf("got %d reads, %v and %v, want one read, and the pool", reads, report, err)
 	}
-}
-
-// The objects that scenes are made of.
-
-func (s *scene) anotherPool(start, end string) *ipamv1.IPPool {
-	pool := s.pool.DeepCopy()
-	pool.ObjectMeta = named("another")
-	*pool.Spec.Pools[0].Start, *pool.Spec.Pools[0].End = ipamv1.IPAddressStr(start), ipamv1.IPAddressStr(end)
-	return pool
-}
-
-func (*scene) inCluster(name, addresses, gateway, servers string) client.Object {
-	pool := inClusterPool(map[string]any{"addresses": []any{addresses}, "prefix": int64(28), "gateway": gateway})
-	pool.SetNamespace("ns")
-	pool.SetName(name)
-	if servers != "" {
-		pool.SetAnnotations(map[string]string{ipam.NameserversAnnotation: servers})
-	}
-	return pool
-}
-
-// vmOf is the VM of a machine, whose guest reports these addresses.
-func (*scene) vmOf(m *capi.VSphereMachine, reported ...string) *capi.VSphereVM {
-	vm := &capi.VSphereVM{ObjectMeta: named(m.Name), Spec: capi.VSphereVMSpec{Network: m.Spec.Network}}
-	vm.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: m.Name, UID: m.UID}}
-	vm.Status.Addresses = reported
-	return vm
-}
-
-// stamp says that the claim was last used so long ago.
-func (s *scene) stamp(ago time.Duration) {
-	ipam.Use(s.claim, ipam.Stamp{Time: noon.Add(-ago), Request: "r"})
-}
-
-// cool has the machine gone so long ago, and its address cool down.
-func (s *scene) cool(ago time.Duration) {
-	s.gone = []client.Object{s.machine, s.vm}
-	ipam.CoolAddress(s.address, ipam.Holder{Name: "m"}, noon.Add(-ago))
-	ipam.CoolClaim(s.claim, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "m"}}, noon.Add(-ago))
-}
-
-// endpoint gives the VSphereCluster this endpoint, and returns its address and its claim.
-func (s *scene) endpoint(ip string) []client.Object {
-	m, claim, address := s.bound("prod", ip)
-	text := m.Annotations[ipam.BindingsAnnotation]
-	bindings, err := ipam.ParseBindings(text)
-	if err != nil {
-		panic(err)
-	}
-	bindings.Kind = ipam.OfCluster
-	if s.vsphere.Annotations[ipam.BindingsAnnotation], err = bindings.Encode(); err != nil {
-		panic(err)
-	}
-	s.vsphere.Spec.ControlPlaneEndpoint.Host = ip
-	claim.Name, claim.OwnerReferences = "prod", nil
-	delete(claim.Annotations, ipam.MachineNameAnnotation)
-	ipam.Mark(claim, ipam.Machine{Kind: ipam.OfCluster, NamespacedName: types.NamespacedName{Namespace: "ns", Name: "prod"}})
-	address.Name, address.Spec.Claim.Name = "endpoint", "prod"
-	claim.Status.Address.Name = address.Name
-	ipam.ProtectFor(address, ipam.Holder{Kind: ipam.OfCluster, Name: "prod"})
-	return []client.Object{claim, address}
-}
-
-func (*scene) waiting(since time.Duration) *capi.VSphereMachine {
-	m := &capi.VSphereMachine{ObjectMeta: named("waits")}
-	m.CreationTimestamp = metav1.NewTime(noon.Add(-since))
-	m.Spec.Network.Devices = []capi.Device{{NetworkName: "n"}}
-	return m
-}
-
-// everywhere gives the pool's claim and address another pool.
-func (s *scene) everywhere(pool string) {
-	s.claim.Spec.Pool.Name, s.address.Spec.Pool.Name = pool, pool
-	var bindings map[string]any
-	if err := json.Unmarshal([]byte(s.machine.Annotations[ipam.BindingsAnnotation]), &bindings); err != nil {
-		panic(err)
-	}
-	bindings["bindings"].([]any)[0].(map[string]any)["pool"].(map[string]any)["name"] = pool
-	text, err := json.Marshal(bindings)
-	if err != nil {
-		panic(err)
-	}
-	s.machine.Annotations[ipam.BindingsAnnotation] = string(text)
-}
-
-// refused is a MachineSet whose machine was refused so long ago, for want of an address.
-func refused(ago time.Duration) client.Object {
-	at := metav1.NewTime(noon.Add(-ago))
-	set := &metav1.PartialObjectMetadata{
-		TypeMeta:   metav1.TypeMeta{APIVersion: "cluster.x-k8s.io/v1beta2", Kind: "MachineSet"},
-		ObjectMeta: named("set"),
-	}
-	set.Annotations[ipam.RefusedByAnnotation] = "IPPool.ipam.metal3.io/pool"
-	set.ManagedFields = []metav1.ManagedFieldsEntry{
-		{Manager: "capi", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &dawn, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)}},
-		{Manager: "capv-static-ip", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &at, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:annotations":{"f:` + ipam.RefusedByAnnotation + `":{}}}}`)}},
-	}
-	return set
-}
-
-// failed is somebody's claim that metal3 has given up.
-func failed(made metav1.Time) client.Object {
-	claim := &ipamv1.IPClaim{ObjectMeta: named("theirs")}
-	claim.CreationTimestamp, claim.Spec.Pool.Name, claim.Status.ErrorMessage = made, "pool", new("Exhausted IP Pools")
-	return claim
 }
