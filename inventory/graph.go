@@ -11,6 +11,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
@@ -43,6 +44,9 @@ type Graph struct {
 	byKey   map[PoolKey]*Pool
 	byClaim map[types.NamespacedName]*Machine
 	vmOf    map[types.UID]*capi.VSphereVM
+	makers  makers
+	// reuseAfter is for how long addresses cool down of pools that say nothing.
+	reuseAfter time.Duration
 }
 
 // PoolKey is a pool with its namespace, empty for one of all namespaces.
@@ -134,6 +138,8 @@ type Source struct {
 	PageSize int64
 	// WithWorkloads has templates, and what makes machines of them, read as well.
 	WithWorkloads bool
+	// ReuseAfter is for how long addresses cool down of pools that say nothing.
+	ReuseAfter time.Duration
 	// Now is the time of the Graph.
 	Now func() time.Time
 	// ParseBindings reads what a machine says that it holds; nil is ipam.ParseBindings. Who
@@ -145,7 +151,7 @@ type Source struct {
 func (s Source) Read(ctx context.Context) (*Graph, error) {
 	g := &Graph{
 		At: s.Now(), byKey: map[PoolKey]*Pool{}, byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
-		Templates: map[types.NamespacedName]*unstructured.Unstructured{},
+		Templates: map[types.NamespacedName]*unstructured.Unstructured{}, makers: newMakers(), reuseAfter: s.ReuseAfter,
 	}
 	if s.ParseBindings == nil {
 		s.ParseBindings = ipam.ParseBindings
@@ -216,8 +222,25 @@ func (s Source) machines(ctx context.Context, g *Graph) {
 		for _, b := range m.Bindings {
 			g.byClaim[types.NamespacedName{Namespace: m.Namespace, Name: b.Claim}] = m
 		}
-		g.Machines = append(g.Machines, m)
+		g.addMachine(m)
 	})
+}
+
+// addMachine has a machine known, and whose it is.
+func (g *Graph) addMachine(m *Machine) {
+	g.Machines = append(g.Machines, m)
+	for label, kind := range map[string]string{
+		clusterv1.MachineDeploymentNameLabel: capi.MachineDeploymentKind.Kind, clusterv1.MachineControlPlaneNameLabel: capi.KubeadmControlPlaneKind.Kind,
+	} {
+		if name := m.Labels[label]; name != "" {
+			by := maker{kind, m.Namespace, name}
+			g.makers.machines[by] = append(g.makers.machines[by], m)
+		}
+	}
+	if hasLabel(m, clusterv1.MachineControlPlaneLabel) && m.Labels[clusterv1.MachineControlPlaneNameLabel] == "" {
+		by := maker{capi.ClusterKind.Kind, m.Namespace, m.Labels[clusterv1.ClusterNameLabel]}
+		g.makers.machines[by] = append(g.makers.machines[by], m)
+	}
 }
 
 func (s Source) clusters(ctx context.Context, g *Graph) {
@@ -288,6 +311,9 @@ func (s Source) claims(ctx context.Context, g *Graph) {
 			read := provider.ReadClaim(object)
 			pool := g.named(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
 			pool.Claims = append(pool.Claims, read)
+			if read.Address != "" && ipam.RequesterOf(read) != "" && g.byClaim[client.ObjectKeyFromObject(read)] == nil {
+				g.makers.kept = append(g.makers.kept, keptClaim{read, pool})
+			}
 		})
 		s.list(ctx, g, address, func(object client.Object) {
 			read := provider.ReadAddress(object)
