@@ -36,7 +36,7 @@ func TestForecastOfAChange(t *testing.T) {
 		"that rolls out":                   {"v1.34.0", []string{"spec", "version"}, true, nil, []string{noAddress + "a roll-out of this KubeadmControlPlane needs 1 more than it holds: it will stall; add addresses"}},
 		"that rolls out without surge":     {"v1.34.0", []string{"spec", "version"}, true, int64(0), []string{noAddress + "a roll-out of this KubeadmControlPlane goes on as VMs go: its machines have no surge, and a replacement is refused until then"}},
 		"of the number of machines":        {int64(5), []string{"spec", "replicas"}, false, nil, []string{oneAddress + "the machines that this KubeadmControlPlane is to have need 2 more than it holds: one will be refused; add addresses"}},
-		"to fewer machines":                {int64(1), []string{"spec", "replicas"}, true, nil, nil},
+		"to fewer machines":                {int64(1), []string{"spec", "replicas"}, true, int64(0), nil},
 		"of labels that are set in place":  {"x", []string{"spec", "machineTemplate", "metadata", "labels", "a"}, true, nil, nil},
 		"of something else that is not of": {"x", []string{"metadata", "labels", "a"}, true, nil, nil},
 	} {

@@ -58,7 +58,7 @@ func (d Demand) rollOutIn(pool *Pool) int {
 	}
 	free, known := freeIn(slices.Delete(all, at, at+1))
 	switch {
-	case !known, free.Cmp(big.NewInt(int64(d.RollOut))) >= 0 && len(d.Else) > 0:
+	case !known, free.Cmp(big.NewInt(int64(d.RollOut))) >= 0:
 		return 0
 	case free.Sign() < 0:
 		return d.RollOut

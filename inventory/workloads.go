@@ -88,12 +88,8 @@ func (g *Graph) complete(w *Workload) {
 }
 
 func (s Source) listUnstructured(ctx context.Context, g *Graph, kind schema.GroupKind, each func(*unstructured.Unstructured)) {
-	mapping, err := s.Client.RESTMapper().RESTMapping(kind)
-	if err != nil {
-		return
-	}
 	empty := &unstructured.Unstructured{}
-	empty.SetGroupVersionKind(mapping.GroupVersionKind)
+	empty.SetGroupVersionKind(capi.InScheme(s.Client.Scheme(), kind))
 	s.list(ctx, g, empty, func(object client.Object) { each(object.(*unstructured.Unstructured)) })
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -269,8 +268,16 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 		Refusals:  refusals,
 	}
 	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
-
-	return handler, errors.Join(addCollector(ctx, mgr, providers, kinds, opts), addChecks(mgr, kinds))
+	workloads, err := watchWorkloads(mgr, live, opts)
+	if err != nil {
+		return nil, err
+	}
+	counts, err := addCollector(ctx, mgr, providers, watching{kinds, workloads}, opts)
+	if err != nil {
+		return nil, err
+	}
+	registerCapacity(mgr, counts, opts)
+	return handler, addChecks(mgr, kinds)
 }
 
 // registerWebhooks has the webhook server answer for machines and for VSphereClusters.
@@ -279,20 +286,29 @@ func registerWebhooks(server ctrlwebhook.Server, handler *webhook.Handler, asked
 	server.Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: asked}))
 }
 
+// watching are those who know what the cache has: of what this program works with, and of
+// what makes machines, nil where nothing is to be forecast.
+type watching struct{ kinds, workloads *informers.Starter }
+
 // addCollector adds the metrics that are counted when they are asked for.
-func addCollector(ctx context.Context, mgr manager.Manager, providers ipam.Providers, kinds *informers.Starter, opts *options) error {
-	err := metrics.Registry.Register(collector.New(ctx, collector.Options{
+func addCollector(ctx context.Context, mgr manager.Manager, providers ipam.Providers, watching watching, opts *options) (*collector.Collector, error) {
+	options := collector.Options{
 		Client:         mgr.GetClient(),
 		Cache:          mgr.GetCache(),
 		Providers:      providers,
-		Watches:        kinds.Watches,
+		Watches:        watching.kinds.Watches,
+		ReuseAfter:     opts.reuseAfter,
 		CertificateEnd: collector.CertificateEndOf(opts.webhookHost, opts.webhookPort),
 		Version:        version,
-	}))
-	if err != nil {
-		return fmt.Errorf("adding the metrics of pools and bindings: %w", err)
 	}
-	return nil
+	if watching.workloads != nil {
+		options.WatchesWhole = watching.workloads.Watches
+	}
+	counts := collector.New(ctx, options)
+	if err := metrics.Registry.Register(counts); err != nil {
+		return nil, fmt.Errorf("adding the metrics of pools and bindings: %w", err)
+	}
+	return counts, nil
 }
 
 // setUpLate adds the controllers for what is stored without addresses.
