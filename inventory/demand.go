@@ -112,7 +112,8 @@ func (w *Workload) demand(of want, has int, reuseAfter time.Duration) Demand {
 		machines = roundedUp(w.Replicas*of.places, len(w.Places))
 	}
 	d.Whole = of.devices * machines
-	d.RollOut = min(of.devices*surge, d.Whole)
+	// In the middle of a roll-out some of that is held already.
+	d.RollOut = max(0, min(of.devices*surge, d.Whole)-max(0, has-d.Whole))
 	d.Scale = max(0, d.Whole-has)
 	if w.Max > 0 {
 		d.Max = max(0, of.devices*(w.Max-w.Replicas))

@@ -66,6 +66,18 @@ func TestDemandOfAWorkload(t *testing.T) {
 	}
 }
 
+func TestRollOutThatGoesOnHoldsSomeOfWhatItNeeds(t *testing.T) {
+	for has, want := range map[int]int{3: 2, 4: 1, 5: 0, 6: 0} {
+		d := workload(deployment, rolling(int64(2)), nil).demand(want1(), has, 0)
+		if d.RollOut != want || d.Scale != 0 {
+			t.Errorf("of three machines that hold %d, a roll-out needs %d, want %d", has, d.RollOut, want)
+		}
+	}
+}
+
+// want1 is an address for each machine.
+func want1() want { return want{pools: []*Pool{{}}, devices: 1} }
+
 // world is a pool of six addresses with a control plane of three machines that hold three.
 func world(label bool) (*Graph, *Workload) {
 	g := &Graph{byKey: map[PoolKey]*Pool{}, makers: newMakers()}
