@@ -261,7 +261,7 @@ func hasLabel(m *Machine, label string) bool {
 }
 
 // Free is what the pools have, false if one does not say its size.
-func (d Demand) Free() (free *big.Int, known bool) { return freeIn(append([]*Pool{d.Pool}, d.Else...)) }
+func (d Demand) Free() (free *big.Int, known bool) { return freeIn(d.all()) }
 
 func freeIn(pools []*Pool) (free *big.Int, known bool) {
 	free = new(big.Int)
@@ -275,12 +275,26 @@ func freeIn(pools []*Pool) (free *big.Int, known bool) {
 	return free, true
 }
 
+// PoolNames are the pools, as in an expression that asks for any of them.
+func (d Demand) PoolNames() string { return keyOf(d.all()) }
+
+// Cooling are the addresses of the pools that cool down.
+func (d Demand) Cooling() int {
+	cooling := 0
+	for _, pool := range d.all() {
+		cooling += pool.Usage().Cooling
+	}
+	return cooling
+}
+
+func (d Demand) all() []*Pool { return append([]*Pool{d.Pool}, d.Else...) }
+
 // Short is how many addresses the pools lack for one workload, 0 if they have enough, or
 // if their size is not known.
-func (d Demand) Short() int { return d.lacks(d.Needs()) }
+func (d Demand) Short() int { return d.Lacks(d.Needs()) }
 
-// lacks is how many of so many addresses the pools do not have.
-func (d Demand) lacks(needed int) int {
+// Lacks is how many of so many addresses the pools do not have.
+func (d Demand) Lacks(needed int) int {
 	free, known := d.Free()
 	if !known || free.Cmp(big.NewInt(int64(needed))) >= 0 {
 		return 0

@@ -88,14 +88,14 @@ func (s step) warning(d Demand) string {
 	case s.grows:
 		needed = d.Scale
 	}
-	short := d.lacks(needed)
+	short := d.Lacks(needed)
 	switch {
 	case short > 0 && s.rolls:
 		return fmt.Sprintf("%s; a roll-out of %s needs %d more than it holds: it will stall; add addresses", d.supply(), s.name, needed)
 	case short > 0:
 		return fmt.Sprintf("%s; the machines that %s is to have need %d more than it holds: %s will be refused; add addresses",
 			d.supply(), s.name, needed, isOrAre(short, "one", fmt.Sprint(short)))
-	case s.rolls && d.Note != "" && d.lacks(1) > 0:
+	case s.rolls && d.Note != "" && d.Lacks(1) > 0:
 		return fmt.Sprintf("%s; a roll-out of %s goes on as VMs go: its machines have no surge, and a replacement is refused until then", d.supply(), s.name)
 	}
 	return ""
@@ -105,7 +105,7 @@ func (s step) warning(d Demand) string {
 func (d Demand) supply() string {
 	free, _ := d.Free()
 	names := make([]string, 0, 1+len(d.Else))
-	for _, pool := range append([]*Pool{d.Pool}, d.Else...) {
+	for _, pool := range d.all() {
 		names = append(names, pool.In(pool.Namespace))
 	}
 	verb := "has"
@@ -147,23 +147,43 @@ func (g *Graph) forecastTopology(change Change) []string {
 		if after == nil {
 			continue
 		}
-		then := *w
-		if replicas, found, _ := unstructured.NestedInt64(after, "replicas"); found {
-			then.Replicas = int(replicas)
-		}
+		then := w.as(after)
 		s := step{
-			Workload: &then, name: fmt.Sprintf("%s %q", w.GetKind(), w.GetName()),
+			Workload: then, name: fmt.Sprintf("%s %q", w.GetKind(), w.GetName()),
 			rolls: all || !reflect.DeepEqual(rollingPart(before), rollingPart(after)), grows: then.Replicas > w.Replicas,
 		}
 		warnings = append(warnings, g.warnings(s)...)
 		if s.rolls {
-			rolling = append(rolling, g.DemandsOf(&then)...)
+			rolling = append(rolling, g.DemandsOf(then)...)
 		}
 	}
 	if len(warnings) > 0 {
 		return warnings
 	}
 	return together(rolling)
+}
+
+// Topology are the workloads that a Cluster's topology makes already, as it says now.
+func (g *Graph) Topology(cluster *unstructured.Unstructured) []*Workload {
+	var workloads []*Workload
+	for _, w := range g.Workloads {
+		if w.GetNamespace() != cluster.GetNamespace() || w.Cluster != cluster.GetName() || !w.isOfTopology() {
+			continue
+		}
+		if part := w.topologyIn(cluster); part != nil {
+			workloads = append(workloads, w.as(part))
+		}
+	}
+	return workloads
+}
+
+// as is the workload with as many machines as a part of a topology says.
+func (w *Workload) as(part map[string]any) *Workload {
+	then := *w
+	if replicas, found, _ := unstructured.NestedInt64(part, "replicas"); found {
+		then.Replicas = int(replicas)
+	}
+	return &then
 }
 
 // topologyIn is what a Cluster's topology says of a workload, nil if nothing.
@@ -209,7 +229,7 @@ func together(rolling []Demand) []string {
 		}
 		seen = append(seen, d.Pool)
 		alone := Demand{Workload: d.Workload, Pool: d.Pool}
-		if needed := SurgeOf(d.Pool, rolling); alone.lacks(needed) > 0 {
+		if needed := SurgeOf(d.Pool, rolling); alone.Lacks(needed) > 0 {
 			warnings = append(warnings, fmt.Sprintf("%s; the roll-outs that the Cluster begins at a time (%d) need %d: they will stall; add addresses",
 				alone.supply(), d.Concurrency, needed))
 		}

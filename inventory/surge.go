@@ -51,7 +51,7 @@ func (w *Workload) isOfTopology() bool {
 // rollOutIn is what a roll-out needs of one pool: all of it, or what the others do not have
 // that will do as well.
 func (d Demand) rollOutIn(pool *Pool) int {
-	all := append([]*Pool{d.Pool}, d.Else...)
+	all := d.all()
 	at := slices.Index(all, pool)
 	if at < 0 {
 		return 0

@@ -124,9 +124,15 @@ func (w *Workload) asks(template *unstructured.Unstructured, domains []machine.D
 		w.AsksError = err
 		return
 	}
-	asked := []machine.Asker{
-		{Object: &m.ObjectMeta, Name: "the VSphereMachine"},
-		{Object: template, Name: fmt.Sprintf("VSphereMachineTemplate %q", w.Template)},
+	w.askIn(domains, m, template)
+}
+
+// askIn finds out what a machine of a template, if there is one, asks for in each of these
+// failure domains.
+func (w *Workload) askIn(domains []machine.Domain, m *machine.Machine, template *unstructured.Unstructured) {
+	asked := []machine.Asker{{Object: &m.ObjectMeta, Name: "the VSphereMachine"}}
+	if template != nil {
+		asked = append(asked, machine.Asker{Object: template, Name: fmt.Sprintf("VSphereMachineTemplate %q", template.GetName())})
 	}
 	for _, domain := range domains {
 		in := []machine.Domain{domain}
@@ -145,6 +151,19 @@ func (w *Workload) asks(template *unstructured.Unstructured, domains []machine.D
 	if len(w.Places) > 0 {
 		w.Asks = w.Places[0].Asks
 	}
+}
+
+// Lone is a VSphereMachine as a workload of one, which holds nothing yet.
+func (g *Graph) Lone(object *unstructured.Unstructured) *Workload {
+	w := &Workload{Unstructured: object, Cluster: object.GetLabels()[clusterv1.ClusterNameLabel], Replicas: 1, OnDelete: true}
+	m := &machine.Machine{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, m); err != nil {
+		w.AsksError = fmt.Errorf("reading VSphereMachine %q: %w", object.GetName(), err)
+		return w
+	}
+	w.Template = object.GetAnnotations()[clusterv1.TemplateClonedFromNameAnnotation]
+	w.askIn([]machine.Domain{{}}, m, g.Templates[client.ObjectKey{Namespace: w.GetNamespace(), Name: w.Template}])
+	return w
 }
 
 // Machine is what one of its machines is, made of this template.

@@ -80,9 +80,11 @@ func (s *scene) scarce() (template string) {
 	s.pool(f, f.WithIPs(170, 170))
 	made := harness.Template(s.ns, "t", f.Ask(f.PoolName))
 	owner := harness.ControlPlaneOwner(s.ns, "cp", made.Name, harness.WithLabel("topology.cluster.x-k8s.io/owned", ""))
-	cluster := harness.Cluster(s.ns, harness.DefaultCluster)
-	cluster.Spec.Topology.ClassRef.Name, cluster.Spec.Topology.Version = "class", "v1.36.3"
-	s.create(made, owner, cluster)
+	s.create(made, owner)
+	topology := `--patch={"spec":{"topology":{"classRef":{"name":"class"},"version":"v1.36.3"}}}`
+	if _, err := s.kubectl(s.Context(), "", "patch", "cluster.cluster.x-k8s.io", harness.DefaultCluster, "--type=merge", topology); err != nil {
+		s.Fatal(err)
+	}
 	return made.Name
 }
 
@@ -95,7 +97,7 @@ func TestKubectlWarnsOfChangesForWhichThereAreTooFewAddresses(t *testing.T) {
 	const controlPlane = " needs 3 more than it holds: it will stall; add addresses"
 
 	s.warned(supply+"the machines that this MachineDeployment is to have need 2 more than it holds: one will be refused; add addresses",
-		deploymentOf(template, 2), "create", "-f", "-")
+		deploymentOf(template, 2), "apply", "-f", "-")
 	s.warned(supply+"the machines that this MachineDeployment is to have need 4 more than it holds: 3 will be refused; add addresses",
 		deploymentOf(template, 4), "apply", "-f", "-")
 	s.warned(supply+"a roll-out of this KubeadmControlPlane"+controlPlane,
