@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"os/exec"
 	"path/filepath"
@@ -44,7 +45,9 @@ func (s *scene) foretold(plugin string, stalls bool) {
 func (s *scene) rollTo(workers *clusterv1.MachineDeployment, template *capvv1.VSphereMachineTemplate) {
 	s.Helper()
 	s.create(template)
-	patch(s, workers, func(workers *clusterv1.MachineDeployment) { workers.Spec.Template.Spec.InfrastructureRef.Name = template.Name })
+	patch(s, workers, func(workers *clusterv1.MachineDeployment) {
+		workers.Spec.Template.Spec.InfrastructureRef.Name = template.Name
+	})
 }
 
 func TestRollOutGoesAsIsForetold(t *testing.T) {
@@ -60,15 +63,20 @@ func TestRollOutGoesAsIsForetold(t *testing.T) {
 	s.foretold(plugin, false)
 	s.rollTo(workers, s.template("second", by.Ask("pool")))
 	s.replaced(workers, madeOf("second"))
+	const exhausted = "is exhausted: 2 of 2 addresses in use"
+	if s.refused(t.Context(), exhausted) == nil {
+		t.Error("a machine was refused in a roll-out that has what it needs")
+	}
 
 	others := s.workers(template, "md-1", 1)
 	s.create(others)
 	s.nodes(others)
 	s.foretold(plugin, true)
 	s.rollTo(workers, s.template("third", by.Ask("pool")))
-	s.expectTold(workers, by, "2 of 2 addresses in use")
-	if nodes := s.nodes(workers); len(nodes) != 1 || !madeOf("second")(nodes[0].Machine) {
-		t.Errorf("there are %d machines, want the one that there was", len(nodes))
+	s.eventually(provisioned, "the roll-out to be refused", func(ctx context.Context) error { return s.refused(ctx, exhausted) })
+	nodes, err := s.stack.Nodes(t.Context(), workers)
+	if err != nil || len(nodes) != 1 || !madeOf("second")(nodes[0].Machine) {
+		t.Errorf("there are %d machines, error %v; want the one that there was", len(nodes), err)
 	}
 }
 
