@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -133,7 +134,7 @@ func TestPoolThatARollOutWouldEmptyNeedsAttention(t *testing.T) {
 	w.Replicas, w.Surge = 3, nil
 	pool := g.Pools[0]
 	pool.Object = metal3Pool("10.0.0.88", "10.0.0.91", nil)
-	w.Places[0].Asks = append(w.Asks, w.Asks[0])
+	w.Places[0].Asks = slices.Concat(w.Asks, w.Asks)
 	if s := g.Summaries()[0]; s.Status != "Low: a roll-out needs 2" || !s.Attention {
 		t.Errorf("the status is %q, want that a roll-out needs 2", s.Status)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -268,16 +269,8 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 		Refusals:  refusals,
 	}
 	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
-	workloads, err := watchWorkloads(mgr, live, opts)
-	if err != nil {
-		return nil, err
-	}
-	counts, err := addCollector(ctx, mgr, providers, watching{kinds, workloads}, opts)
-	if err != nil {
-		return nil, err
-	}
-	registerCapacity(mgr, counts, opts)
-	return handler, addChecks(mgr, kinds)
+
+	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, kinds, live}, opts), addChecks(mgr, kinds))
 }
 
 // registerWebhooks has the webhook server answer for machines and for VSphereClusters.
@@ -286,23 +279,41 @@ func registerWebhooks(server ctrlwebhook.Server, handler *webhook.Handler, asked
 	server.Register(webhook.ClusterPath, webhook.NewForClusters(&webhook.ClusterHandler{Handler: handler, Endpoints: asked}))
 }
 
-// watching are those who know what the cache has: of what this program works with, and of
-// what makes machines, nil where nothing is to be forecast.
-type watching struct{ kinds, workloads *informers.Starter }
+// reads is what is read by, and who knows what the cache has.
+type reads struct {
+	providers ipam.Providers
+	kinds     *informers.Starter
+	live      client.Client
+}
 
-// addCollector adds the metrics that are counted when they are asked for.
-func addCollector(ctx context.Context, mgr manager.Manager, providers ipam.Providers, watching watching, opts *options) (*collector.Collector, error) {
+// addCounts adds what is counted of the caches: the metrics, and what is forecast by them.
+func addCounts(ctx context.Context, mgr manager.Manager, by reads, opts *options) error {
+	workloads, err := watchWorkloads(mgr, by.live, opts)
+	if err != nil {
+		return err
+	}
+	counts, err := addCollector(ctx, mgr, by, workloads, opts)
+	if err != nil {
+		return err
+	}
+	registerCapacity(mgr, counts, opts)
+	return nil
+}
+
+// addCollector adds the metrics that are counted when they are asked for. There are no
+// workloads where nothing is to be forecast.
+func addCollector(ctx context.Context, mgr manager.Manager, by reads, workloads *informers.Starter, opts *options) (*collector.Collector, error) {
 	options := collector.Options{
 		Client:         mgr.GetClient(),
 		Cache:          mgr.GetCache(),
-		Providers:      providers,
-		Watches:        watching.kinds.Watches,
+		Providers:      by.providers,
+		Watches:        by.kinds.Watches,
 		ReuseAfter:     opts.reuseAfter,
 		CertificateEnd: collector.CertificateEndOf(opts.webhookHost, opts.webhookPort),
 		Version:        version,
 	}
-	if watching.workloads != nil {
-		options.WatchesWhole = watching.workloads.Watches
+	if workloads != nil {
+		options.WatchesWhole = workloads.Watches
 	}
 	counts := collector.New(ctx, options)
 	if err := metrics.Registry.Register(counts); err != nil {

@@ -240,7 +240,7 @@ func (p *previewer) ask(ctx context.Context, machine *unstructured.Unstructured)
 		return answer{warnings: p.warned.texts, asked: true}, nil
 	case isForbiddenByRights(err):
 		p.forbidden = true
-		return answer{}, nil
+		return answer{}, nil //nolint:nilerr // that the manager is not asked is the answer
 	case apierrors.ReasonForError(err) != "":
 		return answer{warnings: p.warned.texts, denial: err, asked: true}, nil
 	}
