@@ -195,7 +195,7 @@ fmt: ## Format the code as lint wants it.
 # The chart has copies of these, because it cannot read outside of its folder.
 CHART := deploy/chart/capv-static-ip
 CHARTED := deploy/rbac/role.yaml deploy/namespaced/cluster_role.yaml deploy/policies/manager_writes.yaml \
-	deploy/webhook/mutating_webhook_configuration.yaml
+	deploy/webhook/mutating_webhook_configuration.yaml deploy/webhook/validating_webhook_configuration.yaml
 
 .PHONY: generate
 generate: ## Generate what is made from code: role.yaml, the deep copies, the dashboard, the rules for the Prometheus operator, the chart's files.

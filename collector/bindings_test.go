@@ -101,7 +101,7 @@ func TestStateOfABinding(t *testing.T) {
 				change(p)
 			}
 			c := collectorOf(t, server(t, append(p.objects(), aPool("p", "10.0.0.1", "10.0.0.9"))...))
-			graph, err := c.read(t.Context())
+			graph, err := c.Read(t.Context())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -120,7 +120,7 @@ func TestBindingsAreNotLostWhileTheirClaimsAreNotSeen(t *testing.T) {
 	noClaim(p)
 	noAddress(p)
 	c := collectorOf(t, server(t, append(p.objects(), aPool("p", "10.0.0.1", "10.0.0.9"))...))
-	graph, err := c.read(t.Context())
+	graph, err := c.Read(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +146,7 @@ func TestBindingThatChangesIsReadAgain(t *testing.T) {
 	p := whole()
 	c := server(t, append(p.objects(), aPool("p", "10.0.0.1", "10.0.0.9"))...)
 	collector := collectorOf(t, c)
-	if _, err := collector.read(t.Context()); err != nil {
+	if _, err := collector.Read(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	p.machine.Annotations[ipam.BindingsAnnotation] = strings.ReplaceAll(p.machine.Annotations[ipam.BindingsAnnotation], "10.0.0.1/24", "10.0.0.7/24")
@@ -154,7 +154,7 @@ func TestBindingThatChangesIsReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		graph, err := collector.read(t.Context())
+		graph, err := collector.Read(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}

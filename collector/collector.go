@@ -4,16 +4,19 @@ import (
 	"context"
 	"math/big"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/inventory"
 )
@@ -27,6 +30,10 @@ var (
 	poolAddresses = prometheus.NewDesc("capv_static_ip_pool_addresses",
 		"Addresses of a pool by state: used, cooling, reserved (for others, or for nobody) and free add up to the pool.",
 		append(poolLabels, "state"), nil)
+
+	poolSurge = prometheus.NewDesc("capv_static_ip_pool_surge",
+		"Most addresses that one roll-out needs of a pool beyond those that its machines hold, as far as other pools do not serve as well.",
+		poolLabels, nil)
 
 	waitingOwners = prometheus.NewDesc("capv_static_ip_pool_waiting_owners",
 		"Owners of machines (MachineSets, control planes) that were refused, and wait for a pool.", poolLabels, nil)
@@ -49,6 +56,11 @@ type Options struct {
 	Providers ipam.Providers
 	// Watches tells whether the cache has what there is of a kind.
 	Watches func(schema.GroupKind) bool
+	// WatchesWhole tells whether the cache has all there is of an object of a kind that makes
+	// machines, or of a template. It is nil where nothing is to be forecast.
+	WatchesWhole func(schema.GroupKind) bool
+	// ReuseAfter is for how long addresses cool down of pools that say nothing.
+	ReuseAfter time.Duration
 	// CertificateEnd is when the certificate ends that is served.
 	CertificateEnd func(context.Context) (time.Time, error)
 	Version        string
@@ -74,7 +86,7 @@ func New(ctx context.Context, options Options) *Collector {
 
 // Describe implements prometheus.Collector.
 func (*Collector) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{poolAddresses, waitingOwners, bindings, certificateEnd, buildInfo} {
+	for _, desc := range []*prometheus.Desc{poolAddresses, poolSurge, waitingOwners, bindings, certificateEnd, buildInfo} {
 		descs <- desc
 	}
 }
@@ -90,19 +102,22 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 	} else {
 		klog.FromContext(ctx).V(1).Info("Cannot tell when the webhook's certificate ends", "cause", err.Error())
 	}
-	graph, err := c.read(ctx)
+	graph, err := c.Read(ctx)
 	if err != nil {
 		klog.FromContext(ctx).V(1).Info("Cannot count pools and bindings", "cause", err.Error())
 		return
 	}
 	collectPools(graph, metrics)
+	if c.forecasts() {
+		collectSurge(graph, metrics)
+	}
 	for state, count := range countBindings(graph, c.seen()) {
 		metrics <- gauge(bindings, float64(count), string(state))
 	}
 }
 
-// read reads what is in the cache.
-func (c *Collector) read(ctx context.Context) (*inventory.Graph, error) {
+// Read reads what is in the cache.
+func (c *Collector) Read(ctx context.Context) (*inventory.Graph, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	parsed := make(map[string]ipam.Bindings, len(c.parsed))
@@ -117,10 +132,17 @@ func (c *Collector) read(ctx context.Context) (*inventory.Graph, error) {
 		parsed[text] = bindings
 		return bindings, nil
 	}
-	source := inventory.Source{Client: c.Client, Reader: watchedOnly{c}, Providers: c.Providers, Now: time.Now, ParseBindings: parse}
+	source := inventory.Source{Client: c.Client, Reader: watchedOnly{c}, Providers: c.Providers, Now: time.Now, ParseBindings: parse,
+		WithWorkloads: c.WatchesWhole != nil, ReuseAfter: c.ReuseAfter}
 	graph, err := source.Read(ctx)
 	c.parsed = parsed
 	return graph, err
+}
+
+// forecasts tells whether the cache has what is needed to say what roll-outs need. Control
+// planes may be of another kind.
+func (c *Collector) forecasts() bool {
+	return c.WatchesWhole != nil && c.WatchesWhole(capi.MachineDeploymentKind) && c.WatchesWhole(capi.VSphereMachineTemplateKind)
 }
 
 // seen tells of each provider whether its claims and addresses are in the cache.
@@ -159,7 +181,11 @@ func (w watchedOnly) List(ctx context.Context, list client.ObjectList, options .
 		return err
 	}
 	kind := schema.GroupKind{Group: gvk.Group, Kind: strings.TrimSuffix(gvk.Kind, "List")}
-	if !w.Watches(kind) {
+	watches := w.Watches
+	if _, whole := list.(*unstructured.UnstructuredList); whole && slices.Contains(inventory.WorkloadKinds(), kind) {
+		watches = w.WatchesWhole
+	}
+	if !watches(kind) {
 		return errNotWatched
 	}
 	return w.Cache.List(ctx, list, append(options, client.UnsafeDisableDeepCopy)...)
@@ -187,6 +213,16 @@ func collectPools(graph *inventory.Graph, metrics chan<- prometheus.Metric) {
 	}
 	for key, count := range waiting {
 		metrics <- gauge(waitingOwners, float64(count), key.KindName(), key.Namespace, key.Name)
+	}
+}
+
+// collectSurge tells of the pools that somebody's roll-out can ask.
+func collectSurge(graph *inventory.Graph, metrics chan<- prometheus.Metric) {
+	demands := graph.Demands()
+	for _, pool := range graph.Pools {
+		if pool.Object != nil {
+			metrics <- gauge(poolSurge, float64(inventory.SurgeOf(pool, demands)), pool.KindName(), pool.Namespace, pool.Name)
+		}
 	}
 }
 

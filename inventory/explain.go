@@ -158,7 +158,7 @@ func (g *Graph) askersOf(m *Machine, template string) []asker {
 		askers = append(askers, asker{name: fmt.Sprintf("VSphereMachineTemplate %q", template), reaches: true, labels: found.GetLabels(), notes: found.GetAnnotations()})
 	}
 	for _, w := range g.Workloads {
-		if w.GetNamespace() == m.Namespace && w.made(m) {
+		if slices.Contains(g.machinesOf(w), m) {
 			askers = append(askers, asker{name: fmt.Sprintf("%s %q", w.GetKind(), w.GetName()), labels: w.GetLabels(), notes: w.GetAnnotations()})
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
@@ -39,8 +40,8 @@ type Graph struct {
 	Workloads []*Workload
 	// Templates are the VSphereMachineTemplates.
 	Templates map[types.NamespacedName]*unstructured.Unstructured
-	// CAPIClusters are the Clusters, and Webhooks what calls the manager. Both are read for
-	// findings only.
+	// CAPIClusters are the Clusters, which are read for workloads and for findings, and
+	// Webhooks is what calls the manager, for findings only.
 	CAPIClusters []*capi.Cluster
 	Webhooks     []Webhook
 	// Unseen is what could not be listed.
@@ -53,6 +54,9 @@ type Graph struct {
 	byKey   map[PoolKey]*Pool
 	byClaim map[types.NamespacedName]*Machine
 	vmOf    map[types.UID]*capi.VSphereVM
+	makers  makers
+	// reuseAfter is for how long addresses cool down of pools that say nothing.
+	reuseAfter time.Duration
 }
 
 // PoolKey is a pool with its namespace, empty for one of all namespaces.
@@ -146,8 +150,10 @@ type Source struct {
 	PageSize int64
 	// WithWorkloads has templates, and what makes machines of them, read as well.
 	WithWorkloads bool
-	// ForFindings has read what only findings need: Clusters, and what calls the manager.
+	// ForFindings has Clusters read, and what calls the manager.
 	ForFindings bool
+	// ReuseAfter is for how long addresses cool down of pools that say nothing.
+	ReuseAfter time.Duration
 	// Now is the time of the Graph.
 	Now func() time.Time
 	// ParseBindings reads what a machine says that it holds; nil is ipam.ParseBindings. Who
@@ -159,7 +165,8 @@ type Source struct {
 func (s Source) Read(ctx context.Context) (*Graph, error) {
 	g := &Graph{
 		At: s.Now(), byKey: map[PoolKey]*Pool{}, byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
-		Templates: map[types.NamespacedName]*unstructured.Unstructured{}, ofSome: s.Namespace != "" || len(s.namespaces) > 0,
+		Templates: map[types.NamespacedName]*unstructured.Unstructured{}, makers: newMakers(), reuseAfter: s.ReuseAfter,
+		ofSome: s.Namespace != "" || len(s.namespaces) > 0,
 	}
 	if s.ParseBindings == nil {
 		s.ParseBindings = ipam.ParseBindings
@@ -172,13 +179,15 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	s.pools(ctx, g)
 	s.claims(ctx, g)
 	s.owners(ctx, g)
+	if s.WithWorkloads || s.ForFindings {
+		s.capiClusters(ctx, g)
+	}
 	if s.WithWorkloads {
 		s.workloads(ctx, g)
 	} else {
 		g.unread = append(g.unread, workloadsNeeded...)
 	}
 	if s.ForFindings {
-		s.capiClusters(ctx, g)
 		s.webhooks(ctx, g)
 	} else {
 		g.unread = slices.Concat(g.unread, endpointKinds, webhookKinds)
@@ -255,8 +264,25 @@ func (s Source) machines(ctx context.Context, g *Graph) {
 		for _, b := range m.Bindings {
 			g.byClaim[types.NamespacedName{Namespace: m.Namespace, Name: b.Claim}] = m
 		}
-		g.Machines = append(g.Machines, m)
+		g.addMachine(m)
 	})
+}
+
+// addMachine has a machine known, and whose it is.
+func (g *Graph) addMachine(m *Machine) {
+	g.Machines = append(g.Machines, m)
+	for label, kind := range map[string]string{
+		clusterv1.MachineDeploymentNameLabel: capi.MachineDeploymentKind.Kind, clusterv1.MachineControlPlaneNameLabel: capi.KubeadmControlPlaneKind.Kind,
+	} {
+		if name := m.Labels[label]; name != "" {
+			by := maker{kind, m.Namespace, name}
+			g.makers.machines[by] = append(g.makers.machines[by], m)
+		}
+	}
+	if hasLabel(m, clusterv1.MachineControlPlaneLabel) && m.Labels[clusterv1.MachineControlPlaneNameLabel] == "" {
+		by := maker{capi.ClusterKind.Kind, m.Namespace, m.Labels[clusterv1.ClusterNameLabel]}
+		g.makers.machines[by] = append(g.makers.machines[by], m)
+	}
 }
 
 func (s Source) clusters(ctx context.Context, g *Graph) {
@@ -271,7 +297,9 @@ func (s Source) clusters(ctx context.Context, g *Graph) {
 
 func (s Source) capiClusters(ctx context.Context, g *Graph) {
 	s.list(ctx, g, &capi.Cluster{}, func(object client.Object) {
-		g.CAPIClusters = append(g.CAPIClusters, object.(*capi.Cluster))
+		cluster := object.(*capi.Cluster)
+		g.CAPIClusters = append(g.CAPIClusters, cluster)
+		g.makers.clusters[client.ObjectKeyFromObject(cluster)] = cluster
 	})
 }
 
@@ -333,6 +361,9 @@ func (s Source) claims(ctx context.Context, g *Graph) {
 			read := provider.ReadClaim(object)
 			pool := g.named(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
 			pool.Claims = append(pool.Claims, read)
+			if read.Address != "" && ipam.RequesterOf(read) != "" && g.byClaim[client.ObjectKeyFromObject(read)] == nil {
+				g.makers.kept = append(g.makers.kept, keptClaim{read, pool})
+			}
 		})
 		s.list(ctx, g, address, func(object client.Object) {
 			read := provider.ReadAddress(object)

@@ -35,14 +35,24 @@ type Workload struct {
 	OnDelete bool
 	// Template is the name of its VSphereMachineTemplate.
 	Template string
-	// Asks are what one machine asks for.
-	Asks []ipam.Ask
+	// Places are where its machines may be, and Asks what one asks for in the first of them.
+	Places []Place
+	Asks   []ipam.Ask
 	// AsksError says why that is not known.
 	AsksError error
+	// Concurrency is how many MachineDeployments of its Cluster are rolled out at a time.
+	Concurrency int
+}
+
+// Place is a failure domain that machines of a workload are in, without a name for those
+// that are in none, and what one of them asks for there.
+type Place struct {
+	FailureDomain string
+	Asks          []ipam.Ask
 }
 
 var workloadKinds = []schema.GroupKind{
-	{Group: clusterv1.GroupVersion.Group, Kind: "MachineDeployment"},
+	capi.MachineDeploymentKind,
 	capi.KubeadmControlPlaneKind,
 }
 
@@ -50,22 +60,33 @@ func (s Source) workloads(ctx context.Context, g *Graph) {
 	s.listUnstructured(ctx, g, capi.VSphereMachineTemplateKind, func(template *unstructured.Unstructured) {
 		g.Templates[client.ObjectKeyFromObject(template)] = template
 	})
+	s.zones(ctx, g)
 	for _, kind := range workloadKinds {
 		s.listUnstructured(ctx, g, kind, func(object *unstructured.Unstructured) {
-			w := newWorkload(object)
-			w.asks(g.Templates[client.ObjectKey{Namespace: w.GetNamespace(), Name: w.Template}])
-			g.Workloads = append(g.Workloads, w)
+			g.Workloads = append(g.Workloads, g.Workload(object))
 		})
 	}
 }
 
-func (s Source) listUnstructured(ctx context.Context, g *Graph, kind schema.GroupKind, each func(*unstructured.Unstructured)) {
-	mapping, err := s.Client.RESTMapper().RESTMapping(kind)
-	if err != nil {
-		return
+// Workload is what a MachineDeployment or a KubeadmControlPlane, be it stored or not, makes
+// of the templates, Clusters and failure domains that were read.
+func (g *Graph) Workload(object *unstructured.Unstructured) *Workload {
+	w := newWorkload(object)
+	g.complete(w)
+	return w
+}
+
+func (g *Graph) complete(w *Workload) {
+	cluster := g.makers.clusters[client.ObjectKey{Namespace: w.GetNamespace(), Name: w.Cluster}]
+	if cluster != nil {
+		w.Concurrency, _ = strconv.Atoi(cluster.Annotations[clusterv1.ClusterTopologyUpgradeConcurrencyAnnotation])
 	}
+	w.asks(g.Templates[client.ObjectKey{Namespace: w.GetNamespace(), Name: w.Template}], g.placesOf(w, cluster))
+}
+
+func (s Source) listUnstructured(ctx context.Context, g *Graph, kind schema.GroupKind, each func(*unstructured.Unstructured)) {
 	empty := &unstructured.Unstructured{}
-	empty.SetGroupVersionKind(mapping.GroupVersionKind)
+	empty.SetGroupVersionKind(capi.InScheme(s.Client.Scheme(), kind))
 	s.list(ctx, g, empty, func(object client.Object) { each(object.(*unstructured.Unstructured)) })
 }
 
@@ -81,7 +102,7 @@ func newWorkload(object *unstructured.Unstructured) *Workload {
 	if name := first(object, "spec.clusterName"); name != "" {
 		w.Cluster = name
 	}
-	if object.GetKind() == capi.KubeadmControlPlaneKind.Kind {
+	if w.isControlPlane() {
 		w.Template = first(object, "spec.machineTemplate.spec.infrastructureRef.name", "spec.machineTemplate.infrastructureRef.name")
 		w.Surge = surgeAt(object, "spec.rollout.strategy.rollingUpdate", "spec.rolloutStrategy.rollingUpdate")
 		return w
@@ -92,35 +113,77 @@ func newWorkload(object *unstructured.Unstructured) *Workload {
 	return w
 }
 
-// asks finds out what a machine of this workload asks for: by the metadata that it hands
-// to its machines, and by its template. What failure domains say is left out.
-func (w *Workload) asks(template *unstructured.Unstructured) {
-	if template == nil {
-		w.AsksError = fmt.Errorf("VSphereMachineTemplate %q does not exist, or cannot be read", w.Template)
+// asks finds out what a machine of this workload asks for in each of the failure domains
+// that it may be in: by the metadata that it hands to its machines, and by its template.
+func (w *Workload) asks(template *unstructured.Unstructured, domains []machine.Domain) {
+	m, err := w.Machine(template)
+	if err != nil {
+		w.AsksError = err
 		return
+	}
+	w.askIn(domains, m, template)
+}
+
+// askIn finds out what a machine of a template, if there is one, asks for in each of these
+// failure domains.
+func (w *Workload) askIn(domains []machine.Domain, m *machine.Machine, template *unstructured.Unstructured) {
+	asked := []machine.Asker{{Object: &m.ObjectMeta, Name: "the VSphereMachine"}}
+	if template != nil {
+		asked = append(asked, machine.Asker{Object: template, Name: fmt.Sprintf("VSphereMachineTemplate %q", template.GetName())})
+	}
+	for _, domain := range domains {
+		in := []machine.Domain{domain}
+		asks, _, err := m.AsksIn(in, asked)
+		if err != nil {
+			w.AsksError = err
+			continue
+		}
+		place := Place{FailureDomain: domain.Name}
+		for _, ask := range asks {
+			ask.Sites = m.SitesOf(ask.Device.Index, in)
+			place.Asks = append(place.Asks, ask.Ask)
+		}
+		w.Places = append(w.Places, place)
+	}
+	if len(w.Places) > 0 {
+		w.Asks = w.Places[0].Asks
+	}
+}
+
+// Lone is a VSphereMachine as a workload of one, which holds nothing yet.
+func (g *Graph) Lone(object *unstructured.Unstructured) *Workload {
+	w := &Workload{Unstructured: object, Cluster: object.GetLabels()[clusterv1.ClusterNameLabel], Replicas: 1, OnDelete: true}
+	m := &machine.Machine{}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(object.Object, m); err != nil {
+		w.AsksError = fmt.Errorf("reading VSphereMachine %q: %w", object.GetName(), err)
+		return w
+	}
+	w.Template = object.GetAnnotations()[clusterv1.TemplateClonedFromNameAnnotation]
+	w.askIn([]machine.Domain{{}}, m, g.Templates[client.ObjectKey{Namespace: w.GetNamespace(), Name: w.Template}])
+	return w
+}
+
+// Machine is what one of its machines is, made of this template.
+func (w *Workload) Machine(template *unstructured.Unstructured) (*machine.Machine, error) {
+	if template == nil {
+		return nil, fmt.Errorf("VSphereMachineTemplate %q does not exist, or cannot be read", w.Template)
 	}
 	m := &machine.Machine{}
 	spec, _, _ := unstructured.NestedMap(template.Object, "spec", "template", "spec")
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(map[string]any{"spec": spec}, m); err != nil {
-		w.AsksError = fmt.Errorf("reading VSphereMachineTemplate %q: %w", w.Template, err)
-		return
+		return nil, fmt.Errorf("reading VSphereMachineTemplate %q: %w", w.Template, err)
 	}
 	m.Namespace, m.Labels, m.Annotations = w.GetNamespace(), map[string]string{}, map[string]string{}
 	w.handDown(m, template, "spec", "template", "metadata")
-	if w.GetKind() == capi.KubeadmControlPlaneKind.Kind {
+	if w.isControlPlane() {
 		w.handDown(m, w.Unstructured, "spec", "machineTemplate", "metadata")
 	} else {
 		w.handDown(m, w.Unstructured, "spec", "template", "metadata")
 	}
-	asks, _, err := m.Asks([]machine.Asker{
-		{Object: &m.ObjectMeta, Name: "the VSphereMachine"},
-		{Object: template, Name: fmt.Sprintf("VSphereMachineTemplate %q", w.Template)},
-	})
-	for _, ask := range asks {
-		w.Asks = append(w.Asks, ask.Ask)
-	}
-	w.AsksError = err
+	return m, nil
 }
+
+func (w *Workload) isControlPlane() bool { return w.GetKind() == capi.KubeadmControlPlaneKind.Kind }
 
 // handDown gives a machine the labels and annotations that its makers write on it.
 func (w *Workload) handDown(m *machine.Machine, from *unstructured.Unstructured, path ...string) {

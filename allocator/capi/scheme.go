@@ -34,7 +34,7 @@ var (
 	KubeadmControlPlaneKind    = schema.GroupKind{Group: controlPlaneGroup, Kind: "KubeadmControlPlane"}
 )
 
-// MachineDeploymentKind is known by reference only.
+// MachineDeploymentKind is read without a type of its own, and by those who forecast only.
 var MachineDeploymentKind = schema.GroupKind{Group: clusterGroup, Kind: "MachineDeployment"}
 
 // versions are those that can be read, the one that is preferred first. CAPV up
@@ -54,6 +54,7 @@ func AddToScheme(scheme *runtime.Scheme, mapper meta.RESTMapper) error {
 		VSphereMachineTemplateKind: {},
 		MachineKind:                {},
 		MachineSetKind:             {},
+		MachineDeploymentKind:      {},
 		KubeadmControlPlaneKind:    {},
 	}
 	for kind, objects := range types {

@@ -82,7 +82,25 @@ type started struct {
 // NewStarter adds to the manager what starts the informers: of what admission
 // needs to be ready, and of what only controllers need.
 func NewStarter(mgr manager.Manager, live client.Reader, choose func() (*runtime.Scheme, error), needed, others []Source) (*Starter, error) {
-	k := &Starter{
+	k := newStarter(mgr, live, choose)
+	if err := k.collect(mgr.GetScheme(), needed, others); err != nil {
+		return nil, err
+	}
+	return k, k.watch(mgr, "kinds")
+}
+
+// NewOptionalStarter is NewStarter for what nothing but advice needs. It is one of its own,
+// so that nobody waits for these informers who needs others of the same kinds.
+func NewOptionalStarter(mgr manager.Manager, live client.Reader, choose func() (*runtime.Scheme, error), sources []Source) (*Starter, error) {
+	k := newStarter(mgr, live, choose)
+	if err := k.collect(mgr.GetScheme(), nil, sources); err != nil {
+		return nil, err
+	}
+	return k, k.watch(mgr, "optional-kinds")
+}
+
+func newStarter(mgr manager.Manager, live client.Reader, choose func() (*runtime.Scheme, error)) *Starter {
+	return &Starter{
 		cache:    mgr.GetCache(),
 		mapper:   mgr.GetRESTMapper(),
 		log:      mgr.GetLogger(),
@@ -90,10 +108,6 @@ func NewStarter(mgr manager.Manager, live client.Reader, choose func() (*runtime
 		choose:   choose,
 		outdated: make(chan error, 1),
 	}
-	if err := k.collect(mgr.GetScheme(), needed, others); err != nil {
-		return nil, err
-	}
-	return k, k.watch(mgr)
 }
 
 // collect puts the sources of one kind together.
@@ -116,8 +130,8 @@ func (k *Starter) collect(scheme *runtime.Scheme, needed, others []Source) error
 }
 
 // watch adds the controller that follows the CRDs, on every replica.
-func (k *Starter) watch(mgr manager.Manager) error {
-	c, err := controller.New("kinds", mgr, controller.Options{
+func (k *Starter) watch(mgr manager.Manager, name string) error {
+	c, err := controller.New(name, mgr, controller.Options{
 		Reconciler:              k,
 		MaxConcurrentReconciles: len(k.kinds),
 		RateLimiter:             limit.Failures[reconcile.Request](),

@@ -271,7 +271,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	}
 	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
 
-	return handler, errors.Join(addCollector(ctx, mgr, providers, kinds, opts), addChecks(mgr, kinds))
+	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, kinds, live}, opts), addChecks(mgr, kinds))
 }
 
 // registerWebhooks has the webhook server answer for machines and for VSphereClusters.
@@ -284,28 +284,63 @@ func registerWebhooks(server ctrlwebhook.Server, handler *webhook.Handler, asked
 // where the grace period is shorter.
 const leastClaimAge = 10 * time.Minute
 
-// addCollector adds the metrics that are counted when they are asked for, and those of what
-// is found to be wrong.
-func addCollector(ctx context.Context, mgr manager.Manager, providers ipam.Providers, kinds *informers.Starter, opts *options) error {
-	counted := collector.New(ctx, collector.Options{
-		Client:         mgr.GetClient(),
-		Cache:          mgr.GetCache(),
-		Providers:      providers,
-		Watches:        kinds.Watches,
-		CertificateEnd: collector.CertificateEndOf(opts.webhookHost, opts.webhookPort),
-		Version:        version,
-	})
+// reads is what is read by, and who knows what the cache has.
+type reads struct {
+	providers ipam.Providers
+	kinds     *informers.Starter
+	live      client.Client
+}
+
+// addCounts adds what is counted of the caches: the metrics, what is found to be wrong, and
+// what is forecast.
+func addCounts(ctx context.Context, mgr manager.Manager, by reads, opts *options) error {
+	workloads, err := watchWorkloads(mgr, by.live, opts)
+	if err != nil {
+		return err
+	}
+	counts, err := addCollector(ctx, mgr, by, workloads, opts)
+	if err != nil {
+		return err
+	}
+	registerCapacity(mgr, counts, opts)
+	return addAuditor(mgr, counts, opts)
+}
+
+// addAuditor adds the metrics of what is found to be wrong.
+func addAuditor(mgr manager.Manager, counts *collector.Collector, opts *options) error {
 	auditor := &collector.Auditor{
-		Collector: counted, Every: opts.syncPeriod,
+		Collector: counts, Every: opts.syncPeriod,
 		Limits: inventory.Limits{Claim: max(2*opts.orphanGracePeriod, leastClaimAge), ReuseAfter: opts.reuseAfter},
 	}
-	if err := errors.Join(metrics.Registry.Register(counted), metrics.Registry.Register(auditor)); err != nil {
-		return fmt.Errorf("adding the metrics of pools, bindings and findings: %w", err)
+	if err := metrics.Registry.Register(auditor); err != nil {
+		return fmt.Errorf("adding the metrics of findings: %w", err)
 	}
 	if err := mgr.Add(auditor); err != nil {
 		return fmt.Errorf("adding what looks for findings: %w", err)
 	}
 	return nil
+}
+
+// addCollector adds the metrics that are counted when they are asked for. There are no
+// workloads where nothing is to be forecast.
+func addCollector(ctx context.Context, mgr manager.Manager, by reads, workloads *informers.Starter, opts *options) (*collector.Collector, error) {
+	options := collector.Options{
+		Client:         mgr.GetClient(),
+		Cache:          mgr.GetCache(),
+		Providers:      by.providers,
+		Watches:        by.kinds.Watches,
+		ReuseAfter:     opts.reuseAfter,
+		CertificateEnd: collector.CertificateEndOf(opts.webhookHost, opts.webhookPort),
+		Version:        version,
+	}
+	if workloads != nil {
+		options.WatchesWhole = workloads.Watches
+	}
+	counts := collector.New(ctx, options)
+	if err := metrics.Registry.Register(counts); err != nil {
+		return nil, fmt.Errorf("adding the metrics of pools and bindings: %w", err)
+	}
+	return counts, nil
 }
 
 // setUpLate adds the controllers for what is stored without addresses.

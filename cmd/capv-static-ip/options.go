@@ -52,6 +52,7 @@ type options struct {
 	orphanGracePeriod time.Duration
 	reuseAfter        time.Duration
 	drainDelay        time.Duration
+	capacityWarnings  bool
 
 	logging     *logs.Options
 	showVersion bool
@@ -118,6 +119,8 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.drainDelay, "drain-delay", 5*time.Second,
 		"Time for which a terminated replica goes on serving, until the API server no longer sends it requests.")
 
+	fs.BoolVar(&o.capacityWarnings, "capacity-warnings", true,
+		"Warn whoever changes a MachineDeployment, a KubeadmControlPlane or a Cluster that its pools have too few addresses for it, and tell of that in metrics. Nothing of them is watched if false.")
 	fs.BoolVar(&o.showVersion, "version", false, "Print the version and exit.")
 	logsapi.AddFlags(o.logging, fs)
 	o.addKubeconfigFlag(fs)

@@ -7,10 +7,12 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/inventory"
 )
 
 // maxAnnotations is the size of the annotations that are kept of an object in a
@@ -27,6 +29,9 @@ func slim(obj any) (any, error) {
 	}
 	object.SetManagedFields(nil)
 	object.SetAnnotations(slimAnnotations(object))
+	if whole, ok := obj.(*unstructured.Unstructured); ok {
+		inventory.Slim(whole)
+	}
 	return obj, nil
 }
 

@@ -99,12 +99,12 @@ func TestVariablesOfClusterctlBecomeFlags(t *testing.T) {
 	config := p.repository(
 		`CAPV_STATIC_IP_DIAGNOSTICS_ADDRESS: ":8080"`, `CAPV_STATIC_IP_INSECURE_DIAGNOSTICS: "true"`,
 		`CAPV_STATIC_IP_SYNC_PERIOD: 3m`, `CAPV_STATIC_IP_ORPHAN_GRACE_PERIOD: 4m`,
-		`CAPV_STATIC_IP_REUSE_AFTER: 5m`, `CAPV_STATIC_IP_LOG_LEVEL: "6"`,
+		`CAPV_STATIC_IP_REUSE_AFTER: 5m`, `CAPV_STATIC_IP_CAPACITY_WARNINGS: "false"`, `CAPV_STATIC_IP_LOG_LEVEL: "6"`,
 	)
 	container := deployment(t, p.provider("--config", config)).Spec.Template.Spec.Containers[0]
 	want := []string{
 		"--leader-elect=true", "--diagnostics-address=:8080", "--insecure-diagnostics=true",
-		"--sync-period=3m", "--orphan-grace-period=4m", "--reuse-after=5m", "--v=6",
+		"--sync-period=3m", "--orphan-grace-period=4m", "--reuse-after=5m", "--capacity-warnings=false", "--v=6",
 	}
 	if !slices.Equal(container.Args, want) {
 		t.Errorf("got arguments %q, want %q", container.Args, want)
@@ -131,7 +131,7 @@ func TestClusterctlInstallsIntoAnotherNamespace(t *testing.T) {
 			if object.GetName() != namespace {
 				t.Errorf("it makes Namespace %s", object.GetName())
 			}
-		case "MutatingWebhookConfiguration":
+		case "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration":
 			webhooks, _, err := unstructured.NestedSlice(object.Object, "webhooks")
 			if err != nil || len(webhooks) == 0 {
 				t.Fatalf("reading webhooks: %v, error %v", webhooks, err)

@@ -102,10 +102,13 @@ func attention() *table.PanelBuilder {
 func addPools(to *dashboard.DashboardBuilder) {
 	to.WithRow(dashboard.NewRowBuilder("Pools")).
 		WithPanel(graph("Free addresses", "Addresses that the pool can still give.", units.Short,
-			query(`max by (pool_namespace, kind, pool) (capv_static_ip_pool_addresses{`+ofPools+`,state="free"})`, "{{pool_namespace}}/{{pool}}")).Span(12).Min(0)).
+			query(`max by (pool_namespace, kind, pool) (capv_static_ip_pool_addresses{`+ofPools+`,state="free"})`, "{{pool_namespace}}/{{pool}}")).Span(8).Min(0)).
+		WithPanel(graph("Room in a roll-out", "Addresses that are left free when the largest roll-out of the pool is at its height. Below zero it stalls.", units.Short,
+			query(`sum by (pool_namespace, kind, pool) (max by (pool_namespace, kind, pool, state) (capv_static_ip_pool_addresses{`+ofPools+`,state="free"}))`+
+				` - max by (pool_namespace, kind, pool) (capv_static_ip_pool_surge{`+ofPools+`})`, "{{pool_namespace}}/{{pool}}")).Span(8)).
 		WithPanel(graph("Time until empty", "When the pool has no address left, if it goes on as in the last seven days. A pool that is not getting emptier is not shown.", units.Seconds,
 			query(`max by (pool_namespace, kind, pool) (capv_static_ip_pool_addresses{`+ofPools+`,state="free"})`+
-				` / -(max by (pool_namespace, kind, pool) (deriv(capv_static_ip_pool_addresses{`+ofPools+`,state="free"}[7d])) < 0)`, "{{pool_namespace}}/{{pool}}")).Span(12))
+				` / -(max by (pool_namespace, kind, pool) (deriv(capv_static_ip_pool_addresses{`+ofPools+`,state="free"}[7d])) < 0)`, "{{pool_namespace}}/{{pool}}")).Span(8))
 }
 
 // addEachPool is collapsed: there may be a thousand pools.
