@@ -89,3 +89,18 @@ func TestHelmInstallsAndUpgradesWhatKubectlInstalled(t *testing.T) {
 	c.run(helm, append(args, "--set=logLevel=2")...)
 	c.run(helm, "uninstall", "capv-static-ip", "--namespace=capv-static-ip-system")
 }
+
+func TestHelmInstallsWhatManagersNeed(t *testing.T) {
+	t.Parallel()
+	c := newBareTarget(t)
+	builder, err := programs.NewBuilder(os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	helm, err := builder.Path(t.Context(), "helm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.run(helm, "install", "capv-static-ip", "deploy/chart/capv-static-ip", "--namespace=capv-static-ip-system", "--create-namespace")
+	everythingWorks(t, installed(c))
+}
