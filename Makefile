@@ -121,9 +121,10 @@ release: ## Make all files of release VERSION into dist/VERSION, for REGISTRY; p
 	@cd release && GOFLAGS= $(GO) run . -root .. -version '$(if $(filter file,$(origin VERSION)),,$(VERSION))' -registry '$(REGISTRY)' -sign '$(SIGN)'
 
 .PHONY: push
-push: ## Push image and chart of dist/VERSION to REGISTRY, for which they were made.
+push: ## Push image, provider and chart of dist/VERSION to REGISTRY, for which they were made.
 	@test -n '$(REGISTRY)' || { echo 'make push needs REGISTRY' >&2; exit 1; }
 	@cd release && GOFLAGS= $(GO) run ./push ../dist/$(VERSION)/capv-static-ip-image.oci.tar '$(REGISTRY)/capv-static-ip:$(VERSION)'
+	@cd release && GOFLAGS= $(GO) run ./push ../dist/$(VERSION)/capv-static-ip-provider.oci.tar '$(REGISTRY)/capv-static-ip-provider:$(VERSION)'
 	@$(call tool,helm) push $(if $(PLAIN_HTTP),--plain-http) 'dist/$(VERSION)/capv-static-ip-$(VERSION:v%=%).tgz' 'oci://$(REGISTRY)/charts'
 
 .PHONY: release-test

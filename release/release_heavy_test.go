@@ -133,6 +133,13 @@ func bundleLoads(t *testing.T, dist string) {
 			t.Errorf("%s installs %q, want %q", how, images, image)
 		}
 	}
+	artifact := read(t, filepath.Join(dir, "operator", "provider-oci-airgap.yaml"))
+	if !strings.Contains(artifact, "oci: "+to+"/capv-static-ip-provider\n") || !strings.Contains(artifact, "imageUrl: "+to+"/capv-static-ip:v0.1.0\n") {
+		t.Errorf("the operator pulls other things than were pushed:\n%s", artifact)
+	}
+	if !strings.Contains(output, "pushed "+to+"/capv-static-ip-provider:v0.1.0@") {
+		t.Errorf("got %q, without what the operator pulls", output)
+	}
 }
 
 // program is the path of a program at its pinned version.
