@@ -195,8 +195,9 @@ fmt: ## Format the code as lint wants it.
 
 # The chart has copies of these, because it cannot read outside of its folder.
 CHART := deploy/chart/capv-static-ip
-CHARTED := deploy/rbac/role.yaml deploy/namespaced/cluster_role.yaml deploy/policies/manager_writes.yaml \
-	deploy/webhook/mutating_webhook_configuration.yaml
+CHARTED := deploy/rbac/role.yaml deploy/rbac/viewer_role.yaml deploy/namespaced/cluster_role.yaml deploy/policies/manager_writes.yaml \
+	deploy/webhook/mutating_webhook_configuration.yaml deploy/monitoring/service.yaml \
+	deploy/monitoring/service_monitor.yaml deploy/monitoring/prometheus_rule.yaml deploy/monitoring/dashboard.json
 
 .PHONY: generate
 generate: ## Generate what is made from code: role.yaml, the deep copies, the dashboard, the rules for the Prometheus operator, the chart's files.

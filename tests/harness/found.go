@@ -2,9 +2,12 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -56,8 +59,8 @@ func (c *ControlPlane) Installed(ctx context.Context) (*Installation, error) {
 	return installation, installation.awaitWebhook(ctx)
 }
 
-// Replicas is how many managers the Deployment asks for, 0 if there is no Deployment.
-func (i *Installation) Replicas(ctx context.Context) (int64, error) {
+// replicas is how many managers the Deployment asks for, 0 if there is no Deployment.
+func (i *Installation) replicas(ctx context.Context) (int64, error) {
 	deployment, err := i.plane.deployment(ctx)
 	if err != nil {
 		return 0, client.IgnoreNotFound(err)
@@ -73,6 +76,46 @@ func (c *ControlPlane) deployment(ctx context.Context) (*unstructured.Unstructur
 	return deployment, c.Client.Get(ctx, client.ObjectKey{Namespace: SystemNamespace, Name: managerDeployment}, deployment)
 }
 
+// Follow does, until ctx ends, what a cluster does with a Deployment and a Service: it
+// stops and starts these managers as the Deployment says, and has the webhook
+// configuration lead to them, also if it is made anew.
+func (i *Installation) Follow(ctx context.Context, managers []*Manager) error {
+	// Managers do not end with it.
+	apart := context.WithoutCancel(ctx)
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if err := i.scale(apart, managers); err != nil {
+			return err
+		}
+		// Who makes it changes it, too.
+		if err := i.LeadWebhooks(apart); client.IgnoreNotFound(err) != nil && !apierrors.IsConflict(err) {
+			return fmt.Errorf("leading the webhooks to the managers: %w", err)
+		}
+	}
+}
+
+func (i *Installation) scale(ctx context.Context, managers []*Manager) error {
+	replicas, err := i.replicas(ctx)
+	if err != nil {
+		return fmt.Errorf("reading how many managers are to run: %w", err)
+	}
+	for _, manager := range managers {
+		switch running := manager.Running(); {
+		case running && replicas == 0:
+			err = errors.Join(err, manager.Stop())
+		case !running && replicas > 0:
+			err = errors.Join(err, manager.Start(ctx))
+		}
+	}
+	return err
+}
+
 // LeadWebhooks makes the webhook configuration call the managers, if it is there and
 // still calls the Service, behind which nothing runs here.
 func (i *Installation) LeadWebhooks(ctx context.Context) error {
@@ -80,6 +123,8 @@ func (i *Installation) LeadWebhooks(ctx context.Context) error {
 	if err := i.plane.Client.Get(ctx, client.ObjectKey{Name: webhookConfiguration}, configuration); err != nil {
 		return client.IgnoreNotFound(err)
 	}
+	// Where cert-manager runs, it would look for what is not its own here.
+	configuration.Annotations = nil
 	changed := false
 	for n := range configuration.Webhooks {
 		service := configuration.Webhooks[n].ClientConfig.Service

@@ -36,6 +36,7 @@ podLabels: {c: d}`,
 	"network":       "networkPolicy: {enabled: true, apiServer: [{ipBlock: {cidr: 10.0.0.1/32}}], metrics: []}",
 	"no budget":     "podDisruptionBudget: {enabled: false}",
 	"pool kinds":    "rbac: {poolKinds: [{apiGroup: ipam.example.com, resource: ranges}]}",
+	"dashboard":     "monitoring: {dashboard: {enabled: true}}",
 	"one namespace": "watchNamespace: team-a",
 	"elsewhere":     "namespaceOverride: team-a",
 }

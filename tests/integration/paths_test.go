@@ -2,14 +2,11 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"testing"
-	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -126,9 +123,10 @@ func (e *environment) startReplica(t *testing.T) {
 // deletion of the webhook configuration and the new one they are stored as they are.
 func machinesOfAnUpgrade(s *scene, u addonUser) {
 	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.64.1", "10.16.95.254")))
-	done := make(chan struct{})
+	following, stop := context.WithCancel(s.Context())
+	defer stop()
 	followed := make(chan error, 1)
-	go func() { followed <- s.env.followDeployment(context.WithoutCancel(s.Context()), done) }()
+	go func() { followed <- s.env.Follow(following, s.env.managers) }()
 	upgraded := make(chan error, 1)
 	go func() {
 		_, err := u.try(u.program, "upgrade", "apply", "--addon="+harness.SystemNamespace+"/capv-static-ip:"+u.second, "--config="+u.config)
@@ -168,41 +166,8 @@ func machinesOfAnUpgrade(s *scene, u addonUser) {
 	for _, machine := range stored {
 		s.served(machine.Name, 1)
 	}
-	close(done)
+	stop()
 	if err := <-followed; err != nil {
 		s.Error(err)
-	}
-}
-
-// followDeployment does, until done, what a cluster does with the replicas of the
-// Deployment and with the webhook configuration that leads to them.
-func (e *environment) followDeployment(ctx context.Context, done <-chan struct{}) error {
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-done:
-			return nil
-		case <-ticker.C:
-		}
-		replicas, err := e.Replicas(ctx)
-		if err != nil {
-			return err
-		}
-		for _, manager := range e.managers {
-			switch running := manager.Running(); {
-			case running && replicas == 0:
-				err = errors.Join(err, manager.Stop())
-			case !running && replicas > 0:
-				err = errors.Join(err, manager.Start(ctx))
-			}
-		}
-		// clusterctl changes it, too.
-		if led := e.LeadWebhooks(ctx); !apierrors.IsConflict(led) {
-			err = errors.Join(err, client.IgnoreNotFound(led))
-		}
-		if err != nil {
-			return err
-		}
 	}
 }
