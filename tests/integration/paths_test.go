@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"testing"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
+	"capv-static-ip.dev/tests/docs"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -44,6 +46,7 @@ func everythingWorks(t *testing.T, env *environment) {
 		s.refused(s.pooled("cp-0"), "failed calling webhook")
 	})
 	env.startReplica(t)
+	t.Run("the documented check sees a replica", func(t *testing.T) { checkOfTheDocumentation(t, env) })
 	t.Run("machines that need no address never reach the webhook", func(t *testing.T) {
 		machinesThatNeverReachTheWebhook(bareScene(t, env), env.managers[0])
 	})
@@ -52,6 +55,23 @@ func everythingWorks(t *testing.T, env *environment) {
 		inClusterLife(newScene(t, env))
 		nothingIsForbidden(newScene(t, env))
 	})
+}
+
+func checkOfTheDocumentation(t *testing.T, env *environment) {
+	page, err := docs.Read(env.Root(), "docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, found := page.Section("See that it works")
+	blocks := docs.Page{Text: text}.Blocks("sh")
+	if !found || len(blocks) != 1 {
+		t.Fatalf("%s has %d commands", page.Path, len(blocks))
+	}
+	output := shell(t, env, "", "{", blocks[0], "} 2>&1")
+	const want = `no IPPool and no InClusterIPPool "install-check" can be used in namespace "default", `
+	if !strings.Contains(output, want) {
+		t.Errorf("got %q, want %q", output, want)
+	}
 }
 
 // newBareTarget is a control plane with the kinds of all that we ship, on which no
