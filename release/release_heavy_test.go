@@ -87,6 +87,25 @@ func TestReleaseIsReproducibleAndLoads(t *testing.T) {
 	}
 	t.Run("the programs are static", func(t *testing.T) { programsAreStatic(t, made[0]) })
 	t.Run("the bundle loads into another registry", func(t *testing.T) { bundleLoads(t, dist) })
+	t.Run("make push publishes image, provider and chart", func(t *testing.T) { pushes(t, filepath.Dir(filepath.Dir(dist))) })
+}
+
+func pushes(t *testing.T, root string) {
+	server := httptest.NewServer(registry.New())
+	defer server.Close()
+	to := strings.TrimPrefix(server.URL, "http://") + "/capi"
+
+	output := command(t, root, "make", "push", "VERSION=v0.1.0", "REGISTRY="+to, "PLAIN_HTTP=1")
+
+	for _, name := range []string{"capv-static-ip", "capv-static-ip-provider"} {
+		if want := "pushed " + to + "/" + name + ":v0.1.0@"; !strings.Contains(output, want) {
+			t.Errorf("got %q, without %q", output, want)
+		}
+	}
+	chart := command(t, root, program(t, "helm"), "show", "chart", "oci://"+to+"/charts/capv-static-ip", "--version=0.1.0", "--plain-http")
+	if !strings.Contains(chart, "appVersion: v0.1.0\n") {
+		t.Errorf("the chart that was pushed is\n%s", chart)
+	}
 }
 
 func programsAreStatic(t *testing.T, dist string) {
