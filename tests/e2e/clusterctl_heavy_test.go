@@ -119,13 +119,14 @@ func (u clusterctlUser) webhooks() (*admissionv1.MutatingWebhookConfiguration, e
 	return found, u.stack.Plane.Client.Get(u.Context(), client.ObjectKey{Name: "capv-static-ip-mutating-webhook-configuration"}, found)
 }
 
-func TestClusterctlLivesOnTheBundleAlone(t *testing.T) {
+// stackWithoutUs is one beside the shared stack, on which nothing of ours is installed.
+func stackWithoutUs(t *testing.T) *stack.Stack {
+	t.Helper()
 	options := stackOptions()
 	options.VCenter = shared.VCenter
 	options.WithoutKubeadm, options.WithoutManager, options.Protected = true, true, false
 	// The test's own context ends before its cleanup, which still looks around.
-	ctx := context.WithoutCancel(t.Context())
-	on, err := stack.Start(ctx, options)
+	on, err := stack.Start(context.WithoutCancel(t.Context()), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,19 +138,32 @@ func TestClusterctlLivesOnTheBundleAlone(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return on
+}
+
+// startManagers starts what the Deployment that was installed asks for.
+func (u clusterctlUser) startManagers() {
+	u.Helper()
+	ctx := context.WithoutCancel(u.Context())
+	var err error
+	if u.stack.Installation, err = u.stack.Plane.Installed(ctx); err != nil {
+		u.Fatal(err)
+	}
+	for range 2 {
+		if _, err := u.stack.StartManager(ctx); err != nil {
+			u.Fatal(err)
+		}
+	}
+}
+
+func TestClusterctlLivesOnTheBundleAlone(t *testing.T) {
+	on := stackWithoutUs(t)
 	dir, registry := bundle(t, on.Plane)
 	u := newClusterctlUser(t, on, dir)
 	u.listImages(registry + "/capv-static-ip:" + bundledVersion)
 
 	u.run("init", "--addon=capv-static-ip")
-	if on.Installation, err = on.Plane.Installed(ctx); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if _, err := on.StartManager(ctx); err != nil {
-			t.Fatal(err)
-		}
-	}
+	u.startManagers()
 	s := newScene(t, on)
 	template := s.template("workers", harness.OfMetal3.Ask("pool"))
 	workers := s.workers(template, "md-0", 1)
