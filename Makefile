@@ -121,9 +121,10 @@ release: ## Make all files of release VERSION into dist/VERSION, for REGISTRY; p
 	@cd release && GOFLAGS= $(GO) run . -root .. -version '$(if $(filter file,$(origin VERSION)),,$(VERSION))' -registry '$(REGISTRY)' -sign '$(SIGN)'
 
 .PHONY: push
-push: ## Push image and chart of dist/VERSION to REGISTRY, for which they were made.
+push: ## Push image, provider and chart of dist/VERSION to REGISTRY, for which they were made.
 	@test -n '$(REGISTRY)' || { echo 'make push needs REGISTRY' >&2; exit 1; }
 	@cd release && GOFLAGS= $(GO) run ./push ../dist/$(VERSION)/capv-static-ip-image.oci.tar '$(REGISTRY)/capv-static-ip:$(VERSION)'
+	@cd release && GOFLAGS= $(GO) run ./push ../dist/$(VERSION)/capv-static-ip-provider.oci.tar '$(REGISTRY)/capv-static-ip-provider:$(VERSION)'
 	@$(call tool,helm) push $(if $(PLAIN_HTTP),--plain-http) 'dist/$(VERSION)/capv-static-ip-$(VERSION:v%=%).tgz' 'oci://$(REGISTRY)/charts'
 
 .PHONY: release-test
@@ -194,8 +195,9 @@ fmt: ## Format the code as lint wants it.
 
 # The chart has copies of these, because it cannot read outside of its folder.
 CHART := deploy/chart/capv-static-ip
-CHARTED := deploy/rbac/role.yaml deploy/namespaced/cluster_role.yaml deploy/policies/manager_writes.yaml \
-	deploy/webhook/mutating_webhook_configuration.yaml deploy/webhook/validating_webhook_configuration.yaml
+CHARTED := deploy/rbac/role.yaml deploy/rbac/viewer_role.yaml deploy/namespaced/cluster_role.yaml deploy/policies/manager_writes.yaml \
+	deploy/webhook/mutating_webhook_configuration.yaml deploy/webhook/validating_webhook_configuration.yaml \
+	deploy/monitoring/service.yaml deploy/monitoring/service_monitor.yaml deploy/monitoring/prometheus_rule.yaml deploy/monitoring/dashboard.json
 
 .PHONY: generate
 generate: ## Generate what is made from code: role.yaml, the deep copies, the dashboard, the rules for the Prometheus operator, the chart's files.

@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	_ "embed"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"sigs.k8s.io/yaml"
 )
 
 // pushPlatforms are those of machines that images are pushed from.
@@ -48,10 +45,12 @@ func (r *release) fillBundle(dir string) error {
 		imageArchive:       "images/" + imageArchive,
 		"image.digest":     "images/image.digest",
 		manifestFile:       "kubectl/" + manifestFile,
+		providerArchive:    "images/" + providerArchive,
+		krewFile:           krewFile,
 		"RELEASE_NOTES.md": "RELEASE_NOTES.md",
 		r.chartFile():      r.chartFile(),
 	}
-	for _, file := range []string{componentsFile, "metadata.yaml"} {
+	for _, file := range []string{componentsFile, metadataFile} {
 		// The layout of clusterctl's local repositories.
 		files[file] = filepath.Join("addon-"+product, r.version, file)
 	}
@@ -81,16 +80,25 @@ func (r *release) chartFile() string { return product + "-" + r.number() + ".tgz
 
 // writeTexts writes what names the version or the image.
 func (r *release) writeTexts(dir string) error {
-	operator, err := r.operator()
+	fromConfigMap, err := r.operatorWithConfigMap()
 	if err != nil {
 		return err
 	}
-	replace := strings.NewReplacer("@VERSION@", r.version, "@NUMBER@", r.number(), "@IMAGE@", r.image(), "@REGISTRY@", r.registry)
+	fromArtifact, err := r.operatorWithArtifact()
+	if err != nil {
+		return err
+	}
+	certManager, err := r.testedWith("cert-manager")
+	if err != nil {
+		return err
+	}
+	replace := strings.NewReplacer("@VERSION@", r.version, "@NUMBER@", r.number(), "@REGISTRY@", r.registry, "@CERT_MANAGER@", certManager)
 	for name, text := range map[string]string{
-		"load.sh":                replace.Replace(loadScript),
-		"README.txt":             replace.Replace(bundleReadme),
-		"images.txt":             r.image() + "\n",
-		"operator/provider.yaml": operator,
+		"load.sh":                    replace.Replace(loadScript),
+		"README.txt":                 replace.Replace(bundleReadme),
+		"images.txt":                 r.image() + "\n",
+		"operator/provider.yaml":     fromConfigMap,
+		"operator/provider-oci.yaml": fromArtifact,
 	} {
 		mode := os.FileMode(0o644)
 		if strings.HasSuffix(name, ".sh") {
@@ -105,43 +113,4 @@ func (r *release) writeTexts(dir string) error {
 		}
 	}
 	return nil
-}
-
-// operator is what the operator of Cluster API is given where it reaches no
-// repository: a ConfigMap with our files, named by the version, and an AddonProvider.
-func (r *release) operator() (string, error) {
-	const namespace = product + "-system"
-	data := map[string]string{}
-	for key, file := range map[string]string{"components": componentsFile, "metadata": "metadata.yaml"} {
-		content, err := os.ReadFile(filepath.Join(r.out, file))
-		if err != nil {
-			return "", err
-		}
-		data[key] = string(content)
-	}
-	label := map[string]any{"provider-components": product}
-	objects := []any{
-		map[string]any{"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{
-			"name":   namespace,
-			"labels": map[string]any{"pod-security.kubernetes.io/enforce": "restricted"},
-		}},
-		map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{
-			"name": r.version, "namespace": namespace, "labels": label,
-		}, "data": data},
-		map[string]any{"apiVersion": "operator.cluster.x-k8s.io/v1alpha2", "kind": "AddonProvider", "metadata": map[string]any{
-			"name": product, "namespace": namespace,
-		}, "spec": map[string]any{
-			"version":     r.version,
-			"fetchConfig": map[string]any{"selector": map[string]any{"matchLabels": label}},
-		}},
-	}
-	var documents []string
-	for _, object := range objects {
-		text, err := yaml.Marshal(object)
-		if err != nil {
-			return "", fmt.Errorf("writing what the operator reads: %w", err)
-		}
-		documents = append(documents, string(text))
-	}
-	return strings.Join(documents, "---\n"), nil
 }

@@ -64,6 +64,10 @@ type release struct {
 // one platform only, which changes the digest.
 func (r *release) image() string { return r.registry + "/" + product + ":" + r.version }
 
+// provider is the name of the artifact with our files for the operator of Cluster API,
+// without a tag: the operator takes the version for it.
+func (r *release) provider() string { return r.registry + "/" + product + "-provider" }
+
 // number is the version as Helm and the changelog write it.
 func (r *release) number() string { return strings.TrimPrefix(r.version, "v") }
 
@@ -87,8 +91,10 @@ func (r *release) make(ctx context.Context) error {
 	}{
 		{"image", r.makeImage},
 		{"manifests", r.makeManifests},
+		{"provider", r.makeProvider},
 		{"chart", r.makeChart},
 		{"plugin", r.makePlugin},
+		{"krew", r.makeKrew},
 		{"notes", r.makeNotes},
 		{"bundle", r.makeBundle},
 		{"provenance", r.makeProvenance},

@@ -6,11 +6,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"capv-static-ip.dev/release/image"
 )
 
 const (
-	manifestFile   = product + ".yaml"
-	componentsFile = "addon-components.yaml"
+	manifestFile    = product + ".yaml"
+	componentsFile  = "addon-components.yaml"
+	metadataFile    = "metadata.yaml"
+	providerArchive = product + "-provider.oci.tar"
 )
 
 // makeManifests renders one file for kubectl and one for clusterctl.
@@ -20,7 +24,24 @@ func (r *release) makeManifests(ctx context.Context) error {
 			return err
 		}
 	}
-	return copyFile(filepath.Join(r.root, "metadata.yaml"), filepath.Join(r.out, "metadata.yaml"))
+	return copyFile(filepath.Join(r.root, metadataFile), filepath.Join(r.out, metadataFile))
+}
+
+// makeProvider packs what the operator of Cluster API can pull from a registry.
+func (r *release) makeProvider(context.Context) error {
+	var files []image.File
+	for _, name := range []string{componentsFile, metadataFile} {
+		content, err := os.ReadFile(filepath.Join(r.out, name))
+		if err != nil {
+			return err
+		}
+		files = append(files, image.File{Name: name, Content: content})
+	}
+	dir := filepath.Join(r.work, "provider")
+	if _, err := image.WriteArtifact(dir, r.provider()+":"+r.version, files); err != nil {
+		return err
+	}
+	return r.archive(dir, filepath.Join(r.out, providerArchive))
 }
 
 // render renders a folder with the image of the release. An overlay would not do:

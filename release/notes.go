@@ -53,3 +53,17 @@ func (r *release) versions() (string, error) {
 	}
 	return strings.Join(rows, "\n"), nil
 }
+
+// testedWith is the version of a program that docs/install.md says this one is tested with.
+func (r *release) testedWith(program string) (string, error) {
+	rows, err := r.versions()
+	if err != nil {
+		return "", err
+	}
+	for _, row := range strings.Split(rows, "\n") {
+		if cells := strings.Split(row, "|"); len(cells) > 2 && strings.TrimSpace(cells[1]) == program {
+			return strings.TrimSpace(cells[2]), nil
+		}
+	}
+	return "", fmt.Errorf("docs/install.md does not say which version of %s this is tested with", program)
+}

@@ -87,6 +87,25 @@ func TestReleaseIsReproducibleAndLoads(t *testing.T) {
 	}
 	t.Run("the programs are static", func(t *testing.T) { programsAreStatic(t, made[0]) })
 	t.Run("the bundle loads into another registry", func(t *testing.T) { bundleLoads(t, dist) })
+	t.Run("make push publishes image, provider and chart", func(t *testing.T) { pushes(t, filepath.Dir(filepath.Dir(dist))) })
+}
+
+func pushes(t *testing.T, root string) {
+	server := httptest.NewServer(registry.New())
+	defer server.Close()
+	to := strings.TrimPrefix(server.URL, "http://") + "/capi"
+
+	output := command(t, root, "make", "push", "VERSION=v0.1.0", "REGISTRY="+to, "PLAIN_HTTP=1")
+
+	for _, name := range []string{"capv-static-ip", "capv-static-ip-provider"} {
+		if want := "pushed " + to + "/" + name + ":v0.1.0@"; !strings.Contains(output, want) {
+			t.Errorf("got %q, without %q", output, want)
+		}
+	}
+	chart := command(t, root, program(t, "helm"), "show", "chart", "oci://"+to+"/charts/capv-static-ip", "--version=0.1.0", "--plain-http")
+	if !strings.Contains(chart, "appVersion: v0.1.0\n") {
+		t.Errorf("the chart that was pushed is\n%s", chart)
+	}
 }
 
 func programsAreStatic(t *testing.T, dist string) {
@@ -132,6 +151,13 @@ func bundleLoads(t *testing.T, dist string) {
 		if images := regexp.MustCompile(` image: .*\n`).FindAllString(text, -1); len(images) != 1 || images[0] != " "+image {
 			t.Errorf("%s installs %q, want %q", how, images, image)
 		}
+	}
+	artifact := read(t, filepath.Join(dir, "operator", "provider-oci-airgap.yaml"))
+	if !strings.Contains(artifact, "oci: "+to+"/capv-static-ip-provider\n") || !strings.Contains(artifact, "imageUrl: "+to+"/capv-static-ip:v0.1.0\n") {
+		t.Errorf("the operator pulls other things than were pushed:\n%s", artifact)
+	}
+	if !strings.Contains(output, "pushed "+to+"/capv-static-ip-provider:v0.1.0@") {
+		t.Errorf("got %q, without what the operator pulls", output)
 	}
 }
 

@@ -1,5 +1,6 @@
 #!/bin/sh
-# Pushes the image to a registry of yours, and writes configurations for it:
+# Pushes the image, and what the operator of Cluster API pulls, to a registry of yours,
+# and writes configurations for it:
 #
 #   ./load.sh registry.corp.example/capi
 #
@@ -28,6 +29,7 @@ if [ "$push" = yes ]; then
     *) echo "there is no program to push with on $(uname -m), see README.txt" >&2; exit 1 ;;
   esac
   "bin/push-linux-$architecture" images/capv-static-ip-image.oci.tar "$image"
+  "bin/push-linux-$architecture" images/capv-static-ip-provider.oci.tar "$registry/capv-static-ip-provider:@VERSION@"
 fi
 
 cat >clusterctl.yaml <<EOF
@@ -38,6 +40,10 @@ providers:
 images:
   addon-capv-static-ip:
     repository: $registry
+# Read only where cert-manager is not there yet. See README.txt.
+cert-manager:
+  url: file://$(pwd)/cert-manager/@CERT_MANAGER@/cert-manager.yaml
+  version: @CERT_MANAGER@
 EOF
 cat >values-airgap.yaml <<EOF
 image:
@@ -52,6 +58,9 @@ images:
 - name: @REGISTRY@/capv-static-ip
   newName: $registry/capv-static-ip
 EOF
-sed "s|@IMAGE@|$image|" operator/provider.yaml >operator/provider-airgap.yaml
+for name in provider provider-oci; do
+  sed "s|@REGISTRY@/capv-static-ip|$registry/capv-static-ip|" "operator/$name.yaml" >"operator/$name-airgap.yaml"
+done
 echo "wrote for $registry:"
-echo "clusterctl.yaml values-airgap.yaml kubectl/kustomization.yaml operator/provider-airgap.yaml"
+echo "clusterctl.yaml values-airgap.yaml kubectl/kustomization.yaml"
+echo "operator/provider-airgap.yaml operator/provider-oci-airgap.yaml"

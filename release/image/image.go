@@ -60,8 +60,7 @@ func Write(dir string, spec Spec) (v1.Hash, error) {
 	if err != nil {
 		return v1.Hash{}, fmt.Errorf("writing an image layout: %w", err)
 	}
-	names := map[string]string{"org.opencontainers.image.ref.name": spec.Reference, "io.containerd.image.name": spec.Reference}
-	if err := path.AppendIndex(index, layout.WithAnnotations(names)); err != nil {
+	if err := path.AppendIndex(index, layout.WithAnnotations(named(spec.Reference))); err != nil {
 		return v1.Hash{}, fmt.Errorf("writing an image layout: %w", err)
 	}
 	// What was read back, because what is in memory differs from it in what is empty.
@@ -69,10 +68,15 @@ func Write(dir string, spec Spec) (v1.Hash, error) {
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	if err := validate.Index(written); err != nil {
+	if err := validate.Index(written.platforms); err != nil {
 		return v1.Hash{}, fmt.Errorf("validating the image layout: %w", err)
 	}
-	return written.Digest()
+	return written.digest, nil
+}
+
+// named are the annotations by which programs that load a layout name what is in it.
+func named(reference string) map[string]string {
+	return map[string]string{"org.opencontainers.image.ref.name": reference, "io.containerd.image.name": reference}
 }
 
 // image is the image for one architecture.
@@ -117,20 +121,36 @@ func (s Spec) layer(path string) (v1.Layer, error) {
 	return tarball.LayerFromOpener(opener, tarball.WithMediaType(types.OCILayer))
 }
 
-// read returns the only image of a layout.
-func read(dir string) (v1.ImageIndex, error) {
+// content is what a layout has: an image for several platforms, or an artifact.
+type content struct {
+	digest    v1.Hash
+	platforms v1.ImageIndex
+	artifact  v1.Image
+}
+
+// read returns the only content of a layout.
+func read(dir string) (content, error) {
 	all, err := layout.ImageIndexFromPath(dir)
 	if err != nil {
-		return nil, fmt.Errorf("reading the image layout: %w", err)
+		return content{}, fmt.Errorf("reading the layout: %w", err)
 	}
 	manifest, err := all.IndexManifest()
 	if err != nil {
-		return nil, fmt.Errorf("reading the image layout: %w", err)
+		return content{}, fmt.Errorf("reading the layout: %w", err)
 	}
 	if len(manifest.Manifests) != 1 {
-		return nil, fmt.Errorf("reading the image layout: it has %d images, not one", len(manifest.Manifests))
+		return content{}, fmt.Errorf("reading the layout: it has %d images, not one", len(manifest.Manifests))
 	}
-	return all.ImageIndex(manifest.Manifests[0].Digest)
+	found := content{digest: manifest.Manifests[0].Digest}
+	if manifest.Manifests[0].MediaType.IsIndex() {
+		found.platforms, err = all.ImageIndex(found.digest)
+	} else {
+		found.artifact, err = all.Image(found.digest)
+	}
+	if err != nil {
+		return content{}, fmt.Errorf("reading the layout: %w", err)
+	}
+	return found, nil
 }
 
 // unpack unpacks an archive of a layout into a folder.

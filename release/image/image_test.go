@@ -124,6 +124,56 @@ func checkImage(t *testing.T, img v1.Image, want string) {
 	}
 }
 
+func TestPushedArtifactHasItsFilesUnderTheirNames(t *testing.T) {
+	server := httptest.NewServer(registry.New())
+	defer server.Close()
+	dir := t.TempDir()
+	reference := strings.TrimPrefix(server.URL, "http://") + "/capi/provider:v0.1.0"
+	files := []File{{"addon-components.yaml", []byte("kind: Namespace\n")}, {"metadata.yaml", []byte("kind: Metadata\n")}}
+	want, err := WriteArtifact(dir, reference, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	pushed, err := Push(t.Context(), archived(t, dir), reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	tag, err := name.NewTag(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pulled, err := remote.Image(tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := pulled.Digest(); err != nil || got != want || pushed != want {
+		t.Errorf("made %s, pushed %s, and pulled %s (error %v)", want, pushed, got, err)
+	}
+	manifest, err := pulled.Manifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, layer := range manifest.Layers {
+		found, err := pulled.LayerByDigest(layer.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := found.Compressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := io.ReadAll(stream)
+		if err != nil || layer.Annotations["org.opencontainers.image.title"] != files[i].Name || string(content) != string(files[i].Content) {
+			t.Errorf("got %v with %q (error %v), want %s", layer.Annotations, content, err, files[i].Name)
+		}
+	}
+	if len(manifest.Layers) != len(files) {
+		t.Errorf("it has %d files", len(manifest.Layers))
+	}
+}
+
 func TestArchiveThatLeavesItsFolderIsRefused(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "bad.tar")
 	file, err := os.Create(path)

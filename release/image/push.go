@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Push pushes the image of an archive, with all of its platforms, under a name, and
-// returns its digest. Credentials come from the user's docker configuration. What the
+// Push pushes the image of an archive, with all of its platforms, or the artifact, under
+// a name, and returns its digest. Credentials come from the user's docker configuration. What the
 // registry has already is not sent again.
 func Push(ctx context.Context, archive, reference string) (v1.Hash, error) {
 	to, err := name.NewTag(reference, name.StrictValidation)
@@ -27,12 +27,18 @@ func Push(ctx context.Context, archive, reference string) (v1.Hash, error) {
 	if err := unpack(archive, dir); err != nil {
 		return v1.Hash{}, err
 	}
-	index, err := read(dir)
+	found, err := read(dir)
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	if err := remote.WriteIndex(to, index, remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)); err != nil {
+	options := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
+	if found.platforms != nil {
+		err = remote.WriteIndex(to, found.platforms, options...)
+	} else {
+		err = remote.Write(to, found.artifact, options...)
+	}
+	if err != nil {
 		return v1.Hash{}, fmt.Errorf("pushing %s: %w", reference, err)
 	}
-	return index.Digest()
+	return found.digest, nil
 }

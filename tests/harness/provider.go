@@ -84,6 +84,10 @@ func (c *ControlPlane) startWithoutWebhooks(ctx context.Context, name string, ar
 	if err != nil {
 		return nil, err
 	}
+	return c.startOne(ctx, p, args...)
+}
+
+func (c *ControlPlane) startOne(ctx context.Context, p provider, args ...string) (*Provider, error) {
 	objects, err := c.renderProvider(ctx, p)
 	if err != nil {
 		return nil, err
@@ -91,13 +95,13 @@ func (c *ControlPlane) startWithoutWebhooks(ctx context.Context, name string, ar
 	if err := c.apply(ctx, objects.only("Namespace", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")); err != nil {
 		return nil, err
 	}
-	endpoint, err := c.endpoint(name)
+	endpoint, err := c.endpoint(p.name)
 	if err != nil {
 		return nil, err
 	}
 	identity, err := c.accountOf(objects)
 	if err != nil {
-		return nil, fmt.Errorf("finding the ServiceAccount of %s: %w", name, err)
+		return nil, fmt.Errorf("finding the ServiceAccount of %s: %w", p.name, err)
 	}
 	process, err := c.providerProcess(ctx, p, endpoint, identity)
 	if err != nil {

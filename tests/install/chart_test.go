@@ -40,28 +40,53 @@ func TestHelmInstallsTheSameAsKubectl(t *testing.T) {
 	same(t, p.chart(""), withoutNamespace(read(t, p.run("kustomize", "build", "deploy/default"))))
 }
 
-func TestHelmServesOneNamespaceAsKubectlDoes(t *testing.T) {
-	p := newProject(t)
-	dir := t.TempDir()
+// overlay renders deploy/default with what the text adds, in which DEPLOY is deploy/.
+func (p project) overlay(text string) []*unstructured.Unstructured {
+	p.Helper()
+	dir := p.TempDir()
 	deploy, err := filepath.Rel(dir, p.path("deploy"))
 	if err != nil {
-		t.Fatal(err)
+		p.Fatal(err)
 	}
-	overlay := strings.ReplaceAll(`apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [DEPLOY/default]
-components: [DEPLOY/namespaced]
+	text = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [DEPLOY/default]\n" + text
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(strings.ReplaceAll(text, "DEPLOY", deploy)), 0o600); err != nil {
+		p.Fatal(err)
+	}
+	return read(p.T, p.run("kustomize", "build", dir))
+}
+
+func TestHelmServesOneNamespaceAsKubectlDoes(t *testing.T) {
+	p := newProject(t)
+	same(t, p.chart("watchNamespace: team-a"), withoutNamespace(p.overlay(`components: [DEPLOY/namespaced]
 configMapGenerator:
 - name: capv-static-ip-served
   literals: [namespace=team-a]
   options:
     disableNameSuffixHash: true
     annotations: {config.kubernetes.io/local-config: "true"}
-`, "DEPLOY", deploy)
-	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(overlay), 0o600); err != nil {
-		t.Fatal(err)
+`)))
+}
+
+func TestHelmBringsMonitoringAsKubectlDoes(t *testing.T) {
+	p := newProject(t)
+	same(t, p.chart("monitoring: {serviceMonitor: {enabled: true}, prometheusRule: {enabled: true}, dashboard: {enabled: true}}"),
+		withoutNamespace(p.overlay("components: [DEPLOY/monitoring]\n")))
+}
+
+// A manager that serves metrics without TLS is not asked with it.
+func TestMonitorAsksAsMetricsAreServed(t *testing.T) {
+	p := newProject(t)
+	for _, object := range p.chart("{insecureDiagnostics: true, monitoring: {serviceMonitor: {enabled: true}}}") {
+		if object.GetKind() != "ServiceMonitor" {
+			continue
+		}
+		endpoints, _, err := unstructured.NestedSlice(object.Object, "spec", "endpoints")
+		if err != nil || len(endpoints) != 1 || endpoints[0].(map[string]any)["scheme"] != "http" {
+			t.Errorf("it has endpoints %v (error %v)", endpoints, err)
+		}
+		return
 	}
-	same(t, p.chart("watchNamespace: team-a"), withoutNamespace(read(t, p.run("kustomize", "build", dir))))
+	t.Error("there is no ServiceMonitor")
 }
 
 func TestChartIsWellFormed(t *testing.T) {
@@ -80,6 +105,7 @@ func TestMistakesInValuesAreRefused(t *testing.T) {
 		"webhook: {failurePolicy: Ignore}": "additional properties 'failurePolicy' not allowed",
 		"certManager: {enabled: false}":    "webhook.caBundle has to say",
 		"networkPolicy: {enabled: true}":   "networkPolicy.apiServer has to say",
+		"monitoring: {dashboards: {}}":     "additional properties 'dashboards' not allowed",
 	} {
 		if _, err := p.try("helm", p.chartArgs(values)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got error %v, want one with %q", values, err, want)

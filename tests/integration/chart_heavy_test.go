@@ -37,6 +37,7 @@ podLabels: {c: d}`,
 	"no budget":     "podDisruptionBudget: {enabled: false}",
 	"no warnings":   "capacityWarnings: {enabled: false}",
 	"pool kinds":    "rbac: {poolKinds: [{apiGroup: ipam.example.com, resource: ranges}]}",
+	"dashboard":     "monitoring: {dashboard: {enabled: true}}",
 	"one namespace": "watchNamespace: team-a",
 	"elsewhere":     "namespaceOverride: team-a",
 }
@@ -89,4 +90,19 @@ func TestHelmInstallsAndUpgradesWhatKubectlInstalled(t *testing.T) {
 	c.run(helm, args...)
 	c.run(helm, append(args, "--set=logLevel=2")...)
 	c.run(helm, "uninstall", "capv-static-ip", "--namespace=capv-static-ip-system")
+}
+
+func TestHelmInstallsWhatManagersNeed(t *testing.T) {
+	t.Parallel()
+	c := newBareTarget(t)
+	builder, err := programs.NewBuilder(os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	helm, err := builder.Path(t.Context(), "helm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.run(helm, "install", "capv-static-ip", "deploy/chart/capv-static-ip", "--namespace=capv-static-ip-system", "--create-namespace")
+	everythingWorks(t, installed(c))
 }

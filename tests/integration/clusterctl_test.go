@@ -34,21 +34,21 @@ type addonUser struct {
 
 // newAddonUser makes a repository with two versions of ours, and notes that Cluster
 // API is there, without which clusterctl would install that as well.
-func newAddonUser(t *testing.T) addonUser {
-	t.Helper()
+func newAddonUser(on target) addonUser {
+	on.Helper()
 	builder, err := programs.NewBuilder(io.Discard)
 	if err != nil {
-		t.Fatal(err)
+		on.Fatal(err)
 	}
-	u := addonUser{target: newTarget(t), first: "v0.1.0", second: "v0.1.1"}
-	if u.program, err = builder.Path(t.Context(), "clusterctl"); err != nil {
-		t.Fatal(err)
+	u := addonUser{target: on, first: "v0.1.0", second: "v0.1.1"}
+	if u.program, err = builder.Path(on.Context(), "clusterctl"); err != nil {
+		on.Fatal(err)
 	}
-	core, err := builder.ModuleDir(t.Context(), "cluster-api", "sigs.k8s.io/cluster-api")
+	core, err := builder.ModuleDir(on.Context(), "cluster-api", "sigs.k8s.io/cluster-api")
 	if err != nil {
-		t.Fatal(err)
+		on.Fatal(err)
 	}
-	dir := t.TempDir()
+	dir := on.TempDir()
 	u.config = filepath.Join(dir, "clusterctl.yaml")
 	components := u.run(u.kubectl, "kustomize", "deploy/clusterctl")
 	for _, version := range []string{u.first, u.second} {
@@ -110,8 +110,6 @@ func (u addonUser) noteCore() {
 
 func (u addonUser) clusterctl(args ...string) string {
 	u.Helper()
-	u.Setenv("CLUSTERCTL_DISABLE_VERSIONCHECK", "true")
-	u.Setenv("XDG_CONFIG_HOME", u.TempDir())
 	return string(u.run(u.program, append(args, "--config="+u.config)...))
 }
 
@@ -151,9 +149,9 @@ func (u addonUser) get(key client.ObjectKey, object client.Object) {
 	}
 }
 
-// It sets the environment, and so is not one of those beside each other.
 func TestClusterctlInstallsUpgradesAndDeletes(t *testing.T) {
-	u := newAddonUser(t)
+	t.Parallel()
+	u := newAddonUser(newTarget(t))
 
 	u.clusterctl("init", "--addon=capv-static-ip:"+u.first)
 	before := u.installed(u.first)

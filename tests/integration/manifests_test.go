@@ -83,15 +83,25 @@ func newTarget(t *testing.T) target {
 // run runs a program in the project's folder and returns what it prints.
 func (c target) run(name string, args ...string) []byte {
 	c.Helper()
+	output, err := c.try(name, args...)
+	if err != nil {
+		c.Fatal(err)
+	}
+	return output
+}
+
+// try is run for what does not end the test; the error has what was printed.
+func (c target) try(name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(c.Context(), name, args...)
 	cmd.Dir = c.plane.Root()
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.plane.Kubeconfig)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.plane.Kubeconfig,
+		"CLUSTERCTL_DISABLE_VERSIONCHECK=true", "XDG_CONFIG_HOME="+filepath.Join(c.plane.Dir, "config"))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		c.Fatalf("%s %s: %v\n%s%s", filepath.Base(name), strings.Join(args, " "), err, stdout.String(), stderr.String())
+		return nil, fmt.Errorf("%s %s: %w\n%s%s", filepath.Base(name), strings.Join(args, " "), err, stdout.String(), stderr.String())
 	}
-	return stdout.Bytes()
+	return stdout.Bytes(), nil
 }
 
 // apply applies what it is told to, and returns the resourceVersion of each object.
