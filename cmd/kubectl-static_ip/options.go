@@ -58,11 +58,7 @@ func (o *options) read(ctx context.Context, namespace string) (*inventory.Graph,
 	if err != nil {
 		return nil, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
 	}
-	source := inventory.Source{
-		Client: c, Reader: c, Namespace: namespace, PageSize: inventory.PageSize, WithWorkloads: true, Now: time.Now,
-		Providers: ipam.NewProviders(contract.Provider{Mapper: c.RESTMapper(), Live: c}, metal3.Provider{}),
-	}
-	graph, err := source.Read(ctx)
+	graph, err := source(c, namespace).Read(ctx)
 	if err != nil {
 		return nil, exit{exitUnreachable, err}
 	}
@@ -70,6 +66,14 @@ func (o *options) read(ctx context.Context, namespace string) (*inventory.Graph,
 		fmt.Fprintln(o.streams.ErrOut, "warning:", unseen)
 	}
 	return graph, nil
+}
+
+// source reads a namespace, all if it is empty.
+func source(c client.Client, namespace string) inventory.Source {
+	return inventory.Source{
+		Client: c, Reader: c, Namespace: namespace, PageSize: inventory.PageSize, WithWorkloads: true, Now: time.Now,
+		Providers: ipam.NewProviders(contract.Provider{Mapper: c.RESTMapper(), Live: c}, metal3.Provider{}),
+	}
 }
 
 // client knows the kinds in the versions that are served.
