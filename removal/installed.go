@@ -41,6 +41,9 @@ var installedKinds = []schema.GroupKind{
 	{Kind: namespaceKind},
 }
 
+// InstalledKinds are the kinds of what is deleted.
+func InstalledKinds() []schema.GroupKind { return slices.Clone(installedKinds) }
+
 const namespaceKind = "Namespace"
 
 // Names of what has a step of its own, or stays.

@@ -173,10 +173,10 @@ func (s *state) isStopped() bool {
 // startAgain is what to type when somebody has to mend what was deleted.
 func (s *state) startAgain() string {
 	if len(s.deployments) == 0 {
-		return "only the manager mends that: install capv-static-ip again, and run this again"
+		return "only the manager can mend that: install capv-static-ip again, and run this again"
 	}
 	d := s.deployments[0]
-	return fmt.Sprintf("only the manager mends that: kubectl -n %s scale deployment/%s --replicas=2, and run this again", d.Namespace, d.Name)
+	return fmt.Sprintf("only the manager can mend that: kubectl -n %s scale deployment/%s --replicas=2, and run this again", d.Namespace, d.Name)
 }
 
 // running is what is to be stopped.

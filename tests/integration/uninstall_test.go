@@ -276,7 +276,7 @@ func (u *uninstall) keepsMachines() {
 }
 
 // keepsWhatIsDeletedMeanwhile deletes claims while no manager runs. The command refuses to
-// go on until one has mended that.
+// go on until one runs again, and the machines are gone.
 func (u *uninstall) keepsWhatIsDeletedMeanwhile(keep []string) {
 	u.Helper()
 	u.restart()
@@ -291,8 +291,13 @@ func (u *uninstall) keepsWhatIsDeletedMeanwhile(keep []string) {
 	u.consistently("what is being deleted is kept", func(context.Context) error { return bereft.areKept() })
 	u.stillHolds("metal3", "in-cluster", bereftOfMetal3, bereftOfInCluster)
 
+	// An address that is being deleted stays so: its machine has to be replaced.
 	u.restart()
 	again := u.begin(keep...)
+	again.awaits("waiting for ")
+	for _, name := range []string{bereftOfMetal3, bereftOfInCluster} {
+		u.delete(u.machine(name))
+	}
 	again.awaits("step 3 of 6 is done")
 	u.stopManagers()
 	again.killed("step 4 of 6 is done")
@@ -329,9 +334,6 @@ func (u *uninstall) leftNothing() {
 func (u *uninstall) followsMachines() {
 	drain := u.begin("--drain", "--yes", "--timeout=1m")
 	drain.awaits("waiting for ")
-	for _, name := range []string{bereftOfMetal3, bereftOfInCluster} {
-		u.delete(u.machine(name))
-	}
 	for _, name := range []string{"metal3", "in-cluster"} {
 		u.gone(u.deleted(u.machine(name), harness.MachineFinalizer))
 	}
