@@ -11,6 +11,7 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -345,5 +347,38 @@ func TestNamespaceWithThingsOfOthersStays(t *testing.T) {
 		if got := len(s.kept) == 1 && len(s.rest) == 0; got != test.stays {
 			t.Errorf("%s: it stays is %v, want %v", name, got, test.stays)
 		}
+	}
+}
+
+// asked answers reviews of access: nobody may do what is denied.
+func asked(denied string) client.Client {
+	return interceptor.NewClient(fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).Build(), interceptor.Funcs{
+		Create: func(_ context.Context, _ client.WithWatch, object client.Object, _ ...client.CreateOption) error {
+			review := object.(*authorizationv1.SelfSubjectAccessReview)
+			review.Status.Allowed = review.Spec.ResourceAttributes.Verb+" "+review.Spec.ResourceAttributes.Resource != denied
+			return nil
+		},
+	})
+}
+
+func TestRightsThatAreMissingAreNamedBeforeAnythingIsDone(t *testing.T) {
+	running := appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Namespace: "ours", Name: "manager"}}
+	for denied, want := range map[string][]string{"": nil, "patch deployments": {"patch deployments.apps in all namespaces"}} {
+		r := &Removal{Client: asked(denied)}
+		got, err := r.missingRights(t.Context(), &state{graph: &inventory.Graph{}, deployments: []appsv1.Deployment{running}})
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("got %q and %v, want %q", got, err, want)
+		}
+	}
+}
+
+func TestSecondInstallationStopsTheRemoval(t *testing.T) {
+	r := &Removal{Client: asked("")}
+	deployments := []appsv1.Deployment{{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "manager"}}, {ObjectMeta: metav1.ObjectMeta{Namespace: "b", Name: "manager"}}}
+
+	stops, err := r.stops(t.Context(), &state{graph: &inventory.Graph{}, deployments: deployments})
+
+	if err != nil || len(stops) != 1 || !slices.Equal(stops[0].Because, []string{"Deployment a/manager", "Deployment b/manager"}) {
+		t.Errorf("got %v and %v, want a stop that names both", stops, err)
 	}
 }

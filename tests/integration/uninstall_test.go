@@ -48,6 +48,11 @@ func TestUninstallCommand(t *testing.T) {
 		u.settled(machine.Name)
 	}
 
+	u.create(harness.VSphereCluster(u.ns, "prod", endpointOf(harness.OfMetal3)))
+	endpoint := u.vsphereCluster("prod").Spec.ControlPlaneEndpoint.Host
+	u.create(harness.Cluster(u.ns, "prod", harness.WithEndpoint(endpoint, 6443)))
+	u.eventually("the endpoint to be held", func(context.Context) error { return u.endpointIsHeld("prod", endpoint) })
+
 	t.Run("does not begin while something stands against it", func(t *testing.T) { u.in(t).refusesToBegin() })
 	t.Run("frees no address of the machines that stay, however often it is killed", func(t *testing.T) { u.in(t).keepsMachines() })
 	t.Run("installed again, it adopts the machines that it finds", func(t *testing.T) { u.in(t).installAgain() })
@@ -205,7 +210,7 @@ func (u *uninstall) pod() *corev1.Pod {
 }
 
 func (u *uninstall) refusesToBegin() {
-	u.begin("--yes").ends(2, "4 machines and VSphereClusters hold addresses")
+	u.begin("--yes").ends(2, "5 machines and VSphereClusters hold addresses")
 
 	template := harness.Template(u.ns, "md", harness.WithLabel("cluster.x-k8s.io/ip-pool-name", "dkp-cluster"))
 	u.create(template)
@@ -269,10 +274,13 @@ func (u *uninstall) keepsMachines() {
 	u.keepsWhatIsDeletedMeanwhile(keep)
 
 	u.begin(keep...).killed("step 5 of 6 is done")
-	u.begin(keep...).ends(0, "capv-static-ip is removed")
+	u.begin(keep...).ends(0, "capv-static-ip is removed", "IPClaim.ipam.metal3.io "+u.ns+"/prod keeps the endpoint of a Cluster")
 
 	u.leftNothing()
-	u.consistently("every machine keeps its address", func(context.Context) error { return u.addressesAreTaken() })
+	u.consistently("every machine and the endpoint keep their addresses", func(context.Context) error {
+		_, err := u.address(u.vsphereCluster("prod").Spec.ControlPlaneEndpoint.Host)
+		return errors.Join(err, u.addressesAreTaken())
+	})
 }
 
 // keepsWhatIsDeletedMeanwhile deletes claims while no manager runs. The command refuses to
@@ -334,6 +342,8 @@ func (u *uninstall) leftNothing() {
 func (u *uninstall) followsMachines() {
 	drain := u.begin("--drain", "--yes", "--timeout=1m")
 	drain.awaits("waiting for ")
+	u.delete(harness.Cluster(u.ns, "prod"))
+	u.delete(u.vsphereCluster("prod"))
 	for _, name := range []string{"metal3", "in-cluster"} {
 		u.gone(u.deleted(u.machine(name), harness.MachineFinalizer))
 	}
