@@ -14,12 +14,15 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
-	"capv-static-ip.dev/machine"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
-// trial is the name of the machine that is asked for, and of the pool that it asks for.
-// There is none of that name: so we answer with a refusal, which shows that we were asked.
+// trial is the name of the machine that is asked for.
 const trial = "kubectl-static-ip-check"
+
+// noPool cannot be the name of a pool: so we answer with a refusal, even in a dry run and
+// before anything is read, which shows that we were asked.
+const noPool = "kubectl static-ip check"
 
 // call asks the API server, in a dry run, for a machine that we have to refuse. Nothing is
 // stored, nothing is claimed, and nobody is told.
@@ -42,7 +45,7 @@ func (c Checker) call(ctx context.Context, found *Found) Finding {
 	object.SetGroupVersionKind(mapping.GroupVersionKind)
 	object.SetNamespace(namespace)
 	object.SetName(trial)
-	object.SetLabels(map[string]string{machine.PoolNameLabel: trial})
+	object.SetAnnotations(map[string]string{ipam.PoolsAnnotationPrefix + "0": noPool})
 	return judged(c.Client.Create(ctx, object, client.DryRunAll), namespace)
 }
 
