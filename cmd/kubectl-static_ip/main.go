@@ -1,12 +1,11 @@
 // Command kubectl-static_ip is the kubectl plugin "kubectl static-ip": who has which
-// static address, how full pools are, and what stands in the way. It writes nothing.
+// static address, how full pools are, and what stands in the way. Only uninstall writes.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -92,13 +91,7 @@ func newRoot(called string, streams genericiooptions.IOStreams) *cobra.Command {
 	root.PersistentFlags().BoolVar(&o.noHeaders, "no-headers", false, "Leave out the headings of columns.")
 	root.AddCommand(
 		newPools(o), newPool(o), newMachines(o), newWho(o), newExplain(o), newCapacity(o), newPreview(o), newAudit(o),
-		&cobra.Command{
-			Use: "version", Short: "Print the version of this program", Args: cobra.NoArgs,
-			RunE: func(*cobra.Command, []string) error {
-				_, err := io.WriteString(streams.Out, version+"\n")
-				return err
-			},
-		},
+		newCheck(o), newUninstall(o), newVersion(o),
 	)
 	return root
 }

@@ -88,10 +88,15 @@ func (o *options) source(namespace string) (inventory.Source, error) {
 	if err != nil {
 		return inventory.Source{}, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
 	}
+	return sourceOf(c, namespace), nil
+}
+
+// sourceOf reads a namespace, all if it is empty.
+func sourceOf(c client.Client, namespace string) inventory.Source {
 	return inventory.Source{
 		Client: c, Reader: c, Namespace: namespace, PageSize: inventory.PageSize, WithWorkloads: true, Now: time.Now,
 		Providers: ipam.NewProviders(contract.Provider{Mapper: c.RESTMapper(), Live: c}, metal3.Provider{}),
-	}, nil
+	}
 }
 
 // client knows the kinds in the versions that are served.

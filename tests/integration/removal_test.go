@@ -21,7 +21,7 @@ import (
 )
 
 // removalPage is whose commands are run.
-const removalPage = "docs/remove.md"
+const removalPage = "docs/uninstall.md"
 
 // removal is a control plane on which the commands of removalPage are run.
 type removal struct {
