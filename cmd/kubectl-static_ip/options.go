@@ -6,7 +6,10 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -50,26 +53,81 @@ func (o *options) readHere(ctx context.Context) (*inventory.Graph, error) {
 
 // read reads the cluster in a namespace, empty for all. What may not be read is said once.
 func (o *options) read(ctx context.Context, namespace string) (*inventory.Graph, error) {
-	config, err := o.config.ToRESTConfig()
+	source, err := o.source(namespace)
 	if err != nil {
-		return nil, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
-	}
-	c, err := o.client(config)
-	if err != nil {
-		return nil, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
-	}
-	source := inventory.Source{
-		Client: c, Reader: c, Namespace: namespace, PageSize: inventory.PageSize, WithWorkloads: true, Now: time.Now,
-		Providers: ipam.NewProviders(contract.Provider{Mapper: c.RESTMapper(), Live: c}, metal3.Provider{}),
+		return nil, err
 	}
 	graph, err := source.Read(ctx)
 	if err != nil {
 		return nil, exit{exitUnreachable, err}
 	}
+	o.warn(graph)
+	return graph, nil
+}
+
+// readAround reads all namespaces, or what the user may see: that of the flags.
+func (o *options) readAround(ctx context.Context) (*inventory.Graph, error) {
+	graph, _, err := o.around(ctx)
+	if err == nil {
+		o.warn(graph)
+	}
+	return graph, err
+}
+
+// readCloser is readAround with what it takes to explain what has this name.
+func (o *options) readCloser(ctx context.Context, key types.NamespacedName) (*inventory.Graph, error) {
+	graph, source, err := o.around(ctx)
+	if err != nil {
+		return nil, err
+	}
+	source.LookCloser(ctx, graph, key)
+	o.warn(graph)
+	return graph, nil
+}
+
+func (o *options) around(ctx context.Context) (*inventory.Graph, inventory.Source, error) {
+	source, err := o.source("")
+	if err != nil {
+		return nil, source, err
+	}
+	graph, err := source.Read(ctx)
+	if err == nil {
+		return graph, source, nil
+	}
+	if !apierrors.IsForbidden(err) {
+		return nil, source, exit{exitUnreachable, err}
+	}
+	if source.Namespace, _, err = o.config.ToRawKubeConfigLoader().Namespace(); err != nil {
+		return nil, source, exit{exitUnreachable, err}
+	}
+	if graph, err = source.Read(ctx); err != nil {
+		return nil, source, exit{exitUnreachable, err}
+	}
+	graph.Unseen = append(graph.Unseen, inventory.Unseen{Kind: "What is in other namespaces", Err: apierrors.NewForbidden(schema.GroupResource{}, "", nil)})
+	return graph, source, nil
+}
+
+// warn says what could not be looked at.
+func (o *options) warn(graph *inventory.Graph) {
 	for _, unseen := range graph.Unseen {
 		fmt.Fprintln(o.streams.ErrOut, "warning:", unseen)
 	}
-	return graph, nil
+}
+
+// source reads a namespace, or all.
+func (o *options) source(namespace string) (inventory.Source, error) {
+	config, err := o.config.ToRESTConfig()
+	if err != nil {
+		return inventory.Source{}, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
+	}
+	c, err := o.client(config)
+	if err != nil {
+		return inventory.Source{}, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
+	}
+	return inventory.Source{
+		Client: c, Reader: c, Namespace: namespace, PageSize: inventory.PageSize, WithWorkloads: true, Now: time.Now,
+		Providers: ipam.NewProviders(contract.Provider{Mapper: c.RESTMapper(), Live: c}, metal3.Provider{}),
+	}, nil
 }
 
 // client knows the kinds in the versions that are served.
