@@ -186,6 +186,14 @@ lint: ## Check format and style.
 	@$(call tool,golangci-lint) run ./... && export GOFLAGS="$$($(GO) env GOFLAGS) -trimpath" && \
 	for dir in $(OWN_MAINS); do (cd $$dir && "$$tool" run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
+# The platforms for which the plugin is built that are not those of CI.
+PLUGIN_PLATFORMS := windows/amd64 darwin/arm64
+
+.PHONY: vet-plugin
+vet-plugin: ## Check that the plugin compiles for Windows and macOS.
+	@for platform in $(PLUGIN_PLATFORMS); do \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GO) vet ./cmd/kubectl-static_ip || exit 1; done
+
 .PHONY: fmt
 fmt: ## Format the code as lint wants it.
 	@$(call tool,golangci-lint) fmt ./...
