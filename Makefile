@@ -86,8 +86,9 @@ build: ## Build bin/capv-static-ip.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
 
 .PHONY: plugin
-plugin: ## Build bin/kubectl-static_ip, the plugin "kubectl static-ip".
+plugin: ## Build bin/kubectl-static_ip, the plugin "kubectl static-ip", with its completion.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kubectl-static_ip ./cmd/kubectl-static_ip
+	@cp cmd/kubectl-static_ip/kubectl_complete-static_ip bin/
 
 .PHONY: manifests
 manifests: ## Render deploy/default into dist/capv-static-ip.yaml, with the image IMG.

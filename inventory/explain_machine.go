@@ -305,11 +305,24 @@ func machineName(m *Machine) string {
 func (g *Graph) explainElsewhere(s *Story, namespace string, asks []ipam.Ask) {
 	for _, ask := range asks {
 		for _, choice := range ask.Choices {
-			if found := g.elsewhere(namespace, choice.Pool); found != "" && g.firstChoice(namespace, ipam.Ask{Choices: []ipam.Choice{choice}}) == nil {
+			if found := g.elsewhere(namespace, choice.Pool); found != "" && g.meant(namespace, choice) == nil {
 				s.say(1, "There is %s: a machine has addresses of its own namespace's pools, by their kind, or of a GlobalInClusterIPPool.", found)
 			}
 		}
 	}
+}
+
+// meant is the first pool of a namespace that one of these choices means, nil if there is
+// none.
+func (g *Graph) meant(namespace string, choices ...ipam.Choice) *Pool {
+	for _, choice := range choices {
+		for _, pool := range g.Pools {
+			if pool.isMeant(namespace, choice) {
+				return pool
+			}
+		}
+	}
+	return nil
 }
 
 // elsewhere names the pools of a name that an object of the namespace does not mean by it:

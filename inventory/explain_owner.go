@@ -184,7 +184,7 @@ func (g *Graph) ExplainWorkload(w *Workload) Story {
 	for _, ask := range w.Asks {
 		s.say(0, "device %d %q", ask.Device.Index, ask.Device.NetworkName)
 		s.field(1, "asked by", "%s", ask.AskedBy)
-		if pool := g.firstChoice(w.GetNamespace(), ask); pool != nil {
+		if pool := g.meant(w.GetNamespace(), ask.Choices...); pool != nil {
 			s.field(1, "pool", "%s", inUse(pool))
 		} else {
 			s.warn(1, "no such pool exists in this namespace")

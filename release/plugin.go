@@ -9,11 +9,7 @@ import (
 	"strings"
 )
 
-const (
-	plugin = "kubectl-static_ip"
-	// completion is what kubectl asks how to complete the plugin's arguments.
-	completion = "kubectl_complete-static_ip"
-)
+const plugin = "kubectl-static_ip"
 
 var pluginPlatforms = []string{"darwin/amd64", "darwin/arm64", "linux/amd64", "linux/arm64", "windows/amd64", "windows/arm64"}
 
@@ -34,10 +30,8 @@ func (r *release) makePlugin(ctx context.Context) error {
 		if err := r.compile(ctx, r.root, pkg, platform, binary); err != nil {
 			return err
 		}
-		for from, to := range map[string]string{"LICENSE": "LICENSE", pkg + "/" + completion: completion} {
-			if err := copyFile(filepath.Join(r.root, from), filepath.Join(dir, to)); err != nil {
-				return err
-			}
+		if err := copyFile(filepath.Join(r.root, "LICENSE"), filepath.Join(dir, "LICENSE")); err != nil {
+			return err
 		}
 		if err := r.archive(dir, filepath.Join(r.out, name+".tar.gz")); err != nil {
 			return err
