@@ -54,9 +54,7 @@ func (g *Graph) ExplainEndpoint(c *Cluster) Story {
 		g.explainBoundEndpoint(&s, c, found)
 	case host != "":
 		s.say(0, "Its endpoint is %s, written by hand: nobody claims it.", host)
-		for _, pool := range g.PoolsWith(capi.ParseAddress(host)) {
-			s.warn(0, "%s is in %s, which may give it to a machine: take it out of the pool", host, pool)
-		}
+		g.explainByHand(&s, c.Namespace, host)
 	default:
 		g.explainNoEndpoint(&s, c, found)
 	}

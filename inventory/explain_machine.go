@@ -58,7 +58,7 @@ func (g *Graph) explainDevice(s *Story, m *Machine, index int) (waits bool) {
 	case bound > 0:
 	case len(device.IPAddrs) > 0:
 		s.field(1, "addresses", "%s, written by hand: nobody claims them", strings.Join(device.IPAddrs, ", "))
-		g.explainByHand(s, m, device)
+		g.explainByHand(s, m.Namespace, device.IPAddrs...)
 	case isTrue(device.DHCP4) || isTrue(device.DHCP6):
 		s.field(1, "addresses", "by DHCP")
 	case len(device.AddressesFromPools) > 0:
@@ -72,14 +72,26 @@ func (g *Graph) explainDevice(s *Story, m *Machine, index int) (waits bool) {
 	return false
 }
 
-// explainByHand tells of addresses of pools that nobody has claimed.
-func (g *Graph) explainByHand(s *Story, m *Machine, device *capi.Device) {
-	for _, text := range device.IPAddrs {
+// explainByHand tells of addresses that nobody claims, and that pools may give to others.
+func (g *Graph) explainByHand(s *Story, namespace string, texts ...string) {
+	for _, text := range texts {
 		ip := capi.ParseAddress(text)
 		for _, pool := range g.PoolsWith(ip) {
-			if pool.Namespace == "" || pool.Namespace == m.Namespace {
-				s.warn(1, "%s is in %s, which does not know that it is used, and may give it to another machine", ip, pool)
-				s.next("take %s out of %s, or claim it with annotation %s0: %s/%s=%s", ip, pool, ipam.PoolsAnnotationPrefix, pool.Kind, pool.Name, ip)
+			if pool.Namespace != "" && pool.Namespace != namespace {
+				continue
+			}
+			all, reserved, known := pool.ranges()
+			i := slices.IndexFunc(pool.Addresses, func(a Address) bool { return a.IP == ip })
+			switch {
+			case i >= 0 && g.holding(pool.Addresses[i]).Kind == claimOfOthers:
+				s.say(1, "%s is of %s, where claim %s holds it", ip, pool, pool.Addresses[i].Claim)
+			case i >= 0:
+				h := g.holding(pool.Addresses[i])
+				s.warn(1, "%s is of %s, which has given it to %s %s", ip, pool, h.Kind, h.NamespacedName)
+				s.next("kubectl static-ip who %s", ip)
+			case known && all.Contains(ip) && !reserved.Contains(ip):
+				s.warn(1, "%s is in %s, which does not know that it is used, and may give it to a machine", ip, pool)
+				s.next("take %s out of the ranges of %s", ip, pool)
 			}
 		}
 	}

@@ -386,3 +386,26 @@ func TestEveryKindCanBeExplained(t *testing.T) {
 		t.Error("a Pod can be explained")
 	}
 }
+
+func TestAddressByHandIsLookedForInPools(t *testing.T) {
+	of := func(machine string) map[string]string { return map[string]string{ipam.MachineNameAnnotation: machine} }
+	for _, test := range []struct {
+		ip     string
+		holder map[string]string
+		wrong  bool
+		want   string
+	}{
+		{"10.0.0.6", nil, true, "! 10.0.0.6 is in ns/IPPool/lab, which does not know that it is used"},
+		{"10.0.0.7", of("cp-0"), true, "! 10.0.0.7 is of ns/IPPool/lab, which has given it to VSphereMachine ns/cp-0"},
+		{"10.0.0.7", nil, false, "10.0.0.7 is of ns/IPPool/lab, where claim md-0-a-0 holds it"},
+		{"10.9.9.9", nil, false, "written by hand"},
+	} {
+		m := machineWaiting(func(m *Machine) { m.Spec.Network.Devices[0].IPAddrs = []string{test.ip + "/24"} })
+		g, pool := graphOf(m)
+		pool.Addresses[0].SetAnnotations(test.holder)
+		expectStory(t, g.ExplainMachine(m), test.wrong, test.want)
+		c := &Cluster{VSphereCluster: &capi.VSphereCluster{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "prod"}}}
+		c.Spec.ControlPlaneEndpoint.Host = test.ip
+		expectStory(t, g.ExplainEndpoint(c), test.wrong, test.want)
+	}
+}
