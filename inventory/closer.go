@@ -65,7 +65,7 @@ func (s Source) LookCloser(ctx context.Context, g *Graph, key types.NamespacedNa
 	}
 	for _, c := range g.Clusters {
 		if c.Namespace == key.Namespace && (c.Name == key.Name || c.Labels[clusterv1.ClusterNameLabel] == key.Name) {
-			g.closer.endpoints[c.UID] = s.askEndpoint(ctx, g, c)
+			g.closer.endpoints[c.UID] = s.askEndpoint(ctx, c)
 		}
 	}
 }
@@ -102,7 +102,7 @@ func (s Source) check(ctx context.Context, who ipam.Machine, uid types.UID, asks
 
 // askEndpoint finds out what a VSphereCluster asks for its endpoint, and whether that could
 // be given now.
-func (s Source) askEndpoint(ctx context.Context, g *Graph, c *Cluster) *asked {
+func (s Source) askEndpoint(ctx context.Context, c *Cluster) *asked {
 	vsphere := &machine.VSphereCluster{ObjectMeta: c.ObjectMeta}
 	vsphere.Spec.ControlPlaneEndpoint.Host = c.Spec.ControlPlaneEndpoint.Host
 	ask, cluster, err := s.demand().Endpoint(ctx, vsphere)

@@ -234,7 +234,7 @@ func (g *Graph) explainVM(vm *capi.VSphereVM) Story {
 	case m == nil || m.UID != owner.UID:
 		s.warn(0, "its VSphereMachine %s does not exist: its addresses stay taken until the VM is gone", orNone([]string{owner.Name}))
 	default:
-		s.add(0, g.ExplainMachine(m))
+		s.add(g.ExplainMachine(m))
 	}
 	return s
 }

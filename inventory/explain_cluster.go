@@ -27,12 +27,12 @@ func (g *Graph) clusterStories(key types.NamespacedName) []Story {
 	}
 	for _, c := range g.Clusters {
 		if c.Namespace == key.Namespace && (c.Labels[clusterv1.ClusterNameLabel] == key.Name || first(cluster, "spec.infrastructureRef.name") == c.Name) {
-			s.add(0, g.ExplainEndpoint(c))
+			s.add(g.ExplainEndpoint(c))
 		}
 	}
 	for _, w := range g.Workloads {
 		if w.GetNamespace() == key.Namespace && w.Cluster == key.Name {
-			s.add(0, g.ExplainWorkload(w))
+			s.add(g.ExplainWorkload(w))
 		}
 	}
 	for _, miss := range clusterPlace(cluster).misses(nil) {

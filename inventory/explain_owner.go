@@ -200,7 +200,7 @@ func (g *Graph) ExplainWorkload(w *Workload) Story {
 	}
 	for _, set := range g.setsOf(w) {
 		if refused := g.ExplainOwner(capi.MachineSetKind.Kind, set); refused.Wrong {
-			s.add(0, refused)
+			s.add(refused)
 		}
 	}
 	if !s.Wrong && len(w.Asks) > 0 {

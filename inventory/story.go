@@ -40,10 +40,10 @@ func (s *Story) next(format string, args ...any) {
 }
 
 // add tells another story under this one.
-func (s *Story) add(level int, other Story) {
-	s.say(level, "%s", other.Title)
+func (s *Story) add(other Story) {
+	s.say(0, "%s", other.Title)
 	for _, line := range other.Lines {
-		s.say(level+1, "%s", line)
+		s.say(1, "%s", line)
 	}
 	s.Wrong = s.Wrong || other.Wrong
 	if other.Next != "" {

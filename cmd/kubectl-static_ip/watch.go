@@ -25,10 +25,10 @@ func (o *options) watchPools(ctx context.Context) error {
 	shown := map[string]string{}
 	for {
 		graph, err := o.readHere(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
+		switch {
+		case ctx.Err() != nil:
+			return nil //nolint:nilerr // it was interrupted, which is how it ends
+		case err != nil:
 			return err
 		}
 		table := poolList(graph).table()
