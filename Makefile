@@ -86,8 +86,9 @@ build: ## Build bin/capv-static-ip.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
 
 .PHONY: plugin
-plugin: ## Build bin/kubectl-static_ip, the plugin "kubectl static-ip".
+plugin: ## Build bin/kubectl-static_ip, the plugin "kubectl static-ip", with its completion.
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kubectl-static_ip ./cmd/kubectl-static_ip
+	@cp cmd/kubectl-static_ip/kubectl_complete-static_ip bin/
 
 .PHONY: manifests
 manifests: ## Render deploy/default into dist/capv-static-ip.yaml, with the image IMG.
@@ -186,6 +187,14 @@ OWN_MAINS := release deploy/monitoring/dashboard tests/programs/cert-manager tes
 lint: ## Check format and style.
 	@$(call tool,golangci-lint) run ./... && export GOFLAGS="$$($(GO) env GOFLAGS) -trimpath" && \
 	for dir in $(OWN_MAINS); do (cd $$dir && "$$tool" run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+
+# The platforms for which the plugin is built that are not those of CI.
+PLUGIN_PLATFORMS := windows/amd64 darwin/arm64
+
+.PHONY: vet-plugin
+vet-plugin: ## Check that the plugin compiles for Windows and macOS.
+	@for platform in $(PLUGIN_PLATFORMS); do \
+		GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GO) vet ./cmd/kubectl-static_ip || exit 1; done
 
 .PHONY: fmt
 fmt: ## Format the code as lint wants it.

@@ -59,7 +59,7 @@ type scene struct {
 	gone, more []client.Object
 }
 
-func named(name string) metav1.ObjectMeta {
+func metaOf(name string) metav1.ObjectMeta {
 	return metav1.ObjectMeta{
 		Namespace: "ns", Name: name, UID: types.UID(name + "-uid"), CreationTimestamp: dawn,
 		Labels: map[string]string{clusterv1.ClusterNameLabel: "prod"}, Annotations: map[string]string{},
@@ -69,15 +69,15 @@ func named(name string) metav1.ObjectMeta {
 func newScene() *scene {
 	s := &scene{
 		pool:    metal3Pool("10.0.0.2", "10.0.0.7", nil).(*ipamv1.IPPool),
-		cluster: &capi.Cluster{ObjectMeta: named("prod")},
-		vsphere: &capi.VSphereCluster{ObjectMeta: named("prod")},
+		cluster: &capi.Cluster{ObjectMeta: metaOf("prod")},
+		vsphere: &capi.VSphereCluster{ObjectMeta: metaOf("prod")},
 		slice: &discoveryv1.EndpointSlice{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "system", Name: "webhook-x", Labels: map[string]string{discoveryv1.LabelServiceName: "webhook"}},
 			Endpoints:  []discoveryv1.Endpoint{{Addresses: []string{"10.1.0.1"}}},
 		},
 		webhook: aWebhook(),
 	}
-	s.pool.ObjectMeta, s.pool.Spec.ClusterName = named("pool"), new("prod")
+	s.pool.ObjectMeta, s.pool.Spec.ClusterName = metaOf("pool"), new("prod")
 	s.machine, s.claim, s.address = s.bound("m", "10.0.0.2")
 	s.vm = s.vmOf(s.machine, "10.0.0.2", "fe80::1")
 	s.template = anObject("infrastructure.cluster.x-k8s.io/v1beta2", "VSphereMachineTemplate", "md", nil)
@@ -98,7 +98,7 @@ func anObject(version, kind, name string, spec map[string]any) *unstructured.Uns
 
 // bound is a machine with its claim and its address of the scene's pool.
 func (*scene) bound(name, ip string) (*capi.VSphereMachine, *ipamv1.IPClaim, *ipamv1.IPAddress) {
-	m, claim, address := &capi.VSphereMachine{ObjectMeta: named(name)}, &ipamv1.IPClaim{ObjectMeta: named(name + "-0")}, &ipamv1.IPAddress{ObjectMeta: named("pool-" + ip)}
+	m, claim, address := &capi.VSphereMachine{ObjectMeta: metaOf(name)}, &ipamv1.IPClaim{ObjectMeta: metaOf(name + "-0")}, &ipamv1.IPAddress{ObjectMeta: metaOf("pool-" + ip)}
 	m.Labels[clusterv1.MachineDeploymentNameLabel] = "md"
 	m.Finalizers = []string{ipam.ReleaseFinalizer}
 	m.Spec.ProviderID = "vsphere://" + name
@@ -125,7 +125,7 @@ func (*scene) bound(name, ip string) (*capi.VSphereMachine, *ipamv1.IPClaim, *ip
 
 // unbound is a machine with an address that somebody wrote there.
 func unbound(name, ip string) *capi.VSphereMachine {
-	m := &capi.VSphereMachine{ObjectMeta: named(name)}
+	m := &capi.VSphereMachine{ObjectMeta: metaOf(name)}
 	m.Spec.Network.Devices = []capi.Device{{NetworkName: "n", IPAddrs: []string{ip + "/24"}}}
 	return m
 }
@@ -204,7 +204,7 @@ func (s *scene) source(t *testing.T) Source {
 
 func (s *scene) anotherPool(start, end string) *ipamv1.IPPool {
 	pool := s.pool.DeepCopy()
-	pool.ObjectMeta = named("another")
+	pool.ObjectMeta = metaOf("another")
 	*pool.Spec.Pools[0].Start, *pool.Spec.Pools[0].End = ipamv1.IPAddressStr(start), ipamv1.IPAddressStr(end)
 	return pool
 }
@@ -221,7 +221,7 @@ func (*scene) inCluster(name, addresses, gateway, servers string) client.Object 
 
 // vmOf is the VM of a machine, whose guest reports these addresses.
 func (*scene) vmOf(m *capi.VSphereMachine, reported ...string) *capi.VSphereVM {
-	vm := &capi.VSphereVM{ObjectMeta: named(m.Name), Spec: capi.VSphereVMSpec{Network: m.Spec.Network}}
+	vm := &capi.VSphereVM{ObjectMeta: metaOf(m.Name), Spec: capi.VSphereVMSpec{Network: m.Spec.Network}}
 	vm.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: m.Name, UID: m.UID}}
 	vm.Status.Addresses = reported
 	return vm
@@ -262,7 +262,7 @@ func (s *scene) endpoint(ip string) []client.Object {
 }
 
 func (*scene) waiting(since time.Duration) *capi.VSphereMachine {
-	m := &capi.VSphereMachine{ObjectMeta: named("waits")}
+	m := &capi.VSphereMachine{ObjectMeta: metaOf("waits")}
 	m.CreationTimestamp = metav1.NewTime(noon.Add(-since))
 	m.Spec.Network.Devices = []capi.Device{{NetworkName: "n"}}
 	return m
@@ -288,7 +288,7 @@ func refused(ago time.Duration) client.Object {
 	at := metav1.NewTime(noon.Add(-ago))
 	set := &metav1.PartialObjectMetadata{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "cluster.x-k8s.io/v1beta2", Kind: "MachineSet"},
-		ObjectMeta: named("set"),
+		ObjectMeta: metaOf("set"),
 	}
 	set.Annotations[ipam.RefusedByAnnotation] = "IPPool.ipam.metal3.io/pool"
 	set.ManagedFields = []metav1.ManagedFieldsEntry{
@@ -300,7 +300,7 @@ func refused(ago time.Duration) client.Object {
 
 // failed is somebody's claim that metal3 has given up.
 func failed(made metav1.Time) client.Object {
-	claim := &ipamv1.IPClaim{ObjectMeta: named("theirs")}
+	claim := &ipamv1.IPClaim{ObjectMeta: metaOf("theirs")}
 	claim.CreationTimestamp, claim.Spec.Pool.Name, claim.Status.ErrorMessage = made, "pool", new("Exhausted IP Pools")
 	return claim
 }

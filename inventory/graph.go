@@ -50,7 +50,9 @@ type Graph struct {
 	// unread are kinds that were not asked for, by the names of Unseen.
 	unread []string
 	// ofSome says that some namespaces alone were read.
-	ofSome  bool
+	ofSome bool
+	// closer is what LookCloser has read, nil if nobody did.
+	closer  *closer
 	byKey   map[PoolKey]*Pool
 	byClaim map[types.NamespacedName]*Machine
 	vmOf    map[types.UID]*capi.VSphereVM
@@ -96,6 +98,8 @@ type Pool struct {
 	Provider  ipam.Provider
 	Claims    []ipam.Claim
 	Addresses []Address
+	// Partly says that it is used from namespaces that could not be looked at.
+	Partly bool
 }
 
 // Address is an address of a pool that exists.
@@ -203,10 +207,20 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 
 // list lists a kind by pages, and notes it where that is not allowed.
 func (s Source) list(ctx context.Context, g *Graph, kind client.Object, each func(client.Object)) {
+	s.listBy(ctx, g, kind, client.ListOptions{}, each)
+}
+
+// listBy is list of those objects that these options select.
+func (s Source) listBy(ctx context.Context, g *Graph, kind client.Object, options client.ListOptions, each func(client.Object)) {
 	for _, namespace := range s.namespacesOf(kind) {
-		if err := s.listIn(ctx, namespace, kind, each); err != nil {
+		options.Namespace = namespace
+		objects, err := s.listWhole(ctx, kind, options)
+		if err != nil {
 			g.Unseen = append(g.Unseen, Unseen{Kind: s.nameOf(kind), Err: err})
 			return
+		}
+		for _, object := range objects {
+			each(object)
 		}
 	}
 }
@@ -225,18 +239,34 @@ func (s Source) namespacesOf(kind client.Object) []string {
 	return []string{s.Namespace}
 }
 
-func (s Source) listIn(ctx context.Context, namespace string, kind client.Object, each func(client.Object)) error {
-	options := &client.ListOptions{Limit: s.PageSize, Namespace: namespace}
+// listWhole lists by pages, or at once if more has changed since the first page than the
+// API server keeps: all at once is of one moment.
+func (s Source) listWhole(ctx context.Context, kind client.Object, options client.ListOptions) ([]client.Object, error) {
+	options.Limit = s.PageSize
+	objects, err := s.pages(ctx, kind, options)
+	if !apierrors.IsResourceExpired(err) {
+		return objects, err
+	}
+	options.Limit = 0
+	return s.pages(ctx, kind, options)
+}
+
+func (s Source) pages(ctx context.Context, kind client.Object, options client.ListOptions) ([]client.Object, error) {
+	var all []client.Object
 	for {
-		objects, next, err := kube.ListPage(ctx, s.Client, s.Reader, kind, options)
+		objects, next, err := kube.ListPage(ctx, s.Client, s.Reader, kind, &options)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		for _, object := range objects {
-			each(object)
+		if s.PageSize > 0 {
+			// They are nobody else's. Who has written which field is half of an object.
+			for _, object := range objects {
+				object.SetManagedFields(nil)
+			}
 		}
+		all = append(all, objects...)
 		if options.Continue = next; next == "" {
-			return nil
+			return all, nil
 		}
 	}
 }
@@ -357,20 +387,54 @@ func (g *Graph) named(provider ipam.Provider, namespace string, reference ipam.P
 func (s Source) claims(ctx context.Context, g *Graph) {
 	for _, provider := range s.Providers {
 		claim, address := provider.Kinds()
-		s.list(ctx, g, claim, func(object client.Object) {
+		s.listOfPools(ctx, g, provider, claim, func(object client.Object) {
 			read := provider.ReadClaim(object)
-			pool := g.named(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
+			pool := s.poolRead(g, object, read.Pool)
+			if pool == nil {
+				return
+			}
 			pool.Claims = append(pool.Claims, read)
 			if read.Address != "" && ipam.RequesterOf(read) != "" && g.byClaim[client.ObjectKeyFromObject(read)] == nil {
 				g.makers.kept = append(g.makers.kept, keptClaim{read, pool})
 			}
 		})
-		s.list(ctx, g, address, func(object client.Object) {
+		s.listOfPools(ctx, g, provider, address, func(object client.Object) {
 			read := provider.ReadAddress(object)
-			pool := g.named(s.Providers.For(read.Pool), object.GetNamespace(), read.Pool)
-			pool.Addresses = append(pool.Addresses, Address{Address: read, IP: capi.ParseAddress(read.IP)})
+			if pool := s.poolRead(g, object, read.Pool); pool != nil {
+				pool.Addresses = append(pool.Addresses, Address{Address: read, IP: capi.ParseAddress(read.IP)})
+			}
 		})
 	}
+}
+
+// listOfPools is list, from all namespaces if the provider has a pool that all of them use:
+// how full that is nobody can tell by one of them.
+func (s Source) listOfPools(ctx context.Context, g *Graph, provider ipam.Provider, kind client.Object, each func(client.Object)) {
+	isShared := func(p *Pool) bool { return p.Namespace == "" && p.Provider.Name() == provider.Name() }
+	if s.Namespace == "" || !slices.ContainsFunc(g.Pools, isShared) {
+		s.list(ctx, g, kind, each)
+		return
+	}
+	everywhere, unseen := s, len(g.Unseen)
+	everywhere.Namespace = ""
+	everywhere.list(ctx, g, kind, each)
+	if len(g.Unseen) == unseen {
+		return
+	}
+	g.Unseen[unseen].Kind += " of other namespaces"
+	for _, p := range g.Pools {
+		p.Partly = p.Partly || isShared(p)
+	}
+	s.list(ctx, g, kind, each)
+}
+
+// poolRead is the pool that a claim or an address is of, nil if nobody asks for it: one of
+// another namespace.
+func (s Source) poolRead(g *Graph, object client.Object, reference ipam.PoolReference) *Pool {
+	if s.Namespace != "" && object.GetNamespace() != s.Namespace && g.byKey[PoolKey{PoolReference: reference}] == nil {
+		return nil
+	}
+	return g.named(s.Providers.For(reference), object.GetNamespace(), reference)
 }
 
 // Pool is the pool of this key, nil if there is none.

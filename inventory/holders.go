@@ -30,6 +30,9 @@ const (
 	Reserved State = "reserved"
 )
 
+// claimOfOthers is the kind of a holder that is no machine and no endpoint of ours.
+const claimOfOthers = "claim"
+
 // Holding is an address of a pool with whom it belongs to.
 type Holding struct {
 	IP        netip.Addr
@@ -75,7 +78,7 @@ func (g *Graph) Holdings(p *Pool) []Holding {
 func (g *Graph) holding(address Address) Holding {
 	h := Holding{
 		IP: address.IP, State: Used, Address: address, Protected: ipam.IsProtected(address.Object),
-		Since: address.GetCreationTimestamp().Time, Kind: "claim",
+		Since: address.GetCreationTimestamp().Time, Kind: claimOfOthers,
 		NamespacedName: types.NamespacedName{Namespace: address.GetNamespace(), Name: address.Claim},
 		Cluster:        address.GetLabels()[clusterv1.ClusterNameLabel],
 	}

@@ -10,7 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-const written = `
+const asWritten = `
 apiVersion: infrastructure.cluster.x-k8s.io/v1beta2
 kind: VSphereMachineTemplate
 metadata: {name: t, namespace: ns}
@@ -71,7 +71,7 @@ func known(t *testing.T, object, template *unstructured.Unstructured) Workload {
 
 func TestSlimWorkloadsTellTheSame(t *testing.T) {
 	var objects []*unstructured.Unstructured
-	for text := range strings.SplitSeq(written, "\n---\n") {
+	for text := range strings.SplitSeq(asWritten, "\n---\n") {
 		object := &unstructured.Unstructured{}
 		content, err := yaml.YAMLToJSON([]byte(text))
 		if err != nil {

@@ -41,6 +41,8 @@ func (s Summary) status() (text string, attention bool) {
 	switch {
 	case s.Object == nil:
 		return "Missing: there is no such pool", true
+	case s.Partly:
+		return "OK (who uses it in other namespaces may not be seen)", false
 	case !s.Known:
 		return "OK (the provider does not say its size)", false
 	case s.Free.Sign() <= 0 && waits != "":

@@ -12,8 +12,8 @@ import (
 // Usage is how many addresses of a pool are in each state. Used, Cooling, Reserved and
 // Free add up to Total.
 type Usage struct {
-	// Known says that the provider tells which addresses the pool hands out. Otherwise
-	// only Used and Cooling mean anything.
+	// Known says that the provider tells which addresses the pool hands out, and that
+	// all who use it were looked at. Otherwise only Used and Cooling mean anything.
 	Known bool
 	// Total are the addresses in the pool's ranges, with those outside that are in use.
 	Total *big.Int
@@ -39,7 +39,7 @@ func (p *Pool) Usage() Usage {
 		}
 	}
 	all, reserved, ok := p.ranges()
-	if !ok {
+	if !ok || p.Partly {
 		return u
 	}
 	u.Known = true

@@ -87,8 +87,11 @@ func newRoot(called string, streams genericiooptions.IOStreams) *cobra.Command {
 	o := &options{config: genericclioptions.NewConfigFlags(true), print: genericclioptions.NewPrintFlags(""), streams: streams}
 	o.config.AddFlags(root.PersistentFlags())
 	root.PersistentFlags().BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "Look at all namespaces.")
-	root.PersistentFlags().StringVarP(&o.output, "output", "o", "", "wide, json, yaml, name, jsonpath=…, or go-template=….")
+	root.PersistentFlags().StringVarP(&o.output, "output", "o", "", "wide, json, yaml, name, jsonpath=…, go-template=…, or custom-columns=HEADING:PATH,….")
 	root.PersistentFlags().BoolVar(&o.noHeaders, "no-headers", false, "Leave out the headings of columns.")
+	// It fails only for a flag that does not exist, or that has one already.
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
+		[]string{"wide", "json", "yaml", "name", "jsonpath=", "go-template=", "custom-columns="}, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		newPools(o), newPool(o), newMachines(o), newWho(o), newExplain(o), newCapacity(o), newPreview(o), newAudit(o),
 		newCheck(o), newUninstall(o), newVersion(o),

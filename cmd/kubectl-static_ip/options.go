@@ -6,7 +6,10 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -60,10 +63,57 @@ func (o *options) readFrom(ctx context.Context, source inventory.Source) (*inven
 	if err != nil {
 		return nil, exit{exitUnreachable, err}
 	}
+	o.warn(graph)
+	return graph, nil
+}
+
+// readAround reads all namespaces, or what the user may see: that of the flags.
+func (o *options) readAround(ctx context.Context) (*inventory.Graph, error) {
+	graph, _, err := o.around(ctx)
+	if err == nil {
+		o.warn(graph)
+	}
+	return graph, err
+}
+
+// readCloser is readAround with what it takes to explain what has this name.
+func (o *options) readCloser(ctx context.Context, key types.NamespacedName) (*inventory.Graph, error) {
+	graph, source, err := o.around(ctx)
+	if err != nil {
+		return nil, err
+	}
+	source.LookCloser(ctx, graph, key)
+	o.warn(graph)
+	return graph, nil
+}
+
+func (o *options) around(ctx context.Context) (*inventory.Graph, inventory.Source, error) {
+	source, err := o.source("")
+	if err != nil {
+		return nil, source, err
+	}
+	graph, err := source.Read(ctx)
+	if err == nil {
+		return graph, source, nil
+	}
+	if !apierrors.IsForbidden(err) {
+		return nil, source, exit{exitUnreachable, err}
+	}
+	if source.Namespace, _, err = o.config.ToRawKubeConfigLoader().Namespace(); err != nil {
+		return nil, source, exit{exitUnreachable, err}
+	}
+	if graph, err = source.Read(ctx); err != nil {
+		return nil, source, exit{exitUnreachable, err}
+	}
+	graph.Unseen = append(graph.Unseen, inventory.Unseen{Kind: "What is in other namespaces", Err: apierrors.NewForbidden(schema.GroupResource{}, "", nil)})
+	return graph, source, nil
+}
+
+// warn says what could not be looked at.
+func (o *options) warn(graph *inventory.Graph) {
 	for _, unseen := range graph.Unseen {
 		fmt.Fprintln(o.streams.ErrOut, "warning:", unseen)
 	}
-	return graph, nil
 }
 
 // sourceHere is where what the flags say is read from: a namespace, or all.

@@ -3,13 +3,11 @@ package main
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/util/duration"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/inventory"
 )
@@ -35,9 +33,13 @@ type meta struct {
 }
 
 func newPools(o *options) *cobra.Command {
-	return &cobra.Command{
+	var watch bool
+	cmd := &cobra.Command{
 		Use: "pools", Short: "How full are the pools", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if watch {
+				return o.watchPools(cmd.Context())
+			}
 			graph, err := o.readHere(cmd.Context())
 			if err != nil {
 				return err
@@ -45,6 +47,8 @@ func newPools(o *options) *cobra.Command {
 			return o.showOf(graph, poolList(graph))
 		},
 	}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "After that, show each pool again that has changed, until it is interrupted.")
+	return cmd
 }
 
 func poolList(graph *inventory.Graph) *list {
@@ -84,7 +88,7 @@ type holdingItem struct {
 func newPool(o *options) *cobra.Command {
 	var grid bool
 	cmd := &cobra.Command{
-		Use: "pool [KIND/]NAME", Short: "Who has the addresses of a pool", Args: cobra.ExactArgs(1),
+		Use: "pool [KIND/]NAME", Short: "Who has the addresses of a pool", Args: cobra.ExactArgs(1), ValidArgsFunction: o.completePool,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			graph, err := o.readHere(cmd.Context())
 			if err != nil {
@@ -94,7 +98,7 @@ func newPool(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if o.output == "" || o.output == "wide" {
+			if o.isTable() {
 				o.header(graph, pool)
 				if grid {
 					o.grid(graph, pool)
@@ -115,7 +119,7 @@ func poolNamed(graph *inventory.Graph, text string) (*inventory.Pool, error) {
 	}
 	var found []*inventory.Pool
 	for _, pool := range graph.Pools {
-		if pool.Name == name && (kind == "" || strings.EqualFold(kind, pool.Kind)) {
+		if pool.Name == name && (kind == "" || strings.EqualFold(kind, pool.Kind) || strings.EqualFold(kind, pool.KindName())) {
 			found = append(found, pool)
 		}
 	}
@@ -173,50 +177,6 @@ func ageOf(now, since time.Time) string {
 		return "<unknown>"
 	}
 	return duration.HumanDuration(now.Sub(since))
-}
-
-// machineItem is what -o json prints of a machine.
-type machineItem struct {
-	Metadata  meta     `json:"metadata"`
-	Addresses []string `json:"addresses"`
-	Pools     []string `json:"pools,omitempty"`
-	Cluster   string   `json:"cluster,omitempty"`
-	VM        string   `json:"vm,omitempty"`
-}
-
-func newMachines(o *options) *cobra.Command {
-	return &cobra.Command{
-		Use: "machines", Aliases: []string{"get"}, Short: "The machines with their addresses", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			graph, err := o.readHere(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return o.showOf(graph, machineList(graph))
-		},
-	}
-}
-
-func machineList(graph *inventory.Graph) *list {
-	l := &list{kind: "Machine", columns: []column{
-		{name: "NAMESPACE"}, {name: "NAME"}, {name: "ADDRESSES"}, {name: "POOLS"}, {name: "CLUSTER"}, {name: "VM"}, {name: "AGE"},
-	}}
-	for _, m := range graph.Machines {
-		item := &machineItem{
-			Metadata: meta{m.Namespace, m.Name}, Addresses: []string{}, Cluster: m.Labels[clusterv1.ClusterNameLabel], VM: graph.VMState(m),
-		}
-		for _, device := range m.Spec.Network.Devices {
-			item.Addresses = append(item.Addresses, device.IPAddrs...)
-		}
-		for _, b := range m.Bindings {
-			if pool := b.Pool.Kind + "/" + b.Pool.Name; !slices.Contains(item.Pools, pool) {
-				item.Pools = append(item.Pools, pool)
-			}
-		}
-		l.add(item, m.Namespace, m.Name, orDash(strings.Join(item.Addresses, ",")), orDash(strings.Join(item.Pools, ",")),
-			orDash(item.Cluster), orDash(item.VM), ageOf(graph.At, m.CreationTimestamp.Time))
-	}
-	return l
 }
 
 // gridMost is the largest pool that is drawn, and gridRow the addresses in a row.

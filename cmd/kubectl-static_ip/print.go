@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -41,11 +42,16 @@ func (o *options) showOf(graph *inventory.Graph, l *list) error {
 	return seen(graph)
 }
 
+// isTable tells whether people are to read what is printed.
+func (o *options) isTable() bool { return o.output == "" || o.output == "wide" }
+
 // show prints a list in the form that the user wants.
 func (o *options) show(l *list) error {
-	switch o.output {
-	case "", "wide":
+	if o.isTable() {
 		return o.table(l)
+	}
+	if spec, custom := strings.CutPrefix(o.output, "custom-columns="); custom {
+		return o.custom(l, spec)
 	}
 	flags := o.print
 	flags.OutputFormat = &o.output
@@ -61,6 +67,10 @@ func (o *options) show(l *list) error {
 }
 
 func (o *options) table(l *list) error {
+	return o.printTable(l.table())
+}
+
+func (l *list) table() *metav1.Table {
 	table := &metav1.Table{}
 	for _, c := range l.columns {
 		definition := metav1.TableColumnDefinition{Name: c.name, Type: "string"}
@@ -72,7 +82,11 @@ func (o *options) table(l *list) error {
 	for _, row := range l.rows {
 		table.Rows = append(table.Rows, metav1.TableRow{Cells: row})
 	}
-	if len(l.rows) == 0 {
+	return table
+}
+
+func (o *options) printTable(table *metav1.Table) error {
+	if len(table.Rows) == 0 {
 		fmt.Fprintln(o.streams.ErrOut, "No resources found.")
 		return nil
 	}

@@ -11,9 +11,18 @@ import (
 	"capv-static-ip.dev/inventory"
 )
 
+// storyItem is what -o json prints of a story.
+type storyItem struct {
+	Metadata meta     `json:"metadata"`
+	Title    string   `json:"title"`
+	Lines    []string `json:"lines"`
+	Next     string   `json:"next,omitempty"`
+	Wrong    bool     `json:"wrong"`
+}
+
 func newWho(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use: "who ADDRESS...", Short: "Everything that knows an address", Args: cobra.MinimumNArgs(1),
+		Use: "who ADDRESS...", Short: "Everything that knows an address", Args: cobra.MinimumNArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var ips []netip.Addr
 			for _, text := range args {
@@ -24,32 +33,87 @@ func newWho(o *options) *cobra.Command {
 				ips = append(ips, ip.Unmap())
 			}
 			// Who has an address may be in any namespace.
-			graph, err := o.read(cmd.Context(), "")
+			graph, err := o.readAround(cmd.Context())
 			if err != nil {
 				return err
 			}
-			wrong := false
+			var stories []inventory.Story
 			for _, ip := range ips {
-				story := graph.Who(ip)
-				wrong = wrong || story.Wrong
-				o.tell(story)
+				stories = append(stories, graph.Who(ip))
 			}
-			if wrong {
-				return exit{code: exitNo}
-			}
-			return seen(graph)
+			return o.tell(graph, "Address", args, stories)
 		},
 	}
 }
 
-func (o *options) tell(story inventory.Story) {
+// tell tells stories of things of these names, and returns what the program is to end with.
+func (o *options) tell(graph *inventory.Graph, kind string, names []string, stories []inventory.Story) error {
+	l := &list{kind: kind}
+	wrong := false
+	for i, story := range stories {
+		wrong = wrong || story.Wrong
+		l.add(&storyItem{
+			Metadata: meta{Name: names[min(i, len(names)-1)]}, Title: story.Title, Lines: append([]string{}, story.Lines...),
+			Next: story.Next, Wrong: story.Wrong,
+		})
+	}
+	if o.isTable() {
+		for i, story := range stories {
+			o.draw(story, i > 0)
+		}
+	} else if err := o.show(l); err != nil {
+		return err
+	}
+	if wrong {
+		return exit{code: exitNo}
+	}
+	return seen(graph)
+}
+
+// draw prints a story as a tree.
+func (o *options) draw(story inventory.Story, isNext bool) {
+	if isNext {
+		fmt.Fprintln(o.streams.Out)
+	}
 	fmt.Fprintln(o.streams.Out, story.Title)
-	for _, line := range story.Lines {
-		fmt.Fprintln(o.streams.Out, "  "+line)
+	levels := make([]int, len(story.Lines))
+	for i, line := range story.Lines {
+		levels[i] = (len(line) - len(strings.TrimLeft(line, " "))) / 2
+	}
+	for i, line := range story.Lines {
+		fmt.Fprintln(o.streams.Out, "  "+branches(levels, i)+strings.TrimLeft(line, " "))
 	}
 	if story.Next != "" {
 		fmt.Fprintln(o.streams.Out, "Now: "+story.Next)
 	}
+}
+
+// branches are what is drawn before a line that is under others.
+func branches(levels []int, i int) string {
+	var text strings.Builder
+	for level := 1; level <= levels[i]; level++ {
+		sign, isLast := "│  ", !hasMore(levels, i, level)
+		switch {
+		case level == levels[i] && isLast:
+			sign = "└─ "
+		case level == levels[i]:
+			sign = "├─ "
+		case isLast:
+			sign = "   "
+		}
+		text.WriteString(sign)
+	}
+	return text.String()
+}
+
+// hasMore tells whether another line of this level follows under the same line.
+func hasMore(levels []int, i, level int) bool {
+	for _, next := range levels[i+1:] {
+		if next <= level {
+			return next == level
+		}
+	}
+	return false
 }
 
 func newExplain(o *options) *cobra.Command {
@@ -57,55 +121,49 @@ func newExplain(o *options) *cobra.Command {
 		Use:   "explain KIND/NAME",
 		Short: "Why this address, or why none, and what to do next",
 		Long: "Why this address, or why none, and what to do next.\n\n" +
-			"KIND is vspheremachine, machineset, machinedeployment, or kubeadmcontrolplane. " +
+			"KIND is " + anyOf(inventory.Explained()) + ". " +
 			"The exit code is 1 if something is not as it should be.",
-		Args: cobra.ExactArgs(1),
+		Args: cobra.RangeArgs(1, 2),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			var kinds []string
+			for _, kind := range inventory.Explained() {
+				kinds = append(kinds, kind+"/")
+			}
+			return kinds, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kind, name, ok := strings.Cut(args[0], "/")
-			if !ok {
-				return exit{exitUsage, fmt.Errorf("%q is not KIND/NAME, as in vspheremachine/md-0-4x2bs", args[0])}
+			kind, name, ok := strings.Cut(strings.Join(args, "/"), "/")
+			if !ok || name == "" || strings.Contains(name, "/") {
+				return exit{exitUsage, fmt.Errorf("%q is not KIND/NAME, as in vspheremachine/md-0-4x2bs", strings.Join(args, " "))}
 			}
-			namespace, _, err := o.config.ToRawKubeConfigLoader().Namespace()
-			if err != nil {
-				return exit{exitUnreachable, err}
-			}
-			graph, err := o.read(cmd.Context(), "")
-			if err != nil {
-				return err
-			}
-			story, err := explain(graph, kind, types.NamespacedName{Namespace: namespace, Name: name})
-			if err != nil {
-				return err
-			}
-			o.tell(story)
-			if story.Wrong {
-				return exit{code: exitNo}
-			}
-			return seen(graph)
+			return o.explain(cmd, kind, name)
 		},
 	}
 }
 
-func explain(graph *inventory.Graph, kind string, key types.NamespacedName) (inventory.Story, error) {
-	none := exit{exitNo, fmt.Errorf("no %s %q in namespace %q", kind, key.Name, key.Namespace)}
-	switch strings.ToLower(kind) {
-	case "vspheremachine", "vspheremachines", "machine", "machines":
-		// CAPI gives both the same name.
-		if m := graph.Machine(key); m != nil {
-			return graph.ExplainMachine(m), nil
-		}
-		return inventory.Story{}, none
-	case "machineset", "machinesets", "ms":
-		return graph.ExplainOwner("MachineSet", key), nil
-	case "machinedeployment", "machinedeployments", "md", "kubeadmcontrolplane", "kubeadmcontrolplanes", "kcp":
-		for _, w := range graph.Workloads {
-			isDeployment := strings.HasPrefix(strings.ToLower(kind), "m")
-			if w.GetNamespace() == key.Namespace && w.GetName() == key.Name && isDeployment == (w.GetKind() == "MachineDeployment") {
-				return graph.ExplainWorkload(w), nil
-			}
-		}
-		return inventory.Story{}, none
-	default:
-		return inventory.Story{}, exit{exitUsage, fmt.Errorf("kind %q is none of vspheremachine, machineset, machinedeployment, kubeadmcontrolplane", kind)}
+func (o *options) explain(cmd *cobra.Command, kind, name string) error {
+	namespace, _, err := o.config.ToRawKubeConfigLoader().Namespace()
+	if err != nil {
+		return exit{exitUnreachable, err}
 	}
+	key := types.NamespacedName{Namespace: namespace, Name: name}
+	graph, err := o.readCloser(cmd.Context(), key)
+	if err != nil {
+		return err
+	}
+	stories, known := graph.Explain(kind, key)
+	switch {
+	case !known:
+		return exit{exitUsage, fmt.Errorf("kind %q is not %s", kind, anyOf(inventory.Explained()))}
+	case len(stories) == 0 && len(graph.Unseen) > 0:
+		return exit{exitUnseen, fmt.Errorf("no %s %q was seen in namespace %q", kind, name, namespace)}
+	case len(stories) == 0:
+		return exit{exitNo, fmt.Errorf("no %s %q in namespace %q", kind, name, namespace)}
+	}
+	return o.tell(graph, "Explanation", []string{name}, stories)
+}
+
+func anyOf(words []string) string {
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }

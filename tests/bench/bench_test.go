@@ -23,6 +23,7 @@ func TestReportComparesWithTheGoals(t *testing.T) {
 		crowdInjected: measure.Crowd{Durations: make(measure.Durations, 80), Wall: 4 * time.Second},
 		growth:        []growth{{1000, measure.Durations{20 * time.Millisecond}, measure.Durations{30 * time.Millisecond}}},
 		scrape:        measure.Durations{60 * time.Millisecond},
+		looks:         looks{machines: 10000, took: measure.Durations{6 * time.Second}, resident: 250},
 	}
 	var out bytes.Buffer
 	r.print(&out)
@@ -36,6 +37,7 @@ func TestReportComparesWithTheGoals(t *testing.T) {
 		"32 clients | 0.50 | none |",
 		"| 1000 | 1 | 20.0 ms | 30.0 ms | 10.0 ms | 1.25 |",
 		"in this process | 1 | 60.0 ms | 60.0 ms | at most 50.0 ms | MISSED |",
+		"| 10000 machines in 100 pools | 1 | 6.00 s | 6.00 s | at most 5.00 s | MISSED | 250 MiB | at most 300 MiB | met |",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the report has no %q:\n%s", want, out.String())

@@ -41,17 +41,19 @@ type plan struct {
 	perSize int
 	// scrapes are the samples of a scrape.
 	scrapes int
+	// machines are what the plugin looks at, and looks how often.
+	machines, looks int
 }
 
 // crowd is the number of clients that create at once.
 const crowd = 32
 
 func thorough() plan {
-	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 30, scrapes: 100}
+	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 30, scrapes: 100, machines: 10000, looks: 5}
 }
 
 func short() plan {
-	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20, scrapes: 20}
+	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20, scrapes: 20, machines: 300, looks: 3}
 }
 
 func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {
@@ -74,6 +76,11 @@ func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {
 	if err := b.measure(ctx, p, results); err != nil {
 		return err
 	}
+	log.Begin(fmt.Sprintf("looking at %d machines with the plugin", p.machines))
+	if results.looks, err = look(ctx, p.machines, p.looks); err != nil {
+		return fmt.Errorf("measuring the plugin: %w", err)
+	}
+	log.Done()
 	results.print(out)
 	fmt.Fprintf(out, "\nMeasured in %s.\n", time.Since(start).Round(time.Second))
 	return nil

@@ -29,6 +29,7 @@ type results struct {
 	growth []growth
 	// scrape is what it takes to tell of scrapedAddresses addresses.
 	scrape measure.Durations
+	looks  looks
 }
 
 // measure does everything in its order: the pool is filled last.

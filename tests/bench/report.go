@@ -25,6 +25,8 @@ func (r *results) print(out io.Writer) {
 	r.printGrowth(out)
 	fmt.Fprintln(out)
 	r.printScrape(out)
+	fmt.Fprintln(out)
+	r.looks.print(out)
 }
 
 func (r *results) printTimes(out io.Writer) {
@@ -82,4 +84,19 @@ func (r *results) printScrape(out io.Writer) {
 	median := r.scrape.Median()
 	measure.Row(out, fmt.Sprintf("metrics of %d addresses in %d pools, in this process", scrapedAddresses, scrapedPools), fmt.Sprint(len(r.scrape)),
 		measure.MS(median), measure.MS(r.scrape.Percentile(99)), "at most "+measure.MS(scrapeGoal), measure.AtMost(median.Seconds(), scrapeGoal.Seconds()))
+}
+
+func (l looks) print(out io.Writer) {
+	measure.Table(out, "kubectl static-ip pools -A", "samples", "p50", "max", "goal of p50", "", "memory at most", "goal", "")
+	median := l.took.Median()
+	measure.Row(out, fmt.Sprintf("%d machines in %d pools", l.machines, l.machines/perPool), fmt.Sprint(len(l.took)),
+		measure.Seconds(median), measure.Seconds(l.took.Max()), "at most "+measure.Seconds(pluginGoal), measure.AtMost(median.Seconds(), pluginGoal.Seconds()),
+		mebibytes(l.resident), "at most "+mebibytes(pluginMemoryGoal), measure.AtMost(l.resident, pluginMemoryGoal))
+}
+
+func mebibytes(n float64) string {
+	if n == 0 {
+		return "not known"
+	}
+	return fmt.Sprintf("%.0f MiB", n)
 }

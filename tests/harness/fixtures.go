@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
@@ -187,6 +188,26 @@ func MachineSet(namespace, name, template string, options ...Option) *clusterv1.
 	}
 	WithCluster(DefaultCluster)(set)
 	return with(set, options)
+}
+
+// MachineDeployment is a MachineDeployment of the default Cluster that clones three machines
+// from a template, with this maxSurge. Nothing acts on it here.
+func MachineDeployment(namespace, name, template, surge string, options ...Option) *clusterv1.MachineDeployment {
+	selector, replicas, maxSurge := map[string]string{clusterv1.MachineDeploymentNameLabel: name}, int32(3), intstr.Parse(surge)
+	deployment := &clusterv1.MachineDeployment{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	deployment.Spec.ClusterName = DefaultCluster
+	deployment.Spec.Replicas = &replicas
+	deployment.Spec.Selector.MatchLabels = selector
+	deployment.Spec.Rollout.Strategy.Type = clusterv1.RollingUpdateMachineDeploymentStrategyType
+	deployment.Spec.Rollout.Strategy.RollingUpdate.MaxSurge = &maxSurge
+	deployment.Spec.Template.Labels = selector
+	deployment.Spec.Template.Spec.ClusterName = DefaultCluster
+	deployment.Spec.Template.Spec.Bootstrap.DataSecretName = &name
+	deployment.Spec.Template.Spec.InfrastructureRef = clusterv1.ContractVersionedObjectReference{
+		APIGroup: capvv1.GroupName, Kind: "VSphereMachineTemplate", Name: template,
+	}
+	WithCluster(DefaultCluster)(deployment)
+	return with(deployment, options)
 }
 
 // ControlPlaneOwner is a KubeadmControlPlane of the default Cluster that clones

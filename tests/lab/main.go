@@ -8,13 +8,15 @@
 //	make lab ONCE=1
 //
 // It runs until it is interrupted; with ONCE set, only until it has looked
-// whether every virtual machine was given the addresses of its machine.
+// whether every virtual machine was given the addresses of its machine, and whether
+// the plugin's commands that it would suggest work.
 package main
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -48,10 +50,14 @@ func run(ctx context.Context) (err error) {
 	if err := sample.show(os.Stdout); err != nil {
 		return err
 	}
-	if once := os.Getenv("ONCE"); once != "" && once != "0" {
-		return nil
+	plugin, err := buildPlugin(ctx, s)
+	if err != nil {
+		return err
 	}
-	suggest(os.Stdout, s)
+	if once := os.Getenv("ONCE"); once != "" && once != "0" {
+		return plugin.try(ctx, sample.trials())
+	}
+	suggest(os.Stdout, s, func(to io.Writer) { plugin.suggest(to, sample.trials()) })
 	<-ctx.Done()
 	fmt.Println("Stopping.")
 	return nil

@@ -97,24 +97,17 @@ func (s sample) show(to io.Writer) error {
 	return errors.Join(append(wrong, table.Flush())...)
 }
 
-// suggest says what can be done with all that runs.
-func suggest(to io.Writer, s *stack.Stack) {
+// suggest says what can be done with all that runs. What the plugin can do comes first.
+func suggest(to io.Writer, s *stack.Stack, plugin func(io.Writer)) {
+	fmt.Fprintf(to, "\nIn another terminal:\n\n  export KUBECONFIG=%s\n", s.Plane.Kubeconfig)
+	plugin(to)
 	for _, line := range []string{
-		"",
-		"In another terminal:",
-		"",
-		"  export KUBECONFIG=" + s.Plane.Kubeconfig,
-		"",
-		"  # who holds which address",
-		"  kubectl get vspheremachines -o custom-columns='MACHINE:.metadata.name,ADDRESSES:.spec.network.devices[*].ipAddrs'",
-		"  kubectl get ipclaims.ipam.metal3.io,ipaddresses.ipam.metal3.io",
-		"  kubectl get ipaddressclaims.ipam.cluster.x-k8s.io,inclusterippools",
-		"",
 		"  # three more machines: the pool is full with six",
 		"  kubectl scale machinedeployment dkp-metal3 --replicas=6",
 		"",
 		"  # one too many: refused, and why; it comes as soon as an address is free",
 		"  kubectl scale machinedeployment dkp-metal3 --replicas=7",
+		"  kubectl static-ip explain machinedeployment/dkp-metal3",
 		"  kubectl events --types=Warning",
 		"  kubectl scale machinedeployment dkp-metal3 --replicas=2",
 		"",

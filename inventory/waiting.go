@@ -1,0 +1,53 @@
+package inventory
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/machine"
+)
+
+// WaitsFor is what a machine without an address waits for, empty if it does not wait: the
+// pools that it or its template names, or that somebody names one.
+func (g *Graph) WaitsFor(m *Machine) string {
+	bare, err := m.withoutHeld()
+	if err != nil || !m.DeletionTimestamp.IsZero() || !slices.ContainsFunc(m.Spec.Network.Devices, waits) {
+		return ""
+	}
+	if hasBegun(m, g.vmOf[m.UID]) {
+		return "nothing: too late"
+	}
+	askers := []machine.Asker{{Object: &bare.ObjectMeta, Name: "the VSphereMachine"}}
+	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
+	if template := g.Templates[types.NamespacedName{Namespace: m.Namespace, Name: name}]; template != nil {
+		askers = append(askers, machine.Asker{Object: template, Name: fmt.Sprintf("VSphereMachineTemplate %q", name)})
+	}
+	asks, _, err := bare.Asks(askers)
+	if refusal, is := ipam.AsRefusal(err); is {
+		return string(refusal.Reason)
+	}
+	var pools []string
+	for _, ask := range asks {
+		if slices.ContainsFunc(m.Bindings, func(b ipam.Binding) bool { return b.Device.Index == ask.Device.Index }) {
+			continue
+		}
+		if text := (machine.Expression{ask.Choices}).String(); !slices.Contains(pools, text) {
+			pools = append(pools, text)
+		}
+	}
+	if len(pools) == 0 {
+		return "a pool to be named"
+	}
+	return strings.Join(pools, ",")
+}
+
+// waits tells whether a device waits for an address, see machine.Eligible.
+func waits(d capi.Device) bool {
+	return !isTrue(d.DHCP4) && !isTrue(d.DHCP6) && len(d.IPAddrs) == 0 && len(d.AddressesFromPools) == 0 && !isTrue(d.SkipIPAllocation)
+}
