@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -59,10 +60,10 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 // machine that was adopted has its UID on the address, which then stays its own,
 // unless it is that of the machine whose claim is taken back; and one that cools down was
 // never the request's.
-func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim client.Object, machine types.UID) error {
-	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim ipam.Claim, machine types.UID) error {
+	addresses, err := a.addressesOf(ctx, provider, claim)
 	if err != nil {
-		return fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
+		return err
 	}
 	for _, obj := range addresses {
 		err := kube.RetryOnConflict(func() error {
@@ -83,4 +84,25 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 		}
 	}
 	return nil
+}
+
+// addressesOf are the addresses that a claim may have been answered with: those that name it
+// in the cache, and the one that it names, if the cache does not have that yet.
+func (a *Allocator) addressesOf(ctx context.Context, provider ipam.Provider, claim ipam.Claim) ([]client.Object, error) {
+	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+	if err != nil {
+		return nil, fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
+	}
+	isNamed := func(address client.Object) bool { return address.GetName() == claim.Address }
+	if claim.Address == "" || slices.ContainsFunc(addresses, isNamed) {
+		return addresses, nil
+	}
+	obj := ipam.EmptyAddress(provider)
+	key := client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}
+	if err := a.live.Get(ctx, key, obj); kube.IsAbsent(err) {
+		return addresses, nil
+	} else if err != nil {
+		return nil, fmt.Errorf("reading address %s: %w", key, err)
+	}
+	return append(addresses, obj), nil
 }

@@ -65,6 +65,9 @@ const (
 	// MovedAnnotation is on an address whose machine was moved to another
 	// management cluster without it: there the address is in use.
 	MovedAnnotation = "capv-static-ip.dev/moved"
+	// GivenUpAnnotation is on a stored machine that did not get an address which was
+	// claimed for it: when that was given up last, and by which try.
+	GivenUpAnnotation = "capv-static-ip.dev/given-up"
 	// RecreatedAnnotation is on a claim that was recreated together with its
 	// address, until the pool has been searched for another claim on it.
 	RecreatedAnnotation = "capv-static-ip.dev/recreated"
