@@ -1,10 +1,12 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/tests/harness"
 )
@@ -128,5 +130,30 @@ func TestRequestedAddressIsNotTakenByAnotherDeviceOfTheMachine(t *testing.T) {
 
 	if got := s.addressesOf("cp-0"); len(got) != 2 || got[0] != "10.16.56.89" || got[1] != "10.16.56.88" {
 		t.Errorf("the machine has %v, want the address that it asked for behind the other", got)
+	}
+}
+
+// The pool has others, which do not help.
+func TestOwnerThatWantsAnAddressInUseTriesAgainWhenItComesBack(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	holder := s.expressing("holder", given("10.16.56.91", ""))
+	s.create(holder)
+	s.settled("holder")
+	owner := s.machineSet("owner")
+	machine := func(name string) client.Object {
+		return s.expressing(name, given("10.16.56.91", ""), harness.WithOwner(owner))
+	}
+	s.refused(machine("owner-x7k2p"), "is in use or reserved for another claim")
+	s.eventually("the refusal on the owner", func(context.Context) error { return s.isWaiting(owner, "IPPool.ipam.metal3.io/"+harness.DefaultPool) })
+
+	s.delete(holder)
+	s.gone(holder)
+
+	s.touched(owner)
+	s.within(patience, "a machine to get it", func(ctx context.Context) error { return s.env.Client.Create(ctx, machine("owner-b8m4q")) })
+	if got := s.ip("owner-b8m4q"); got != "10.16.56.91" {
+		t.Errorf("the machine has %s", got)
 	}
 }
