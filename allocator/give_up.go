@@ -122,25 +122,45 @@ func (a *Allocator) isAddressUsed(ctx context.Context, provider ipam.Provider, a
 	return len(users) > 0, err
 }
 
-// giveUp deletes a claim of a stored machine, and then unprotects its address. Until then
-// that is taken, whatever becomes of the claim.
+// giveUp unprotects the address of a claim of a stored machine, and deletes the claim. In
+// this order, since a provider that frees an address writes the list of its finalizers by
+// what it had read, and would put ours back. Another leader could still use the claim until
+// it is deleted, so that it is marked first.
 func (a *Allocator) giveUp(ctx context.Context, req Request, provider ipam.Provider, claim ipam.Claim) error {
-	if err := a.deleteClaim(ctx, claim); err != nil {
-		return err
-	}
 	addresses, err := a.addressesOf(ctx, provider, claim)
-	if err != nil || !slices.ContainsFunc(addresses, ipam.IsProtected) {
+	if err != nil {
 		return err
 	}
-	if err := a.fence(ctx, req, addresses); err != nil {
-		return err
+	if slices.ContainsFunc(addresses, func(address client.Object) bool { return ipam.IsProtected(address) }) {
+		if err := a.markGivenUp(ctx, claim); err != nil {
+			return err
+		}
+		if err := a.fence(ctx, req, addresses); err != nil {
+			return err
+		}
+		if err := a.unprotect(ctx, provider, claim, req.UID); err != nil {
+			return err
+		}
 	}
-	return a.unprotect(ctx, provider, claim, req.UID)
+	return a.deleteClaim(ctx, claim)
+}
+
+// markGivenUp has everybody who reads a claim from now on pass over it.
+func (a *Allocator) markGivenUp(ctx context.Context, claim ipam.Claim) error {
+	if ipam.IsGivenUp(claim) {
+		return nil
+	}
+	before := claim.DeepCopyObject().(client.Object)
+	kube.SetAnnotation(claim, ipam.GivenUpAnnotation, time.Now().UTC().Format(time.RFC3339))
+	if err := kube.PatchAsRead(ctx, a.client, claim.Object, before); err != nil {
+		return fmt.Errorf("marking claim %s: %w", klog.KObj(claim), err)
+	}
+	return nil
 }
 
 // fence keeps another leader, which does not know yet that it is none, from writing
 // addresses into a machine that are about to be freed: it does so by the version that it
-// has read, and this makes a new one. Who reads that finds the claim going. Into a machine
+// has read, and this makes a new one. Who reads that finds the claim given up. Into a machine
 // that is bound nobody writes any. It returns ErrMachineGone if the machine has one of them
 // by now.
 func (a *Allocator) fence(ctx context.Context, req Request, addresses []client.Object) error {

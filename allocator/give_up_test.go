@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -188,20 +189,19 @@ func givingUp() map[string]func(context.Context, *Allocator) error {
 }
 
 // racing is an Allocator over a machine that waits, and has a claim, which is bound. In the
-// moment in which that is deleted, or its address is unprotected, something else happens.
-func racing(t *testing.T, onDelete, onUnprotect func(*Allocator)) (*Allocator, *ipamv1.IPAddress) {
+// moment in which that is marked, or its address is unprotected, something else happens.
+func racing(t *testing.T, onMark, onUnprotect func(*Allocator)) (*Allocator, *ipamv1.IPAddress) {
 	t.Helper()
 	claim, address := boundClaim()
 	a := played(t, waitingMachine(), poolOf("one", "10.0.0.20"), poolOf("two", "10.0.1.20"), claim, address)
 	plain := New(a.providers, a.client, a.live)
 	a.client = interceptor.NewClient(a.client.(client.WithWatch), interceptor.Funcs{
-		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
-			onDelete(plain)
-			return c.Delete(ctx, obj, opts...)
-		},
 		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
 			if _, isAddress := obj.(*ipamv1.IPAddress); isAddress && !ipam.IsProtected(obj) {
 				onUnprotect(plain)
+			}
+			if _, isClaim := obj.(*ipamv1.IPClaim); isClaim && ipam.IsGivenUp(obj) && ipam.IsProtected(obj) {
+				onMark(plain)
 			}
 			return c.Patch(ctx, obj, patch, opts...)
 		},
@@ -276,6 +276,51 @@ func TestAddressWhoseClaimIsGoneIsNotFreedWhileAnotherLeaderCanStillWriteIt(t *t
 				t.Errorf("got error %v for what another leader writes, want a conflict", err)
 			}
 		})
+	}
+}
+
+// It reads the machine after that, and then the claim. If the claim could be used, its
+// address would be freed behind that.
+func TestClaimThatIsGivenUpIsNotUsedByALeaderThatReadsTheMachineAfterwards(t *testing.T) {
+	for name, giveUp := range givingUp() {
+		t.Run(name, func(t *testing.T) {
+			tried := false
+			a, _ := racing(t, func(*Allocator) {}, func(plain *Allocator) {
+				tried = true
+				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+				defer cancel()
+				_, err := plain.Claim(ctx, ofStoredOne())
+				if refusal, refused := ipam.AsRefusal(err); !refused || refusal.Reason != ipam.ClaimTerminating {
+					t.Errorf("got error %v, want that the claim is refused", err)
+				}
+			})
+
+			_ = giveUp(t.Context(), a)
+
+			if !tried {
+				t.Error("its address was not unprotected")
+			}
+		})
+	}
+}
+
+// A provider that frees an address meanwhile would put our finalizer back on it.
+func TestAddressIsUnprotectedBeforeItsClaimIsDeleted(t *testing.T) {
+	claim, address := boundClaim()
+	a := played(t, waitingMachine(), claim, address)
+	protected := false
+	a.client = interceptor.NewClient(a.client.(client.WithWatch), interceptor.Funcs{
+		Delete: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.DeleteOption) error {
+			if err := c.Get(ctx, client.ObjectKeyFromObject(address), address); err != nil {
+				return err
+			}
+			protected = ipam.IsProtected(address)
+			return c.Delete(ctx, obj, opts...)
+		},
+	})
+
+	if err := a.GiveUp(t.Context(), ofStoredOne().Machine, "uid"); err != nil || protected {
+		t.Errorf("got error %v; the address is protected when its claim is deleted: %v", err, protected)
 	}
 }
 

@@ -66,10 +66,14 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 		return err
 	}
 	for _, obj := range addresses {
+		isRead := true
 		err := kube.RetryOnConflict(func() error {
-			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
-				return client.IgnoreNotFound(err)
+			if !isRead {
+				if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
+					return client.IgnoreNotFound(err)
+				}
 			}
+			isRead = false
 			uid := types.UID(obj.GetAnnotations()[ipam.MachineUIDAnnotation])
 			isAnothers := ipam.HolderOf(obj) != ipam.HolderOf(claim) || uid != "" && uid != machine
 			if !ipam.Answers(obj, claim.GetUID()) || isAnothers || ipam.IsReleased(obj) {
@@ -86,23 +90,32 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 	return nil
 }
 
-// addressesOf are the addresses that a claim may have been answered with: those that name it
-// in the cache, and the one that it names, if the cache does not have that yet.
+// addressesOf are the addresses that a claim may have been answered with, as the API server
+// has them: those that name it by the word of the cache, and the one that it names, which
+// the cache may not have yet.
 func (a *Allocator) addressesOf(ctx context.Context, provider ipam.Provider, claim ipam.Claim) ([]client.Object, error) {
-	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+	cached, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()),
+		client.MatchingFields{byClaim: claim.GetName()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
 	}
-	isNamed := func(address client.Object) bool { return address.GetName() == claim.Address }
-	if claim.Address == "" || slices.ContainsFunc(addresses, isNamed) {
-		return addresses, nil
+	var names []string
+	for _, address := range cached {
+		names = append(names, address.GetName())
 	}
-	obj := ipam.EmptyAddress(provider)
-	key := client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}
-	if err := a.live.Get(ctx, key, obj); kube.IsAbsent(err) {
-		return addresses, nil
-	} else if err != nil {
-		return nil, fmt.Errorf("reading address %s: %w", key, err)
+	if claim.Address != "" && !slices.Contains(names, claim.Address) {
+		names = append(names, claim.Address)
 	}
-	return append(addresses, obj), nil
+	var addresses []client.Object
+	for _, name := range names {
+		obj, key := ipam.EmptyAddress(provider), client.ObjectKey{Namespace: claim.GetNamespace(), Name: name}
+		err := a.live.Get(ctx, key, obj)
+		switch {
+		case err == nil:
+			addresses = append(addresses, obj)
+		case !kube.IsAbsent(err):
+			return nil, fmt.Errorf("reading address %s: %w", key, err)
+		}
+	}
+	return addresses, nil
 }

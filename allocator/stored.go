@@ -112,8 +112,8 @@ func (al *allocation) disown(claim client.Object) {
 }
 
 // isUseless tells whether a claim of ours for the stored machine can bring it nothing:
-// its provider has given it up, or the machine asks for another pool by now. At
-// admission such a claim is taken back.
+// its provider has given it up, or a leader has, or the machine asks for another pool by
+// now. At admission such a claim is taken back.
 //
 // That of an endpoint is useless only if it has failed: the address of one that is bound
 // may be the endpoint of a Cluster that lives.
@@ -122,7 +122,7 @@ func (al *allocation) isUseless(claim ipam.Claim) bool {
 	if al.Machine.Kind == ipam.OfCluster {
 		return failed && al.isStored() && al.Machine.Holder().Marks(claim) && claim.GetDeletionTimestamp().IsZero()
 	}
-	return al.made(claim) && (failed || !answersTo(claim, al.want))
+	return al.made(claim) && (failed || ipam.IsGivenUp(claim) || !answersTo(claim, al.want))
 }
 
 // made tells whether an earlier try for the stored machine has made a claim. What somebody

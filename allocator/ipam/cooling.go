@@ -122,9 +122,11 @@ func CoolClaim(claim client.Object, machine Machine, at time.Time) {
 	kube.SetAnnotation(claim, ReleasedAtAnnotation, at.UTC().Format(time.RFC3339Nano))
 }
 
-// Readopt takes off a claim that it cools down: its machine is there again.
+// Readopt takes off a claim that it cools down, or is given up: its machine is there again,
+// or has been bound to it in that moment.
 func Readopt(claim client.Object) {
 	annotations := claim.GetAnnotations()
 	delete(annotations, ReleasedAtAnnotation)
+	delete(annotations, GivenUpAnnotation)
 	claim.SetAnnotations(annotations)
 }
