@@ -7,6 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 func TestPoolSaysForHowLongItsAddressesCoolDown(t *testing.T) {
@@ -70,8 +72,9 @@ func TestClaimThatCoolsDownBelongsToNoMachine(t *testing.T) {
 	if got, ok := ReleasedAt(claim); !ok || !got.Equal(at) || !IsMarked(claim, "cp-0") || claim.Labels["cluster.x-k8s.io/cluster-name"] != "prod" {
 		t.Errorf("it has the labels %v and the annotations %v", claim.Labels, claim.Annotations)
 	}
+	kube.SetAnnotation(claim, GivenUpAnnotation, "by another leader")
 	Readopt(claim)
-	if IsReleased(claim) {
+	if IsReleased(claim) || IsGivenUp(claim) {
 		t.Errorf("it has the annotations %v", claim.Annotations)
 	}
 }
