@@ -102,6 +102,10 @@ func (a *Allocator) isUsed(ctx context.Context, stored *capi.VSphereMachine, pro
 			// others have the same address on theirs.
 			continue
 		}
+		if a.mayHave(stored, address) {
+			// Its failure domain may put the device on another network than it says.
+			return true, nil
+		}
 		used, err := a.isAddressUsed(ctx, provider, address)
 		if err != nil || used {
 			return true, err

@@ -59,6 +59,7 @@ func bindingOfOne(claim string) ipam.Binding {
 
 func TestClaimIsGivenUpThatNothingUses(t *testing.T) {
 	on := func(m *capi.VSphereMachine) { m.Spec.Network.Devices[0].IPAddrs = []string{"10.0.0.10/24"} }
+	elsewhere := func(m *capi.VSphereMachine) { m.Spec.Network.Devices[0].NetworkName = "template" }
 	vm := func(networks ...string) client.Object {
 		vm := &capi.VSphereVM{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0"}}
 		for _, network := range networks {
@@ -90,6 +91,7 @@ func TestClaimIsGivenUpThatNothingUses(t *testing.T) {
 		"nobody can tell what it has":                {waitingMachine(func(m *capi.VSphereMachine) { kube.SetAnnotation(m, ipam.BindingsAnnotation, "{") }), nil, true},
 		"it has the address, and has lost its marks": {waitingMachine(on), nil, true},
 		"it has the address, and says less":          {waitingMachine(on, boundTo("cp-0-0.1")), nil, true},
+		"it has it where its zone puts the device":   {waitingMachine(on, elsewhere, boundTo("cp-0-0.1")), nil, true},
 		"its VM has none":                            {waitingMachine(), []client.Object{vm()}, false},
 		"its VM has it all the same":                 {waitingMachine(), []client.Object{vm("a")}, true},
 		"a VM on another network has it":             {waitingMachine(), []client.Object{vm("b")}, false},
