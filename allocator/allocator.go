@@ -96,10 +96,7 @@ func (a *Allocator) serve(ctx context.Context, req Request, attempt *Attempt) er
 	// All claims count as under way until the last of them is bound.
 	claims := &requestClaims{underWay: &a.underWay}
 	defer claims.end()
-	if err := a.bindAll(ctx, attempt, claims); err != nil {
-		return err
-	}
-	return a.giveUpUnused(ctx, req, attempt)
+	return a.bindAll(ctx, attempt, claims)
 }
 
 // checkDistinct refuses an address that the machine has been given already: some

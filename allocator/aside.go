@@ -94,7 +94,7 @@ func (a *Allocator) convert(ctx context.Context, al *allocation, claim ipam.Clai
 	if ipam.IsOffered(obj) || obj.GetUID() != claim.GetUID() || !isRequests {
 		return bad.Unfit
 	}
-	if err := a.unprotect(ctx, al.provider, obj, al.UID); err != nil {
+	if err := a.unprotect(ctx, al.provider, al.provider.ReadClaim(obj), al.UID); err != nil {
 		return err
 	}
 	al.disown(obj)

@@ -49,7 +49,7 @@ func (c *choosing) choose() (found bool, err error) {
 		if err != nil {
 			return false, err
 		}
-		if next.refusal != nil || !c.hasRoomFor(next) {
+		if next.refusal != nil || !c.hasRoomFor(next) || isGivenBy(next, c.chosen) {
 			continue
 		}
 		c.chosen = append(c.chosen, next)
@@ -66,6 +66,14 @@ func (c *choosing) choose() (found bool, err error) {
 func (c *choosing) hasRoomFor(next *offer) bool {
 	free, needed := roomFor(next.pool, claimsOn(next.want.Pool, append(slices.Clone(c.chosen), next)))
 	return free >= needed
+}
+
+// isGivenBy tells whether others of the machine, by what is chosen for them, want the very
+// address that an offer is to bring.
+func isGivenBy(o *offer, others []*offer) bool {
+	return o.want.IP.IsValid() && slices.ContainsFunc(others, func(other *offer) bool {
+		return other != o && other.want.Pool == o.want.Pool && other.want.IP == o.want.IP
+	})
 }
 
 // roomFor tells how many addresses a pool has left, and how many these claims need. A pool

@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -25,7 +26,9 @@ func choosingFrom(addresses ...string) Request {
 				ask.Choices = append(ask.Choices, ipam.Choice{Labels: ipam.PoolLabels{Group: group}})
 				continue
 			}
-			ask.Choices = append(ask.Choices, ipam.Choice{Pool: metal3.PoolNamed(choice)})
+			pool, given, _ := strings.Cut(choice, "=")
+			ip, _ := netip.ParseAddr(given)
+			ask.Choices = append(ask.Choices, ipam.Choice{Pool: metal3.PoolNamed(pool), IP: ip})
 		}
 		req.Asks = append(req.Asks, ask)
 	}
@@ -82,6 +85,8 @@ func TestPoolsAreChosenBeforeTheFirstClaim(t *testing.T) {
 		"of a group the first by name":                {[]string{"@g"}, "a", nil},
 		"of a group the next, for the next address":   {[]string{"@g", "@g"}, "a b", nil},
 		"a pool behind a group":                       {[]string{"@g|two", "@g", "@g"}, "two a b", nil},
+		"an address that another wishes for as well":  {[]string{"two=10.0.0.11|one", "two=10.0.0.11|one"}, "two one", nil},
+		"an address that another one must have":       {[]string{"two=10.0.0.11|one", "two=10.0.0.11"}, "one two", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := played(t, pools()...)
@@ -120,6 +125,8 @@ func TestWhatNoChoiceCanServeIsRefused(t *testing.T) {
 		"room for each of one choice, not for both":   {[]string{"one", "one"}, ipam.PoolExhausted, `IPPool "one" in namespace "ns" is exhausted: 0 of 1 addresses in use and the machine needs 2`, "one"},
 		"the first pool that is short, not the first": {[]string{"two", "one|alone", "one|alone", "one|alone"}, ipam.PoolExhausted, `IPPool "one" in namespace "ns" is exhausted: 0 of 1 addresses in use and the machine needs 3`, "one"},
 		"by what they are for":                        {[]string{"far|zone-b|theirs"}, ipam.PoolNotForNetwork, `IPPool "far" is for other networks, IPPool "zone-b" is for other failure domains, IPPool "theirs" is for others;`, ""},
+		"one address twice":                           {[]string{"two=10.0.0.11", "two=10.0.0.11"}, ipam.PoolNameInvalid, `10.0.0.11 of IPPool "two" in namespace "ns", which annotation x of y wants, is wanted for another address of the machine as well: ask for it once`, ""},
+		"a given address that is not the cause":       {[]string{"two=10.0.0.11", "empty"}, ipam.PoolExhausted, `"empty" in namespace "ns" is exhausted: 0 of 0`, "empty"},
 		"the third of three":                          {[]string{"one", "two", "empty"}, ipam.PoolExhausted, `"empty" in namespace "ns" is exhausted: 0 of 0`, "empty"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -95,7 +95,7 @@ func TestAddressThatCoolsDownStaysProtectedWhenAClaimIsTakenBack(t *testing.T) {
 	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0", UID: "claim"}}
 	ipam.Mark(claim, al.Machine)
 
-	if err := a.unprotect(t.Context(), metal3.Provider{}, claim, ""); err != nil {
+	if err := a.unprotect(t.Context(), metal3.Provider{}, metal3.Provider{}.ReadClaim(claim), ""); err != nil {
 		t.Fatal(err)
 	}
 

@@ -65,6 +65,12 @@ func (s *survey) refusalsOf(ctx context.Context, address int, preferred []*offer
 			refusals = append(refusals, o.refusal)
 			continue
 		}
+		if isGivenBy(o, preferred) {
+			refusal, _ := ipam.AsRefusal(ipam.Refuse(ipam.PoolNameInvalid, "%s of %s, which %s wants, is wanted for another address of the machine as well: ask for it once",
+				o.want.IP, o.pool.Reference.In(o.pool.GetNamespace()), o.want.AskedBy))
+			refusals = append(refusals, refusal)
+			continue
+		}
 		claims := claimsOn(o.want.Pool, preferred)
 		if o.claim != "" && !slices.Contains(claims, o.claim) {
 			claims = append(claims, o.claim)

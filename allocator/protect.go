@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
@@ -59,16 +60,20 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 // machine that was adopted has its UID on the address, which then stays its own,
 // unless it is that of the machine whose claim is taken back; and one that cools down was
 // never the request's.
-func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim client.Object, machine types.UID) error {
-	addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()), client.MatchingFields{byClaim: claim.GetName()})
+func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim ipam.Claim, machine types.UID) error {
+	addresses, err := a.addressesOf(ctx, provider, claim)
 	if err != nil {
-		return fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
+		return err
 	}
 	for _, obj := range addresses {
+		isRead := true
 		err := kube.RetryOnConflict(func() error {
-			if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
-				return client.IgnoreNotFound(err)
+			if !isRead {
+				if err := a.live.Get(ctx, client.ObjectKeyFromObject(obj), obj); err != nil {
+					return client.IgnoreNotFound(err)
+				}
 			}
+			isRead = false
 			uid := types.UID(obj.GetAnnotations()[ipam.MachineUIDAnnotation])
 			isAnothers := ipam.HolderOf(obj) != ipam.HolderOf(claim) || uid != "" && uid != machine
 			if !ipam.Answers(obj, claim.GetUID()) || isAnothers || ipam.IsReleased(obj) {
@@ -83,4 +88,34 @@ func (a *Allocator) unprotect(ctx context.Context, provider ipam.Provider, claim
 		}
 	}
 	return nil
+}
+
+// addressesOf are the addresses that a claim may have been answered with, as the API server
+// has them: those that name it by the word of the cache, and the one that it names, which
+// the cache may not have yet.
+func (a *Allocator) addressesOf(ctx context.Context, provider ipam.Provider, claim ipam.Claim) ([]client.Object, error) {
+	cached, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(claim.GetNamespace()),
+		client.MatchingFields{byClaim: claim.GetName()}, client.UnsafeDisableDeepCopy)
+	if err != nil {
+		return nil, fmt.Errorf("listing the addresses of claim %s: %w", klog.KObj(claim), err)
+	}
+	var names []string
+	for _, address := range cached {
+		names = append(names, address.GetName())
+	}
+	if claim.Address != "" && !slices.Contains(names, claim.Address) {
+		names = append(names, claim.Address)
+	}
+	var addresses []client.Object
+	for _, name := range names {
+		obj, key := ipam.EmptyAddress(provider), client.ObjectKey{Namespace: claim.GetNamespace(), Name: name}
+		err := a.live.Get(ctx, key, obj)
+		switch {
+		case err == nil:
+			addresses = append(addresses, obj)
+		case !kube.IsAbsent(err):
+			return nil, fmt.Errorf("reading address %s: %w", key, err)
+		}
+	}
+	return addresses, nil
 }

@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"fmt"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -22,6 +23,34 @@ type Recreation struct {
 	Providers ipam.Providers
 	Client    client.Client
 	Live      client.Reader
+}
+
+// Make makes a claim anew. If its address is there before it, it is marked as one that has
+// to be verified when it is bound. It is no error if there is one already.
+func (r Recreation) Make(ctx context.Context, claim client.Object, b ipam.Binding, placed bool, now time.Time) (made bool, err error) {
+	ipam.Use(claim, ipam.Stamp{Time: now})
+	if placed {
+		kube.SetAnnotation(claim, ipam.RecreatedAnnotation, b.Address.Addr().String())
+	}
+	if err := r.Client.Create(ctx, claim); err != nil {
+		if apierrors.IsAlreadyExists(err) {
+			return false, nil
+		}
+		return false, fmt.Errorf("recreating claim %s: %w", klog.KObj(claim), err)
+	}
+	return true, nil
+}
+
+// Confirm takes off a claim that it has to be verified.
+func (r Recreation) Confirm(ctx context.Context, claim client.Object) error {
+	before := claim.DeepCopyObject().(client.Object)
+	annotations := claim.GetAnnotations()
+	delete(annotations, ipam.RecreatedAnnotation)
+	claim.SetAnnotations(annotations)
+	if err := kube.PatchAsRead(ctx, r.Client, claim, before); err != nil {
+		return fmt.Errorf("confirming claim %s: %w", klog.KObj(claim), err)
+	}
+	return nil
 }
 
 // Placement is what became of an address object that has to be there before its claim.

@@ -226,6 +226,10 @@ func TestClaimsThatAStoredMachineDoesNotUseAreDeleted(t *testing.T) {
 			if err != nil || len(attempt.Bindings) != 1 || attempt.Bindings[0].Claim != "cp-0-0" {
 				t.Fatalf("got %+v, error %v, want the binding of its claim", attempt.Bindings, err)
 			}
+			bindTo(t, a, attempt.Bindings...)
+			if err := a.GiveUp(t.Context(), ofStoredOne().Machine, "uid"); err != nil {
+				t.Fatal(err)
+			}
 			if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(other), other); client.IgnoreNotFound(err) != nil || (err == nil) != test.stays {
 				t.Errorf("got error %v, want that the other claim stays: %v", err, test.stays)
 			}
@@ -417,34 +421,5 @@ func TestClaimOfAStoredMachineIsSetAside(t *testing.T) {
 	}
 	if !ipam.IsSetAside(claim) || len(claim.OwnerReferences)+len(claim.Finalizers) > 0 {
 		t.Errorf("the claim is %+v, want it set aside, and nobody's", claim.ObjectMeta)
-	}
-}
-
-func TestMachineThatAsksForNothingGivesUpItsOwnClaims(t *testing.T) {
-	for name, test := range map[string]struct {
-		machine *capi.VSphereMachine
-		stays   bool
-	}{
-		"as it was": {&capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}, false},
-		"bound by another leader": {&capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid", Annotations: map[string]string{
-			ipam.BindingsAnnotation: `{"machine":"cp-0","bindings":[]}`,
-		}}}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			claim, address := boundClaim()
-			a := played(t, test.machine, poolOf("one", "10.0.0.20"), claim, address)
-
-			err := a.GiveUp(t.Context(), ofStoredOne().Machine, "uid")
-
-			if errors.Is(err, ErrMachineGone) != test.stays || err != nil && !test.stays {
-				t.Fatalf("got error %v", err)
-			}
-			if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); client.IgnoreNotFound(err) != nil || (err == nil) != test.stays {
-				t.Errorf("got error %v, want that the claim stays: %v", err, test.stays)
-			}
-			if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || ipam.IsProtected(address) != test.stays {
-				t.Errorf("the address is %+v, error %v, want it protected: %v", address.ObjectMeta, err, test.stays)
-			}
-		})
 	}
 }

@@ -52,7 +52,7 @@ func (a *Allocator) takeBack(ctx context.Context, al *allocation) error {
 		return err
 	}
 	if keep {
-		if err := a.unprotect(ctx, al.provider, claim, ""); err != nil {
+		if err := a.unprotect(ctx, al.provider, al.provider.ReadClaim(claim), ""); err != nil {
 			return err
 		}
 		return a.keep(ctx, claim)
@@ -62,7 +62,7 @@ func (a *Allocator) takeBack(ctx context.Context, al *allocation) error {
 	}
 	claimsTakenBack.Inc()
 	klog.FromContext(ctx).Info("Took back a claim", "claim", klog.KObj(claim))
-	return a.unprotect(ctx, al.provider, claim, "")
+	return a.unprotect(ctx, al.provider, al.provider.ReadClaim(claim), "")
 }
 
 // keep leaves a claim to the next machine of its owner.

@@ -2,10 +2,8 @@ package endpoint
 
 import (
 	"context"
-	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,20 +33,16 @@ func (r *reconciler) recreate(ctx context.Context, s *state, h *holding) error {
 	b := *h.bound
 	claim := r.providers.For(b.Pool).NewClaim(ipam.ClaimSpec{Name: b.Claim, Machine: s.identity(), Pool: b.Pool})
 	r.markAdopted(claim, s)
-	ipam.Use(claim, ipam.Stamp{Time: r.now()})
 	if h.placed {
 		if placed, err := r.place(ctx, s, h); err != nil || !placed {
 			return err
 		}
-		kube.SetAnnotation(claim, ipam.RecreatedAnnotation, b.Address.Addr().String())
 	}
-	if err := r.client.Create(ctx, claim); err != nil {
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		return fmt.Errorf("recreating claim %s: %w", klog.KObj(claim), err)
+	made, err := r.recreation().Make(ctx, claim, b, h.placed, r.now())
+	if err != nil {
+		return err
 	}
-	if !h.placed {
+	if made && !h.placed {
 		r.tellRecreated(ctx, s, claim)
 	}
 	return nil
@@ -110,12 +104,8 @@ func (r *reconciler) verify(ctx context.Context, s *state, h *holding) error {
 		r.report(ctx, s, h)
 		return r.giveUp(ctx, h)
 	}
-	before := h.claim.DeepCopyObject().(client.Object)
-	annotations := h.claim.GetAnnotations()
-	delete(annotations, ipam.RecreatedAnnotation)
-	h.claim.SetAnnotations(annotations)
-	if err := kube.PatchAsRead(ctx, r.client, h.claim.Object, before); err != nil {
-		return fmt.Errorf("confirming claim %s: %w", klog.KObj(h.claim), err)
+	if err := r.recreation().Confirm(ctx, h.claim.Object); err != nil {
+		return err
 	}
 	r.tellRecreated(ctx, s, h.claim)
 	return nil

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -111,6 +112,11 @@ func CoolClaim(claim client.Object, machine Machine, at time.Time) {
 	if machine.Cluster == "" {
 		machine.Cluster = claim.GetLabels()[clusterv1.ClusterNameLabel]
 	}
+	if machine.Cluster == "" && len(validation.IsValidLabelValue(machine.Name)) == 0 {
+		// There was no Cluster. Where clusterctl moves the claim to, its provider would bind
+		// it to another address before its own is there; one whose Cluster is missing waits.
+		machine.Cluster = machine.Name
+	}
 	Mark(claim, machine)
 	claim.SetOwnerReferences(slices.DeleteFunc(claim.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.Kind == capi.VSphereMachineKind.Kind && owner.Name == machine.Name
@@ -122,9 +128,11 @@ func CoolClaim(claim client.Object, machine Machine, at time.Time) {
 	kube.SetAnnotation(claim, ReleasedAtAnnotation, at.UTC().Format(time.RFC3339Nano))
 }
 
-// Readopt takes off a claim that it cools down: its machine is there again.
+// Readopt takes off a claim that it cools down, or is given up: its machine is there again,
+// or has been bound to it in that moment.
 func Readopt(claim client.Object) {
 	annotations := claim.GetAnnotations()
 	delete(annotations, ReleasedAtAnnotation)
+	delete(annotations, GivenUpAnnotation)
 	claim.SetAnnotations(annotations)
 }

@@ -6,6 +6,9 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 func TestPoolSaysForHowLongItsAddressesCoolDown(t *testing.T) {
@@ -69,8 +72,9 @@ func TestClaimThatCoolsDownBelongsToNoMachine(t *testing.T) {
 	if got, ok := ReleasedAt(claim); !ok || !got.Equal(at) || !IsMarked(claim, "cp-0") || claim.Labels["cluster.x-k8s.io/cluster-name"] != "prod" {
 		t.Errorf("it has the labels %v and the annotations %v", claim.Labels, claim.Annotations)
 	}
+	kube.SetAnnotation(claim, GivenUpAnnotation, "by another leader")
 	Readopt(claim)
-	if IsReleased(claim) {
+	if IsReleased(claim) || IsGivenUp(claim) {
 		t.Errorf("it has the annotations %v", claim.Annotations)
 	}
 }
@@ -89,6 +93,22 @@ func TestAddressThatIsProtectedOrReleasedDoesNotCoolDown(t *testing.T) {
 			end(address)
 			if IsReleased(address) {
 				t.Errorf("it still cools down: %v", address.Annotations)
+			}
+		})
+	}
+}
+
+// The provider of the target would bind it to another address before its own is moved.
+func TestClaimThatCoolsDownWithoutAClusterIsOfOneThatIsMissing(t *testing.T) {
+	for name, test := range map[string]struct{ cluster, want string }{
+		"it had none": {"", "former"},
+		"it had one":  {"prod", "prod"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := &metav1.PartialObjectMetadata{}
+			CoolClaim(claim, Machine{Kind: OfCluster, Cluster: test.cluster, NamespacedName: types.NamespacedName{Namespace: "ns", Name: "former"}}, time.Now())
+			if got := claim.Labels[clusterv1.ClusterNameLabel]; got != test.want {
+				t.Errorf("it is of Cluster %q, want %q", got, test.want)
 			}
 		})
 	}

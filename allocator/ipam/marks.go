@@ -65,6 +65,9 @@ const (
 	// MovedAnnotation is on an address whose machine was moved to another
 	// management cluster without it: there the address is in use.
 	MovedAnnotation = "capv-static-ip.dev/moved"
+	// GivenUpAnnotation is on a claim of a stored machine that is about to be deleted, and
+	// that the machine must not be bound to any more; and on the machine, with the try.
+	GivenUpAnnotation = "capv-static-ip.dev/given-up"
 	// RecreatedAnnotation is on a claim that was recreated together with its
 	// address, until the pool has been searched for another claim on it.
 	RecreatedAnnotation = "capv-static-ip.dev/recreated"
@@ -134,6 +137,12 @@ func Use(claim client.Object, stamp Stamp) {
 // IsMarked tells whether a claim carries our mark for the machine of this name.
 func IsMarked(claim client.Object, machine string) bool {
 	return MachineOf(claim) == machine && claim.GetLabels()[MachineLabel] == MachineLabelValue(machine)
+}
+
+// IsGivenUp tells whether a claim of a stored machine is not to be used any more.
+func IsGivenUp(claim client.Object) bool {
+	_, ok := claim.GetAnnotations()[GivenUpAnnotation]
+	return ok
 }
 
 // IsRecreated tells whether a claim was recreated, and it has not been seen yet

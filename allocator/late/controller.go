@@ -48,8 +48,8 @@ type Allocator interface {
 	Claim(ctx context.Context, req allocator.Request) (*allocator.Attempt, error)
 	// Held are the addresses that are protected for a machine.
 	Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error)
-	// GiveUp deletes what earlier tries have claimed, or fails with
-	// allocator.ErrMachineGone.
+	// GiveUp deletes what tries have claimed and what the machine does not have, or fails
+	// with allocator.ErrMachineGone.
 	GiveUp(ctx context.Context, machine ipam.Machine, uid types.UID) error
 }
 
@@ -91,11 +91,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{}, fmt.Errorf("reading VSphereMachine %s: %w", req.NamespacedName, err)
 	}
 	due, err := r.isDue(ctx, cached)
-	// One that does not wait for an address any more may have claimed some.
-	isLeft := !due && r.memory.isWaiting(req.NamespacedName) && isReady(cached)
-	if err != nil || !due && !isLeft {
-		r.memory.end(req.NamespacedName)
+	if err != nil {
 		return reconcile.Result{}, err
+	}
+	if !due && !mayHaveLeft(cached) {
+		r.memory.end(req.NamespacedName)
+		return reconcile.Result{}, nil
 	}
 	if r.memory.isAnswered(cached) {
 		return reconcile.Result{}, nil
@@ -109,6 +110,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		r.memory.pause(req.NamespacedName)
 		return reconcile.Result{}, nil
 	}
+	if !due {
+		// One that does not wait for an address any more may have claimed some.
+		r.memory.end(req.NamespacedName)
+		return reconcile.Result{}, r.giveUp(ctx, cached)
+	}
 	r.memory.ask(cached.UID)
 	m, err := r.read(ctx, req.NamespacedName)
 	if err != nil || m == nil {
@@ -117,10 +123,23 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	err = r.serve(ctx, m)
 	if errors.Is(err, errNothing) || errors.Is(err, errTooLate) {
 		r.memory.end(req.NamespacedName)
+		if err := r.giveUp(ctx, cached); err != nil {
+			return reconcile.Result{}, err
+		}
 		r.memory.answer(cached)
 		return reconcile.Result{}, nil
 	}
 	return r.result(ctx, m, err)
+}
+
+// giveUp deletes what was claimed for a machine and what it does not have. One that has
+// gone meanwhile is not ours any more.
+func (r *Reconciler) giveUp(ctx context.Context, m *capi.VSphereMachine) error {
+	identity := (&machine.Machine{ObjectMeta: m.ObjectMeta}).Identity()
+	if err := r.allocator.GiveUp(ctx, identity, m.UID); !errors.Is(err, allocator.ErrMachineGone) {
+		return err
+	}
+	return nil
 }
 
 // isDue is isDue, also of a machine whose failure domain may take DHCP away.
@@ -177,7 +196,7 @@ func (r *Reconciler) serve(ctx context.Context, m *candidate) error {
 		return err
 	}
 	if len(asks) == 0 {
-		return r.giveUp(ctx, m)
+		return errNothing
 	}
 	if err := r.checkUntouched(ctx, m, asks); err != nil {
 		return err
@@ -198,26 +217,6 @@ var (
 	errNothing = errors.New("the machine asks for nothing")
 	errTooLate = errors.New("the machine has a VM")
 )
-
-// giveUp deletes what a machine that asks for nothing has claimed when it did: nobody else
-// takes from a living machine what it owns. What may be in use stays.
-func (r *Reconciler) giveUp(ctx context.Context, m *candidate) error {
-	held, err := r.allocator.Held(ctx, m.Identity(), m.UID)
-	if err != nil {
-		return err
-	}
-	begun, err := r.hasBegunVM(ctx, m)
-	if err != nil {
-		return err
-	}
-	if begun || isPartlyBound(m.Machine, held) {
-		return errNothing
-	}
-	if err := r.allocator.GiveUp(ctx, m.Identity(), m.UID); err != nil {
-		return err
-	}
-	return errNothing
-}
 
 // claim binds an address for every ask.
 func (r *Reconciler) claim(ctx context.Context, m *candidate, asks []ipam.Ask) (*allocator.Attempt, error) {
@@ -318,7 +317,8 @@ func (r *Reconciler) result(ctx context.Context, m *candidate, err error) (recon
 	case err == nil:
 		machinesLate.WithLabelValues(r.causeOf(ctx, m)).Inc()
 		r.memory.end(key)
-		return reconcile.Result{}, nil
+		// It may have asked for more once, or for other pools.
+		return reconcile.Result{}, r.giveUp(ctx, m.object)
 	case errors.Is(err, allocator.ErrMachineGone):
 		return reconcile.Result{}, nil
 	case errors.Is(err, ipam.ErrUndecided):

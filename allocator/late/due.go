@@ -47,6 +47,14 @@ func isReady(m *capi.VSphereMachine) bool {
 	return true
 }
 
+// mayHaveLeft tells whether a machine that is not due has no use for what may have been
+// claimed for it when it was: it has addresses, or a VM, or no device waits any more.
+func mayHaveLeft(m *capi.VSphereMachine) bool {
+	_, bound := m.Annotations[ipam.BindingsAnnotation]
+	isSettled := bound || m.Spec.ProviderID != "" || isReady(m)
+	return isSettled && m.DeletionTimestamp.IsZero() && !annotations.HasPaused(m) && !isMoving(m)
+}
+
 // waits tells whether a device waits for an address, see machine.Eligible.
 func waits(d capi.Device) bool {
 	return machine.Eligible(infrav1.NetworkDeviceSpec{

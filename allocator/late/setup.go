@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -110,11 +111,11 @@ func (m *memory) follows(isDue func(client.Object) bool) handler.EventHandler {
 
 // poolSources are what a machine, or a VSphereCluster, that was refused waits for: a pool,
 // or one of its own claims, that changes.
-func poolSources(c controller.Controller, mgr manager.Manager, providers ipam.Providers, waiting *memory, waitingForClaim func(client.Object) []types.NamespacedName) ([]informers.Source, error) {
+func poolSources(c controller.Controller, mgr manager.Manager, providers ipam.Providers, waiting *memory, ofClaim func(context.Context, client.Object) []types.NamespacedName) ([]informers.Source, error) {
 	var sources []informers.Source
-	wake := func(kind client.Object, keysOf func(client.Object) []types.NamespacedName, after time.Duration, predicates ...predicate.Predicate) informers.Source {
-		enqueue := func(obj client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			for i, key := range keysOf(obj) {
+	wake := func(kind client.Object, keysOf func(context.Context, client.Object) []types.NamespacedName, after time.Duration, predicates ...predicate.Predicate) informers.Source {
+		enqueue := func(ctx context.Context, obj client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			for i, key := range keysOf(ctx, obj) {
 				q.AddAfter(reconcile.Request{NamespacedName: key}, after+time.Duration(i)*wakeInterval)
 			}
 		}
@@ -123,15 +124,15 @@ func poolSources(c controller.Controller, mgr manager.Manager, providers ipam.Pr
 		}}
 	}
 	for _, provider := range providers {
-		sources = append(sources, wake(ipam.EmptyClaim(provider), waitingForClaim, 0))
+		sources = append(sources, wake(ipam.EmptyClaim(provider), ofClaim, 0))
 		for _, pool := range provider.PoolKinds() {
 			gvk, err := apiutil.GVKForObject(pool, mgr.GetScheme())
 			if err != nil {
 				return nil, fmt.Errorf("finding the kind of pools: %w", err)
 			}
-			sources = append(sources, wake(pool, func(obj client.Object) []types.NamespacedName {
+			sources = append(sources, wake(pool, func(_ context.Context, obj client.Object) []types.NamespacedName {
 				return waiting.waitingFor(ipam.PoolReference{APIGroup: gvk.Group, Kind: gvk.Kind, Name: obj.GetName()}, obj.GetNamespace())
-			}, settleTime), wake(pool, func(obj client.Object) []types.NamespacedName {
+			}, settleTime), wake(pool, func(_ context.Context, obj client.Object) []types.NamespacedName {
 				return waiting.waitingNear(obj.GetNamespace())
 			}, settleTime, statesAnew()))
 		}
@@ -140,24 +141,26 @@ func poolSources(c controller.Controller, mgr manager.Manager, providers ipam.Pr
 }
 
 // changes handles all events alike.
-func changes(enqueue func(client.Object, workqueue.TypedRateLimitingInterface[reconcile.Request])) handler.EventHandler {
+func changes(enqueue func(context.Context, client.Object, workqueue.TypedRateLimitingInterface[reconcile.Request])) handler.EventHandler {
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			enqueue(e.Object, q)
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(ctx, e.Object, q)
 		},
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			enqueue(e.ObjectNew, q)
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(ctx, e.ObjectNew, q)
 		},
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-			enqueue(e.Object, q)
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+			enqueue(ctx, e.Object, q)
 		},
 	}
 }
 
-// machineOfClaim is the machine that a claim is for, if it waits; also if the claim is
-// somebody else's and only has the name that one of the machine's is to have.
-func (r *Reconciler) machineOfClaim(claim client.Object) []types.NamespacedName {
-	name := capi.OwnerMachine(claim).Name
+// machineOfClaim is the machine that a claim is for, if it waits, also if the claim
+// is somebody else's and only has the name that one of the machine's is to have; or if it
+// does not use the claim.
+func (r *Reconciler) machineOfClaim(ctx context.Context, claim client.Object) []types.NamespacedName {
+	owner := capi.OwnerMachine(claim)
+	name := owner.Name
 	if name == "" {
 		name = ipam.MachineOf(claim)
 	}
@@ -165,10 +168,30 @@ func (r *Reconciler) machineOfClaim(claim client.Object) []types.NamespacedName 
 		name, _, _, _ = ipam.ParseClaimName(claim.GetName())
 	}
 	key := types.NamespacedName{Namespace: claim.GetNamespace(), Name: name}
-	if !r.memory.isWaiting(key) {
+	if r.memory.isWaiting(key) {
+		return []types.NamespacedName{key}
+	}
+	if owner.UID == "" || !r.isLeftOver(ctx, key, owner.UID, claim) {
 		return nil
 	}
+	// It was said to need nothing before this claim was seen.
+	r.memory.askAnew(owner.UID)
 	return []types.NamespacedName{key}
+}
+
+// isLeftOver tells whether a claim is that of a machine which does not say that it has it:
+// a leader may have claimed it and died, or have asked the cache before that had it.
+func (r *Reconciler) isLeftOver(ctx context.Context, key types.NamespacedName, owner types.UID, claim client.Object) bool {
+	m := &capi.VSphereMachine{}
+	if !claim.GetDeletionTimestamp().IsZero() || r.client.Get(ctx, key, m, client.UnsafeDisableDeepCopy) != nil || m.UID != owner {
+		return false
+	}
+	text, bound := m.Annotations[ipam.BindingsAnnotation]
+	if !bound {
+		return true
+	}
+	bindings, err := ipam.ParseBindings(text)
+	return err == nil && !slices.ContainsFunc(bindings.Bindings, func(b ipam.Binding) bool { return b.Claim == claim.GetName() })
 }
 
 // machinesOfCluster are those that may be served when a Cluster is resumed.

@@ -74,7 +74,7 @@ func (r *endpoints) ofCluster(ctx context.Context, obj client.Object) []reconcil
 
 // waitingForClaim is the VSphereCluster that a claim is for, if it waits; also if the claim
 // is somebody else's and only has the name that its own is to have.
-func (r *endpoints) waitingForClaim(claim client.Object) []types.NamespacedName {
+func (r *endpoints) waitingForClaim(_ context.Context, claim client.Object) []types.NamespacedName {
 	key := client.ObjectKeyFromObject(claim)
 	if holder := ipam.HolderOf(claim); holder.Kind == ipam.OfCluster {
 		key.Name = holder.Name

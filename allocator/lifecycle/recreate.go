@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -32,20 +31,16 @@ func (r *Reconciler) recreate(ctx context.Context, s *state, h *holding) error {
 	provider := r.providers.For(b.Pool)
 	claim := provider.NewClaim(ipam.ClaimSpec{Name: b.Claim, Machine: identityOf(s.object), Pool: b.Pool})
 	r.markOwned(claim, s, b)
-	ipam.Use(claim, ipam.Stamp{Time: r.now()})
 	if h.placed {
 		if placed, err := r.place(ctx, s, h); err != nil || !placed {
 			return err
 		}
-		kube.SetAnnotation(claim, ipam.RecreatedAnnotation, b.Address.Addr().String())
 	}
-	if err := r.client.Create(ctx, claim); err != nil {
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		return fmt.Errorf("recreating claim %s: %w", klog.KObj(claim), err)
+	made, err := r.recreation().Make(ctx, claim, *b, h.placed, r.now())
+	if err != nil {
+		return err
 	}
-	if !h.placed {
+	if made && !h.placed {
 		r.tellRecreated(ctx, s, claim, b)
 	}
 	return nil
@@ -96,12 +91,8 @@ func (r *Reconciler) verify(ctx context.Context, s *state, h *holding) error {
 	if err := r.confirm(ctx, s); err != nil {
 		return err
 	}
-	before := h.claim.DeepCopyObject().(client.Object)
-	annotations := h.claim.GetAnnotations()
-	delete(annotations, ipam.RecreatedAnnotation)
-	h.claim.SetAnnotations(annotations)
-	if err := r.patch(ctx, h.claim.Object, before); err != nil {
-		return fmt.Errorf("confirming claim %s: %w", klog.KObj(h.claim), err)
+	if err := r.recreation().Confirm(ctx, h.claim.Object); err != nil {
+		return err
 	}
 	r.tellRecreated(ctx, s, h.claim, h.annotated)
 	return nil

@@ -7,9 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -29,6 +31,13 @@ import (
 // this port from a pool, and waits until the Cluster has it.
 func (s *scene) createAsking(by harness.Fixture, pool string, port int32, options ...harness.Option) {
 	s.Helper()
+	s.create(s.asking(by, pool, port, options...)...)
+	s.hasEndpoint()
+}
+
+// asking is the scene's Cluster, whose VSphereCluster asks for an endpoint.
+func (s *scene) asking(by harness.Fixture, pool string, port int32, options ...harness.Option) []client.Object {
+	s.Helper()
 	objects, err := s.stack.Objects(s.ns, harness.DefaultCluster, options...)
 	if err != nil {
 		s.Fatal(err)
@@ -44,7 +53,12 @@ func (s *scene) createAsking(by harness.Fixture, pool string, port int32, option
 			harness.WithAnnotation(harness.EndpointAnnotation, "true")(object)
 		}
 	}
-	s.create(objects...)
+	return objects
+}
+
+// hasEndpoint waits until the scene's Cluster has the endpoint of its VSphereCluster.
+func (s *scene) hasEndpoint() {
+	s.Helper()
 	s.eventually(provisioned, "the Cluster to have its endpoint", func(context.Context) error {
 		cluster, infrastructure := s.clusters()
 		if cluster.Spec.ControlPlaneEndpoint.Host == "" || cluster.Spec.ControlPlaneEndpoint.Host != infrastructure.Spec.ControlPlaneEndpoint.Host {
@@ -260,17 +274,55 @@ func (s *scene) initialized(cluster *clusterv1.Cluster) {
 	}
 }
 
+// CAPV says of a VSphereCluster without an endpoint that it is ready, and Cluster API waits.
+func TestLateEndpointReachesItsCluster(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+		s := newEmptyScene(t, shared)
+		s.create(s.pool(by, "vips", 5, 5))
+		objects := s.asking(by, "vips", 6443)
+		// The Cluster comes first, and is paused when its VSphereCluster comes.
+		slices.Reverse(objects)
+		for _, object := range objects {
+			if cluster, ok := object.(*clusterv1.Cluster); ok {
+				cluster.Spec.Paused = new(true)
+			}
+		}
+		s.create(objects...)
+		cluster, infrastructure := s.clusters()
+		if host := infrastructure.Spec.ControlPlaneEndpoint.Host; host != "" {
+			t.Errorf("it has the endpoint %s from the start", host)
+		}
+
+		patch(s, cluster, func(cluster *clusterv1.Cluster) { cluster.Spec.Paused = nil })
+
+		s.hasEndpoint()
+		s.eventually(harness.Soon, "the endpoint to be held", func(ctx context.Context) error { return s.endpointHeld(ctx, by, s.address(5)) })
+		s.delete(cluster)
+		s.gone(cluster, provisioned)
+		s.awaitFree()
+	})
+}
+
+// What cools down of another one goes along, and goes on cooling down.
 func TestMovedClusterKeepsItsEndpoint(t *testing.T) {
 	t.Parallel()
 	by := harness.OfInCluster
 	s := newEmptyScene(t, secondStack(t))
 	target := &scene{T: t, stack: shared, ns: s.ns, network: s.network, began: s.began}
 	t.Cleanup(target.inspect)
-	s.create(s.pool(by, "vips", 5, 5))
+	s.create(s.pool(by, "vips", 5, 6, coolsFor(time.Hour)))
 	s.createAsking(by, "vips", 6443)
 	cluster, _ := s.clusters()
 	s.initialized(cluster)
 	s.eventually(harness.Soon, "the endpoint to be held", func(ctx context.Context) error { return s.endpointHeld(ctx, by, s.address(5)) })
+	former := s.aloneAsking("former")
+	s.create(former)
+	s.delete(former)
+	var since time.Time
+	s.eventually(provisioned, "another endpoint to cool down", func(ctx context.Context) (err error) {
+		_, since, err = s.cooling(ctx)
+		return err
+	})
 
 	if output, err := s.stack.Move(t.Context(), s.ns, target.stack); err != nil {
 		t.Fatalf("%v; it said:\n%s", err, output)
@@ -288,16 +340,27 @@ func TestMovedClusterKeepsItsEndpoint(t *testing.T) {
 		}
 		return nil
 	})
-	other := &unstructured.Unstructured{}
-	other.SetGroupVersionKind(capi.VSphereClusterKind.WithVersion("v1beta2"))
-	other.SetNamespace(s.ns)
-	other.SetName("other")
-	s.set(other, "vcenter.example.com", "spec", "server")
-	harness.WithAnnotation("pools.capv-static-ip.dev/control-plane-endpoint", "InClusterIPPool/vips")(other)
-	if err := target.stack.Plane.Client.Create(t.Context(), other); err == nil || !strings.Contains(err.Error(), "is exhausted") {
-		t.Errorf("got %v, want a denial: the endpoint is in use", err)
+	if arrived, now, err := target.cooling(t.Context()); err != nil || arrived != "former" || !now.Equal(since) {
+		t.Errorf("in the target claim %q cools down since %s, error %v, want former since %s", arrived, now, err, since)
 	}
+	other := s.aloneAsking("other")
+	if err := target.stack.Plane.Client.Create(t.Context(), other); err == nil || !strings.Contains(err.Error(), "is exhausted: 2 of 2 addresses in use; addresses cool down for 1h") {
+		t.Errorf("got %v, want a denial: one endpoint is in use, and one cools down", err)
+	}
+	patchFields(target, target.pool(by, "vips", 5, 6), func(pool client.Object) { coolsFor(0)(pool) })
 	target.delete(moved)
 	target.gone(moved, provisioned)
 	target.awaitFree()
+}
+
+// aloneAsking is a VSphereCluster without a Cluster that asks for an endpoint.
+func (s *scene) aloneAsking(name string) client.Object {
+	s.Helper()
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(capi.VSphereClusterKind.WithVersion("v1beta2"))
+	object.SetNamespace(s.ns)
+	object.SetName(name)
+	s.set(object, "vcenter.example.com", "spec", "server")
+	harness.WithAnnotation("pools.capv-static-ip.dev/control-plane-endpoint", "InClusterIPPool/vips")(object)
+	return object
 }

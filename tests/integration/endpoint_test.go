@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -352,7 +351,11 @@ func TestEndpointsThatCannotBeGivenAreDenied(t *testing.T) {
 	if err := create("missing", harness.WithPool("nowhere")); err == nil || !strings.Contains(err.Error(), "asked for by label cluster.x-k8s.io/ip-pool-name of the VSphereCluster") {
 		t.Errorf("got %v", err)
 	}
-	if err := errors.Join(create("first", endpointOf(f))); err != nil {
+	s.create(f.Pool(s.ns, harness.WithPoolName("theirs"), f.WithIPs(228, 228), harness.WithAnnotation(ipam.UsedByAnnotation, "team-a")))
+	s.expectDeniedEndpoint(create("others", annotated("IPPool/theirs")),
+		`IPPool "theirs" in namespace "NAMESPACE" is not for namespace "NAMESPACE": ask its owner to add it to annotation capv-static-ip.dev/used-by, `+
+			`or name another pool in annotation pools.capv-static-ip.dev/control-plane-endpoint of the VSphereCluster`)
+	if err := create("first", annotated(ref(f, f.PoolName)+"="+f.IP(229))); err != nil {
 		t.Fatal(err)
 	}
 	s.expectDeniedEndpoint(create("second", endpointOf(f)),

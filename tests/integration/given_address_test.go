@@ -2,9 +2,12 @@ package integration
 
 import (
 	"fmt"
+	"strings"
 	"testing"
+	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/tests/harness"
 )
@@ -128,5 +131,31 @@ func TestRequestedAddressIsNotTakenByAnotherDeviceOfTheMachine(t *testing.T) {
 
 	if got := s.addressesOf("cp-0"); len(got) != 2 || got[0] != "10.16.56.89" || got[1] != "10.16.56.88" {
 		t.Errorf("the machine has %v, want the address that it asked for behind the other", got)
+	}
+}
+
+// The pool has others, which do not help.
+func TestOwnerThatWantsAnAddressInUseTriesAgainWhenItComesBack(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, shared)
+	s.create(harness.Pool(s.ns))
+	holder := s.expressing("holder", given("10.16.56.91", ""))
+	s.create(holder)
+	s.settled("holder")
+	owner := s.machineSet("owner")
+	machine := func(name string) client.Object {
+		return s.expressing(name, given("10.16.56.91", ""), harness.WithOwner(owner))
+	}
+	tried := s.try(owner, machine)
+	if err := <-tried.tries; err == nil || !strings.Contains(err.Error(), "is in use or reserved for another claim") {
+		t.Fatalf("got %v, want a denial", err)
+	}
+
+	s.delete(holder)
+
+	select {
+	case <-tried.stored:
+	case <-time.After(patience):
+		t.Error("no machine is made with the address that came back")
 	}
 }

@@ -23,6 +23,7 @@ func (s *scene) hasClaimed(f harness.Fixture, machine *capvv1.VSphereMachine) (c
 	s.change(address.Object, func() {
 		ipam.Protect(address.Object, machine.Name)
 		harness.WithAnnotation(ipam.MachineUIDAnnotation, string(machine.UID))(address.Object)
+		harness.WithAnnotation(ipam.NetworkAnnotation, sharedNetwork+" of "+networkOwner(s.ns))(address.Object)
 	})
 	return claim, address.IP
 }
@@ -70,5 +71,53 @@ func TestLateMachineGivesUpWhatItDoesNotUse(t *testing.T) {
 		if ip := s.settled("cp-0"); ip != unused {
 			s.returned(unused)
 		}
+	})
+}
+
+// The leader that has claimed it died before it could write it into the machine.
+func TestLateMachineThatIsTooLateGivesBackWhatWasClaimed(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f)
+		machine := s.asks(f, "cp-0", harness.WithOwner(s.capiMachine("cp-0")))
+		s.create(machine)
+		_, ip := s.hasClaimed(f, machine)
+		vm := harness.VSphereVM(machine)
+		vm.Spec.BiosUUID = "4234b5c2-8b0a-4b1e-9c1f-2f2d3c4b5a69"
+		s.create(vm)
+
+		s.change(machine, func() { harness.WithFinalizer(harness.MachineFinalizer)(machine) })
+
+		s.told("cp-0", "TooLate")
+		s.noClaims()
+		s.returned(ip)
+		if s.machine("cp-0").Annotations[ipam.GivenUpAnnotation] == "" {
+			t.Error("it was not fenced off from other leaders")
+		}
+	})
+}
+
+// It is not due any more: nothing but its claim leads to it, when the next leader finds that.
+func TestMachineWithAVirtualMachineGivesBackWhatWasClaimedUnlessThatHasIt(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f)
+		machine := s.asks(f, "cp-0", harness.WithOwner(s.capiMachine("cp-0")))
+		s.create(machine)
+		claim, ip := s.hasClaimed(f, machine)
+		vm := harness.VSphereVM(machine)
+		vm.Spec.Network.Devices[0].IPAddrs = []string{ip + "/24"}
+		s.create(vm)
+		s.change(machine, func() { machine.Spec.ProviderID = "vsphere://4234b5c2-8b0a-4b1e-9c1f-2f2d3c4b5a69" })
+
+		s.annotate(claim, "example.org/found", new("once"))
+		s.consistently("the claim stays for the VM", func(ctx context.Context) error {
+			return s.env.Client.Get(ctx, client.ObjectKeyFromObject(claim), claim)
+		})
+
+		s.change(vm, func() { vm.Spec.Network.Devices[0].IPAddrs = nil })
+		s.annotate(claim, "example.org/found", new("again"))
+		s.noClaims()
+		s.returned(ip)
 	})
 }

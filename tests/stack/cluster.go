@@ -181,7 +181,7 @@ func awaitNodes(ctx context.Context, timeout time.Duration, group string, count 
 			return err
 		}
 		if len(nodes) != count {
-			return fmt.Errorf("there are %d machines", len(nodes))
+			return fmt.Errorf("there are %d machines%s", len(nodes), unsettled(nodes))
 		}
 		var missing []error
 		for _, node := range nodes {
@@ -190,6 +190,22 @@ func awaitNodes(ctx context.Context, timeout time.Duration, group string, count 
 		return errors.Join(missing...)
 	})
 	return nodes, err
+}
+
+// unsettled names the machines that come or go. One that no Machine owns for long was left
+// behind: Cluster API 1.13 makes another one when a step after its creation fails.
+func unsettled(nodes []Node) string {
+	var text strings.Builder
+	for _, node := range nodes {
+		isOwned := slices.ContainsFunc(node.Machine.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.Kind == "Machine" })
+		if !isOwned {
+			fmt.Fprintf(&text, "; no Machine owns %s, made at %s", node.Machine.Name, node.Machine.CreationTimestamp)
+		}
+		if at := node.Machine.DeletionTimestamp; at != nil {
+			fmt.Fprintf(&text, "; %s is deleted since %s, with finalizers %v", node.Machine.Name, at, node.Machine.Finalizers)
+		}
+	}
+	return text.String()
 }
 
 // complete says what a node still lacks.
