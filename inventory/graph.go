@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -198,6 +199,9 @@ func (s Source) nameOf(kind client.Object) string {
 	gvk, err := s.Client.GroupVersionKindFor(kind)
 	if err != nil {
 		return fmt.Sprintf("%T", kind)
+	}
+	if strings.HasSuffix(gvk.Kind, "s") {
+		return gvk.Kind + "es"
 	}
 	return gvk.Kind + "s"
 }

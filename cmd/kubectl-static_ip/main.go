@@ -91,7 +91,7 @@ func newRoot(called string, streams genericiooptions.IOStreams) *cobra.Command {
 	root.PersistentFlags().StringVarP(&o.output, "output", "o", "", "wide, json, yaml, name, jsonpath=…, or go-template=….")
 	root.PersistentFlags().BoolVar(&o.noHeaders, "no-headers", false, "Leave out the headings of columns.")
 	root.AddCommand(
-		newPools(o), newPool(o), newMachines(o), newWho(o), newExplain(o), newCapacity(o),
+		newPools(o), newPool(o), newMachines(o), newWho(o), newExplain(o), newCapacity(o), newWeb(o),
 		&cobra.Command{
 			Use: "version", Short: "Print the version of this program", Args: cobra.NoArgs,
 			RunE: func(*cobra.Command, []string) error {
