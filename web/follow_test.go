@@ -82,7 +82,7 @@ func TestLostClusterIsNotShownAsFresh(t *testing.T) {
 	lost.Store(true)
 	s.follower.tell()
 	text := s.until(t, "/pools", "disconnected since")
-	if !strings.Contains(text, "connection refused") || !strings.Contains(text, "IPPool/dkp-cluster") {
+	if !strings.Contains(text, "connection refused") || !strings.Contains(text, "IPPool/ dkp-cluster") {
 		t.Errorf("the page does not say why, or not what was known: %s", text)
 	}
 	before, _ := s.follower.now()

@@ -27,9 +27,6 @@ type PoolRow struct {
 	Attention bool
 }
 
-// Name is the kind and the name of the pool.
-func (p PoolRow) Name() string { return p.Key.KindName() + "/" + p.Key.Name }
-
 // Href is the pool's page.
 func (p PoolRow) Href() string { return hrefOf(p.Key) }
 

@@ -70,6 +70,7 @@ function follow() {
 }
 document.addEventListener("visibilitychange", follow);
 follow();
+document.documentElement.classList.add("live");
 
 function move(link, key) {
   const cell = link.closest("[role=gridcell]");
