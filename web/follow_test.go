@@ -85,21 +85,26 @@ func TestLostClusterIsNotShownAsFresh(t *testing.T) {
 	if !strings.Contains(text, "connection refused") || !strings.Contains(text, "IPPool/ dkp-cluster") {
 		t.Errorf("the page does not say why, or not what was known: %s", text)
 	}
-	before, _ := s.follower.now()
+	before, news := s.follower.now()
 	s.follower.tell()
-	s.until(t, "/pools", "disconnected since")
+	await(t, news)
+	if now, _ := s.follower.now(); now.lost == nil || !now.since.Equal(before.since) {
+		t.Errorf("it is lost since %s, and then since %s", before.since, now.since)
+	}
 
 	lost.Store(false)
 	s.follower.tell()
 	for now, news := s.follower.now(); now.lost != nil; now, news = s.follower.now() {
-		if !now.since.Equal(before.since) {
-			t.Errorf("it is lost since %s, and then since %s", before.since, now.since)
-		}
-		select {
-		case <-news:
-		case <-time.After(patience):
-			t.Fatal("the cluster stays lost")
-		}
+		await(t, news)
+	}
+}
+
+func await(t *testing.T, news <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-news:
+	case <-time.After(patience):
+		t.Fatal("there is no news")
 	}
 }
 
@@ -124,13 +129,14 @@ func TestWatchThatEndsBeginsAgain(t *testing.T) {
 	}})
 	s := serverOn(t, c)
 	go s.follower.run(t.Context())
-	(<-first).Stop()
+	select {
+	case w := <-first:
+		w.Stop()
+	case <-time.After(patience):
+		t.Fatal("nothing is watched")
+	}
 	for _, news := s.follower.now(); begun.Load() < 2; _, news = s.follower.now() {
-		select {
-		case <-news:
-		case <-time.After(patience):
-			t.Fatal("the watch does not begin again")
-		}
+		await(t, news)
 	}
 }
 

@@ -38,32 +38,22 @@ type options struct {
 
 // readHere reads what the flags say: a namespace, or all.
 func (o *options) readHere(ctx context.Context) (*inventory.Graph, error) {
-	namespace, err := o.namespace()
+	if o.allNamespaces {
+		return o.read(ctx, "")
+	}
+	namespace, _, err := o.config.ToRawKubeConfigLoader().Namespace()
 	if err != nil {
-		return nil, err
+		return nil, exit{exitUnreachable, err}
 	}
 	return o.read(ctx, namespace)
 }
 
-// namespace is that which the flags say, empty for all.
-func (o *options) namespace() (string, error) {
-	if o.allNamespaces {
-		return "", nil
-	}
-	namespace, _, err := o.config.ToRawKubeConfigLoader().Namespace()
-	if err != nil {
-		return "", exit{exitUnreachable, err}
-	}
-	return namespace, nil
-}
-
 // read reads the cluster in a namespace, empty for all. What may not be read is said once.
 func (o *options) read(ctx context.Context, namespace string) (*inventory.Graph, error) {
-	source, c, err := o.source(namespace)
+	source, err := o.source(namespace)
 	if err != nil {
 		return nil, err
 	}
-	source.Reader = c
 	graph, err := source.Read(ctx)
 	if err != nil {
 		return nil, exit{exitUnreachable, err}
@@ -74,25 +64,24 @@ func (o *options) read(ctx context.Context, namespace string) (*inventory.Graph,
 	return graph, nil
 }
 
-// source reads the cluster in a namespace, empty for all, once it has a Reader, as the
-// client is one.
-func (o *options) source(namespace string) (inventory.Source, client.WithWatch, error) {
+// source reads a namespace, or all.
+func (o *options) source(namespace string) (inventory.Source, error) {
 	config, err := o.config.ToRESTConfig()
 	if err != nil {
-		return inventory.Source{}, nil, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
+		return inventory.Source{}, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
 	}
 	c, err := o.client(config)
 	if err != nil {
-		return inventory.Source{}, nil, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
+		return inventory.Source{}, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
 	}
 	return inventory.Source{
-		Client: c, Namespace: namespace, PageSize: inventory.PageSize, WithWorkloads: true, Now: time.Now,
+		Client: c, Reader: c, Namespace: namespace, PageSize: inventory.PageSize, WithWorkloads: true, Now: time.Now,
 		Providers: ipam.NewProviders(contract.Provider{Mapper: c.RESTMapper(), Live: c}, metal3.Provider{}),
-	}, c, nil
+	}, nil
 }
 
 // client knows the kinds in the versions that are served.
-func (o *options) client(config *rest.Config) (client.WithWatch, error) {
+func (o *options) client(config *rest.Config) (client.Client, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = qps, burst
 	mapper, err := o.config.ToRESTMapper()
@@ -111,7 +100,7 @@ func (o *options) client(config *rest.Config) (client.WithWatch, error) {
 	if err := contract.AddToScheme(scheme, mapper); err != nil {
 		return nil, err
 	}
-	return client.NewWithWatch(config, client.Options{Scheme: scheme, Mapper: mapper})
+	return client.New(config, client.Options{Scheme: scheme, Mapper: mapper})
 }
 
 // seen is the error for what could not be looked at, nil if that is nothing.

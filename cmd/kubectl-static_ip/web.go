@@ -1,13 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"runtime"
 
 	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/inventory"
 	"capv-static-ip.dev/web"
 )
 
@@ -44,27 +50,48 @@ func newWeb(o *options) *cobra.Command {
 
 // server reads the cluster, and is ready to serve.
 func (o *options) server(ctx context.Context, port int) (*web.Server, error) {
-	namespace, err := o.namespace()
-	if err != nil {
-		return nil, err
-	}
-	source, c, err := o.source(namespace)
-	if err != nil {
-		return nil, err
-	}
-	config, err := o.config.ToRawKubeConfigLoader().RawConfig()
+	loader := o.config.ToRawKubeConfigLoader()
+	namespace, _, err := loader.Namespace()
 	if err != nil {
 		return nil, exit{exitUnreachable, err}
 	}
-	name := config.CurrentContext
-	if *o.config.Context != "" {
-		name = *o.config.Context
+	if o.allNamespaces {
+		namespace = ""
 	}
-	server, err := web.NewServer(ctx, web.Options{Source: source, Client: c, Context: name, Port: port})
+	source, err := o.source(namespace)
 	if err != nil {
+		return nil, err
+	}
+	watching, err := o.watching(source)
+	if err != nil {
+		return nil, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
+	}
+	config, err := loader.RawConfig()
+	if err != nil {
+		return nil, exit{exitUnreachable, err}
+	}
+	server, err := web.NewServer(ctx, web.Options{
+		Source: source, Client: watching, Context: cmp.Or(*o.config.Context, config.CurrentContext), Port: port,
+	})
+	var network *net.OpError
+	switch {
+	case errors.As(err, &network) && network.Op == "listen":
+		return nil, exit{exitNo, err}
+	case err != nil:
 		return nil, exit{exitUnreachable, err}
 	}
 	return server, nil
+}
+
+// watching is a client that knows what that of a source does, and watches.
+func (o *options) watching(source inventory.Source) (client.WithWatch, error) {
+	config, err := o.config.ToRESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	config = rest.CopyConfig(config)
+	config.QPS, config.Burst = qps, burst
+	return client.NewWithWatch(config, client.Options{Scheme: source.Client.Scheme(), Mapper: source.Client.RESTMapper()})
 }
 
 // browse opens a link in the user's browser, which may go on after us.
