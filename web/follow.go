@@ -28,6 +28,8 @@ const (
 type follower struct {
 	source inventory.Source
 	watcher
+	// every is how often the cluster is read without a change.
+	every time.Duration
 
 	mu    sync.Mutex
 	state state
@@ -47,7 +49,7 @@ type state struct {
 
 // newFollower reads the cluster for the first time.
 func newFollower(ctx context.Context, source inventory.Source, w watcher) (*follower, error) {
-	f := &follower{source: source, watcher: w, news: make(chan struct{})}
+	f := &follower{source: source, watcher: w, every: readEvery, news: make(chan struct{})}
 	if err := f.read(ctx); err != nil {
 		return nil, err
 	}
@@ -58,7 +60,7 @@ func newFollower(ctx context.Context, source inventory.Source, w watcher) (*foll
 func (f *follower) run(ctx context.Context) {
 	took := time.Duration(0)
 	for {
-		if !sleep(ctx, max(readsApart, readsRatio*took), nil) || !sleep(ctx, readEvery, f.changed) {
+		if !sleep(ctx, max(readsApart, readsRatio*took), nil) || !sleep(ctx, f.every, f.changed) {
 			return
 		}
 		start := time.Now()
