@@ -36,6 +36,7 @@ var pages = map[string]string{
 	"silent":  "/objects/VSphereMachine/default/md-1-silent",
 	"owner":   "/objects/KubeadmControlPlane/default/dkp-cp",
 	"found":   "/find?q=dkp",
+	"long":    "/find?q=as-long-as-names-may-be",
 	"none":    "/nowhere",
 }
 

@@ -203,7 +203,8 @@ func claim(namespace string, pool ipam.PoolReference, name, address string) clie
 
 // Workload is a MachineDeployment or KubeadmControlPlane, with the template of its machines,
 // which asks for a pool.
-func Workload(kind schema.GroupKind, namespace, name, pool string, replicas, surge int64) []client.Object {
+func Workload(kind schema.GroupKind, key types.NamespacedName, pool string, replicas, surge int64) []client.Object {
+	namespace, name := key.Namespace, key.Name
 	ref := map[string]any{"name": name}
 	rollout := map[string]any{"strategy": map[string]any{"rollingUpdate": map[string]any{"maxSurge": surge}}}
 	spec := map[string]any{"replicas": replicas, "rollout": rollout, "clusterName": "dkp"}

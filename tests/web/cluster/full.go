@@ -1,6 +1,9 @@
 package cluster
 
 import (
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
@@ -21,12 +24,12 @@ func Full() []client.Object {
 		}
 		add(Held("default", name, "dkp", Metal3("dkp-cluster"), Number("10.16.56.88", i))...)
 	}
-	owner := Workload(capi.KubeadmControlPlaneKind, "default", "dkp-cp", "dkp-cluster", 3, 1)
+	owner := Workload(capi.KubeadmControlPlaneKind, types.NamespacedName{Namespace: "default", Name: "dkp-cp"}, "dkp-cluster", 3, 1)
 	owner[1].SetAnnotations(map[string]string{ipam.RefusedByAnnotation: "IPPool.ipam.metal3.io/dkp-cluster"})
 	add(owner...)
 
 	add(InClusterPool("default", "workers", "10.16.57.40", "10.16.57.32-10.16.57.223", 24))
-	add(Workload(capi.MachineDeploymentKind, "default", "md-0", "workers", 100, 2)...)
+	add(Workload(capi.MachineDeploymentKind, types.NamespacedName{Namespace: "default", Name: "md-0"}, "workers", 100, 2)...)
 	for i := range 101 {
 		if ip := Number("10.16.57.32", i+i/11); ip != "10.16.57.40" {
 			add(Held("default", nameOf("md-0", i), "dkp", InCluster("workers"), ip)...)
@@ -42,7 +45,7 @@ func Full() []client.Object {
 	add(twice, byHand, Machine("default", "md-1-silent", "dkp"))
 
 	add(InClusterPool("edge", "edge-7", "10.30.7.1", "10.30.7.2-10.30.7.17", 24))
-	add(Workload(capi.MachineDeploymentKind, "edge", "edge-7-md", "edge-7", 13, 3)...)
+	add(Workload(capi.MachineDeploymentKind, types.NamespacedName{Namespace: "edge", Name: "edge-7-md"}, "edge-7", 13, 3)...)
 	for i := range 13 {
 		add(Held("edge", nameOf("edge-7-md", i), "edge-7", InCluster("edge-7"), Number("10.30.7.2", i))...)
 	}
@@ -56,8 +59,10 @@ func Full() []client.Object {
 	}
 
 	add(InClusterPool("lab", "v6", "2001:db8:7::1", "2001:db8:7::/64", 64))
-	for i := range 3 {
+	for i := range 2 {
 		add(Held("lab", nameOf("six", i), "lab-6", InCluster("v6"), Number("2001:db8:7::10", 3*i))...)
 	}
+	long := strings.Repeat("as-long-as-names-may-be.", 10)
+	add(Held("lab", long+"six", long+"cluster", InCluster("v6"), "2001:db8:7:0:abcd:abcd:abcd:abcd")...)
 	return all
 }
