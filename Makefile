@@ -167,7 +167,7 @@ test-web: ## The page of the plugin in a browser; needs chromium, and npm the fi
 
 .PHONY: pictures
 pictures: ## Take the pictures of docs/operate/web.md anew.
-	@$(GO) test ./tests/web -count=1 -run TestPicturesAreTaken -pictures '$(CURDIR)/docs/operate'
+	@$(GO) test ./tests/web -tags=pictures -count=1 -run TestPicturesAreTaken -pictures '$(CURDIR)/docs/operate'
 
 .PHONY: fuzz
 fuzz: ## Fuzz each fuzz target for FUZZTIME.

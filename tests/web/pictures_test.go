@@ -1,3 +1,5 @@
+//go:build pictures
+
 package web
 
 import (
@@ -12,9 +14,6 @@ import (
 var pictures = flag.String("pictures", "", "The folder to take the pictures of the documentation into.")
 
 func TestPicturesAreTaken(t *testing.T) {
-	if *pictures == "" {
-		t.Skip("only with -pictures")
-	}
 	b := open(t)
 	for name, height := range map[string]int64{"pools": 390, "pool": 760, "explain": 450} {
 		b.look(1100, "light")

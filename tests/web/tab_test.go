@@ -22,7 +22,7 @@ import (
 )
 
 // patience is far more than any of it takes.
-const patience = time.Minute
+const patience = 5 * time.Minute
 
 // The pages that are looked at.
 var pages = map[string]string{
