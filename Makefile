@@ -25,7 +25,7 @@ BUILDER ?= golang:1.26
 IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER) \
 	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
 
-UNIT := ./webhook/... ./machine/... ./allocator/... ./collector/... ./inventory/... ./installation/... ./removal/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
+UNIT := ./webhook/... ./machine/... ./allocator/... ./collector/... ./inventory/... ./installation/... ./removal/... ./web/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
 INTEGRATION := ./tests/harness/... ./tests/integration/... ./tests/install/... ./tests/monitoring/...
 E2E := ./tests/e2e/...
 # For one package of tests.
@@ -161,6 +161,15 @@ e2e: FORMAT := testname
 e2e: ## The tests on a whole management cluster, with CAPI, CAPV and a simulated vCenter.
 	@$(call programs,$(STACK))
 	@$(gotest) $(E2E)
+
+.PHONY: test-web
+test-web: ## The page of the plugin in a browser; needs chromium, and npm the first time.
+	@command -v chromium >/dev/null || { echo 'make test-web needs chromium: install that package' >&2; exit 1; }
+	@$(gotest) ./tests/web/...
+
+.PHONY: pictures
+pictures: ## Take the pictures of docs/operate/web.md anew.
+	@$(GO) test ./tests/web -tags=pictures -count=1 -run TestPicturesAreTaken -pictures '$(CURDIR)/docs/operate'
 
 .PHONY: fuzz
 fuzz: ## Fuzz each fuzz target for FUZZTIME.

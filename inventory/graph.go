@@ -277,6 +277,9 @@ func (s Source) nameOf(kind client.Object) string {
 		_, name, _ := strings.Cut(fmt.Sprintf("%T", kind), ".")
 		return name + "s"
 	}
+	if strings.HasSuffix(gvk.Kind, "s") {
+		return gvk.Kind + "es"
+	}
 	return gvk.Kind + "s"
 }
 

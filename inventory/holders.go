@@ -139,28 +139,45 @@ type Sighting struct {
 // own objects.
 func (g *Graph) Sightings(ip netip.Addr) []Sighting {
 	var all []Sighting
-	see := func(kind string, user capi.User, bindings []ipam.Binding) {
+	g.sight(func(at netip.Addr, sighting Sighting) {
+		if at == ip {
+			all = append(all, sighting)
+		}
+	})
+	return all
+}
+
+// AllSightings are the Sightings of all addresses that are seen somewhere.
+func (g *Graph) AllSightings() map[netip.Addr][]Sighting {
+	all := map[netip.Addr][]Sighting{}
+	g.sight(func(ip netip.Addr, sighting Sighting) { all[ip] = append(all[ip], sighting) })
+	return all
+}
+
+// sight calls a function for each address of each object, once.
+func (g *Graph) sight(see func(netip.Addr, Sighting)) {
+	look := func(kind string, user capi.User, bindings []ipam.Binding) {
+		seen := map[netip.Addr]bool{}
 		for _, place := range user.Addresses() {
-			if place.IP != ip {
+			if seen[place.IP] {
 				continue
 			}
-			all = append(all, Sighting{
+			seen[place.IP] = true
+			see(place.IP, Sighting{
 				Kind: kind, NamespacedName: types.NamespacedName{Namespace: user.GetNamespace(), Name: user.GetName()}, Network: place.Network,
-				Held: slices.ContainsFunc(bindings, func(b ipam.Binding) bool { return b.Address.Addr() == ip }),
+				Held: slices.ContainsFunc(bindings, func(b ipam.Binding) bool { return b.Address.Addr() == place.IP }),
 			})
-			return
 		}
 	}
 	for _, m := range g.Machines {
-		see(capi.VSphereMachineKind.Kind, m.VSphereMachine, m.Bindings)
+		look(capi.VSphereMachineKind.Kind, m.VSphereMachine, m.Bindings)
 	}
 	for _, c := range g.Clusters {
-		see(capi.VSphereClusterKind.Kind, c.VSphereCluster, c.Bindings)
+		look(capi.VSphereClusterKind.Kind, c.VSphereCluster, c.Bindings)
 	}
 	for _, vm := range g.VMs {
-		see(capi.VSphereVMKind.Kind, vm, nil)
+		look(capi.VSphereVMKind.Kind, vm, nil)
 	}
-	return all
 }
 
 // PoolsWith are the pools that have an address in their ranges, or an object of it.

@@ -24,11 +24,18 @@ func (g *Graph) Summaries() []Summary {
 	demands := g.Demands()
 	summaries := make([]Summary, 0, len(g.Pools))
 	for _, pool := range g.Pools {
-		s := Summary{Pool: pool, Usage: pool.Usage(), Surge: SurgeOf(pool, demands), Waiting: g.WaitingFor(pool.PoolKey)}
-		s.Status, s.Attention = s.status()
-		summaries = append(summaries, s)
+		summaries = append(summaries, g.summary(pool, demands))
 	}
 	return summaries
+}
+
+// Summary is one pool.
+func (g *Graph) Summary(pool *Pool) Summary { return g.summary(pool, g.Demands()) }
+
+func (g *Graph) summary(pool *Pool, demands []Demand) Summary {
+	s := Summary{Pool: pool, Usage: pool.Usage(), Surge: SurgeOf(pool, demands), Waiting: g.WaitingFor(pool.PoolKey)}
+	s.Status, s.Attention = s.status()
+	return s
 }
 
 func (s Summary) status() (text string, attention bool) {

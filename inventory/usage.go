@@ -82,9 +82,13 @@ func (p *Pool) ranges() (all, reserved *netipx.IPSet, ok bool) {
 func sizeOf(set *netipx.IPSet) *big.Int {
 	size := new(big.Int)
 	for _, r := range set.Ranges() {
-		from, to := new(big.Int).SetBytes(r.From().AsSlice()), new(big.Int).SetBytes(r.To().AsSlice())
-		size.Add(size, to.Sub(to, from))
-		size.Add(size, big.NewInt(1))
+		size.Add(size, sizeOfRange(r))
 	}
 	return size
+}
+
+func sizeOfRange(r netipx.IPRange) *big.Int {
+	from, to := new(big.Int).SetBytes(r.From().AsSlice()), new(big.Int).SetBytes(r.To().AsSlice())
+	to.Sub(to, from)
+	return to.Add(to, big.NewInt(1))
 }

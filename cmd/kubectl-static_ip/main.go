@@ -94,7 +94,7 @@ func newRoot(called string, streams genericiooptions.IOStreams) *cobra.Command {
 		[]string{"wide", "json", "yaml", "name", "jsonpath=", "go-template=", "custom-columns="}, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		newPools(o), newPool(o), newMachines(o), newWho(o), newExplain(o), newCapacity(o), newPreview(o), newAudit(o),
-		newCheck(o), newUninstall(o), newVersion(o),
+		newWeb(o), newCheck(o), newUninstall(o), newVersion(o),
 	)
 	return root
 }

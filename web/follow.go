@@ -1,0 +1,123 @@
+package web
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"capv-static-ip.dev/inventory"
+)
+
+const (
+	// readsApart is the least time between the end of a read and the next one, and
+	// readsRatio how much longer a pause is than the read before it: a large cluster is
+	// read less often.
+	readsApart = 500 * time.Millisecond
+	readsRatio = 10
+	// readEvery is how often the cluster is read if nobody says that it changed.
+	readEvery = 15 * time.Second
+	// readTimeout bounds one read.
+	readTimeout = time.Minute
+)
+
+// follower has the newest Graph of a cluster. It reads the cluster again when a watch says
+// that something changed, and from time to time: what is shown is always one read, whose
+// time is known.
+type follower struct {
+	source inventory.Source
+	watcher
+	// every is how often the cluster is read without a change.
+	every time.Duration
+
+	mu    sync.Mutex
+	state state
+	// news is closed when there is a new state.
+	news chan struct{}
+}
+
+// state is what is known of the cluster.
+type state struct {
+	graph *inventory.Graph
+	// lost says why nothing newer is known, and since when that is so.
+	lost  error
+	since time.Time
+	// unwatched are the kinds of which changes are not told.
+	unwatched []string
+}
+
+// newFollower reads the cluster for the first time.
+func newFollower(ctx context.Context, source inventory.Source, w watcher) (*follower, error) {
+	f := &follower{source: source, watcher: w, every: readEvery, news: make(chan struct{})}
+	if err := f.read(ctx); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// run reads again until the context ends.
+func (f *follower) run(ctx context.Context) {
+	took := time.Duration(0)
+	for {
+		if !sleep(ctx, max(readsApart, readsRatio*took), nil) || !sleep(ctx, f.every, f.changed) {
+			return
+		}
+		start := time.Now()
+		if err := f.read(ctx); err != nil {
+			f.update(func(s *state) {
+				if s.lost == nil {
+					s.since = start
+				}
+				s.lost = err
+			})
+		}
+		took = time.Since(start)
+	}
+}
+
+// sleep waits, not longer than until somebody wakes it, and tells whether to go on.
+func sleep(ctx context.Context, long time.Duration, wake <-chan struct{}) bool {
+	timer := time.NewTimer(long)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+	case <-wake:
+	}
+	return true
+}
+
+func (f *follower) read(ctx context.Context) error {
+	limited, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	lists := &noting{Reader: f.client}
+	source := f.source
+	source.Reader = lists
+	graph, err := source.Read(limited)
+	if err != nil {
+		return err
+	}
+	f.watch(ctx, lists.noted)
+	f.update(func(s *state) {
+		*s = state{graph: graph, unwatched: slices.Sorted(maps.Keys(f.refused))}
+	})
+	return nil
+}
+
+// update changes what is known, and tells those who wait for news.
+func (f *follower) update(change func(*state)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change(&f.state)
+	close(f.news)
+	f.news = make(chan struct{})
+}
+
+// now is what is known, and what is closed when there is news.
+func (f *follower) now() (state, <-chan struct{}) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.state, f.news
+}
