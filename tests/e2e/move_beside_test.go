@@ -13,6 +13,7 @@ import (
 
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -85,7 +86,7 @@ func TestMoveBesideCreatesThatAreUnderWay(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
 		r := newRelocation(t, by, added, movable(by)...)
 		r.scale(r.workers, relocated+added)
-		r.checkClaimsOfMore()
+		r.awaitMore()
 
 		if !r.moveBegins() {
 			r.before = r.nodes(r.workers)
@@ -148,21 +149,17 @@ func (r *relocation) moveAndScaleUp(said string) {
 	r.checkMoved()
 }
 
-// checkClaimsOfMore waits until a claim is there for one of the machines that are
-// added.
-func (r *relocation) checkClaimsOfMore() {
+// awaitMore waits until the machines that are added are stored. One that is stored after
+// clusterctl has looked, and before it pauses the Cluster, would be left behind.
+func (r *relocation) awaitMore() {
 	r.Helper()
-	r.eventually(harness.Soon, "a claim for a new machine", func(ctx context.Context) error {
-		claims := 0
-		for _, provider := range harness.Providers {
-			list, err := r.objects(ctx, ipam.EmptyClaim(provider))
-			if err != nil {
-				return err
-			}
-			claims += len(list)
+	r.eventually(provisioned, "the new machines to be stored", func(ctx context.Context) error {
+		machines, err := r.objects(ctx, &capi.VSphereMachine{})
+		if err != nil {
+			return err
 		}
-		if claims <= relocated {
-			return fmt.Errorf("there are %d claims", claims)
+		if len(machines) < relocated+added {
+			return fmt.Errorf("there are %d machines", len(machines))
 		}
 		return nil
 	})
