@@ -97,8 +97,8 @@ func (a *audit) addPool(p *Pool) {
 	}
 }
 
-// poolsFor are the pools that objects of a namespace can have addresses of.
-func (a *audit) poolsFor(namespace string) []*Pool {
+// poolsSeenFrom are the pools that objects of a namespace can have addresses of.
+func (a *audit) poolsSeenFrom(namespace string) []*Pool {
 	return slices.Concat(a.poolsIn[namespace], a.poolsIn[""])
 }
 
