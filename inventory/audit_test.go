@@ -117,13 +117,10 @@ func TestFindings(t *testing.T) {
 		}, ""},
 
 		"a pool with its gateway in it":                   {func(s *scene) { *s.pool.Spec.Gateway = "10.0.0.7" }, "SIP-008 warning IPPool ns/pool"},
-		"a pool with a name server in it":                 {func(s *scene) { s.pool.Spec.DNSServers = []ipamv1.IPAddressStr{"10.0.0.7"} }, "SIP-008 warning IPPool ns/pool"},
-		"a pool with its network in it":                   {func(s *scene) { *s.pool.Spec.Pools[0].Start = "10.0.0.0"; *s.pool.Spec.Gateway = "10.0.0.254" }, "SIP-008 warning IPPool ns/pool"},
 		"a pool with an endpoint in it":                   {func(s *scene) { s.cluster.Spec.ControlPlaneEndpoint.Host = "10.0.0.6" }, "SIP-008 warning IPPool ns/pool"},
 		"an in-cluster pool, that leaves out its gateway": {func(s *scene) { s.more = []client.Object{s.inCluster("other", "10.7.0.0/28", "10.7.0.1", "")} }, ""},
 		"an in-cluster pool with a name server in it":     {func(s *scene) { s.more = []client.Object{s.inCluster("other", "10.7.0.0/28", "10.7.0.1", "10.7.0.5")} }, "SIP-008 warning InClusterIPPool ns/other"},
 
-		"an in-cluster pool whose gateway serves names": {func(s *scene) { s.more = []client.Object{s.inCluster("other", "10.7.0.0/28", "10.7.0.1", "10.7.0.1")} }, ""},
 		"a pool that reserves the endpoint in it": {func(s *scene) {
 			s.cluster.Spec.ControlPlaneEndpoint.Host = "10.0.0.6"
 			s.pool.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{"vip": "10.0.0.6"}

@@ -158,7 +158,7 @@ func TestWhatIsWrittenInVainIsFound(t *testing.T) {
 		"on the Cluster": {func(g *Graph, _ *Machine) { g.closer.clusters = append(g.closer.clusters, labelled("Cluster", "dkp")) },
 			`stands on Cluster "dkp" itself, which hands nothing on: the metadata in its spec.topology, or that of the template, would.`},
 		"on the control plane": {func(g *Graph, m *Machine) {
-			m.Labels[clusterv1.MachineControlPlaneNameLabel] = "cp"
+			g.makers.machines[maker{"KubeadmControlPlane", "ns", "cp"}] = []*Machine{m}
 			g.Workloads = append(g.Workloads, &Workload{Unstructured: labelled("KubeadmControlPlane", "cp")})
 		}, `KubeadmControlPlane "cp" itself, which hands nothing on: its spec.machineTemplate.metadata would.`},
 		"an annotation of a Cluster": {func(g *Graph, _ *Machine) {
