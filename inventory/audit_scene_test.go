@@ -179,7 +179,7 @@ func (s *scene) client(t *testing.T) client.WithWatch {
 	scheme := runtime.NewScheme()
 	err := errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1.AddToScheme(scheme), capi.AddToScheme(scheme, nil), capiipamv1.AddToScheme(scheme))
 	for kind, group := range map[string]string{
-		"MachineDeployment": "cluster.x-k8s.io/v1beta2", "InClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2",
+		"InClusterIPPool":       "ipam.cluster.x-k8s.io/v1alpha2",
 		"GlobalInClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2", "Certificate": "cert-manager.io/v1",
 	} {
 		gvk := schema.FromAPIVersionAndKind(group, kind)
@@ -190,6 +190,12 @@ func (s *scene) client(t *testing.T) client.WithWatch {
 		t.Fatal(err)
 	}
 	return fake.NewClientBuilder().WithScheme(scheme).WithRESTMapper(testrestmapper.TestOnlyStaticRESTMapper(scheme)).WithReturnManagedFields().WithObjects(s.objects()...).Build()
+}
+
+// askFor has the workload's machines ask for a pool. The server here keeps no spec of
+// templates and of what makes machines, of which the product's types have only metadata.
+func (w *Workload) askFor(pool ipam.PoolReference) {
+	w.Places = []Place{{Asks: []ipam.Ask{{Choices: []ipam.Choice{{Pool: pool}}}}}}
 }
 
 // source reads the scene at noon.

@@ -60,10 +60,13 @@ func graphOf(machines ...*Machine) (*Graph, *Pool) {
 	pool.Claims = []ipam.Claim{{Object: claim, Pool: pool.PoolReference, Address: address.Name}}
 	pool.Addresses = []Address{{Address: ipam.Address{Object: address, Pool: pool.PoolReference, Claim: claim.Name, IP: "10.0.0.7"}, IP: netip.MustParseAddr("10.0.0.7")}}
 	g := &Graph{
-		At: time.Now(), Machines: machines, Pools: []*Pool{pool}, byKey: map[PoolKey]*Pool{pool.PoolKey: pool},
+		At: time.Now(), makers: newMakers(), Pools: []*Pool{pool}, byKey: map[PoolKey]*Pool{pool.PoolKey: pool},
 		byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
 		Templates: map[types.NamespacedName]*unstructured.Unstructured{},
 		closer:    &closer{machines: map[types.UID]*asked{}, endpoints: map[types.UID]*asked{}},
+	}
+	for _, m := range machines {
+		g.addMachine(m)
 	}
 	return g, pool
 }
@@ -172,8 +175,9 @@ func TestWhatIsWrittenInVainIsFound(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := machineWaiting()
-			g, _ := graphOf(m)
+			g, _ := graphOf()
 			test.around(g, m)
+			g.addMachine(m)
 			expectStory(t, g.ExplainMachine(m), true, "Nobody names a pool", test.want)
 		})
 	}
