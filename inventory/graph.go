@@ -265,7 +265,8 @@ func (s Source) pages(ctx context.Context, kind client.Object, options client.Li
 			}
 		}
 		all = append(all, objects...)
-		if options.Continue = next; next == "" {
+		// A cache has all of it at once, whatever it says of more.
+		if options.Continue = next; next == "" || options.Limit == 0 {
 			return all, nil
 		}
 	}
