@@ -181,13 +181,8 @@ func (s *scene) client(t *testing.T) client.WithWatch {
 	scheme := runtime.NewScheme()
 	err := errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1.AddToScheme(scheme), capi.AddToScheme(scheme, nil), capiipamv1.AddToScheme(scheme))
 	for kind, group := range map[string]string{
-<<<<<<< HEAD
 		"InClusterIPPool":       "ipam.cluster.x-k8s.io/v1alpha2",
 		"GlobalInClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2", "Certificate": "cert-manager.io/v1",
-=======
-		"InClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2", "GlobalInClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2",
-		"Certificate": "cert-manager.io/v1",
->>>>>>> tidy
 	} {
 		gvk := schema.FromAPIVersionAndKind(group, kind)
 		scheme.AddKnownTypeWithName(gvk, &unstructured.Unstructured{})
