@@ -179,7 +179,7 @@ func (s *scene) client(t *testing.T) client.WithWatch {
 	scheme := runtime.NewScheme()
 	err := errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1.AddToScheme(scheme), capi.AddToScheme(scheme, nil), capiipamv1.AddToScheme(scheme))
 	for kind, group := range map[string]string{
-		"MachineDeployment": "cluster.x-k8s.io/v1beta2", "InClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2",
+		"InClusterIPPool":       "ipam.cluster.x-k8s.io/v1alpha2",
 		"GlobalInClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2", "Certificate": "cert-manager.io/v1",
 	} {
 		gvk := schema.FromAPIVersionAndKind(group, kind)

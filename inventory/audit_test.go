@@ -212,6 +212,7 @@ func (s *scene) expect(t *testing.T, want string) {
 	}
 	// The server here keeps no spec of a template, since the manager reads its metadata only.
 	graph.Workloads[0].Asks = []ipam.Ask{{Choices: []ipam.Choice{{Pool: metal3.PoolNamed("pool")}}}}
+	graph.Workloads[0].Places = []Place{{Asks: graph.Workloads[0].Asks}}
 	findings, left := graph.Findings(limits)
 	if len(left) > 0 {
 		t.Errorf("checks were left out: %v", left)
@@ -261,6 +262,7 @@ func TestPoolOfAllNamespacesIsNotJudgedByOneOfThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	graph.Workloads[0].Asks = []ipam.Ask{{Choices: []ipam.Choice{{Pool: ipam.PoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "GlobalInClusterIPPool", Name: "everywhere"}}}}}
+	graph.Workloads[0].Places = []Place{{Asks: graph.Workloads[0].Asks}}
 	for _, ofSome := range []bool{false, true} {
 		graph.ofSome = ofSome
 		if findings, _ := graph.Findings(limits, TooFewForRollOut); (len(findings) == 0) != ofSome {
@@ -360,5 +362,19 @@ func TestNothingSuspiciousIsReadOnce(t *testing.T) {
 	report, err := source.Audit(t.Context(), limits, time.Hour)
 	if err != nil || reads != 1 || len(report.Findings) != 1 {
 		t.Errorf("got %d reads, %v and %v, want one read, and the pool", reads, report, err)
+	}
+}
+
+// An answer of the API server is read by pages, and loses most of who wrote which field.
+func TestOwnerThatWaitsForWhatIsThereIsFoundByPages(t *testing.T) {
+	s := newScene()
+	s.more = []client.Object{refused(time.Hour)}
+	source := s.source(t)
+	source.PageSize = PageSize
+
+	report, err := source.Audit(t.Context(), limits, 0, RefusedForNothing)
+
+	if err != nil || len(report.Findings) != 1 {
+		t.Errorf("got %v and %v, want the owner", report, err)
 	}
 }
