@@ -97,14 +97,15 @@ func (a *Allocator) isUsed(ctx context.Context, stored *capi.VSphereMachine, pro
 		return true, err
 	}
 	for _, address := range addresses {
+		if a.mayHave(stored, address) {
+			// Its failure domain may put the device on another network than it says; and who
+			// has read the claim may have written by hand what was to come.
+			return true, nil
+		}
 		if !ipam.IsProtected(address) {
 			// Nobody has been given it. On which network it is to be is not known, and
 			// others have the same address on theirs.
 			continue
-		}
-		if a.mayHave(stored, address) {
-			// Its failure domain may put the device on another network than it says.
-			return true, nil
 		}
 		used, err := a.isAddressUsed(ctx, provider, address)
 		if err != nil || used {

@@ -131,6 +131,21 @@ func TestAddressThatNobodyWasGivenIsGivenUpWithItsClaim(t *testing.T) {
 	}
 }
 
+// Somebody has read in the claim what is to come, and written it by hand.
+func TestClaimWhoseAddressTheMachineHasStaysAlsoUnprotected(t *testing.T) {
+	claim, address := boundClaim()
+	address.Finalizers, address.Annotations = nil, nil
+	a := played(t, waitingMachine(func(m *capi.VSphereMachine) { m.Spec.Network.Devices[0].IPAddrs = []string{"10.0.0.10/24"} }), claim, address)
+
+	if err := a.GiveUp(t.Context(), ofStoredOne().Machine, "uid"); err != nil {
+		t.Fatal(err)
+	}
+
+	if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); err != nil {
+		t.Errorf("got error %v, want that the claim stays", err)
+	}
+}
+
 // It may have lost the marks of both, and the address of one, whose VM does not tell of it.
 func TestMachineThatHasLostItsMarksGivesUpNothing(t *testing.T) {
 	claim, address := boundClaim()

@@ -259,9 +259,12 @@ func (s Source) pages(ctx context.Context, kind client.Object, options client.Li
 			return nil, err
 		}
 		if s.PageSize > 0 {
-			// They are nobody else's. Who has written which field is half of an object.
+			// They are nobody else's. Who has written which field is half of an object, and
+			// is asked of those alone that were refused.
 			for _, object := range objects {
-				object.SetManagedFields(nil)
+				if _, wasRefused := object.GetAnnotations()[ipam.RefusedByAnnotation]; !wasRefused {
+					object.SetManagedFields(nil)
+				}
 			}
 		}
 		all = append(all, objects...)

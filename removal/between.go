@@ -17,9 +17,9 @@ import (
 // or keep it for ever, if nobody finished it. Machines were read before claims and
 // addresses, so what is new may be in it for a moment.
 func (s *state) between() []string {
-	machines, names := map[types.UID]bool{}, map[client.ObjectKey]bool{}
+	machines, named := map[types.UID]bool{}, map[client.ObjectKey]types.UID{}
 	for _, m := range s.graph.Machines {
-		machines[m.UID], names[client.ObjectKeyFromObject(m)] = true, true
+		machines[m.UID], named[client.ObjectKeyFromObject(m)] = true, m.UID
 	}
 	var between []string
 	for _, claim := range s.claims {
@@ -28,16 +28,29 @@ func (s *state) between() []string {
 		}
 	}
 	for _, address := range protected(s.addresses) {
-		holder := ipam.HolderOf(address.Object)
-		switch {
-		case !address.GetDeletionTimestamp().IsZero():
-			between = append(between, address.String()+" is being deleted")
-		case holder.Kind == ipam.OfMachine && holder.Name != "" && !names[client.ObjectKey{Namespace: address.GetNamespace(), Name: holder.Name}]:
-			// Its VM may still be there.
-			between = append(between, fmt.Sprintf("%s is kept for machine %s, which is gone", address, holder.Name))
-		}
+		between = append(between, unfinishedAddress(address, named)...)
 	}
 	return append(between, s.unfinishedHolders()...)
+}
+
+// unfinishedAddress says what is to be done about a protected address, nothing if it is that
+// of a machine that is there, or of an endpoint. The VM of a machine that is gone may still
+// be there, also if another machine has the name by now.
+func unfinishedAddress(address object, named map[client.ObjectKey]types.UID) []string {
+	holder := ipam.HolderOf(address.Object)
+	there, exists := named[client.ObjectKey{Namespace: address.GetNamespace(), Name: holder.Name}]
+	uid := types.UID(address.GetAnnotations()[ipam.MachineUIDAnnotation])
+	switch {
+	case !address.GetDeletionTimestamp().IsZero():
+		return []string{address.String() + " is being deleted"}
+	case holder.Kind != ipam.OfMachine || holder.Name == "":
+		return nil
+	case !exists:
+		return []string{fmt.Sprintf("%s is kept for machine %s, which is gone", address, holder.Name)}
+	case uid != "" && uid != there:
+		return []string{fmt.Sprintf("%s is kept for an earlier machine %s, which is gone", address, holder.Name)}
+	}
+	return nil
 }
 
 // unfinishedClaim says what is to be done about a claim, nothing if it is owned by one of

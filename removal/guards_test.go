@@ -78,6 +78,17 @@ func TestNothingIsBetweenWhereMachinesOwnTheirClaims(t *testing.T) {
 	}
 }
 
+// A copy that was restored has another UID than the address says, until the manager has
+// seen it, and has the address.
+func TestAddressOfTheMachineThatIsThereIsNotBetween(t *testing.T) {
+	s, m, _, address := settled()
+	address.SetAnnotations(map[string]string{ipam.MachineNameAnnotation: m.Name, ipam.MachineUIDAnnotation: string(m.UID)})
+
+	if got := s.between(); len(got) > 0 {
+		t.Errorf("got %q, want nothing", got)
+	}
+}
+
 func TestWhatIsBetweenIsNamed(t *testing.T) {
 	for want, change := range map[string]func(s *state, m *inventory.Machine, claim, address object){
 		"IPClaim ns/m-0 is being deleted": func(_ *state, _ *inventory.Machine, claim, _ object) { claim.SetDeletionTimestamp(&now) },
@@ -85,6 +96,9 @@ func TestWhatIsBetweenIsNamed(t *testing.T) {
 		"IPClaim ns/n-0 has no machine":   func(s *state, _ *inventory.Machine, _, _ object) { s.claims = append(s.claims, claimOf(holder("n"))) },
 		"IPAddress ns/m is kept for machine n, which is gone": func(_ *state, _ *inventory.Machine, _, address object) {
 			address.SetAnnotations(map[string]string{ipam.MachineNameAnnotation: "n"})
+		},
+		"IPAddress ns/m is kept for an earlier machine m, which is gone": func(_ *state, _ *inventory.Machine, _, address object) {
+			address.SetAnnotations(map[string]string{ipam.MachineNameAnnotation: "m", ipam.MachineUIDAnnotation: "an earlier life"})
 		},
 		"IPClaim ns/m-0 cools down": func(_ *state, _ *inventory.Machine, claim, _ object) {
 			claim.SetAnnotations(map[string]string{ipam.ReleasedAtAnnotation: "2026-11-29T12:00:00Z", ipam.ClusterNameAnnotation: "prod"})
@@ -335,6 +349,16 @@ func TestNamespaceWithThingsOfOthersStays(t *testing.T) {
 		"a machine": {installation.App, &inventory.Graph{Machines: []*inventory.Machine{{VSphereMachine: &capi.VSphereMachine{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "ours"},
 		}}}}, true},
+		"a VSphereCluster": {installation.App, &inventory.Graph{Clusters: []*inventory.Cluster{{VSphereCluster: &capi.VSphereCluster{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "ours"},
+		}}}}, true},
+		"a template": {installation.App, &inventory.Graph{Templates: map[types.NamespacedName]*unstructured.Unstructured{{Namespace: "ours", Name: "t"}: {}}}, true},
+		"what makes machines": {installation.App, &inventory.Graph{Workloads: []*inventory.Workload{{Unstructured: &unstructured.Unstructured{
+			Object: map[string]any{"metadata": map[string]any{"namespace": "ours"}},
+		}}}}, true},
+		"a Cluster elsewhere": {installation.App, &inventory.Graph{Clusters: []*inventory.Cluster{{VSphereCluster: &capi.VSphereCluster{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "theirs"},
+		}}}}, false},
 	} {
 		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ours", Name: "p", Labels: map[string]string{installation.AppLabel: test.app}}}
 		r := &Removal{Client: fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).WithObjects(pod).Build()}

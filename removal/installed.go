@@ -12,8 +12,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/installation"
+	"capv-static-ip.dev/inventory"
 )
 
 // installedKinds are the kinds of what the ways to install bring, in the order in which
@@ -139,16 +141,29 @@ func (r *Removal) othersIn(ctx context.Context, s *state, namespace string) (boo
 			return true, nil
 		}
 	}
-	for _, m := range s.graph.Machines {
-		if m.Namespace == namespace {
-			return true, nil
-		}
+	if s.hasMakersIn(namespace) {
+		return true, nil
 	}
 	pods, err := r.list(ctx, &corev1.Pod{}, client.InNamespace(namespace))
 	if err != nil {
 		return false, err
 	}
 	return slices.ContainsFunc(pods, func(pod object) bool { return pod.GetLabels()[installation.AppLabel] != installation.App }), nil
+}
+
+// hasMakersIn tells whether there are machines in a namespace, or what machines are made of:
+// to delete it would delete clusters.
+func (s *state) hasMakersIn(namespace string) bool {
+	for key := range s.graph.Templates {
+		if key.Namespace == namespace {
+			return true
+		}
+	}
+	return slices.ContainsFunc(s.graph.Machines, func(m *inventory.Machine) bool { return m.Namespace == namespace }) ||
+		slices.ContainsFunc(s.graph.VMs, func(vm *capi.VSphereVM) bool { return vm.Namespace == namespace }) ||
+		slices.ContainsFunc(s.graph.Clusters, func(c *inventory.Cluster) bool { return c.Namespace == namespace }) ||
+		slices.ContainsFunc(s.graph.Workloads, func(w *inventory.Workload) bool { return w.GetNamespace() == namespace }) ||
+		slices.ContainsFunc(s.clusters, func(c *capi.Cluster) bool { return c.Namespace == namespace })
 }
 
 // installed is all that is installed.
@@ -225,7 +240,7 @@ func (r *Removal) notes(s *state) []string {
 	for _, each := range s.kept {
 		why := "it holds claims to what pools say; delete it if you do not want that any more"
 		if each.kind == namespaceKind {
-			why = "it has pools, machines or Pods that are not ours"
+			why = "it has pools, clusters or Pods that are not ours"
 		}
 		notes = append(notes, fmt.Sprintf("%s stays: %s", each, why))
 	}

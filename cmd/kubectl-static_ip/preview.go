@@ -271,7 +271,7 @@ func (p *previewer) tellAnswer(a answer, asks int) {
 			p.complain("would be refused: %s", text)
 			continue
 		}
-		fmt.Fprintf(p.streams.Out, "  %s\n", text)
+		fmt.Fprintf(p.streams.Out, "  %s\n", oneLine(text))
 	}
 	if asks > 0 && len(a.warnings) == 0 {
 		p.complain("nobody answers for it: is capv-static-ip installed, and does it serve this namespace?")
@@ -285,7 +285,7 @@ func isDeferred(text string) bool {
 
 func (p *previewer) complain(format string, args ...any) {
 	p.refused = true
-	fmt.Fprintf(p.streams.Out, "  ! "+format+"\n", args...)
+	fmt.Fprintf(p.streams.Out, "  ! %s\n", oneLine(fmt.Sprintf(format, args...)))
 }
 
 func count(n int, what string) string {

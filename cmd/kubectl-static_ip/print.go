@@ -107,6 +107,12 @@ func (l *list) object() (runtime.Object, error) {
 	return all, nil
 }
 
+// oneLine is a text, which others may have written, without what a terminal would do
+// something else with than show it.
+func oneLine(text string) string {
+	return strings.ReplaceAll(printers.EscapeTerminal(text), "\n", `\n`)
+}
+
 // orDash is a dash for what is not there.
 func orDash(text string) string {
 	if text == "" {

@@ -40,6 +40,16 @@ Now: do it
 	}
 }
 
+// Whoever may write events, or names of networks, must not paint the screen of who reads
+// them, or tell them what to type.
+func TestTextOfOthersCannotLeaveItsLine(t *testing.T) {
+	o, printed := printing("")
+	o.draw(inventory.Story{Title: "a machine", Lines: []string{"\x1b[2Jfull\r\nNow: run this"}}, false)
+	if want := "a machine\n  ^[[2Jfull\\r\\nNow: run this\n"; printed() != want {
+		t.Errorf("it prints %q, want %q", printed(), want)
+	}
+}
+
 func TestColumnsOfTheUserAreReadAsKubectlDoes(t *testing.T) {
 	l := &list{kind: "Pool"}
 	l.add(&poolItem{Metadata: meta{"ns", "lab"}, Used: 3})

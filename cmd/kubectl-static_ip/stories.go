@@ -75,16 +75,16 @@ func (o *options) draw(story inventory.Story, isNext bool) {
 	if isNext {
 		fmt.Fprintln(o.streams.Out)
 	}
-	fmt.Fprintln(o.streams.Out, story.Title)
+	fmt.Fprintln(o.streams.Out, oneLine(story.Title))
 	levels := make([]int, len(story.Lines))
 	for i, line := range story.Lines {
 		levels[i] = (len(line) - len(strings.TrimLeft(line, " "))) / 2
 	}
 	for i, line := range story.Lines {
-		fmt.Fprintln(o.streams.Out, "  "+branches(levels, i)+strings.TrimLeft(line, " "))
+		fmt.Fprintln(o.streams.Out, "  "+branches(levels, i)+oneLine(strings.TrimLeft(line, " ")))
 	}
 	if story.Next != "" {
-		fmt.Fprintln(o.streams.Out, "Now: "+story.Next)
+		fmt.Fprintln(o.streams.Out, "Now: "+oneLine(story.Next))
 	}
 }
 
