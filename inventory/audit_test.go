@@ -162,6 +162,12 @@ func TestFindings(t *testing.T) {
 			s.claim.Labels, s.claim.Annotations = nil, map[string]string{ipam.MachineNameAnnotation: "m"}
 		}, "SIP-014 warning claim ns/m-0"},
 
+		"a claim of the adapter for what its machine does not have": {func(s *scene) {
+			_, claim, address := s.bound("a", "10.0.0.4")
+			claim.Labels, claim.Annotations, address.Finalizers = nil, nil, nil
+			s.more = []client.Object{unbound("a", "10.9.0.1"), claim, address}
+		}, ""},
+
 		"a pool that stays behind": {func(s *scene) { s.pool.Spec.ClusterName = nil }, "SIP-015 warning IPPool ns/pool"},
 		"a pool that is labelled to move": {func(s *scene) {
 			s.pool.Spec.ClusterName = nil
