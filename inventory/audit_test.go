@@ -150,7 +150,12 @@ func TestFindings(t *testing.T) {
 		"a guest that says nothing yet":   {func(s *scene) { s.vm.Status.Addresses = nil }, ""},
 		"a guest with a link-local alone": {func(s *scene) { s.vm.Status.Addresses = []string{"fe80::1", "169.254.0.1"} }, ""},
 
-		"an owner that waits for what is there":  {func(s *scene) { s.more = []client.Object{refused(time.Hour)} }, "SIP-013 warning MachineSet ns/set"},
+		"an owner that waits for what is there": {func(s *scene) { s.more = []client.Object{refused(time.Hour)} }, "SIP-013 warning MachineSet ns/set"},
+		"an owner that waits for more than is there": {func(s *scene) {
+			set := refused(time.Hour)
+			set.GetAnnotations()[ipam.RefusedByAnnotation] += ":9"
+			s.more = []client.Object{set}
+		}, ""},
 		"an owner that was refused a moment ago": {func(s *scene) { s.more = []client.Object{refused(time.Minute)} }, ""},
 		"an owner that waits for what is not there": {func(s *scene) {
 			s.more = []client.Object{refused(time.Hour)}
