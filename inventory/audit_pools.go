@@ -258,7 +258,7 @@ func (a *audit) endpointsIn(pool *Pool, ranges poolRanges) []neededAddress {
 func (a *audit) poolsOfOneName() []*Finding {
 	var findings []*Finding
 	for _, pool := range a.Pools {
-		if pool.Object == nil || pool.PoolReference.Kind != "IPPool" || !isKnownKind(pool.PoolReference) {
+		if pool.Object == nil || pool.Kind != "IPPool" || !isKnownKind(pool.PoolReference) {
 			continue
 		}
 		for _, other := range a.poolsIn[pool.Namespace] {

@@ -292,8 +292,8 @@ func refused(ago time.Duration) client.Object {
 	}
 	set.Annotations[ipam.RefusedByAnnotation] = "IPPool.ipam.metal3.io/pool"
 	set.ManagedFields = []metav1.ManagedFieldsEntry{
-		{Manager: "capi", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &dawn, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)}},
-		{Manager: "capv-static-ip", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &at, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:annotations":{"f:` + ipam.RefusedByAnnotation + `":{}}}}`)}},
+		{Manager: "capi", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &dawn, FieldsV1: metav1.NewFieldsV1(`{"f:spec":{}}`)},
+		{Manager: "capv-static-ip", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &at, FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:annotations":{"f:` + ipam.RefusedByAnnotation + `":{}}}}`)},
 	}
 	return set
 }
