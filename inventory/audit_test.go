@@ -149,7 +149,12 @@ func TestFindings(t *testing.T) {
 		"a guest that says nothing yet":   {func(s *scene) { s.vm.Status.Addresses = nil }, ""},
 		"a guest with a link-local alone": {func(s *scene) { s.vm.Status.Addresses = []string{"fe80::1", "169.254.0.1"} }, ""},
 
-		"an owner that waits for what is there":  {func(s *scene) { s.more = []client.Object{refused(time.Hour)} }, "SIP-013 warning MachineSet ns/set"},
+		"an owner that waits for what is there": {func(s *scene) { s.more = []client.Object{refused(time.Hour)} }, "SIP-013 warning MachineSet ns/set"},
+		"an owner that waits for more than is there": {func(s *scene) {
+			set := refused(time.Hour)
+			set.GetAnnotations()[ipam.RefusedByAnnotation] += ":9"
+			s.more = []client.Object{set}
+		}, ""},
 		"an owner that was refused a moment ago": {func(s *scene) { s.more = []client.Object{refused(time.Minute)} }, ""},
 		"an owner that waits for what is not there": {func(s *scene) {
 			s.more = []client.Object{refused(time.Hour)}
@@ -160,6 +165,12 @@ func TestFindings(t *testing.T) {
 		"a claim of the adapter": {func(s *scene) {
 			s.claim.Labels, s.claim.Annotations = nil, map[string]string{ipam.MachineNameAnnotation: "m"}
 		}, "SIP-014 warning claim ns/m-0"},
+
+		"a claim of the adapter for what its machine does not have": {func(s *scene) {
+			_, claim, address := s.bound("a", "10.0.0.4")
+			claim.Labels, claim.Annotations, address.Finalizers = nil, nil, nil
+			s.more = []client.Object{unbound("a", "10.9.0.1"), claim, address}
+		}, ""},
 
 		"a pool that stays behind": {func(s *scene) { s.pool.Spec.ClusterName = nil }, "SIP-015 warning IPPool ns/pool"},
 		"a pool that is labelled to move": {func(s *scene) {
