@@ -81,7 +81,7 @@ func (s *scene) scarce() (template string) {
 	made := harness.Template(s.ns, "t", f.Ask(f.PoolName))
 	owner := harness.ControlPlaneOwner(s.ns, "cp", made.Name, harness.WithLabel("topology.cluster.x-k8s.io/owned", ""))
 	s.create(made, owner)
-	topology := `--patch={"spec":{"topology":{"classRef":{"name":"class"},"version":"v1.36.3"}}}`
+	topology := `--patch={"spec":{"topology":{"classRef":{"name":"class"},"version":"v1.36.3","workers":{"machineDeployments":[{"class":"default","name":"md-0"}]}}}}`
 	if _, err := s.kubectl(s.Context(), "", "patch", "cluster.cluster.x-k8s.io", harness.DefaultCluster, "--type=merge", topology); err != nil {
 		s.Fatal(err)
 	}
