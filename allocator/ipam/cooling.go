@@ -7,7 +7,6 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -111,11 +110,6 @@ func CoolAddress(address client.Object, holder Holder, at time.Time) {
 func CoolClaim(claim client.Object, machine Machine, at time.Time) {
 	if machine.Cluster == "" {
 		machine.Cluster = claim.GetLabels()[clusterv1.ClusterNameLabel]
-	}
-	if machine.Cluster == "" && len(validation.IsValidLabelValue(machine.Name)) == 0 {
-		// There was no Cluster. Where clusterctl moves the claim to, its provider would bind
-		// it to another address before its own is there; one whose Cluster is missing waits.
-		machine.Cluster = machine.Name
 	}
 	Mark(claim, machine)
 	claim.SetOwnerReferences(slices.DeleteFunc(claim.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {

@@ -6,7 +6,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/allocator/kube"
 )
@@ -93,22 +92,6 @@ func TestAddressThatIsProtectedOrReleasedDoesNotCoolDown(t *testing.T) {
 			end(address)
 			if IsReleased(address) {
 				t.Errorf("it still cools down: %v", address.Annotations)
-			}
-		})
-	}
-}
-
-// The provider of the target would bind it to another address before its own is moved.
-func TestClaimThatCoolsDownWithoutAClusterIsOfOneThatIsMissing(t *testing.T) {
-	for name, test := range map[string]struct{ cluster, want string }{
-		"it had none": {"", "former"},
-		"it had one":  {"prod", "prod"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			claim := &metav1.PartialObjectMetadata{}
-			CoolClaim(claim, Machine{Kind: OfCluster, Cluster: test.cluster, NamespacedName: types.NamespacedName{Namespace: "ns", Name: "former"}}, time.Now())
-			if got := claim.Labels[clusterv1.ClusterNameLabel]; got != test.want {
-				t.Errorf("it is of Cluster %q, want %q", got, test.want)
 			}
 		})
 	}
