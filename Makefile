@@ -218,12 +218,13 @@ CHARTED := deploy/rbac/role.yaml deploy/rbac/viewer_role.yaml deploy/namespaced/
 	deploy/monitoring/service.yaml deploy/monitoring/service_monitor.yaml deploy/monitoring/prometheus_rule.yaml deploy/monitoring/dashboard.json
 
 .PHONY: generate
-generate: ## Generate what is made from code: role.yaml, the deep copies, the dashboard, the rules for the Prometheus operator, the chart's files.
+generate: ## Generate what is made from code: role.yaml, the deep copies, the dashboard, the rules for the Prometheus operator, the chart's files, docs/cli.md.
 	@$(controller-gen) output:rbac:artifacts:config=deploy/rbac
 	@$(deepcopy-gen)
 	@$(prometheus-rule) > deploy/monitoring/prometheus_rule.yaml
 	@$(dashboard) > deploy/monitoring/dashboard.json
 	@cp $(CHARTED) $(CHART)/files
+	@$(GO) test ./cmd/kubectl-static_ip -count=1 -run TestReferenceIsThatOfTheCommands -args -update >/dev/null
 
 .PHONY: verify-generate
 verify-generate: ## Fail if a generated file is stale.

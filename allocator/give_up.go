@@ -136,7 +136,7 @@ func (a *Allocator) giveUp(ctx context.Context, req Request, provider ipam.Provi
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(addresses, func(address client.Object) bool { return ipam.IsProtected(address) }) {
+	if slices.ContainsFunc(addresses, ipam.IsProtected) {
 		if err := a.markGivenUp(ctx, claim); err != nil {
 			return err
 		}

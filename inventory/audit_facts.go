@@ -28,6 +28,7 @@ type audit struct {
 	endpoints map[spot]bool
 	paused    map[types.NamespacedName]bool
 	ranges    map[*Pool]poolRanges
+	details   map[*Pool]ipam.Details
 	poolsIn   map[string][]*Pool
 }
 
@@ -54,7 +55,7 @@ func newAudit(g *Graph, limits Limits) *audit {
 		Graph: g, limits: limits,
 		machines: map[types.UID]*Machine{}, named: map[types.NamespacedName]*Machine{}, claims: map[types.UID]*ipam.Claim{},
 		addresses: map[place][]*Address{}, onVM: map[spot]bool{}, endpoints: map[spot]bool{}, paused: map[types.NamespacedName]bool{},
-		ranges: map[*Pool]poolRanges{}, poolsIn: map[string][]*Pool{},
+		ranges: map[*Pool]poolRanges{}, details: map[*Pool]ipam.Details{}, poolsIn: map[string][]*Pool{},
 	}
 	for _, m := range g.Machines {
 		a.machines[m.UID], a.named[client.ObjectKeyFromObject(m)] = m, m
@@ -83,6 +84,9 @@ func (a *audit) addPool(p *Pool) {
 	if all, reserved, ok := p.ranges(); ok {
 		a.ranges[p] = poolRanges{all, reserved}
 	}
+	if p.Object != nil {
+		a.details[p] = ipam.DetailsOf(p.Provider, p.Object)
+	}
 	for i := range p.Claims {
 		a.claims[p.Claims[i].GetUID()] = &p.Claims[i]
 	}
@@ -93,8 +97,8 @@ func (a *audit) addPool(p *Pool) {
 	}
 }
 
-// poolsFor are the pools that objects of a namespace can have addresses of.
-func (a *audit) poolsFor(namespace string) []*Pool {
+// poolsSeenFrom are the pools that objects of a namespace can have addresses of.
+func (a *audit) poolsSeenFrom(namespace string) []*Pool {
 	return slices.Concat(a.poolsIn[namespace], a.poolsIn[""])
 }
 

@@ -239,7 +239,7 @@ func (a *audit) vmNotBound(vm *capi.VSphereVM) []*Finding {
 	var findings []*Finding
 	for _, has := range vm.Addresses() {
 		why := ""
-		for _, pool := range a.poolsFor(vm.Namespace) {
+		for _, pool := range a.poolsSeenFrom(vm.Namespace) {
 			ranges, known := a.ranges[pool]
 			if !known || !ranges.all.Contains(has.IP) {
 				continue
@@ -351,7 +351,7 @@ func (a *audit) byHandInPool() []*Finding {
 			if m.holds(has.IP) {
 				continue
 			}
-			for _, pool := range a.poolsFor(m.Namespace) {
+			for _, pool := range a.poolsSeenFrom(m.Namespace) {
 				if a.wouldGive(pool, has) {
 					findings = append(findings, about(ByHandInPool, Risky, involved(capi.VSphereMachineKind.Kind, m)).
 						because("has %s, written by hand, which %s may hand out", has.IP, pool).

@@ -1,16 +1,13 @@
 package inventory
 
 import (
-	"cmp"
 	"fmt"
+	"maps"
 	"math/big"
-	"net/netip"
 	"slices"
 	"strings"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"go4.org/netipx"
-	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -107,9 +104,10 @@ func (a *audit) outsideItsPool() []*Finding {
 		if !known {
 			continue
 		}
+		kept := slices.Collect(maps.Values(a.details[pool].KeptFor))
 		var outside []string
 		for _, address := range pool.Addresses {
-			if address.IP.IsValid() && !ranges.all.Contains(address.IP) && !pool.isPreAllocated(address.IP) && !slices.Contains(outside, address.IP.String()) {
+			if address.IP.IsValid() && !ranges.all.Contains(address.IP) && !slices.Contains(kept, address.IP) && !slices.Contains(outside, address.IP.String()) {
 				outside = append(outside, address.IP.String())
 			}
 		}
@@ -122,21 +120,6 @@ func (a *audit) outsideItsPool() []*Finding {
 	return findings
 }
 
-// isPreAllocated tells whether a pool has an address for one claim, which may be outside of
-// its ranges.
-func (p *Pool) isPreAllocated(ip netip.Addr) bool {
-	pool, ok := p.Object.(*ipamv1.IPPool)
-	if !ok {
-		return false
-	}
-	for _, text := range pool.Spec.PreAllocations {
-		if capi.ParseAddress(string(text)) == ip {
-			return true
-		}
-	}
-	return false
-}
-
 // poolGivesNeeded finds pools that hand out addresses which their network, or a Cluster,
 // needs.
 func (a *audit) poolGivesNeeded() []*Finding {
@@ -147,11 +130,8 @@ func (a *audit) poolGivesNeeded() []*Finding {
 			continue
 		}
 		var needed []string
-		for _, n := range pool.needed(ranges) {
-			needed = append(needed, fmt.Sprintf("%s %s", n.what, n.ip))
-		}
-		for _, n := range a.endpointsIn(pool, ranges) {
-			needed = append(needed, fmt.Sprintf("%s %s", n.what, n.ip))
+		for _, n := range slices.Concat(a.details[pool].Needed, a.endpointsIn(pool, ranges)) {
+			needed = append(needed, fmt.Sprintf("%s %s", n.What, n.IP))
 		}
 		if len(needed) > 0 {
 			findings = append(findings, aboutPool(PoolGivesNeeded, pool).because("has in its ranges: %s", namesOf(needed)).
@@ -161,88 +141,19 @@ func (a *audit) poolGivesNeeded() []*Finding {
 	return findings
 }
 
-// neededAddress is an address that nobody should be given.
-type neededAddress struct {
-	what string
-	ip   netip.Addr
-}
-
-// needed are the addresses that the network of a pool needs and that the provider hands out.
-// The in-cluster provider leaves out what it gives nobody; metal3 does not, so that there all
-// of its own addresses in its ranges count.
-func (p *Pool) needed(ranges poolRanges) []neededAddress {
-	if pool, ok := p.Object.(*ipamv1.IPPool); ok {
-		return neededOfMetal3(pool, ranges)
-	}
-	var found []neededAddress
-	for _, text := range ipam.SplitList(p.Object.GetAnnotations()[ipam.NameserversAnnotation]) {
-		if ip := capi.ParseAddress(text); ip.IsValid() && ranges.all.Contains(ip) && !ranges.reserved.Contains(ip) {
-			found = append(found, neededAddress{"its name server", ip})
-		}
-	}
-	return found
-}
-
-func neededOfMetal3(pool *ipamv1.IPPool, ranges poolRanges) []neededAddress {
-	candidates := neededBy(pool.Spec.Gateway, pool.Spec.DNSServers)
-	for i := range pool.Spec.Pools {
-		candidates = append(candidates, neededBy(pool.Spec.Pools[i].Gateway, pool.Spec.Pools[i].DNSServers)...)
-	}
-	for _, r := range ranges.reserved.Ranges() {
-		candidates = append(candidates, neededAddress{endOfSubnet(pool, r.From()), r.From()}, neededAddress{endOfSubnet(pool, r.To()), r.To()})
-	}
-	var found []neededAddress
-	for _, c := range candidates {
-		isKnown := slices.ContainsFunc(found, func(n neededAddress) bool { return n.ip == c.ip })
-		if c.what != "" && c.ip.IsValid() && ranges.all.Contains(c.ip) && !isKnown {
-			found = append(found, c)
-		}
-	}
-	return found
-}
-
-// neededBy are a gateway and name servers.
-func neededBy(gateway *ipamv1.IPAddressStr, servers []ipamv1.IPAddressStr) []neededAddress {
-	var all []neededAddress
-	if gateway != nil {
-		all = append(all, neededAddress{"its gateway", capi.ParseAddress(string(*gateway))})
-	}
-	for _, server := range servers {
-		all = append(all, neededAddress{"its name server", capi.ParseAddress(string(server))})
-	}
-	return all
-}
-
-// endOfSubnet says if an address is the network or broadcast address of a pool's subnet.
-func endOfSubnet(pool *ipamv1.IPPool, ip netip.Addr) string {
-	bits := []int{pool.Spec.Prefix}
-	for i := range pool.Spec.Pools {
-		bits = append(bits, cmp.Or(pool.Spec.Pools[i].Prefix, pool.Spec.Prefix))
-	}
-	for _, length := range bits {
-		switch ipam.EndOfSubnet(netip.PrefixFrom(ip, length)) {
-		case ipam.IsNetworkAddress:
-			return "its network address"
-		case ipam.IsBroadcast:
-			return "its broadcast address"
-		}
-	}
-	return ""
-}
-
 // endpointsIn are the endpoints of Clusters in the ranges of a pool of their namespace, or of
 // all, that the pool does not know of.
-func (a *audit) endpointsIn(pool *Pool, ranges poolRanges) []neededAddress {
-	var found []neededAddress
+func (a *audit) endpointsIn(pool *Pool, ranges poolRanges) []ipam.NeededAddress {
+	var found []ipam.NeededAddress
 	see := func(user capi.User) {
 		for _, has := range user.Addresses() {
 			isHere := pool.Namespace == "" || pool.Namespace == user.GetNamespace()
 			if !isHere || !ranges.all.Contains(has.IP) || ranges.reserved.Contains(has.IP) ||
 				slices.ContainsFunc(pool.Addresses, func(address Address) bool { return address.IP == has.IP }) ||
-				slices.ContainsFunc(found, func(n neededAddress) bool { return n.ip == has.IP }) {
+				slices.ContainsFunc(found, func(n ipam.NeededAddress) bool { return n.IP == has.IP }) {
 				continue
 			}
-			found = append(found, neededAddress{fmt.Sprintf("the endpoint of Cluster %s", user.GetName()), has.IP})
+			found = append(found, ipam.NeededAddress{What: fmt.Sprintf("the endpoint of Cluster %s", user.GetName()), IP: has.IP})
 		}
 	}
 	for _, cluster := range a.CAPIClusters {
@@ -258,7 +169,7 @@ func (a *audit) endpointsIn(pool *Pool, ranges poolRanges) []neededAddress {
 func (a *audit) poolsOfOneName() []*Finding {
 	var findings []*Finding
 	for _, pool := range a.Pools {
-		if pool.Object == nil || pool.PoolReference.Kind != "IPPool" || !isKnownKind(pool.PoolReference) {
+		if pool.Object == nil || pool.Kind != "IPPool" || !isKnownKind(pool.PoolReference) {
 			continue
 		}
 		for _, other := range a.poolsIn[pool.Namespace] {
@@ -298,19 +209,12 @@ func (a *audit) tooFewForRollOut() []*Finding {
 // isPartOf tells whether only some of what a pool of all namespaces has given was read.
 func (a *audit) isPartOf(pool *Pool) bool { return pool.Namespace == "" && a.ofSome }
 
-// staysBehind finds pools of metal3 that clusterctl does not take along.
+// staysBehind finds pools that clusterctl does not take along.
 func (a *audit) staysBehind() []*Finding {
 	var findings []*Finding
 	for _, pool := range a.Pools {
-		object, ok := pool.Object.(*ipamv1.IPPool)
-		if !ok || object.Spec.ClusterName != nil && *object.Spec.ClusterName != "" {
-			continue
-		}
-		_, moves := object.Labels[clusterctlv1.ClusterctlMoveLabel]
-		_, movesWithAll := object.Labels[clusterctlv1.ClusterctlMoveHierarchyLabel]
-		if !moves && !movesWithAll {
-			findings = append(findings, aboutPool(StaysBehind, pool).because("stays behind in clusterctl move").
-				remedy("set spec.clusterName, or label %s=", clusterctlv1.ClusterctlMoveHierarchyLabel))
+		if toMove := a.details[pool].ToMove; toMove != "" {
+			findings = append(findings, aboutPool(StaysBehind, pool).because("stays behind in clusterctl move").remedy("%s", toMove))
 		}
 	}
 	return findings

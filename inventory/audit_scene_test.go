@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -28,6 +29,7 @@ import (
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -179,8 +181,8 @@ func (s *scene) client(t *testing.T) client.WithWatch {
 	scheme := runtime.NewScheme()
 	err := errors.Join(clientgoscheme.AddToScheme(scheme), ipamv1.AddToScheme(scheme), capi.AddToScheme(scheme, nil), capiipamv1.AddToScheme(scheme))
 	for kind, group := range map[string]string{
-		"InClusterIPPool":       "ipam.cluster.x-k8s.io/v1alpha2",
-		"GlobalInClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2", "Certificate": "cert-manager.io/v1",
+		"InClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2", "GlobalInClusterIPPool": "ipam.cluster.x-k8s.io/v1alpha2",
+		"Certificate": "cert-manager.io/v1",
 	} {
 		gvk := schema.FromAPIVersionAndKind(group, kind)
 		scheme.AddKnownTypeWithName(gvk, &unstructured.Unstructured{})
@@ -189,7 +191,27 @@ func (s *scene) client(t *testing.T) client.WithWatch {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fake.NewClientBuilder().WithScheme(scheme).WithRESTMapper(testrestmapper.TestOnlyStaticRESTMapper(scheme)).WithReturnManagedFields().WithObjects(s.objects()...).Build()
+	return fake.NewClientBuilder().WithScheme(scheme).WithRESTMapper(testrestmapper.TestOnlyStaticRESTMapper(scheme)).WithReturnManagedFields().
+		WithObjects(s.objects()...).WithInterceptorFuncs(interceptor.Funcs{List: s.listWhole}).Build()
+}
+
+// listWhole lists the MachineDeployment whole, of which the fake client keeps the metadata.
+func (s *scene) listWhole(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
+	err := c.List(ctx, list, options...)
+	if into, ok := list.(*unstructured.UnstructuredList); ok {
+		for i := range into.Items {
+			if into.Items[i].GetKind() == s.deployment.GetKind() {
+				into.Items[i] = *s.deployment
+			}
+		}
+	}
+	return err
+}
+
+// askFor has the workload's machines ask for a pool. The server here keeps no spec of
+// templates and of what makes machines, of which the product's types have only metadata.
+func (w *Workload) askFor(pool ipam.PoolReference) {
+	w.Places = []Place{{Asks: []ipam.Ask{{Choices: []ipam.Choice{{Pool: pool}}}}}}
 }
 
 // source reads the scene at noon.
@@ -292,8 +314,8 @@ func refused(ago time.Duration) client.Object {
 	}
 	set.Annotations[ipam.RefusedByAnnotation] = "IPPool.ipam.metal3.io/pool"
 	set.ManagedFields = []metav1.ManagedFieldsEntry{
-		{Manager: "capi", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &dawn, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)}},
-		{Manager: "capv-static-ip", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &at, FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:annotations":{"f:` + ipam.RefusedByAnnotation + `":{}}}}`)}},
+		{Manager: "capi", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &dawn, FieldsV1: metav1.NewFieldsV1(`{"f:spec":{}}`)},
+		{Manager: "capv-static-ip", APIVersion: "cluster.x-k8s.io/v1beta2", FieldsType: "FieldsV1", Operation: metav1.ManagedFieldsOperationUpdate, Time: &at, FieldsV1: metav1.NewFieldsV1(`{"f:metadata":{"f:annotations":{"f:` + ipam.RefusedByAnnotation + `":{}}}}`)},
 	}
 	return set
 }

@@ -60,10 +60,13 @@ func graphOf(machines ...*Machine) (*Graph, *Pool) {
 	pool.Claims = []ipam.Claim{{Object: claim, Pool: pool.PoolReference, Address: address.Name}}
 	pool.Addresses = []Address{{Address: ipam.Address{Object: address, Pool: pool.PoolReference, Claim: claim.Name, IP: "10.0.0.7"}, IP: netip.MustParseAddr("10.0.0.7")}}
 	g := &Graph{
-		At: time.Now(), Machines: machines, Pools: []*Pool{pool}, byKey: map[PoolKey]*Pool{pool.PoolKey: pool},
+		At: time.Now(), makers: newMakers(), Pools: []*Pool{pool}, byKey: map[PoolKey]*Pool{pool.PoolKey: pool},
 		byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
 		Templates: map[types.NamespacedName]*unstructured.Unstructured{},
 		closer:    &closer{machines: map[types.UID]*asked{}, endpoints: map[types.UID]*asked{}},
+	}
+	for _, m := range machines {
+		g.addMachine(m)
 	}
 	return g, pool
 }
@@ -155,7 +158,7 @@ func TestWhatIsWrittenInVainIsFound(t *testing.T) {
 		"on the Cluster": {func(g *Graph, _ *Machine) { g.closer.clusters = append(g.closer.clusters, labelled("Cluster", "dkp")) },
 			`stands on Cluster "dkp" itself, which hands nothing on: the metadata in its spec.topology, or that of the template, would.`},
 		"on the control plane": {func(g *Graph, m *Machine) {
-			m.Labels[clusterv1.MachineControlPlaneNameLabel] = "cp"
+			g.makers.machines[maker{"KubeadmControlPlane", "ns", "cp"}] = []*Machine{m}
 			g.Workloads = append(g.Workloads, &Workload{Unstructured: labelled("KubeadmControlPlane", "cp")})
 		}, `KubeadmControlPlane "cp" itself, which hands nothing on: its spec.machineTemplate.metadata would.`},
 		"an annotation of a Cluster": {func(g *Graph, _ *Machine) {
@@ -172,8 +175,9 @@ func TestWhatIsWrittenInVainIsFound(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := machineWaiting()
-			g, _ := graphOf(m)
+			g, _ := graphOf()
 			test.around(g, m)
+			g.addMachine(m)
 			expectStory(t, g.ExplainMachine(m), true, "Nobody names a pool", test.want)
 		})
 	}

@@ -414,10 +414,11 @@ func (s Source) claims(ctx context.Context, g *Graph) {
 }
 
 // listOfPools is list, from all namespaces if the provider has a pool that all of them use:
-// how full that is nobody can tell by one of them.
+// how full that is nobody can tell by one of them. Findings are of what was asked for: the
+// machines of other namespaces are not known.
 func (s Source) listOfPools(ctx context.Context, g *Graph, provider ipam.Provider, kind client.Object, each func(client.Object)) {
 	isShared := func(p *Pool) bool { return p.Namespace == "" && p.Provider.Name() == provider.Name() }
-	if s.Namespace == "" || !slices.ContainsFunc(g.Pools, isShared) {
+	if s.Namespace == "" || s.ForFindings || !slices.ContainsFunc(g.Pools, isShared) {
 		s.list(ctx, g, kind, each)
 		return
 	}

@@ -10,12 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-const (
-	krewFile = "static-ip.krew.yaml"
-	// completion is what kubectl asks for words that may follow, if it finds it.
-	completion       = "kubectl_complete-static_ip"
-	completionScript = "#!/bin/sh\nexec kubectl-static_ip __complete \"$@\"\n"
-)
+const krewFile = "static-ip.krew.yaml"
 
 // pluginArchive is the name of the plugin's archive for a platform.
 func pluginArchive(platform string) string {

@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 )
 
-const plugin = "kubectl-static_ip"
+const (
+	plugin = "kubectl-static_ip"
+	// completion is what kubectl asks for words that may follow, if it finds it. It lies
+	// beside the sources of the plugin.
+	completion = "kubectl_complete-static_ip"
+)
 
 var pluginPlatforms = []string{"darwin/amd64", "darwin/arm64", "linux/amd64", "linux/arm64", "windows/amd64", "windows/arm64"}
 
@@ -24,7 +28,7 @@ func (r *release) makePlugin(ctx context.Context) error {
 			return err
 		}
 		if !strings.HasPrefix(platform, "windows/") {
-			if err := os.WriteFile(filepath.Join(dir, completion), []byte(completionScript), 0o755); err != nil {
+			if err := copyFile(filepath.Join(r.root, "cmd", plugin, completion), filepath.Join(dir, completion)); err != nil {
 				return err
 			}
 		}

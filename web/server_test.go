@@ -286,7 +286,7 @@ func TestStoriesLeadOn(t *testing.T) {
 		"/objects/VSphereMachine/default/md-0-45381":  {"As it should be.", "/addresses/10.16.57.32"},
 		"/objects/VSphereMachine/default/md-1-silent": {"it has no source of addresses", "/pools"},
 		"/objects/MachineDeployment/edge/edge-7-md":   {"2 short", "/pools/InClusterIPPool/edge/edge-7"},
-		"/objects/KubeadmControlPlane/default/dkp-cp": {"Machines of it were refused.", "/pools/IPPool/default/dkp-cluster"},
+		"/objects/KubeadmControlPlane/default/dkp-cp": {"machines of it were refused", "/pools/IPPool/default/dkp-cluster"},
 		"/find?q=DKP-c":                               {"Found for", "/objects/KubeadmControlPlane/default/dkp-cp"},
 		"/find?q=edge-7":                              {"Found for", "/objects/VSphereMachine/edge/edge-7-md-45381"},
 		"/find?q=nothing-of-the-kind":                 {"Nothing here is called so.", "/pools"},

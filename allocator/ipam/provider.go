@@ -81,7 +81,7 @@ type ClaimSpec struct {
 // because the caller knows whether a cache will do or the API server must be asked.
 //
 // What only some providers can do is in interfaces of their own: Requester,
-// Abandoner, Lingering, Twinned and Shorthand.
+// Abandoner, Lingering, Twinned, Shorthand, Ranged and Detailed.
 //
 // The provider's controller must answer a claim by an address object of its own, in the
 // claim's namespace, with an owner reference to the claim (see Answers), and must not

@@ -40,7 +40,7 @@ func newCapacity(o *options) *cobra.Command {
 			if err := o.show(l); err != nil {
 				return err
 			}
-			if cluster != "" && o.forPeople() {
+			if cluster != "" && o.isTable() {
 				o.stalls(cluster, short)
 			}
 			if check && len(short) > 0 {
@@ -53,9 +53,6 @@ func newCapacity(o *options) *cobra.Command {
 	cmd.Flags().BoolVar(&check, "check", false, "Exit with 1 if a roll-out would stall for want of addresses.")
 	return cmd
 }
-
-// forPeople tells whether a table is printed.
-func (o *options) forPeople() bool { return o.output == "" || o.output == "wide" }
 
 // stalls says in a sentence each where the upgrade of a Cluster would stall.
 func (o *options) stalls(cluster string, short []inventory.Demand) {

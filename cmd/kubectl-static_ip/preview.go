@@ -187,7 +187,7 @@ func (p *previewer) previewWorkload(ctx context.Context, w *inventory.Workload) 
 	fmt.Fprintf(p.streams.Out, "%s/%s (%s)\n", w.GetKind(), w.GetName(), count(w.Replicas, "machine"))
 	if w.AsksError != nil {
 		p.complain("would be refused: %v", w.AsksError)
-		return nil
+		return nil //nolint:nilerr // it is what was asked about
 	}
 	for _, ask := range w.Asks {
 		fmt.Fprintf(p.streams.Out, "  device %d %q asks by %s\n", ask.Device.Index, ask.Device.NetworkName, ask.AskedBy)
@@ -240,7 +240,7 @@ func (p *previewer) ask(ctx context.Context, machine *unstructured.Unstructured)
 		return answer{warnings: p.warned.texts, asked: true}, nil
 	case isForbiddenByRights(err):
 		p.forbidden = true
-		return answer{}, nil //nolint:nilerr // that the manager is not asked is the answer
+		return answer{}, nil
 	case apierrors.ReasonForError(err) != "":
 		return answer{warnings: p.warned.texts, denial: err, asked: true}, nil
 	}

@@ -11,9 +11,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
-	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -154,7 +154,7 @@ func (r *relocation) moveAndScaleUp(said string) {
 func (r *relocation) awaitMore() {
 	r.Helper()
 	r.eventually(provisioned, "the new machines to be stored", func(ctx context.Context) error {
-		machines, err := r.objects(ctx, &capi.VSphereMachine{})
+		machines, err := r.objects(ctx, &capvv1.VSphereMachine{})
 		if err != nil {
 			return err
 		}
