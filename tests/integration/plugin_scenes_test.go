@@ -223,9 +223,10 @@ func TestPluginTellsWhatAStoredMachineWaitsFor(t *testing.T) {
 func TestPluginTellsOfAnEndpoint(t *testing.T) {
 	s := newScene(t, shared)
 	f := harness.OfInCluster
-	s.vips(f, 210, 210)
+	// An endpoint is one of all namespaces: no other scene has this one.
+	s.vips(f, 247, 247)
 	s.create(harness.Cluster(s.ns, "prod"), harness.VSphereCluster(s.ns, "prod", endpointOf(f)), harness.VSphereCluster(s.ns, "silent"))
-	s.eventually("the endpoint to be held", func(context.Context) error { return s.endpointIsHeld("prod", f.IP(210)) })
+	s.eventually("the endpoint to be held", func(context.Context) error { return s.endpointIsHeld("prod", f.IP(247)) })
 
 	s.golden("explain_endpoint", 0, "explain", "vspherecluster/prod")
 	s.golden("explain_cluster", 0, "explain", "cluster/prod")
