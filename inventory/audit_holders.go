@@ -306,13 +306,6 @@ func (a *audit) noSource() []*Finding {
 	return findings
 }
 
-// waits tells whether nothing gives a device an address.
-func (m *Machine) waits(index int) bool {
-	d := &m.Spec.Network.Devices[index]
-	return len(d.IPAddrs) == 0 && !isTrue(d.DHCP4) && !isTrue(d.DHCP6) && !isTrue(d.SkipIPAllocation) && len(d.AddressesFromPools) == 0 &&
-		!slices.ContainsFunc(m.Bindings, func(b ipam.Binding) bool { return b.Device.Index == index })
-}
-
 // guestDisagrees finds machines whose guest reports addresses, and not the one that is bound.
 func (a *audit) guestDisagrees() []*Finding {
 	var findings []*Finding

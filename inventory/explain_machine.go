@@ -303,7 +303,7 @@ func (g *Graph) explainDue(s *Story, m *Machine, found *asked) {
 
 // hasBegun tells whether CAPV has made the VM of a machine, or is about to.
 func hasBegun(m *Machine, vm *capi.VSphereVM) bool {
-	return m.Spec.ProviderID != "" || vm != nil && (vm.Spec.BiosUUID != "" || vm.Status.VMRef != "" || vm.Status.TaskRef != "")
+	return m.Spec.ProviderID != "" || vm != nil && vm.IsBegun()
 }
 
 // machineName is the Machine of a VSphereMachine, which has its name as a rule.

@@ -8,7 +8,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
-	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/machine"
 )
@@ -17,7 +16,7 @@ import (
 // pools that it or its template names, or that somebody names one.
 func (g *Graph) WaitsFor(m *Machine) string {
 	bare, err := m.withoutHeld()
-	if err != nil || !m.DeletionTimestamp.IsZero() || !slices.ContainsFunc(m.Spec.Network.Devices, waits) {
+	if err != nil || !m.DeletionTimestamp.IsZero() || !slices.ContainsFunc(m.Spec.Network.Devices, machine.Waits) {
 		return ""
 	}
 	if hasBegun(m, g.vmOf[m.UID]) {
@@ -47,7 +46,8 @@ func (g *Graph) WaitsFor(m *Machine) string {
 	return strings.Join(pools, ",")
 }
 
-// waits tells whether a device waits for an address, see machine.Eligible.
-func waits(d capi.Device) bool {
-	return !isTrue(d.DHCP4) && !isTrue(d.DHCP6) && len(d.IPAddrs) == 0 && len(d.AddressesFromPools) == 0 && !isTrue(d.SkipIPAllocation)
+// waits tells whether nothing gives a device an address.
+func (m *Machine) waits(index int) bool {
+	return machine.Waits(m.Spec.Network.Devices[index]) &&
+		!slices.ContainsFunc(m.Bindings, func(b ipam.Binding) bool { return b.Device.Index == index })
 }

@@ -15,6 +15,7 @@ import (
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
@@ -54,6 +55,14 @@ const MaxOwners = 3
 // another source of addresses, or none on purpose, is the user's own decision.
 func Eligible(d infrav1.NetworkDeviceSpec) bool {
 	return !hasDHCP(d) && len(d.IPAddrs) == 0 && len(d.AddressesFromPools) == 0 && !isTrue(d.SkipIPAllocation)
+}
+
+// Waits is Eligible of a device as it is read back.
+func Waits(d capi.Device) bool {
+	return Eligible(infrav1.NetworkDeviceSpec{
+		DHCP4: d.DHCP4, DHCP6: d.DHCP6, SkipIPAllocation: d.SkipIPAllocation, IPAddrs: d.IPAddrs,
+		AddressesFromPools: make([]infrav1.IPPoolReference, len(d.AddressesFromPools)),
+	})
 }
 
 // isServed tells whether a device waits for an address of ours, or has got one by

@@ -47,6 +47,11 @@ type VSphereVM struct {
 	Status VSphereVMStatus `json:"status,omitempty"`
 }
 
+// IsBegun tells whether CAPV has made the VM, or is about to.
+func (vm *VSphereVM) IsBegun() bool {
+	return vm.Spec.BiosUUID != "" || vm.Status.VMRef != "" || vm.Status.TaskRef != ""
+}
+
 // VSphereVMSpec is what is read of a VSphereVM's spec.
 type VSphereVMSpec struct {
 	// BiosUUID is set when the VM exists.

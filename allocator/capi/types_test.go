@@ -28,3 +28,21 @@ func TestFailureDomainsOfAnotherShapeAreAnError(t *testing.T) {
 		t.Error("a text was read as failure domains")
 	}
 }
+
+func TestVMIsBegunFromItsTaskOn(t *testing.T) {
+	for name, test := range map[string]struct {
+		vm   VSphereVM
+		want bool
+	}{
+		"waits":        {VSphereVM{}, false},
+		"is cloned":    {VSphereVM{Status: VSphereVMStatus{TaskRef: "task-1"}}, true},
+		"is there":     {VSphereVM{Status: VSphereVMStatus{VMRef: "vm-1"}}, true},
+		"has its UUID": {VSphereVM{Spec: VSphereVMSpec{BiosUUID: "4234"}}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := test.vm.IsBegun(); got != test.want {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
+	}
+}

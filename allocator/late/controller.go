@@ -273,7 +273,7 @@ func (r *Reconciler) hasBegunVM(ctx context.Context, m *candidate) (bool, error)
 	}
 	return slices.ContainsFunc(vms, func(obj client.Object) bool {
 		vm, ok := obj.(*capi.VSphereVM)
-		return ok && capi.OwnerMachine(vm).UID == m.UID && isBegun(vm)
+		return ok && capi.OwnerMachine(vm).UID == m.UID && vm.IsBegun()
 	}), nil
 }
 

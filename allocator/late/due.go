@@ -20,7 +20,7 @@ import (
 // is there; with marks of ours it was served before, and a part of its addresses is
 // never added.
 func isDue(m *capi.VSphereMachine) bool {
-	return isReady(m) && slices.ContainsFunc(m.Spec.Network.Devices, waits)
+	return isReady(m) && slices.ContainsFunc(m.Spec.Network.Devices, machine.Waits)
 }
 
 // mayBeDue tells whether a machine may be given addresses now, if its failure domain takes
@@ -28,7 +28,7 @@ func isDue(m *capi.VSphereMachine) bool {
 func mayBeDue(m *capi.VSphereMachine) bool {
 	return isReady(m) && slices.ContainsFunc(m.Spec.Network.Devices, func(d capi.Device) bool {
 		d.DHCP4, d.DHCP6 = nil, nil
-		return waits(d)
+		return machine.Waits(d)
 	})
 }
 
@@ -55,24 +55,11 @@ func mayHaveLeft(m *capi.VSphereMachine) bool {
 	return isSettled && m.DeletionTimestamp.IsZero() && !annotations.HasPaused(m) && !isMoving(m)
 }
 
-// waits tells whether a device waits for an address, see machine.Eligible.
-func waits(d capi.Device) bool {
-	return machine.Eligible(infrav1.NetworkDeviceSpec{
-		DHCP4: d.DHCP4, DHCP6: d.DHCP6, SkipIPAllocation: d.SkipIPAllocation, IPAddrs: d.IPAddrs,
-		AddressesFromPools: make([]infrav1.IPPoolReference, len(d.AddressesFromPools)),
-	})
-}
-
 // isMoving tells whether clusterctl deletes the object here because it lives on in
 // another management cluster.
 func isMoving(obj client.Object) bool {
 	_, moving := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
 	return moving
-}
-
-// isBegun tells whether CAPV has made the VM, or is about to.
-func isBegun(vm *capi.VSphereVM) bool {
-	return vm.Spec.BiosUUID != "" || vm.Status.VMRef != "" || vm.Status.TaskRef != ""
 }
 
 // isPartlyBound tells whether a device has an address that is protected for the

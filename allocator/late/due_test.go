@@ -66,21 +66,3 @@ func TestMachineIsDueWhenCAPVKnowsItAndHasNoVMYet(t *testing.T) {
 		})
 	}
 }
-
-func TestVMIsBegunFromItsTaskOn(t *testing.T) {
-	for name, test := range map[string]struct {
-		vm   capi.VSphereVM
-		want bool
-	}{
-		"waits":        {capi.VSphereVM{}, false},
-		"is cloned":    {capi.VSphereVM{Status: capi.VSphereVMStatus{TaskRef: "task-1"}}, true},
-		"is there":     {capi.VSphereVM{Status: capi.VSphereVMStatus{VMRef: "vm-1"}}, true},
-		"has its UUID": {capi.VSphereVM{Spec: capi.VSphereVMSpec{BiosUUID: "4234"}}, true},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := isBegun(&test.vm); got != test.want {
-				t.Errorf("got %v, want %v", got, test.want)
-			}
-		})
-	}
-}
