@@ -65,13 +65,9 @@ func (o *options) check(ctx context.Context, wait time.Duration) ([]installation
 }
 
 func (o *options) checker() (installation.Checker, error) {
-	config, err := o.config.ToRESTConfig()
+	c, err := o.connect(nil)
 	if err != nil {
-		return installation.Checker{}, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
-	}
-	c, err := o.client(config)
-	if err != nil {
-		return installation.Checker{}, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
+		return installation.Checker{}, err
 	}
 	namespace, _, err := o.config.ToRawKubeConfigLoader().Namespace()
 	if err != nil {

@@ -130,15 +130,28 @@ func (o *options) sourceHere() (inventory.Source, error) {
 
 // source is where a namespace is read from, empty for all.
 func (o *options) source(namespace string) (inventory.Source, error) {
+	c, err := o.connect(nil)
+	if err != nil {
+		return inventory.Source{}, err
+	}
+	return sourceOf(c, namespace), nil
+}
+
+// connect is a client for the cluster of the flags. What the API server warns of goes to a
+// handler, or where client-go has it if that is nil.
+func (o *options) connect(warned rest.WarningHandler) (client.Client, error) {
 	config, err := o.config.ToRESTConfig()
 	if err != nil {
-		return inventory.Source{}, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
+		return nil, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
+	}
+	if warned != nil {
+		config.WarningHandler = warned
 	}
 	c, err := o.client(config)
 	if err != nil {
-		return inventory.Source{}, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
+		return nil, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
 	}
-	return sourceOf(c, namespace), nil
+	return c, nil
 }
 
 // sourceOf reads a namespace, all if it is empty.

@@ -83,13 +83,8 @@ func (o *options) newPreviewer(ctx context.Context) (*previewer, error) {
 	if p.namespace, _, err = o.config.ToRawKubeConfigLoader().Namespace(); err != nil {
 		return nil, exit{exitUnreachable, err}
 	}
-	config, err := o.config.ToRESTConfig()
-	if err != nil {
-		return nil, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
-	}
-	config.WarningHandler = p.warned
-	if p.client, err = o.client(config); err != nil {
-		return nil, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
+	if p.client, err = o.connect(p.warned); err != nil {
+		return nil, err
 	}
 	p.graph, err = o.read(ctx, "")
 	return p, err
