@@ -180,14 +180,20 @@ func MachineSet(namespace, name, template string, options ...Option) *clusterv1.
 	set := &clusterv1.MachineSet{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 	set.Spec.ClusterName = DefaultCluster
 	set.Spec.Selector.MatchLabels = selector
-	set.Spec.Template.Labels = selector
-	set.Spec.Template.Spec.ClusterName = DefaultCluster
-	set.Spec.Template.Spec.Bootstrap.DataSecretName = &name
-	set.Spec.Template.Spec.InfrastructureRef = clusterv1.ContractVersionedObjectReference{
-		APIGroup: capvv1.GroupName, Kind: "VSphereMachineTemplate", Name: template,
-	}
+	set.Spec.Template = clones(name, template, selector)
 	WithCluster(DefaultCluster)(set)
 	return with(set, options)
+}
+
+// clones are machines of the default Cluster that have a template's spec.
+func clones(name, template string, labels map[string]string) clusterv1.MachineTemplateSpec {
+	machines := clusterv1.MachineTemplateSpec{ObjectMeta: clusterv1.ObjectMeta{Labels: labels}}
+	machines.Spec.ClusterName = DefaultCluster
+	machines.Spec.Bootstrap.DataSecretName = &name
+	machines.Spec.InfrastructureRef = clusterv1.ContractVersionedObjectReference{
+		APIGroup: capvv1.GroupName, Kind: "VSphereMachineTemplate", Name: template,
+	}
+	return machines
 }
 
 // MachineDeployment is a MachineDeployment of the default Cluster that clones three machines
@@ -200,12 +206,7 @@ func MachineDeployment(namespace, name, template, surge string, options ...Optio
 	deployment.Spec.Selector.MatchLabels = selector
 	deployment.Spec.Rollout.Strategy.Type = clusterv1.RollingUpdateMachineDeploymentStrategyType
 	deployment.Spec.Rollout.Strategy.RollingUpdate.MaxSurge = &maxSurge
-	deployment.Spec.Template.Labels = selector
-	deployment.Spec.Template.Spec.ClusterName = DefaultCluster
-	deployment.Spec.Template.Spec.Bootstrap.DataSecretName = &name
-	deployment.Spec.Template.Spec.InfrastructureRef = clusterv1.ContractVersionedObjectReference{
-		APIGroup: capvv1.GroupName, Kind: "VSphereMachineTemplate", Name: template,
-	}
+	deployment.Spec.Template = clones(name, template, selector)
 	WithCluster(DefaultCluster)(deployment)
 	return with(deployment, options)
 }

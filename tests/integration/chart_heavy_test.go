@@ -42,10 +42,9 @@ podLabels: {c: d}`,
 	"elsewhere":     "namespaceOverride: team-a",
 }
 
-// The API server knows of every field whether it is one.
-func TestChartWithOtherValuesIsAccepted(t *testing.T) {
-	t.Parallel()
-	c := newTarget(t)
+// builtHelm is the path of helm.
+func builtHelm(t *testing.T) string {
+	t.Helper()
 	builder, err := programs.NewBuilder(os.Stderr)
 	if err != nil {
 		t.Fatal(err)
@@ -54,6 +53,14 @@ func TestChartWithOtherValuesIsAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return helm
+}
+
+// The API server knows of every field whether it is one.
+func TestChartWithOtherValuesIsAccepted(t *testing.T) {
+	t.Parallel()
+	c := newTarget(t)
+	helm := builtHelm(t)
 	for _, name := range []string{"capv-static-ip-system", "team-a"} {
 		if err := c.plane.Client.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}); err != nil {
 			t.Fatal(err)
@@ -77,14 +84,7 @@ func TestChartWithOtherValuesIsAccepted(t *testing.T) {
 func TestHelmInstallsAndUpgradesWhatKubectlInstalled(t *testing.T) {
 	t.Parallel()
 	c := newTarget(t)
-	builder, err := programs.NewBuilder(os.Stderr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	helm, err := builder.Path(t.Context(), "helm")
-	if err != nil {
-		t.Fatal(err)
-	}
+	helm := builtHelm(t)
 	c.apply("--server-side", "-k", "deploy/default")
 	args := []string{"upgrade", "--install", "capv-static-ip", "deploy/chart/capv-static-ip", "--namespace=capv-static-ip-system", "--take-ownership", "--force-conflicts"}
 	c.run(helm, args...)
@@ -95,14 +95,7 @@ func TestHelmInstallsAndUpgradesWhatKubectlInstalled(t *testing.T) {
 func TestHelmInstallsWhatManagersNeed(t *testing.T) {
 	t.Parallel()
 	c := newBareTarget(t)
-	builder, err := programs.NewBuilder(os.Stderr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	helm, err := builder.Path(t.Context(), "helm")
-	if err != nil {
-		t.Fatal(err)
-	}
+	helm := builtHelm(t)
 	c.run(helm, "install", "capv-static-ip", "deploy/chart/capv-static-ip", "--namespace=capv-static-ip-system", "--create-namespace")
 	everythingWorks(t, installed(c))
 }

@@ -30,9 +30,10 @@ type removal struct {
 	withoutWebhook, functions, held, unsafe, stopped, stripped, uninstalled string
 }
 
-// One control plane, from which we are removed twice.
-func TestRemovalByTheDocumentedWay(t *testing.T) {
-	t.Parallel()
+// newRemoval has machines of both providers on a control plane of their own, each of which
+// has one that holds on to life, and one whose claim or address a test takes away.
+func newRemoval(t *testing.T) *removal {
+	t.Helper()
 	env := ownEnvironment(t, harness.Options{WholeStack: true}, 2)
 	if _, err := env.StartInCluster(t.Context()); err != nil {
 		t.Fatal(err)
@@ -51,6 +52,13 @@ func TestRemovalByTheDocumentedWay(t *testing.T) {
 		r.create(machine)
 		r.settled(machine.Name)
 	}
+	return r
+}
+
+// One control plane, from which we are removed twice.
+func TestRemovalByTheDocumentedWay(t *testing.T) {
+	t.Parallel()
+	r := newRemoval(t)
 
 	t.Run("frees no address of the machines that stay", func(t *testing.T) { r.in(t).keepsMachines() })
 	t.Run("installed again, it adopts the machines that it finds", func(t *testing.T) { r.in(t).installAgain() })

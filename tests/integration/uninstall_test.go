@@ -17,8 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -29,24 +27,7 @@ type uninstall struct{ *removal }
 // One control plane, from which we are removed twice.
 func TestUninstallCommand(t *testing.T) {
 	t.Parallel()
-	env := ownEnvironment(t, harness.Options{WholeStack: true}, 2)
-	if _, err := env.StartInCluster(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	u := &uninstall{&removal{scene: newScene(t, env)}}
-	u.readSteps()
-	u.run(theDeployment)
-	u.create(harness.Pool(u.ns))
-	u.inClusterPool()
-	for _, machine := range []*capvv1.VSphereMachine{u.pooled("metal3"), u.inClusterMachine("in-cluster")} {
-		harness.WithFinalizer(harness.MachineFinalizer)(machine)
-		u.create(machine)
-	}
-	u.awaitAdoption()
-	for _, machine := range []*capvv1.VSphereMachine{u.pooled(bereftOfMetal3), u.inClusterMachine(bereftOfInCluster)} {
-		u.create(machine)
-		u.settled(machine.Name)
-	}
+	u := &uninstall{newRemoval(t)}
 
 	u.create(harness.VSphereCluster(u.ns, "prod", endpointOf(harness.OfMetal3)))
 	endpoint := u.vsphereCluster("prod").Spec.ControlPlaneEndpoint.Host
