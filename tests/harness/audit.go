@@ -78,8 +78,8 @@ func (c *ControlPlane) auditArgs() ([]string, error) {
 	}, nil
 }
 
-// AuditLog returns what a user asked the API server for and was answered after
-// some moment, in the order of the answers. It needs Options.AuditLog.
+// AuditLog returns what a user, or anybody if it is empty, asked the API server for and
+// was answered after some moment, in the order of the answers. It needs Options.AuditLog.
 func (c *ControlPlane) AuditLog(user string, after time.Time) ([]Audited, error) {
 	file, err := os.Open(c.auditLogPath())
 	if err != nil {
@@ -101,7 +101,7 @@ func (c *ControlPlane) AuditLog(user string, after time.Time) ([]Audited, error)
 		if err := json.Unmarshal(line, &entry); err != nil {
 			return nil, fmt.Errorf("reading the audit log: %w", err)
 		}
-		if entry.User.Username == user && entry.Answered.After(after) {
+		if (user == "" || entry.User.Username == user) && entry.Answered.After(after) {
 			entries = append(entries, entry)
 		}
 	}

@@ -34,7 +34,8 @@ func (c cost) String() string {
 // life is what one machine costs. That a number grows is a change of the design:
 // it is paid for every machine. How often a release reads depends on which event
 // comes first, so its numbers are the most there can be.
-type life struct{ create, adopt, release cost }
+// Of claims is what others write to the claim until it is bound and adopted.
+type life struct{ create, claim, adopt, release cost }
 
 var (
 	metal3Costs = life{
@@ -44,6 +45,7 @@ var (
 			// metal3 may have given the address to a claim of its other API, too.
 			"get ipaddresses.ipam.cluster.x-k8s.io": 1,
 		},
+		claim: cost{"patch ipclaims.ipam.metal3.io/status": 1},
 		adopt: cost{
 			"get vspheremachines.infrastructure.cluster.x-k8s.io": 1,
 			"patch ipclaims.ipam.metal3.io":                       1,
@@ -66,6 +68,8 @@ var (
 			"create ipaddressclaims.ipam.cluster.x-k8s.io": 1,
 			"patch ipaddresses.ipam.cluster.x-k8s.io":      1,
 		},
+		// The status is sometimes written twice.
+		claim: cost{"patch ipaddressclaims.ipam.cluster.x-k8s.io/status": 2},
 		adopt: cost{
 			"get vspheremachines.infrastructure.cluster.x-k8s.io": 1,
 			"patch ipaddressclaims.ipam.cluster.x-k8s.io":         1,
@@ -121,6 +125,7 @@ func (s *scene) costs(want life, machine func(name string) client.Object) {
 
 	s.untilQuiet()
 	s.expectCost("adopt", s.spent(created, time.Now()), want.adopt)
+	s.expectCostAtMost("the provider's part", s.spentOnClaims(begin), want.claim)
 
 	begin = time.Now()
 	s.delete(object)
@@ -154,6 +159,23 @@ func (s *scene) spent(from, to time.Time) cost {
 	spent := cost{}
 	for _, request := range s.requests(from) {
 		if request.Answered.Time.Before(to) {
+			spent[request.String()]++
+		}
+	}
+	return spent
+}
+
+// spentOnClaims is what others than the manager wrote to the namespace's claims.
+func (s *scene) spentOnClaims(after time.Time) cost {
+	s.Helper()
+	all, err := s.env.AuditLog("", after)
+	if err != nil {
+		s.Fatal(err)
+	}
+	spent := cost{}
+	for _, request := range all {
+		isClaim := strings.HasSuffix(request.Object.Resource, "claims") && request.Object.Namespace == s.ns
+		if isClaim && request.User.Username != s.env.Identity().User && !slices.Contains([]string{"get", "list", "watch"}, request.Verb) {
 			spent[request.String()]++
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	ipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
@@ -33,6 +34,10 @@ const (
 	// ownFinalizers begins the names of the finalizers that providers built
 	// on the in-cluster provider's pkg/ipamutil put on claims and addresses.
 	ownFinalizers = "ipam.cluster.x-k8s.io/"
+	// protectPoolFinalizer and releaseAddressFinalizer are those of the in-cluster
+	// provider on the pools and claims that it serves.
+	protectPoolFinalizer    = ownFinalizers + "ProtectPool"
+	releaseAddressFinalizer = ownFinalizers + "ReleaseAddress"
 
 	// maxGraceSeconds is what the API allows of a grace period, so that it fits a
 	// duration.
@@ -124,8 +129,8 @@ func (Provider) Kinds() (claim, address client.Object) {
 }
 
 // NewClaim implements ipam.Claims.
-func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
-	return &ipamv1.IPAddressClaim{
+func (c Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
+	claim := &ipamv1.IPAddressClaim{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace:   spec.Machine.Namespace,
 			Name:        spec.Name,
@@ -136,11 +141,21 @@ func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
 			PoolRef:     ipamv1.IPPoolReference{APIGroup: spec.Pool.APIGroup, Kind: spec.Pool.Kind, Name: spec.Pool.Name},
 		},
 	}
+	// The in-cluster provider only puts its finalizer on a claim when it first looks at
+	// it, and binds it when it sees that write (pkg/ipamutil/reconciler.go, Reconcile). A
+	// claim that comes with it is bound at the first look. Without the provider nobody
+	// would take it off: it has to be seen to serve the pool.
+	if c.isInCluster(spec.Pool) && spec.PoolObject != nil && controllerutil.ContainsFinalizer(spec.PoolObject, protectPoolFinalizer) {
+		controllerutil.AddFinalizer(claim, releaseAddressFinalizer)
+	}
+	return claim
 }
 
 // CanRequest implements ipam.Requester. The contract has no such thing, but the
 // in-cluster provider does.
-func (Provider) CanRequest(pool ipam.PoolReference) bool {
+func (c Provider) CanRequest(pool ipam.PoolReference) bool { return c.isInCluster(pool) }
+
+func (Provider) isInCluster(pool ipam.PoolReference) bool {
 	return pool.APIGroup == inClusterVersion.Group && (pool.Kind == InClusterKind || pool.Kind == GlobalInClusterKind)
 }
 

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	ipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
@@ -332,5 +334,28 @@ func TestClaimAPIIsReadInTheVersionThatIsServed(t *testing.T) {
 	failure := errors.New("no answer")
 	if err := AddToScheme(runtime.NewScheme(), unknowing{failure: failure}); !errors.Is(err, failure) {
 		t.Errorf("got error %v, want %v", err, failure)
+	}
+}
+
+func TestNewClaimHasTheFinalizerOfAnInClusterProviderThatServesThePool(t *testing.T) {
+	served := &unstructured.Unstructured{}
+	served.SetFinalizers([]string{"ipam.cluster.x-k8s.io/ProtectPool"})
+	other := ipam.PoolReference{APIGroup: "ipam.example.com", Kind: "Range", Name: "p"}
+	for name, test := range map[string]struct {
+		reference ipam.PoolReference
+		pool      client.Object
+		want      []string
+	}{
+		"a pool that it protects":            {InClusterPool("p"), served, []string{"ipam.cluster.x-k8s.io/ReleaseAddress"}},
+		"a pool that it does not protect":    {InClusterPool("p"), &unstructured.Unstructured{}, nil},
+		"a pool that is not known, as it is": {InClusterPool("p"), nil, nil},
+		"a pool of another provider":         {other, served, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := Provider{}.NewClaim(ipam.ClaimSpec{Name: "cp-0", Pool: test.reference, PoolObject: test.pool})
+			if got := claim.GetFinalizers(); !slices.Equal(got, test.want) {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -90,6 +91,12 @@ func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
 	}
 	if spec.IP.IsValid() {
 		claim.Annotations = map[string]string{RequestAnnotation: spec.IP.String()}
+	}
+	// metal3 puts its finalizer on each claim that it looks at, which is a write of its
+	// own (ipam/ippool_manager.go, createAddress). A claim that comes with it saves that.
+	// Without metal3 nobody would take it off: it has to be seen to serve the pool.
+	if spec.PoolObject != nil && controllerutil.ContainsFinalizer(spec.PoolObject, ipamv1.IPPoolFinalizer) {
+		controllerutil.AddFinalizer(claim, ipamv1.IPClaimFinalizer)
 	}
 	return claim
 }

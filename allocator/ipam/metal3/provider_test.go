@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 )
@@ -222,6 +223,25 @@ func TestNewClaimIsReadAsWhatItIsFor(t *testing.T) {
 	got := Provider{}.ReadClaim(obj)
 	if got.Pool != PoolNamed("pool") || got.GetName() != "cp-0" || got.GetNamespace() != "ns" || got.GetAnnotations()[RequestAnnotation] != "10.0.0.3" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+func TestNewClaimHasMetal3sFinalizerWhereMetal3ServesThePool(t *testing.T) {
+	served := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Finalizers: []string{ipamv1.IPPoolFinalizer}}}
+	for name, test := range map[string]struct {
+		pool client.Object
+		want []string
+	}{
+		"a pool that metal3 has looked at":   {served, []string{ipamv1.IPClaimFinalizer}},
+		"a pool that it has not looked at":   {&ipamv1.IPPool{}, nil},
+		"a pool that is not known, as it is": {nil, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := Provider{}.NewClaim(ipam.ClaimSpec{Name: "cp-0", Pool: PoolNamed("pool"), PoolObject: test.pool})
+			if got := claim.GetFinalizers(); !slices.Equal(got, test.want) {
+				t.Errorf("got %v, want %v", got, test.want)
+			}
+		})
 	}
 }
 
