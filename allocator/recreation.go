@@ -23,6 +23,19 @@ type Recreation struct {
 	Providers ipam.Providers
 	Client    client.Client
 	Live      client.Reader
+	// Pools reads pools from the cache.
+	Pools client.Reader
+}
+
+// NewClaim is a claim for the holder of a binding, unmarked and not stored.
+func (r Recreation) NewClaim(ctx context.Context, holder ipam.Machine, b ipam.Binding) client.Object {
+	provider := r.Providers.For(b.Pool)
+	pool, err := provider.Read(ctx, r.Pools, r.Live, holder.Namespace, b.Pool)
+	if err != nil {
+		// What it tells saves a write, and is worth no failure.
+		pool = nil
+	}
+	return provider.NewClaim(ipam.ClaimSpec{Name: b.Claim, Machine: holder, Pool: b.Pool, PoolObject: pool})
 }
 
 // Make makes a claim anew. If its address is there before it, it is marked as one that has

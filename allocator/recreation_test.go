@@ -1,14 +1,43 @@
 package allocator
 
 import (
+	"errors"
+	"slices"
 	"testing"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/tests/faults"
 )
+
+func TestClaimThatIsMadeAnewHasTheFinalizerOfAProviderThatServesItsPool(t *testing.T) {
+	pool := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "one", Finalizers: []string{ipamv1.IPPoolFinalizer}}}
+	pool.Status.LastUpdated = &metav1.Time{Time: time.Now()}
+	there, missing := played(t, pool).client.(client.WithWatch), played(t).client
+	for name, test := range map[string]struct {
+		pools client.Reader
+		want  []string
+	}{
+		"a pool that it serves":      {there, []string{ipamv1.IPClaimFinalizer}},
+		"a pool that is gone":        {missing, nil},
+		"a pool that cannot be read": {faults.Failing[*ipamv1.IPPool](there, errors.New("no")), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := Recreation{Providers: played(t).providers, Live: missing, Pools: test.pools}
+
+			claim := r.NewClaim(t.Context(), ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}}, bindingOfOne("cp-0-0"))
+
+			if got := claim.GetFinalizers(); claim.GetName() != "cp-0-0" || !slices.Equal(got, test.want) {
+				t.Errorf("claim %q has the finalizers %v, want %v", claim.GetName(), got, test.want)
+			}
+		})
+	}
+}
 
 // Its provider may have given the address to another one before it knew of this.
 func TestClaimThatIsMadeBehindItsAddressIsToBeVerified(t *testing.T) {

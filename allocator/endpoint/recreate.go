@@ -15,7 +15,7 @@ import (
 )
 
 func (r *reconciler) recreation() allocator.Recreation {
-	return allocator.Recreation{Providers: r.providers, Client: r.client, Live: r.live}
+	return allocator.Recreation{Providers: r.providers, Client: r.client, Live: r.live, Pools: r.pools}
 }
 
 // recreate makes the claim of an endpoint anew that others deleted, or that was lost. It
@@ -31,7 +31,7 @@ func (r *reconciler) recreate(ctx context.Context, s *state, h *holding) error {
 		}
 	}
 	b := *h.bound
-	claim := r.providers.For(b.Pool).NewClaim(ipam.ClaimSpec{Name: b.Claim, Machine: s.identity(), Pool: b.Pool})
+	claim := r.recreation().NewClaim(ctx, s.identity(), b)
 	r.markAdopted(claim, s)
 	if h.placed {
 		if placed, err := r.place(ctx, s, h); err != nil || !placed {

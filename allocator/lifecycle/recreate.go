@@ -28,8 +28,7 @@ func (r *Reconciler) recreate(ctx context.Context, s *state, h *holding) error {
 		}
 	}
 	b := h.annotated
-	provider := r.providers.For(b.Pool)
-	claim := provider.NewClaim(ipam.ClaimSpec{Name: b.Claim, Machine: identityOf(s.object), Pool: b.Pool})
+	claim := r.recreation().NewClaim(ctx, identityOf(s.object), *b)
 	r.markOwned(claim, s, b)
 	if h.placed {
 		if placed, err := r.place(ctx, s, h); err != nil || !placed {
@@ -75,7 +74,7 @@ func (r *Reconciler) place(ctx context.Context, s *state, h *holding) (bool, err
 }
 
 func (r *Reconciler) recreation() allocator.Recreation {
-	return allocator.Recreation{Providers: r.providers, Client: r.client, Live: r.live}
+	return allocator.Recreation{Providers: r.providers, Client: r.client, Live: r.live, Pools: r.pools}
 }
 
 // verify checks that a claim which was recreated, and is bound, is the only one on its

@@ -182,7 +182,7 @@ func (c *ControlPlane) startControllerManager(ctx context.Context, path string) 
 // adminTransport reaches this control plane's API server and no other: it
 // trusts nothing but this control plane's authority.
 func (c *ControlPlane) adminTransport() (http.RoundTripper, error) {
-	pair, err := c.authority.client(adminUser, adminGroup)
+	pair, err := c.authority.client(AdminUser, adminGroup)
 	if err != nil {
 		return nil, err
 	}

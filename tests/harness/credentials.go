@@ -26,7 +26,8 @@ import (
 )
 
 const (
-	adminUser  = "harness"
+	// AdminUser is whom the API server knows the tests as.
+	AdminUser  = "harness"
 	adminGroup = "system:masters"
 )
 
@@ -115,7 +116,7 @@ func kubeconfig(user string, config *rest.Config) clientcmdapi.Config {
 
 // connect makes the administrator's clients.
 func (c *ControlPlane) connect() error {
-	admin, err := c.Credentials(adminUser, adminGroup)
+	admin, err := c.Credentials(AdminUser, adminGroup)
 	if err != nil {
 		return err
 	}

@@ -64,6 +64,8 @@ func findProvider(name string) (provider, error) {
 // webhooks refuse what they would be asked about.
 type Provider struct {
 	*Process
+	// User is whom the API server knows its manager as.
+	User     string
 	plane    *ControlPlane
 	webhooks manifests
 	probe    client.Object
@@ -111,7 +113,7 @@ func (c *ControlPlane) startOne(ctx context.Context, p provider, args ...string)
 	if err := c.run(ctx, process); err != nil {
 		return nil, err
 	}
-	started := &Provider{Process: process, plane: c, webhooks: objects.only("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")}
+	started := &Provider{Process: process, User: identity.User, plane: c, webhooks: objects.only("MutatingWebhookConfiguration", "ValidatingWebhookConfiguration")}
 	return started, started.webhooks.pointWebhooks(loopback(endpoint.port), endpoint.certificates.CABundle)
 }
 

@@ -19,7 +19,7 @@ import (
 // as done: longer than it lets changes settle before it acts on them.
 const quiet = 2500 * time.Millisecond
 
-// cost is what a step in the life of a common machine makes the manager ask of
+// cost is what a step in the life of a common machine makes somebody ask of
 // the API server, past its caches, and how often.
 type cost map[string]int
 
@@ -31,11 +31,36 @@ func (c cost) String() string {
 	return strings.Join(lines, "")
 }
 
+// writes are those of what was asked for that change something.
+func (c cost) writes() cost {
+	writes := maps.Clone(c)
+	maps.DeleteFunc(writes, func(request string, _ int) bool { return isRead(request) })
+	return writes
+}
+
+func (c cost) sum() int {
+	sum := 0
+	for _, count := range c {
+		sum += count
+	}
+	return sum
+}
+
+func isRead(request string) bool {
+	verb, _, _ := strings.Cut(request, " ")
+	return slices.Contains([]string{"get", "list", "watch"}, verb)
+}
+
 // life is what one machine costs. That a number grows is a change of the design:
 // it is paid for every machine. How often a release reads depends on which event
-// comes first, so its numbers are the most there can be.
-// Of claims is what others write to the claim until it is bound and adopted.
-type life struct{ create, claim, adopt, release cost }
+// comes first, so its reads are the most there can be.
+type life struct {
+	// create, adopt and release are what the manager asks for.
+	create, adopt, release cost
+	// bound and freed are what others write: until the machine has adopted its claim, and
+	// from its deletion until the address is free. Who writes comes first.
+	bound, freed cost
+}
 
 var (
 	metal3Costs = life{
@@ -45,7 +70,6 @@ var (
 			// metal3 may have given the address to a claim of its other API, too.
 			"get ipaddresses.ipam.cluster.x-k8s.io": 1,
 		},
-		claim: cost{"patch ipclaims.ipam.metal3.io/status": 1},
 		adopt: cost{
 			"get vspheremachines.infrastructure.cluster.x-k8s.io": 1,
 			"patch ipclaims.ipam.metal3.io":                       1,
@@ -62,14 +86,26 @@ var (
 			"patch vspheremachines.infrastructure.cluster.x-k8s.io": 1,
 			"create events.events.k8s.io":                           1,
 		},
+		bound: cost{
+			byUser + "create vspheremachines.infrastructure.cluster.x-k8s.io": 1,
+			byProvider + "create ipaddresses.ipam.metal3.io":                  1,
+			byProvider + "patch ipclaims.ipam.metal3.io/status":               1,
+			byProvider + "patch ippools.ipam.metal3.io/status":                2,
+		},
+		freed: cost{
+			byUser + "delete vspheremachines.infrastructure.cluster.x-k8s.io": 1,
+			byUser + "update vspheremachines.infrastructure.cluster.x-k8s.io": 1,
+			byProvider + "update ipaddresses.ipam.metal3.io":                  1,
+			byProvider + "delete ipaddresses.ipam.metal3.io":                  1,
+			byProvider + "update ipclaims.ipam.metal3.io":                     1,
+			byProvider + "patch ippools.ipam.metal3.io/status":                2,
+		},
 	}
 	inClusterCosts = life{
 		create: cost{
 			"create ipaddressclaims.ipam.cluster.x-k8s.io": 1,
 			"patch ipaddresses.ipam.cluster.x-k8s.io":      1,
 		},
-		// The status is sometimes written twice.
-		claim: cost{"patch ipaddressclaims.ipam.cluster.x-k8s.io/status": 2},
 		adopt: cost{
 			"get vspheremachines.infrastructure.cluster.x-k8s.io": 1,
 			"patch ipaddressclaims.ipam.cluster.x-k8s.io":         1,
@@ -85,33 +121,54 @@ var (
 			"patch vspheremachines.infrastructure.cluster.x-k8s.io": 1,
 			"create events.events.k8s.io":                           1,
 		},
+		bound: cost{
+			byUser + "create vspheremachines.infrastructure.cluster.x-k8s.io":  1,
+			byProvider + "create ipaddresses.ipam.cluster.x-k8s.io":            1,
+			byProvider + "patch ipaddressclaims.ipam.cluster.x-k8s.io/status":  2,
+			byProvider + "patch inclusterippools.ipam.cluster.x-k8s.io/status": 2,
+		},
+		freed: cost{
+			byUser + "delete vspheremachines.infrastructure.cluster.x-k8s.io":  1,
+			byUser + "update vspheremachines.infrastructure.cluster.x-k8s.io":  1,
+			byProvider + "patch ipaddresses.ipam.cluster.x-k8s.io":             1,
+			byProvider + "delete ipaddresses.ipam.cluster.x-k8s.io":            1,
+			byProvider + "patch ipaddressclaims.ipam.cluster.x-k8s.io":         1,
+			byProvider + "patch inclusterippools.ipam.cluster.x-k8s.io/status": 2,
+		},
 	}
+)
+
+// Who writes, but for the manager.
+const (
+	byUser     = "user: "
+	byProvider = "provider: "
 )
 
 func TestCostOfACommonMachine(t *testing.T) {
 	t.Parallel()
-	env := ownEnvironment(t, harness.Options{AuditLog: true}, 1)
-	if _, err := env.StartInCluster(t.Context()); err != nil {
+	env := ownEnvironment(t, harness.Options{AuditLog: true, ControllerAccounts: true}, 1)
+	inCluster, err := env.StartInCluster(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Run("with an address of metal3", func(t *testing.T) {
 		s := newScene(t, env)
 		s.create(harness.Pool(s.ns))
-		s.costs(metal3Costs, func(name string) client.Object {
+		s.costs(env.metal3.Provider, metal3Costs, func(name string) client.Object {
 			return s.pooled(name, harness.WithFinalizer(harness.MachineFinalizer))
 		})
 	})
 	t.Run("with an in-cluster address", func(t *testing.T) {
 		s := newScene(t, env)
 		s.inClusterPool()
-		s.costs(inClusterCosts, func(name string) client.Object {
+		s.costs(inCluster.Provider, inClusterCosts, func(name string) client.Object {
 			return s.inClusterMachine(name, harness.WithFinalizer(harness.MachineFinalizer))
 		})
 	})
 }
 
 // costs lets a machine live, and compares what each step of it costs.
-func (s *scene) costs(want life, machine func(name string) client.Object) {
+func (s *scene) costs(provider *harness.Provider, want life, machine func(name string) client.Object) {
 	s.Helper()
 	// What the first of a kind costs, nobody pays again.
 	s.create(machine("first"))
@@ -121,18 +178,29 @@ func (s *scene) costs(want life, machine func(name string) client.Object) {
 	begin := time.Now()
 	s.create(object)
 	created := time.Now()
-	s.expectCost("create", s.spent(begin, created), want.create)
-
+	create := s.spent(begin, created)
+	s.expectCost("create", create, want.create)
 	s.untilQuiet()
-	s.expectCost("adopt", s.spent(created, time.Now()), want.adopt)
-	s.expectCostAtMost("the provider's part", s.spentOnClaims(begin), want.claim)
+	adopted := time.Now()
+	adopt := s.spent(created, adopted)
+	s.expectCost("adopt", adopt, want.adopt)
+	bound := s.spentByOthers(provider, begin, adopted)
+	s.expectWrites("what others do until it is adopted", bound, want.bound)
 
 	begin = time.Now()
 	s.delete(object)
 	s.dropFinalizer(object, harness.MachineFinalizer)
 	s.gone(object)
 	s.untilQuiet()
-	s.expectCostAtMost("release", s.spent(begin, time.Now()), want.release)
+	freed := time.Now()
+	release := s.spent(begin, freed)
+	s.expectCostAtMost("release", release, want.release)
+	s.expectWrites("release", release.writes(), want.release.writes())
+	others := s.spentByOthers(provider, begin, freed)
+	s.expectWrites("what others do until it is free", others, want.freed)
+
+	s.Logf("writes of one machine: %d by us and %d by others until it is adopted, %d and %d when it goes",
+		create.writes().sum()+adopt.writes().sum(), bound.sum(), release.writes().sum(), others.sum())
 }
 
 func (s *scene) expectCost(step string, got, want cost) {
@@ -153,6 +221,21 @@ func (s *scene) expectCostAtMost(step string, got, want cost) {
 	}
 }
 
+// expectWrites compares what was written. A provider writes a status as often as it looks
+// before it sees its last write, so these numbers are the most there can be.
+func (s *scene) expectWrites(step string, got, want cost) {
+	s.Helper()
+	s.Logf("%s:%s", step, got)
+	all := maps.Clone(want)
+	maps.Copy(all, got)
+	for request := range all {
+		isOften := strings.HasPrefix(request, byProvider) && strings.HasSuffix(request, "/status")
+		if got[request] > want[request] || got[request] < want[request] && !isOften {
+			s.Errorf("%s: %d %s, want %d", step, got[request], request, want[request])
+		}
+	}
+}
+
 // spent is what the manager asked for and was answered in a span of time.
 func (s *scene) spent(from, to time.Time) cost {
 	s.Helper()
@@ -165,18 +248,27 @@ func (s *scene) spent(from, to time.Time) cost {
 	return spent
 }
 
-// spentOnClaims is what others than the manager wrote to the namespace's claims.
-func (s *scene) spentOnClaims(after time.Time) cost {
+// spentByOthers is what others than the manager wrote into the namespace in a span of time.
+func (s *scene) spentByOthers(provider *harness.Provider, from, to time.Time) cost {
 	s.Helper()
-	all, err := s.env.AuditLog("", after)
+	all, err := s.env.AuditLog("", from)
 	if err != nil {
 		s.Fatal(err)
 	}
 	spent := cost{}
 	for _, request := range all {
-		isClaim := strings.HasSuffix(request.Object.Resource, "claims") && request.Object.Namespace == s.ns
-		if isClaim && request.User.Username != s.env.Identity().User && !slices.Contains([]string{"get", "list", "watch"}, request.Verb) {
-			spent[request.String()]++
+		isDone := request.Response.Code < http.StatusBadRequest && request.Answered.Time.Before(to)
+		if request.Object.Namespace != s.ns || !isDone || isRead(request.Verb) {
+			continue
+		}
+		switch user := request.User.Username; user {
+		case s.env.Identity().User:
+		case provider.User:
+			spent[byProvider+request.String()]++
+		case harness.AdminUser:
+			spent[byUser+request.String()]++
+		default:
+			spent[user+": "+request.String()]++
 		}
 	}
 	return spent

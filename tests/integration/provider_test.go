@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -68,14 +69,23 @@ func frozenProviderIsDenied(s *scene) {
 }
 
 func boundByNobodyIsDenied(s *scene) {
-	s.create(harness.Pool(s.ns, harness.PoolRange("10.16.56.88", "10.16.56.188")))
+	pool := harness.Pool(s.ns, harness.PoolRange("10.16.56.88", "10.16.56.188"))
+	s.create(pool)
+	s.isServed(pool)
 	s.env.metal3.Pause()
-	defer s.env.metal3.Resume()
+	resume := sync.OnceFunc(s.env.metal3.Resume)
+	defer resume()
 
 	s.denyMachines(`IPPool "dkp-cluster" in namespace "NAMESPACE" has not bound a claim in time: `+
 		`is the IPAM controller of ipam.metal3.io running? Start it, or see its log`, harness.WithPool(harness.DefaultPool))
 
-	s.expectNoClaims()
+	for _, claim := range s.claims() {
+		if claim.GetDeletionTimestamp().IsZero() {
+			s.Errorf("claim %s is not being deleted", claim.GetName())
+		}
+	}
+	resume()
+	s.noClaims()
 }
 
 // A provider that has many claims before it may serve them in any order. The

@@ -73,6 +73,7 @@ func TestPoolOfAKindNeverHeardOf(t *testing.T) {
 		"counts its addresses as others do not":      strangeStatusIsIgnored,
 		"leaves those that come too late waiting":    silentRangeIsDenied,
 		"registers host names":                       hostNamesOfARange,
+		"gets claims without a finalizer":            claimsOnARangeHaveNoFinalizer,
 	} {
 		t.Run(name, func(t *testing.T) { test(newScene(t, shared)) })
 	}

@@ -145,10 +145,22 @@ func (c Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
 	// it, and binds it when it sees that write (pkg/ipamutil/reconciler.go, Reconcile). A
 	// claim that comes with it is bound at the first look. Without the provider nobody
 	// would take it off: it has to be seen to serve the pool.
-	if c.isInCluster(spec.Pool) && spec.PoolObject != nil && controllerutil.ContainsFinalizer(spec.PoolObject, protectPoolFinalizer) {
+	if c.isInCluster(spec.Pool) && isServed(spec.PoolObject) {
 		controllerutil.AddFinalizer(claim, releaseAddressFinalizer)
 	}
 	return claim
+}
+
+// isServed tells whether the in-cluster provider has looked at a pool: it protects and
+// counts it. A copy that was moved or restored has the finalizer alone, whether or not
+// there is a provider where it came to. Of others than its pools nothing is told.
+func isServed(pool client.Object) bool {
+	object, ok := pool.(*unstructured.Unstructured)
+	if !ok || !controllerutil.ContainsFinalizer(object, protectPoolFinalizer) {
+		return false
+	}
+	_, isCounted, err := unstructured.NestedFieldNoCopy(object.Object, "status", "ipAddresses")
+	return isCounted && err == nil
 }
 
 // CanRequest implements ipam.Requester. The contract has no such thing, but the

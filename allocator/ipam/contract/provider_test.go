@@ -338,16 +338,22 @@ func TestClaimAPIIsReadInTheVersionThatIsServed(t *testing.T) {
 }
 
 func TestNewClaimHasTheFinalizerOfAnInClusterProviderThatServesThePool(t *testing.T) {
-	served := &unstructured.Unstructured{}
-	served.SetFinalizers([]string{"ipam.cluster.x-k8s.io/ProtectPool"})
+	protects := []string{"ipam.cluster.x-k8s.io/ProtectPool"}
+	counted := map[string]any{"status": map[string]any{"ipAddresses": map[string]any{"free": int64(1)}}}
+	served, copied, old := &unstructured.Unstructured{Object: counted}, &unstructured.Unstructured{}, &unstructured.Unstructured{}
+	served.SetFinalizers(protects)
+	copied.SetFinalizers(protects)
+	old.Object = map[string]any{"status": counted["status"]}
 	other := ipam.PoolReference{APIGroup: "ipam.example.com", Kind: "Range", Name: "p"}
 	for name, test := range map[string]struct {
 		reference ipam.PoolReference
 		pool      client.Object
 		want      []string
 	}{
-		"a pool that it protects":            {InClusterPool("p"), served, []string{"ipam.cluster.x-k8s.io/ReleaseAddress"}},
-		"a pool that it does not protect":    {InClusterPool("p"), &unstructured.Unstructured{}, nil},
+		"a pool that it protects and counts": {InClusterPool("p"), served, []string{"ipam.cluster.x-k8s.io/ReleaseAddress"}},
+		"a copy of one, without its status":  {InClusterPool("p"), copied, nil},
+		"a pool of before it protected any":  {InClusterPool("p"), old, nil},
+		"a pool that it has not looked at":   {InClusterPool("p"), &unstructured.Unstructured{}, nil},
 		"a pool that is not known, as it is": {InClusterPool("p"), nil, nil},
 		"a pool of another provider":         {other, served, nil},
 	} {

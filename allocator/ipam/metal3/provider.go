@@ -95,10 +95,18 @@ func (Provider) NewClaim(spec ipam.ClaimSpec) client.Object {
 	// metal3 puts its finalizer on each claim that it looks at, which is a write of its
 	// own (ipam/ippool_manager.go, createAddress). A claim that comes with it saves that.
 	// Without metal3 nobody would take it off: it has to be seen to serve the pool.
-	if spec.PoolObject != nil && controllerutil.ContainsFinalizer(spec.PoolObject, ipamv1.IPPoolFinalizer) {
+	if isServed(spec.PoolObject) {
 		controllerutil.AddFinalizer(claim, ipamv1.IPClaimFinalizer)
 	}
 	return claim
+}
+
+// isServed tells whether metal3 has looked at a pool: it protects it, and says when it
+// last wrote its status. A copy that was moved or restored has the finalizer alone,
+// whether or not there is a metal3 where it came to.
+func isServed(pool client.Object) bool {
+	object, ok := pool.(*ipamv1.IPPool)
+	return ok && controllerutil.ContainsFinalizer(object, ipamv1.IPPoolFinalizer) && object.Status.LastUpdated != nil
 }
 
 // CanRequest implements ipam.Requester.

@@ -227,12 +227,14 @@ func TestNewClaimIsReadAsWhatItIsFor(t *testing.T) {
 }
 
 func TestNewClaimHasMetal3sFinalizerWhereMetal3ServesThePool(t *testing.T) {
-	served := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Finalizers: []string{ipamv1.IPPoolFinalizer}}}
+	protected := metav1.ObjectMeta{Finalizers: []string{ipamv1.IPPoolFinalizer}}
+	served := &ipamv1.IPPool{ObjectMeta: protected, Status: ipamv1.IPPoolStatus{LastUpdated: &metav1.Time{}}}
 	for name, test := range map[string]struct {
 		pool client.Object
 		want []string
 	}{
 		"a pool that metal3 has looked at":   {served, []string{ipamv1.IPClaimFinalizer}},
+		"a copy of one, without its status":  {&ipamv1.IPPool{ObjectMeta: protected}, nil},
 		"a pool that it has not looked at":   {&ipamv1.IPPool{}, nil},
 		"a pool that is not known, as it is": {nil, nil},
 	} {
