@@ -30,11 +30,8 @@ type Recreation struct {
 // NewClaim is a claim for the holder of a binding, unmarked and not stored.
 func (r Recreation) NewClaim(ctx context.Context, holder ipam.Machine, b ipam.Binding) client.Object {
 	provider := r.Providers.For(b.Pool)
-	pool, err := provider.Read(ctx, r.Pools, r.Live, holder.Namespace, b.Pool)
-	if err != nil {
-		// What it tells saves a write, and is worth no failure.
-		pool = nil
-	}
+	// What the pool tells saves a write, and is worth no failure.
+	pool, _ := provider.Read(ctx, r.Pools, r.Live, holder.Namespace, b.Pool)
 	return provider.NewClaim(ipam.ClaimSpec{Name: b.Claim, Machine: holder, Pool: b.Pool, PoolObject: pool})
 }
 
