@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,11 @@ import (
 // watched: it may be gone, or say something else by now.
 const coolingCheck = time.Minute
 
+// PoolPatience is for how long what cools down waits for its pool, where there is none.
+// Where clusterctl moves them to, and where a backup brings them back, a claim may be
+// there before its pool.
+const PoolPatience = time.Hour
+
 // CoolDown is what is known of the cool-down of an address.
 type CoolDown struct {
 	// Lasts is for how long the address is to be kept after its holder went, and Lingers
@@ -32,6 +38,8 @@ type CoolDown struct {
 	// Over says that there is nothing to keep the address in: the pool goes, or the
 	// namespace.
 	Over bool
+	// Missing says that there is no pool, of what cools down already: it may be about to come.
+	Missing bool
 	// Unwatched says that nothing tells when the pool changes.
 	Unwatched bool
 }
@@ -50,6 +58,11 @@ func (p Pair) IsClaimed() bool { return p.Claim != nil && p.Claim.GetDeletionTim
 func (p Pair) IsFreed() bool {
 	protected := p.Address != nil && ipam.IsProtected(p.Address)
 	return !protected && !p.IsClaimed() && (p.Claim == nil || !ipam.IsProtected(p.Claim))
+}
+
+// isGoing tells whether one of the two is being deleted.
+func (p Pair) isGoing() bool {
+	return slices.ContainsFunc(p.Objects(), func(obj client.Object) bool { return !obj.GetDeletionTimestamp().IsZero() })
 }
 
 // Objects are claim and address, as far as they exist.
@@ -102,10 +115,13 @@ func (d CoolDown) KeptFor(p Pair) time.Duration {
 // over.
 func (d CoolDown) Left(p Pair, seen, now time.Time) time.Duration {
 	left := d.KeptFor(p) - now.Sub(p.releasedAt(seen, now))
+	if d.Missing {
+		left = PoolPatience - now.Sub(seen)
+	}
 	switch {
 	case left <= 0 || d.Over:
 		return 0
-	case d.Unwatched:
+	case d.Unwatched, d.Missing:
 		return min(left, coolingCheck)
 	}
 	return left
@@ -134,6 +150,8 @@ func (c Cooler) Read(ctx context.Context, namespace string, p Pair, cooling bool
 		d = CoolDown{Lasts: c.ReuseAfter, Unwatched: true}
 	case err != nil:
 		return d, err
+	case pool == nil && cooling && !p.isGoing():
+		return CoolDown{Missing: true}, nil
 	case pool == nil || !pool.GetDeletionTimestamp().IsZero():
 		return CoolDown{Over: true}, nil
 	default:
@@ -189,11 +207,7 @@ func isWatched(provider ipam.Provider, pool client.Object) bool {
 // isNamespaceGoing tells whether the namespace is being deleted. It is asked only where
 // something else is: what is deleted with it would wait for the end of the cool-down.
 func (c Cooler) isNamespaceGoing(ctx context.Context, name string, p Pair) (bool, error) {
-	going := false
-	for _, obj := range p.Objects() {
-		going = going || !obj.GetDeletionTimestamp().IsZero()
-	}
-	if !going {
+	if !p.isGoing() {
 		return false, nil
 	}
 	namespace := &corev1.Namespace{}

@@ -148,3 +148,52 @@ func TestClaimOnAnAddressThatCoolsDownIsRefusedAsSuch(t *testing.T) {
 	_, err = a.answer(t.Context(), al, metal3.Provider{}.ReadClaim(claim))
 	expectCoolingDown(t, err, keptFor5m)
 }
+
+// A move and a backup may bring a claim before its pool.
+func TestCoolDownWaitsForAPoolThatIsMissing(t *testing.T) {
+	now := time.Now()
+	for name, test := range map[string]struct {
+		pool    []client.Object
+		seen    time.Duration
+		going   bool
+		cooling bool
+		over    bool
+		left    time.Duration
+	}{
+		"there is none":                         {cooling: true, left: coolingCheck},
+		"there is none for long":                {cooling: true, seen: PoolPatience - time.Second, left: time.Second},
+		"there is none for too long":            {cooling: true, seen: PoolPatience, left: 0},
+		"there is none, and the claim goes":     {cooling: true, going: true, over: true},
+		"there is none, and it did not cool":    {over: true},
+		"it is there, and says for how long":    {cooling: true, pool: []client.Object{coolingPool("5m")}, left: 4 * time.Minute},
+		"it is there, and that was long before": {cooling: true, pool: []client.Object{coolingPool("30s")}, left: 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0-0"}}
+			claim.Spec.Pool.Name = "pool"
+			ipam.CoolClaim(claim, cp0(), now.Add(-time.Minute))
+			if test.going {
+				claim.DeletionTimestamp = &metav1.Time{Time: now}
+			}
+			a, _ := cooling(t, test.pool...)
+			read := metal3.Provider{}.ReadClaim(claim)
+			pair := Pair{Claim: &read}
+			c := Cooler{Providers: ipam.Providers{metal3.Provider{}}, Live: a.live, Pools: a.live, ReuseAfter: 0}
+
+			d, err := c.Read(t.Context(), "ns", pair, test.cooling)
+
+			if err != nil || d.Over != test.over {
+				t.Fatalf("got %+v and error %v, want it over: %t", d, err, test.over)
+			}
+			if got := d.Left(pair, now.Add(-test.seen), now); got != test.left {
+				t.Errorf("%s are left, want %s", got, test.left)
+			}
+		})
+	}
+}
+
+func coolingPool(after string) client.Object {
+	pool := poolThatCools(after)
+	pool.Namespace, pool.Name = "ns", "pool"
+	return pool
+}

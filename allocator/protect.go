@@ -40,8 +40,7 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 	if al.isStored() && al.Machine.Kind == ipam.OfMachine {
 		kube.SetAnnotation(obj, ipam.MachineUIDAnnotation, string(al.UID))
 	}
-	if network := al.want.Network(); network != "" || al.want.Endpoint {
-		// An endpoint may be on any network, and is compared with what is on each.
+	if network := al.want.Network(); network != "" {
 		kube.SetAnnotation(obj, ipam.NetworkAnnotation, network)
 	}
 	err := kube.PatchAsRead(ctx, a.client, obj, before)

@@ -62,7 +62,7 @@ func (a *audit) hasHolder(claim *ipam.Claim) bool {
 }
 
 // coolsTooLong is for how long a claim or an address should have cooled down, 0 if that is
-// not known. Where its pool does not exist, that is ever since.
+// not known. Where its pool does not exist, the leader waits for that for a while.
 func (a *audit) coolsTooLong(pool *Pool, obj client.Object) time.Duration {
 	at, legible := ipam.ReleasedAt(obj)
 	if !legible {
@@ -71,7 +71,11 @@ func (a *audit) coolsTooLong(pool *Pool, obj client.Object) time.Duration {
 	after := a.limits.ReuseAfter
 	switch {
 	case pool.Object == nil && isKnownKind(pool.PoolReference):
-		after = 0
+		after = allocator.PoolPatience
+		if made := obj.GetCreationTimestamp().Time; made.After(at) {
+			// A move or a restore has brought it, and the leader counts from there.
+			at = made
+		}
 	case pool.Object != nil:
 		if said, says, err := ipam.ReuseAfter(pool.Object); says && err == nil {
 			after = said

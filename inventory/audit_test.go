@@ -68,12 +68,19 @@ func TestFindings(t *testing.T) {
 			s.pool.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{"m-0": "10.0.0.2"}
 		}, ""},
 
-		"a claim whose machine was never stored":   {func(s *scene) { s.gone = []client.Object{s.machine, s.vm} }, "SIP-004 error claim ns/m-0"},
-		"the same a moment ago":                    {func(s *scene) { s.gone = []client.Object{s.machine, s.vm}; s.stamp(time.Minute) }, ""},
-		"the same in a Cluster that is paused":     {func(s *scene) { s.gone = []client.Object{s.machine, s.vm}; s.cluster.Spec.Paused = new(true) }, ""},
-		"a claim that cools down":                  {func(s *scene) { s.cool(30 * time.Minute) }, ""},
-		"a claim that cools down for hours":        {func(s *scene) { s.cool(5 * time.Hour) }, "SIP-004 error claim ns/m-0"},
-		"the same, and its pool has it so":         {func(s *scene) { s.cool(5 * time.Hour); s.pool.Annotations[ipam.ReuseAfterAnnotation] = "6h" }, ""},
+		"a claim whose machine was never stored": {func(s *scene) { s.gone = []client.Object{s.machine, s.vm} }, "SIP-004 error claim ns/m-0"},
+		"the same a moment ago":                  {func(s *scene) { s.gone = []client.Object{s.machine, s.vm}; s.stamp(time.Minute) }, ""},
+		"the same in a Cluster that is paused":   {func(s *scene) { s.gone = []client.Object{s.machine, s.vm}; s.cluster.Spec.Paused = new(true) }, ""},
+		"a claim that cools down":                {func(s *scene) { s.cool(30 * time.Minute) }, ""},
+		"a claim that cools down for hours":      {func(s *scene) { s.cool(5 * time.Hour) }, "SIP-004 error claim ns/m-0"},
+		"the same, and its pool has it so":       {func(s *scene) { s.cool(5 * time.Hour); s.pool.Annotations[ipam.ReuseAfterAnnotation] = "6h" }, ""},
+		"the same, and its pool is gone":         {func(s *scene) { s.cool(5 * time.Hour); s.gone = append(s.gone, s.pool) }, "SIP-004 error claim ns/m-0"},
+		"its pool may be about to come":          {func(s *scene) { s.cool(50 * time.Minute); s.gone = append(s.gone, s.pool) }, ""},
+		"the same, moved here a moment ago": {func(s *scene) {
+			s.cool(5 * time.Hour)
+			s.gone = append(s.gone, s.pool)
+			s.claim.CreationTimestamp, s.address.CreationTimestamp = *ago(time.Minute), *ago(time.Minute)
+		}, ""},
 		"a claim of an endpoint that nothing uses": {func(s *scene) { s.more = s.endpoint("10.0.0.5"); s.vsphere.Spec.ControlPlaneEndpoint.Host = "" }, "SIP-004 error claim ns/prod"},
 
 		"an address protected for nobody": {func(s *scene) { s.gone = []client.Object{s.machine, s.vm, s.claim} }, "SIP-005 error address ns/pool-10.0.0.2"},

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/contract"
@@ -259,5 +260,27 @@ func TestClaimOfAVSphereClusterThatNeverCameIsReaped(t *testing.T) {
 
 	if s.has(&capiipamv1.IPAddressClaim{}) {
 		t.Error("the claim is there still")
+	}
+}
+
+// clusterctl makes it before its pool, as it may be, and before its address.
+func TestClaimThatCoolsDownWaitsForItsPoolToBeMoved(t *testing.T) {
+	moved := storedClaim(func(obj client.Object) {
+		obj.(*capiipamv1.IPAddressClaim).Status.AddressRef.Name = ""
+		ipam.CoolClaim(obj, ipam.Machine{Kind: ipam.OfCluster, NamespacedName: key}, time.Now().Add(-time.Minute))
+	})
+	s := newScene(t, nil, moved)
+
+	if again := s.reconcile().RequeueAfter; again == 0 || again > time.Minute {
+		t.Errorf("it is looked at again after %s", again)
+	}
+	if !s.has(&capiipamv1.IPAddressClaim{}) {
+		t.Error("the claim is gone")
+	}
+
+	s.now = func() time.Time { return time.Now().Add(allocator.PoolPatience) }
+	s.reconcile()
+	if s.has(&capiipamv1.IPAddressClaim{}) {
+		t.Error("the claim is there still, although no pool has come")
 	}
 }

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,10 +108,13 @@ func CoolAddress(address client.Object, holder Holder, at time.Time) {
 
 // CoolClaim makes a claim one that cools down: no machine owns it, so that it is not
 // collected as garbage, and nothing says that a request may be answered with it.
+//
+// It is always of a Cluster, be it one that does not exist: providers leave its claims alone
+// until they are deleted, as those of a Cluster that is paused. Without one, the provider
+// would bind the claim anew while clusterctl moves it: to any address in the target, where
+// its own comes after it, and in the source, where its own goes before it.
 func CoolClaim(claim client.Object, machine Machine, at time.Time) {
-	if machine.Cluster == "" {
-		machine.Cluster = claim.GetLabels()[clusterv1.ClusterNameLabel]
-	}
+	machine.Cluster = cmp.Or(machine.Cluster, claim.GetLabels()[clusterv1.ClusterNameLabel], machine.Holder().namesake())
 	Mark(claim, machine)
 	claim.SetOwnerReferences(slices.DeleteFunc(claim.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.Kind == capi.VSphereMachineKind.Kind && owner.Name == machine.Name

@@ -1,11 +1,13 @@
 package ipam
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/allocator/kube"
 )
@@ -92,6 +94,25 @@ func TestAddressThatIsProtectedOrReleasedDoesNotCoolDown(t *testing.T) {
 			end(address)
 			if IsReleased(address) {
 				t.Errorf("it still cools down: %v", address.Annotations)
+			}
+		})
+	}
+}
+
+// Its provider would bind it anew while clusterctl moves it.
+func TestClaimThatCoolsDownWithoutAClusterIsOfOneThatIsMissing(t *testing.T) {
+	long := strings.Repeat("a", 64)
+	for name, test := range map[string]struct{ holder, cluster, want string }{
+		"it had none":                       {"former", "", "former"},
+		"it had one":                        {"former", "prod", "prod"},
+		"it had none, and has a long name":  {long, "", Holder{Kind: OfCluster, Name: long}.label()},
+		"it had one, and has a longer name": {long + long, "prod", "prod"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			claim := &metav1.PartialObjectMetadata{}
+			CoolClaim(claim, Machine{Kind: OfCluster, Cluster: test.cluster, NamespacedName: types.NamespacedName{Namespace: "ns", Name: test.holder}}, time.Now())
+			if got := claim.Labels[clusterv1.ClusterNameLabel]; got != test.want {
+				t.Errorf("it is of Cluster %q, want %q", got, test.want)
 			}
 		})
 	}

@@ -60,6 +60,14 @@ func (h Holder) label() string {
 	return shortHash(string(h.Kind) + "/" + h.Name)
 }
 
+// namesake is the name of the Cluster that a holder without one is said to be of.
+func (h Holder) namesake() string {
+	if len(validation.IsValidLabelValue(h.Name)) > 0 {
+		return h.label()
+	}
+	return h.Name
+}
+
 // annotation is that of the holder's name.
 func (h Holder) annotation() string {
 	if h.Kind == OfCluster {

@@ -25,7 +25,8 @@ func Protect(address client.Object, machine string) {
 	kube.SetAnnotation(address, MachineNameAnnotation, machine)
 }
 
-// ProtectFor is Protect for whoever holds the address.
+// ProtectFor is Protect for whoever holds the address. An endpoint may be on any network,
+// and is compared with what is on each.
 func ProtectFor(address client.Object, holder Holder) {
 	Protect(address, holder.Name)
 	if holder.Kind == OfMachine {
@@ -35,6 +36,7 @@ func ProtectFor(address client.Object, holder Holder) {
 	delete(annotations, MachineNameAnnotation)
 	address.SetAnnotations(annotations)
 	kube.SetAnnotation(address, holder.annotation(), holder.Name)
+	kube.SetAnnotation(address, NetworkAnnotation, "")
 }
 
 // Unprotect takes our finalizer off an address, and all that was written on it of its

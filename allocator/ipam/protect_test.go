@@ -34,6 +34,17 @@ func TestProtectedAddressIsNoMovedOne(t *testing.T) {
 	}
 }
 
+// Whoever protects it: deploy/protection refuses who moves it, if that brings other marks.
+func TestAddressOfAnEndpointIsOnAnyNetwork(t *testing.T) {
+	for holder, want := range map[Holder]bool{{Kind: OfCluster, Name: "prod"}: true, {Name: "cp-0"}: false} {
+		address := &metav1.PartialObjectMetadata{}
+		ProtectFor(address, holder)
+		if network, known := address.Annotations[NetworkAnnotation]; known != want || network != "" {
+			t.Errorf("that of %v is on network %q, known %t, want %t", holder, network, known, want)
+		}
+	}
+}
+
 // The API server refuses the whole write.
 func TestAddressThatIsBeingDeletedGetsNoFinalizer(t *testing.T) {
 	address := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{}}}

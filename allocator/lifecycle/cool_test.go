@@ -7,12 +7,14 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
@@ -317,5 +319,25 @@ func TestRestoredMachineHasItsClaimAgain(t *testing.T) {
 	}
 	if owner := capi.OwnerMachine(claim); owner.UID != "uid" || address.Annotations[ipam.MachineUIDAnnotation] != "uid" {
 		t.Errorf("the claim is owned by %v, and the address by %s", owner, address.Annotations[ipam.MachineUIDAnnotation])
+	}
+}
+
+// clusterctl makes it before its Cluster and its pool, as it may be, and before its address.
+func TestClaimThatCoolsDownWaitsForItsPoolToBeMoved(t *testing.T) {
+	claim := unused(func(c *ipamv1.IPClaim) {
+		ipam.CoolClaim(c, ipam.Machine{NamespacedName: types.NamespacedName{Namespace: "ns", Name: "cp-0"}, Cluster: "prod"}, now.Add(-time.Minute))
+	})
+	r := reconciler(t, claim)
+	r.at(now)
+
+	r.settle(t.Context(), t)
+
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); err != nil {
+		t.Errorf("the claim is gone: %v", err)
+	}
+	r.at(now.Add(allocator.PoolPatience))
+	r.settle(t.Context(), t)
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(claim), claim); !apierrors.IsNotFound(err) {
+		t.Errorf("the claim is there still, although no pool has come: %v", err)
 	}
 }

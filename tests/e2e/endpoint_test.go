@@ -31,7 +31,7 @@ import (
 func (s *scene) createAsking(by harness.Fixture, pool string, port int32, options ...harness.Option) {
 	s.Helper()
 	s.create(s.asking(by, pool, port, options...)...)
-	s.hasEndpoint()
+	s.hasEndpoint(harness.DefaultCluster)
 }
 
 // asking is the scene's Cluster, whose VSphereCluster asks for an endpoint.
@@ -41,6 +41,12 @@ func (s *scene) asking(by harness.Fixture, pool string, port int32, options ...h
 	if err != nil {
 		s.Fatal(err)
 	}
+	askFor(objects, by, pool, port)
+	return objects
+}
+
+// askFor has the VSphereCluster among the objects of a Cluster ask for an endpoint.
+func askFor(objects []client.Object, by harness.Fixture, pool string, port int32) {
 	for _, object := range objects {
 		switch object := object.(type) {
 		case *capvv1.VSphereCluster:
@@ -52,14 +58,13 @@ func (s *scene) asking(by harness.Fixture, pool string, port int32, options ...h
 			harness.WithAnnotation(harness.EndpointAnnotation, "true")(object)
 		}
 	}
-	return objects
 }
 
-// hasEndpoint waits until the scene's Cluster has the endpoint of its VSphereCluster.
-func (s *scene) hasEndpoint() {
+// hasEndpoint waits until a Cluster has the endpoint of its VSphereCluster.
+func (s *scene) hasEndpoint(name string) {
 	s.Helper()
 	s.eventually(provisioned, "the Cluster to have its endpoint", func(context.Context) error {
-		cluster, infrastructure := s.clusters()
+		cluster, infrastructure := s.clustersNamed(name)
 		if cluster.Spec.ControlPlaneEndpoint.Host == "" || cluster.Spec.ControlPlaneEndpoint.Host != infrastructure.Spec.ControlPlaneEndpoint.Host {
 			return fmt.Errorf("it has %v, and the VSphereCluster %v", cluster.Spec.ControlPlaneEndpoint, infrastructure.Spec.ControlPlaneEndpoint)
 		}
@@ -70,10 +75,15 @@ func (s *scene) hasEndpoint() {
 // clusters are the scene's Cluster and its VSphereCluster.
 func (s *scene) clusters() (*clusterv1.Cluster, *capvv1.VSphereCluster) {
 	s.Helper()
+	return s.clustersNamed(harness.DefaultCluster)
+}
+
+func (s *scene) clustersNamed(name string) (*clusterv1.Cluster, *capvv1.VSphereCluster) {
+	s.Helper()
 	cluster, infrastructure := &clusterv1.Cluster{}, &capvv1.VSphereCluster{}
 	for _, object := range []client.Object{cluster, infrastructure} {
 		object.SetNamespace(s.ns)
-		object.SetName(harness.DefaultCluster)
+		object.SetName(name)
 		s.get(object)
 	}
 	return cluster, infrastructure
@@ -82,15 +92,19 @@ func (s *scene) clusters() (*clusterv1.Cluster, *capvv1.VSphereCluster) {
 // endpointHeld returns an error unless an address is protected for the VSphereCluster, and
 // its claim is no request's any more.
 func (s *scene) endpointHeld(ctx context.Context, by harness.Fixture, ip string) error {
+	return s.endpointHeldBy(ctx, harness.DefaultCluster, by, ip)
+}
+
+func (s *scene) endpointHeldBy(ctx context.Context, name string, by harness.Fixture, ip string) error {
 	claim := ipam.EmptyClaim(by.Provider)
-	if err := s.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: harness.DefaultCluster}, claim); err != nil {
+	if err := s.stack.Plane.Client.Get(ctx, client.ObjectKey{Namespace: s.ns, Name: name}, claim); err != nil {
 		return err
 	}
 	address, err := s.addressObject(ctx, by, ip)
 	if err != nil {
 		return err
 	}
-	holder := ipam.Holder{Kind: ipam.OfCluster, Name: harness.DefaultCluster}
+	holder := ipam.Holder{Kind: ipam.OfCluster, Name: name}
 	_, requested := claim.GetAnnotations()[ipam.RequestedByAnnotation]
 	if !holder.Marks(claim) || requested || ipam.HolderOf(address) != holder || !ipam.IsProtected(address) {
 		return fmt.Errorf("claim %v and address %v are not the endpoint's", claim.GetAnnotations(), address.GetAnnotations())
@@ -294,7 +308,7 @@ func TestLateEndpointReachesItsCluster(t *testing.T) {
 
 		patch(s, cluster, func(cluster *clusterv1.Cluster) { cluster.Spec.Paused = nil })
 
-		s.hasEndpoint()
+		s.hasEndpoint(harness.DefaultCluster)
 		s.eventually(harness.Soon, "the endpoint to be held", func(ctx context.Context) error { return s.endpointHeld(ctx, by, s.address(5)) })
 		s.delete(cluster)
 		s.gone(cluster, provisioned)
@@ -330,7 +344,7 @@ func TestMovedClusterKeepsItsEndpoint(t *testing.T) {
 		}
 		return nil
 	})
-	other := s.aloneAsking("other")
+	other := s.aloneAsking(by, "other")
 	if err := target.stack.Plane.Client.Create(t.Context(), other); err == nil || !strings.Contains(err.Error(), "is exhausted") {
 		t.Errorf("got %v, want a denial: the endpoint is in use", err)
 	}
@@ -340,13 +354,13 @@ func TestMovedClusterKeepsItsEndpoint(t *testing.T) {
 }
 
 // aloneAsking is a VSphereCluster without a Cluster that asks for an endpoint.
-func (s *scene) aloneAsking(name string) client.Object {
+func (s *scene) aloneAsking(by harness.Fixture, name string) *unstructured.Unstructured {
 	s.Helper()
 	object := &unstructured.Unstructured{}
 	object.SetGroupVersionKind(capi.VSphereClusterKind.WithVersion("v1beta2"))
 	object.SetNamespace(s.ns)
 	object.SetName(name)
 	s.set(object, "vcenter.example.com", "spec", "server")
-	harness.WithAnnotation("pools.capv-static-ip.dev/control-plane-endpoint", "InClusterIPPool/vips")(object)
+	harness.WithAnnotation("pools.capv-static-ip.dev/control-plane-endpoint", by.Reference("vips").Kind+"/vips")(object)
 	return object
 }
