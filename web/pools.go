@@ -28,7 +28,7 @@ const (
 
 // poolRows are all pools, those that need attention first.
 func poolRows(now state) []PoolRow {
-	g, concerns := now.graph, concernsOf(now)
+	g, concerns := now.graph, byPage(concernsOf(now))
 	problems := map[*inventory.Pool]int{}
 	for ip := range notesOf(g) {
 		for _, p := range g.PoolsWith(ip) {
@@ -44,7 +44,7 @@ func poolRows(now state) []PoolRow {
 		case n > 0:
 			row.Status, row.Attention = inProblems(n), true
 		}
-		if count := countOf(about(concerns, row.Href())); count != "" {
+		if count := countOf(concerns[row.Href()]); count != "" {
 			row.Findings = Link{Text: count, Href: query{about: row.Href()}.href()}
 		}
 		rows = append(rows, row)
@@ -129,9 +129,9 @@ func poolNamed(g *inventory.Graph, kind, namespace, name string) *inventory.Pool
 }
 
 func poolView(now state, p *inventory.Pool, at place) PoolView {
-	g, concerns := now.graph, concernsOf(now)
+	g, concerns := now.graph, byPage(concernsOf(now))
 	summary := g.Summary(p)
-	v := PoolView{PoolRow: poolRow(summary), Says: saysOf(g, p), Demands: demandRows(g, p), Beside: beside(concerns, hrefOf(p.PoolKey))}
+	v := PoolView{PoolRow: poolRow(summary), Says: saysOf(g, p), Demands: demandRows(g, p), Beside: beside(concerns[hrefOf(p.PoolKey)], hrefOf(p.PoolKey))}
 	for _, owner := range summary.Waiting {
 		v.Waiting = append(v.Waiting, fmt.Sprintf("%s %s", owner.Kind, path(owner.Namespace, owner.Name)))
 	}
@@ -181,10 +181,10 @@ func (v *PoolView) list(g *inventory.Graph, runs []inventory.Run, notes map[neti
 }
 
 // lead has what is wrong with addresses lead to what was found about them.
-func (v *PoolView) lead(concerns []concern) {
+func (v *PoolView) lead(concerns map[string][]concern) {
 	for i := range v.Runs {
 		page := "/addresses/" + v.Runs[i].First
-		if v.Runs[i].Note != "" && len(about(concerns, page)) > 0 {
+		if v.Runs[i].Note != "" && len(concerns[page]) > 0 {
 			v.Runs[i].NoteHref = query{about: page}.href()
 		}
 	}
