@@ -182,7 +182,7 @@ func TestFindingsAreNarrowed(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("%s shows %q, want %q", target, got, want)
 		}
-		if len(want) == 0 && !strings.Contains(text, "None is like that, of 6 in all.") {
+		if len(want) == 0 && !strings.Contains(text, "No finding is like that, of 6 in all.") {
 			t.Errorf("%s shows nothing, and says %s", target, text)
 		}
 	}
