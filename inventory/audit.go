@@ -3,11 +3,15 @@ package inventory
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // Severity says how bad a finding is.
@@ -58,7 +62,10 @@ type Finding struct {
 	Text, Remedy string
 	// Involved are all objects that it was seen on.
 	Involved []Involved
-	settled  bool
+	// Addresses and Pools are those that it is about.
+	Addresses []netip.Addr
+	Pools     []PoolKey
+	settled   bool
 }
 
 // Involved is an object that a finding was seen on.
@@ -84,6 +91,14 @@ func (f *Finding) because(format string, args ...any) *Finding {
 
 func (f *Finding) remedy(format string, args ...any) *Finding {
 	f.Remedy = fmt.Sprintf(format, args...)
+	return f
+}
+
+// on notes an address that it is about. What a provider wrote may be none.
+func (f *Finding) on(ip netip.Addr) *Finding {
+	if ip.IsValid() {
+		f.Addresses = append(f.Addresses, ip)
+	}
 	return f
 }
 
@@ -167,7 +182,7 @@ func (l LeftOut) String() string {
 // Findings are what is wrong in the Graph by these checks, all if there are none, sorted by
 // severity and check. What the checks need and is not seen leaves them out.
 func (g *Graph) Findings(limits Limits, only ...CheckID) ([]Finding, []LeftOut) {
-	a := newAudit(g, limits)
+	a := newAudit(g.asAsked(), limits)
 	var findings []Finding
 	var left []LeftOut
 	for _, c := range checks() {
@@ -187,6 +202,27 @@ func (g *Graph) Findings(limits Limits, only ...CheckID) ([]Finding, []LeftOut) 
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), cmp.Compare(a.Check, b.Check), cmp.Compare(a.Object, b.Object))
 	})
 	return findings, left
+}
+
+// asAsked is the Graph without what pools of all namespaces have given to others than the
+// namespace that was asked for. How full such a pool is cannot be told without it, but the
+// machines of others are not known: what they have would look as if nobody had it.
+func (g *Graph) asAsked() *Graph {
+	if g.asked == "" {
+		return g
+	}
+	asked := *g
+	asked.Pools, asked.byKey = slices.Clone(g.Pools), maps.Clone(g.byKey)
+	for i, pool := range asked.Pools {
+		if pool.Namespace != "" {
+			continue
+		}
+		of := *pool
+		of.Claims = slices.DeleteFunc(slices.Clone(pool.Claims), func(c ipam.Claim) bool { return c.GetNamespace() != g.asked })
+		of.Addresses = slices.DeleteFunc(slices.Clone(pool.Addresses), func(a Address) bool { return a.GetNamespace() != g.asked })
+		asked.Pools[i], asked.byKey[of.PoolKey] = &of, &of
+	}
+	return &asked
 }
 
 // unseenOf are those of the kinds that could not be listed.

@@ -26,7 +26,7 @@ func (a *audit) claimOfNobody() []*Finding {
 		}
 		if ipam.IsReleased(claim) {
 			if late := a.coolsTooLong(pool, claim); late > 0 {
-				findings = append(findings, aboutClaim(ClaimOfNobody, Failing, claim).
+				findings = append(findings, a.aboutClaim(ClaimOfNobody, Failing, pool, claim).
 					because("should have been released %s ago", late.Round(time.Second)).remedy("see if the manager runs, and what its log says of it"))
 			}
 			return
@@ -37,12 +37,12 @@ func (a *audit) claimOfNobody() []*Finding {
 		holder := ipam.HolderOf(claim)
 		stamp, err := ipam.StampOf(claim)
 		if err != nil {
-			findings = append(findings, aboutClaim(ClaimOfNobody, Failing, claim).because("is of nobody, and says not since when: %v", err).
+			findings = append(findings, a.aboutClaim(ClaimOfNobody, Failing, pool, claim).because("is of nobody, and says not since when: %v", err).
 				remedy("delete it, if nothing uses its address"))
 			return
 		}
 		if age := a.At.Sub(stamp.Time); age >= a.limits.Claim {
-			findings = append(findings, aboutClaim(ClaimOfNobody, Failing, claim).
+			findings = append(findings, a.aboutClaim(ClaimOfNobody, Failing, pool, claim).
 				because("is of %s %q, which does not exist, and was last used %s ago", nounOf(holder), holder.Name, age.Round(time.Second)).
 				remedy("see if the manager runs; it deletes the claim, after an hour if it had a machine once"))
 		}
@@ -96,7 +96,7 @@ func (a *audit) protectedNobody() []*Finding {
 		if !ipam.IsProtected(address) || a.claimOf(address) != nil || a.isPaused(address) {
 			return
 		}
-		f := aboutAddress(ProtectedNobody, Failing, address)
+		f := aboutAddress(ProtectedNobody, Failing, pool, address)
 		if ipam.IsReleased(address) {
 			if late := a.coolsTooLong(pool, address); late > 0 {
 				findings = append(findings, f.because("%s should have been released %s ago", address.Address.IP, late.Round(time.Second)).
@@ -135,7 +135,7 @@ func (a *audit) isUsed(address *Address) bool {
 // addresses, and that nobody has adopted.
 func (a *audit) adapterClaim() []*Finding {
 	var findings []*Finding
-	a.eachClaim(func(_ *Pool, claim *ipam.Claim) {
+	a.eachClaim(func(pool *Pool, claim *ipam.Claim) {
 		if _, ours := claim.GetLabels()[ipam.MachineLabel]; ours || a.At.Sub(claim.GetCreationTimestamp().Time) < hangsAfter || a.isPaused(claim) {
 			return
 		}
@@ -148,7 +148,7 @@ func (a *audit) adapterClaim() []*Finding {
 		}
 		for _, address := range a.addressesOf(claim) {
 			if m.has(address.IP) {
-				f := aboutClaim(AdapterClaim, Risky, claim).because("is of the static IP adapter, and nobody has adopted it for VSphereMachine %s", m.Name).
+				f := a.aboutClaim(AdapterClaim, Risky, pool, claim).because("is of the static IP adapter, and nobody has adopted it for VSphereMachine %s", m.Name).
 					remedy("see if the manager runs, and the events of the machine")
 				f.Involved = append(f.Involved, involved(capi.VSphereMachineKind.Kind, m))
 				findings = append(findings, f)
@@ -166,7 +166,7 @@ func (a *audit) claimFailed() []*Finding {
 		if claim.Failure == "" || claim.Address != "" || !claim.GetDeletionTimestamp().IsZero() || a.At.Sub(claim.GetCreationTimestamp().Time) < a.limits.Claim {
 			return
 		}
-		findings = append(findings, aboutClaim(ClaimFailed, Risky, claim).
+		findings = append(findings, a.aboutClaim(ClaimFailed, Risky, pool, claim).
 			because("was refused by the provider of %s, which does not look at it again: %s", pool, claim.Failure).
 			remedy("mend the pool, then delete the claim and make it anew"))
 	})
@@ -189,11 +189,11 @@ func (a *audit) deletionHangs() []*Finding {
 	for _, c := range a.Clusters {
 		waits(capi.VSphereClusterKind.Kind, c)
 	}
-	a.eachClaim(func(_ *Pool, claim *ipam.Claim) {
+	a.eachClaim(func(pool *Pool, claim *ipam.Claim) {
 		if claim.GetDeletionTimestamp().IsZero() || !ipam.IsProtected(claim) || ipam.IsReleased(claim) || a.isForEndpoint(claim) || a.isHeldForSomebody(claim) {
 			return
 		}
-		findings = append(findings, aboutClaim(DeletionHangs, Failing, claim).
+		findings = append(findings, a.aboutClaim(DeletionHangs, Failing, pool, claim).
 			because("is being deleted, and held for a machine that is gone, with its VM").
 			remedy("see if the manager runs; if it stays so, take finalizer %s off", ipam.InUseFinalizer))
 	})

@@ -203,10 +203,17 @@ func (a *audit) eachAddress(do func(*Pool, *Address)) {
 }
 
 // aboutClaim and aboutAddress are findings about one, whichever API it is of.
-func aboutClaim(check CheckID, severity Severity, claim *ipam.Claim) *Finding {
-	return about(check, severity, involved("claim", claim))
+func (a *audit) aboutClaim(check CheckID, severity Severity, pool *Pool, claim *ipam.Claim) *Finding {
+	f := about(check, severity, involved("claim", claim))
+	f.Pools = []PoolKey{pool.PoolKey}
+	for _, address := range a.addressesOf(claim) {
+		f.on(address.IP)
+	}
+	return f
 }
 
-func aboutAddress(check CheckID, severity Severity, address *Address) *Finding {
-	return about(check, severity, involved("address", address))
+func aboutAddress(check CheckID, severity Severity, pool *Pool, address *Address) *Finding {
+	f := about(check, severity, involved("address", address)).on(address.IP)
+	f.Pools = []PoolKey{pool.PoolKey}
+	return f
 }

@@ -117,6 +117,7 @@ func (u use) with(other use) (severity Severity, both bool) {
 
 func (a *audit) twice(ip netip.Addr, shared []use, severity Severity) *Finding {
 	f := &Finding{Check: AddressTwice, Severity: severity, Object: ip.String(), NamespacedName: types.NamespacedName{Name: ip.String()}}
+	f.on(ip)
 	var names []string
 	var other, bound *use
 	for i := range shared {
@@ -160,7 +161,7 @@ func (a *audit) endpointsOnMachines() []*Finding {
 		for _, m := range a.Machines {
 			if m.Namespace == c.Namespace && m.has(ip) && m.holds(ip) {
 				machine, cluster := involved(capi.VSphereMachineKind.Kind, m), involved(capi.VSphereClusterKind.Kind, c)
-				f := about(AddressTwice, Failing, machine).because("has %s, the endpoint of %s", ip, cluster).
+				f := about(AddressTwice, Failing, machine).on(ip).because("has %s, the endpoint of %s", ip, cluster).
 					remedy("delete its Machine, so that the replacement gets an address of its own")
 				f.Involved = append(f.Involved, cluster)
 				findings = append(findings, f)
@@ -197,7 +198,7 @@ func (a *audit) notBound() []*Finding {
 	for _, c := range a.Clusters {
 		ip, ours := c.endpoint()
 		if ours && !a.keepsEndpoint(c, ip) {
-			findings = append(findings, about(NotBound, Failing, involved(capi.VSphereClusterKind.Kind, c)).
+			findings = append(findings, about(NotBound, Failing, involved(capi.VSphereClusterKind.Kind, c)).on(ip).
 				because("its endpoint %s is kept for nobody: the pool may give it to a machine", ip).
 				remedy("see the events of the VSphereCluster; keep the pool from handing out %s", ip))
 		}
@@ -226,7 +227,7 @@ func (a *audit) machineNotBound(m *Machine) []*Finding {
 			why = "cools down, as if no machine had it"
 		}
 		if why != "" {
-			findings = append(findings, about(NotBound, Failing, object).because("uses %s of %s %s, which %s", ip, b.Pool.Kind, b.Pool.Name, why).
+			findings = append(findings, about(NotBound, Failing, object).on(ip).because("uses %s of %s %s, which %s", ip, b.Pool.Kind, b.Pool.Name, why).
 				remedy("delete its Machine, so that the replacement gets an address that is its own"))
 		}
 	}
@@ -251,7 +252,7 @@ func (a *audit) vmNotBound(vm *capi.VSphereVM) []*Finding {
 			why = fmt.Sprintf("uses %s of %s, which %s", has.IP, pool, why)
 		}
 		if why != "" {
-			findings = append(findings, about(NotBound, Failing, involved(capi.VSphereVMKind.Kind, vm)).because("has no VSphereMachine, and %s", why).
+			findings = append(findings, about(NotBound, Failing, involved(capi.VSphereVMKind.Kind, vm)).on(has.IP).because("has no VSphereMachine, and %s", why).
 				remedy("see that the virtual machine is gone, or keep the pool from handing out %s", has.IP))
 		}
 	}
@@ -326,7 +327,7 @@ func (a *audit) guestDisagrees() []*Finding {
 			if len(others) == 0 || slices.Contains(others, ip.String()) {
 				continue
 			}
-			f := about(GuestDisagrees, Risky, involved(capi.VSphereMachineKind.Kind, m)).
+			f := about(GuestDisagrees, Risky, involved(capi.VSphereMachineKind.Kind, m)).on(ip).
 				because("has %s, and the guest of its VM reports %s", ip, strings.Join(others, ", ")).
 				remedy("look into the VM: what set up its network did not take what CAPV gave it")
 			f.Involved = append(f.Involved, involved(capi.VSphereVMKind.Kind, vm))
@@ -346,9 +347,11 @@ func (a *audit) byHandInPool() []*Finding {
 			}
 			for _, pool := range a.poolsSeenFrom(m.Namespace) {
 				if a.wouldGive(pool, has) {
-					findings = append(findings, about(ByHandInPool, Risky, involved(capi.VSphereMachineKind.Kind, m)).
+					f := about(ByHandInPool, Risky, involved(capi.VSphereMachineKind.Kind, m)).on(has.IP).
 						because("has %s, written by hand, which %s may hand out", has.IP, pool).
-						remedy("take %s out of the pool", has.IP))
+						remedy("take %s out of the pool", has.IP)
+					f.Pools = []PoolKey{pool.PoolKey}
+					findings = append(findings, f)
 					break
 				}
 			}

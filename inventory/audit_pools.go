@@ -29,7 +29,7 @@ func aboutPool(check CheckID, pool *Pool) *Finding {
 	f := about(check, Risky, Involved{Kind: pool.Kind})
 	f.Object = pool.KindName() + " " + strings.TrimPrefix(pool.Namespace+"/"+pool.Name, "/")
 	f.Namespace, f.Name = pool.Namespace, pool.Name
-	f.Involved[0].NamespacedName = f.NamespacedName
+	f.Involved[0].NamespacedName, f.Pools = f.NamespacedName, []PoolKey{pool.PoolKey}
 	return f
 }
 
@@ -45,11 +45,13 @@ func (a *audit) poolsOverlap() []*Finding {
 	var findings []*Finding
 	for _, pool := range a.Pools {
 		var names []string
+		f := aboutPool(PoolsOverlap, pool)
 		for _, other := range overlaps[pool] {
 			names = append(names, other.String())
+			f.Pools = append(f.Pools, other.PoolKey)
 		}
 		if len(names) > 0 {
-			findings = append(findings, aboutPool(PoolsOverlap, pool).because("has addresses that are also of %s", namesOf(names)).
+			findings = append(findings, f.because("has addresses that are also of %s", namesOf(names)).
 				remedy("take them out of one, or say with annotation %s of both on which networks they are", ipam.NetworksAnnotation))
 		}
 	}
@@ -105,15 +107,17 @@ func (a *audit) outsideItsPool() []*Finding {
 			continue
 		}
 		kept := slices.Collect(maps.Values(a.details[pool].KeptFor))
+		f := aboutPool(OutsideItsPool, pool)
 		var outside []string
 		for _, address := range pool.Addresses {
 			if address.IP.IsValid() && !ranges.all.Contains(address.IP) && !slices.Contains(kept, address.IP) && !slices.Contains(outside, address.IP.String()) {
 				outside = append(outside, address.IP.String())
+				f.on(address.IP)
 			}
 		}
 		if len(outside) > 0 {
 			slices.Sort(outside)
-			findings = append(findings, aboutPool(OutsideItsPool, pool).because("has given %s, outside of its ranges", namesOf(outside)).
+			findings = append(findings, f.because("has given %s, outside of its ranges", namesOf(outside)).
 				remedy("put the ranges right, or replace the machines that hold them"))
 		}
 	}
@@ -129,12 +133,14 @@ func (a *audit) poolGivesNeeded() []*Finding {
 		if !known {
 			continue
 		}
+		f := aboutPool(PoolGivesNeeded, pool)
 		var needed []string
 		for _, n := range slices.Concat(a.details[pool].Needed, a.endpointsIn(pool, ranges)) {
 			needed = append(needed, fmt.Sprintf("%s %s", n.What, n.IP))
+			f.on(n.IP)
 		}
 		if len(needed) > 0 {
-			findings = append(findings, aboutPool(PoolGivesNeeded, pool).because("has in its ranges: %s", namesOf(needed)).
+			findings = append(findings, f.because("has in its ranges: %s", namesOf(needed)).
 				remedy("take it out of the ranges: machines are never given it, others may be"))
 		}
 	}

@@ -11,7 +11,7 @@ const SecondLook = 2 * time.Second
 
 // Report is what an audit has found.
 type Report struct {
-	// Graph is the first look.
+	// Graph is the first look, and that of a Lookout the newest.
 	*Graph
 	Findings []Finding
 	LeftOut  []LeftOut
@@ -21,7 +21,7 @@ type Report struct {
 // lists of a Graph are not of one moment, so what looks wrong is looked at once more after a
 // pause, in the namespaces where it is, and counts only if it is still so.
 func (s Source) Audit(ctx context.Context, limits Limits, pause time.Duration, only ...CheckID) (*Report, error) {
-	s.ForFindings = true
+	s.ForFindings, s.findingsAlone = true, true
 	graph, err := s.Read(ctx)
 	if err != nil {
 		return nil, err

@@ -47,7 +47,9 @@ type Graph struct {
 
 	// unread are kinds that were not asked for, by the names of Unseen.
 	unread []string
-	// ofSome says that some namespaces alone were read.
+	// asked is the namespace that was asked for, empty for all, and ofSome says that some
+	// alone were read.
+	asked  string
 	ofSome bool
 	// closer is what LookCloser has read, nil if nobody did.
 	closer  *closer
@@ -154,6 +156,8 @@ type Source struct {
 	WithWorkloads bool
 	// ForFindings has Clusters read, and what calls the manager.
 	ForFindings bool
+	// findingsAlone says that nobody asks how full pools are.
+	findingsAlone bool
 	// ReuseAfter is for how long addresses cool down of pools that say nothing.
 	ReuseAfter time.Duration
 	// Now is the time of the Graph.
@@ -168,7 +172,7 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	g := &Graph{
 		At: s.Now(), byKey: map[PoolKey]*Pool{}, byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
 		Templates: map[types.NamespacedName]*unstructured.Unstructured{}, makers: newMakers(), reuseAfter: s.ReuseAfter,
-		ofSome: s.Namespace != "" || len(s.namespaces) > 0,
+		asked: s.Namespace, ofSome: s.Namespace != "" || len(s.namespaces) > 0,
 	}
 	if s.ParseBindings == nil {
 		s.ParseBindings = ipam.ParseBindings
@@ -189,13 +193,13 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	} else {
 		g.unread = append(g.unread, workloadsNeeded...)
 	}
+	if len(g.Machines)+len(g.Pools) == 0 && len(g.Unseen) > 0 {
+		return nil, fmt.Errorf("reading the cluster: %w", g.Unseen[0].Err)
+	}
 	if s.ForFindings {
 		s.webhooks(ctx, g)
 	} else {
 		g.unread = slices.Concat(g.unread, endpointKinds, webhookKinds)
-	}
-	if len(g.Machines)+len(g.Pools) == 0 && len(g.Unseen) > 0 {
-		return nil, fmt.Errorf("reading the cluster: %w", g.Unseen[0].Err)
 	}
 	slices.SortFunc(g.Pools, func(a, b *Pool) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
@@ -343,11 +347,11 @@ func (s Source) claims(ctx context.Context, g *Graph) {
 }
 
 // listOfPools is list, from all namespaces if the provider has a pool that all of them use:
-// how full that is nobody can tell by one of them. Findings are of what was asked for: the
-// machines of other namespaces are not known.
+// how full that is nobody can tell by one of them. Findings are of what was asked for, see
+// asAsked.
 func (s Source) listOfPools(ctx context.Context, g *Graph, provider ipam.Provider, kind client.Object, each func(client.Object)) {
 	isShared := func(p *Pool) bool { return p.Namespace == "" && p.Provider.Name() == provider.Name() }
-	if s.Namespace == "" || s.ForFindings || !slices.ContainsFunc(g.Pools, isShared) {
+	if s.Namespace == "" || s.findingsAlone || !slices.ContainsFunc(g.Pools, isShared) {
 		s.list(ctx, g, kind, each)
 		return
 	}

@@ -35,6 +35,9 @@ type Webhook struct {
 	CertificateEnd time.Time
 }
 
+// IsForFindings tells whether a kind, as Unseen names it, is read for findings alone.
+func IsForFindings(kind string) bool { return slices.Contains(webhookKinds, kind) }
+
 // webhooks reads what sends machines to a manager, in whatever namespace that runs.
 func (s Source) webhooks(ctx context.Context, g *Graph) {
 	s.Namespace, s.namespaces = "", nil

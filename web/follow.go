@@ -30,6 +30,10 @@ type follower struct {
 	watcher
 	// every is how often the cluster is read without a change.
 	every time.Duration
+	// lookout finds what is wrong. again is when the cluster is to be read once more for it,
+	// 0 if it need not be.
+	lookout inventory.Lookout
+	again   time.Duration
 
 	mu    sync.Mutex
 	state state
@@ -40,6 +44,9 @@ type follower struct {
 // state is what is known of the cluster.
 type state struct {
 	graph *inventory.Graph
+	// report is what is wrong in it, and unsure how much of it only looks so, up to now.
+	report *inventory.Report
+	unsure int
 	// lost says why nothing newer is known, and since when that is so.
 	lost  error
 	since time.Time
@@ -48,8 +55,12 @@ type state struct {
 }
 
 // newFollower reads the cluster for the first time.
-func newFollower(ctx context.Context, source inventory.Source, w watcher) (*follower, error) {
-	f := &follower{source: source, watcher: w, every: readEvery, news: make(chan struct{})}
+func newFollower(ctx context.Context, source inventory.Source, w watcher, limits inventory.Limits) (*follower, error) {
+	source.ForFindings = true
+	f := &follower{
+		source: source, watcher: w, every: readEvery, news: make(chan struct{}),
+		lookout: inventory.Lookout{Limits: limits, Pause: inventory.SecondLook},
+	}
 	if err := f.read(ctx); err != nil {
 		return nil, err
 	}
@@ -60,7 +71,11 @@ func newFollower(ctx context.Context, source inventory.Source, w watcher) (*foll
 func (f *follower) run(ctx context.Context) {
 	took := time.Duration(0)
 	for {
-		if !sleep(ctx, max(readsApart, readsRatio*took), nil) || !sleep(ctx, f.every, f.changed) {
+		every := f.every
+		if f.again > 0 {
+			every = min(every, f.again)
+		}
+		if !sleep(ctx, max(readsApart, readsRatio*took), nil) || !sleep(ctx, every, f.changed) {
 			return
 		}
 		start := time.Now()
@@ -89,19 +104,29 @@ func sleep(ctx context.Context, long time.Duration, wake <-chan struct{}) bool {
 	return true
 }
 
+// read reads the cluster, and finds what is wrong. The lists of a read are not of one moment,
+// so what looks wrong must look so for two seconds, as in an audit. Nobody waits for that here:
+// the read is shown at once, without what is not sure, and a later read is its second look.
+// With changes that comes by itself; else it is made after the pause.
 func (f *follower) read(ctx context.Context) error {
+	f.again = 0
 	limited, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	lists := &noting{Reader: f.client}
 	source := f.source
 	source.Reader = lists
+	began := time.Now()
 	graph, err := source.Read(limited)
 	if err != nil {
 		return err
 	}
 	f.watch(ctx, lists.noted)
+	report, unsure := f.lookout.Look(graph, began, time.Now())
+	if unsure > 0 {
+		f.again = f.lookout.Pause
+	}
 	f.update(func(s *state) {
-		*s = state{graph: graph, unwatched: slices.Sorted(maps.Keys(f.refused))}
+		*s = state{graph: graph, report: report, unsure: unsure, unwatched: slices.Sorted(maps.Keys(f.refused))}
 	})
 	return nil
 }

@@ -27,7 +27,8 @@ const (
 )
 
 // poolRows are all pools, those that need attention first.
-func poolRows(g *inventory.Graph) []PoolRow {
+func poolRows(now state) []PoolRow {
+	g, concerns := now.graph, byPage(concernsOf(now))
 	problems := map[*inventory.Pool]int{}
 	for ip := range notesOf(g) {
 		for _, p := range g.PoolsWith(ip) {
@@ -43,6 +44,9 @@ func poolRows(g *inventory.Graph) []PoolRow {
 		case n > 0:
 			row.Status, row.Attention = inProblems(n), true
 		}
+		if count := countOf(concerns[row.Href()]); count != "" {
+			row.Findings = Link{Text: count, Href: query{about: row.Href()}.href()}
+		}
 		rows = append(rows, row)
 	}
 	slices.SortStableFunc(rows, func(a, b PoolRow) int {
@@ -51,12 +55,7 @@ func poolRows(g *inventory.Graph) []PoolRow {
 	return rows
 }
 
-func inProblems(n int) string {
-	if n == 1 {
-		return "1 problem"
-	}
-	return fmt.Sprintf("%d problems", n)
-}
+func inProblems(n int) string { return plural(n, "problem") }
 
 func attention(row PoolRow) int {
 	if row.Attention {
@@ -129,9 +128,10 @@ func poolNamed(g *inventory.Graph, kind, namespace, name string) *inventory.Pool
 	return g.Pools[i]
 }
 
-func poolView(g *inventory.Graph, p *inventory.Pool, at place) PoolView {
+func poolView(now state, p *inventory.Pool, at place) PoolView {
+	g, concerns := now.graph, byPage(concernsOf(now))
 	summary := g.Summary(p)
-	v := PoolView{PoolRow: poolRow(summary), Says: saysOf(g, p), Demands: demandRows(g, p)}
+	v := PoolView{PoolRow: poolRow(summary), Says: saysOf(g, p), Demands: demandRows(g, p), Beside: beside(concerns[hrefOf(p.PoolKey)], hrefOf(p.PoolKey))}
 	for _, owner := range summary.Waiting {
 		v.Waiting = append(v.Waiting, fmt.Sprintf("%s %s", owner.Kind, path(owner.Namespace, owner.Name)))
 	}
@@ -150,6 +150,7 @@ func poolView(g *inventory.Graph, p *inventory.Pool, at place) PoolView {
 		v.Grid = gridOf(cells, runs, notes)
 	}
 	v.list(g, runs, notes, at, most)
+	v.lead(concerns)
 	if v.Attention {
 		v.Warnings = append(v.Warnings, v.Status)
 	}
@@ -176,6 +177,16 @@ func (v *PoolView) list(g *inventory.Graph, runs []inventory.Run, notes map[neti
 	}
 	for _, run := range runs {
 		v.Runs = append(v.Runs, runRow(g, run, v.Key.Namespace == "", notes[run.First]))
+	}
+}
+
+// lead has what is wrong with addresses lead to what was found about them.
+func (v *PoolView) lead(concerns map[string][]concern) {
+	for i := range v.Runs {
+		page := "/addresses/" + v.Runs[i].First
+		if v.Runs[i].Note != "" && len(concerns[page]) > 0 {
+			v.Runs[i].NoteHref = query{about: page}.href()
+		}
 	}
 }
 

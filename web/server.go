@@ -31,7 +31,16 @@ type Options struct {
 	Context string
 	// Port is that to listen on; 0 is a free one.
 	Port int
+	// Limits are for how long something may be as it is before it is a finding.
+	Limits inventory.Limits
 }
+
+const (
+	// headerTimeout is how long a client may take to say what it asks for, and idleTimeout
+	// how long a connection is kept that nothing is asked on.
+	headerTimeout = 5 * time.Second
+	idleTimeout   = 2 * time.Minute
+)
 
 // Server serves the pages.
 type Server struct {
@@ -40,11 +49,13 @@ type Server struct {
 	guard    *guard
 	listen   net.Listener
 	pages    map[string]*template.Template
+	// idle is how long a connection is kept that nothing is asked on.
+	idle time.Duration
 }
 
 // NewServer reads the cluster, and listens on the loopback interface.
 func NewServer(ctx context.Context, o Options) (*Server, error) {
-	follower, err := newFollower(ctx, o.Source, newWatcher(o.Client))
+	follower, err := newFollower(ctx, o.Source, newWatcher(o.Client), o.Limits)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +64,7 @@ func NewServer(ctx context.Context, o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listening on the loopback interface: %w", err)
 	}
-	s := &Server{options: o, follower: follower, listen: listener, pages: parsePages()}
+	s := &Server{options: o, follower: follower, listen: listener, pages: parsePages(), idle: idleTimeout}
 	_, port, _ := net.SplitHostPort(listener.Addr().String())
 	s.guard = newGuard(s.routes(), port)
 	return s, nil
@@ -62,8 +73,9 @@ func NewServer(ctx context.Context, o Options) (*Server, error) {
 func parsePages() map[string]*template.Template {
 	pages := map[string]*template.Template{}
 	functions := template.FuncMap{"add": func(a, b int) int { return a + b }}
-	for _, name := range []string{"pools", "pool", "story"} {
-		pages[name] = template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "templates/layout.html", "templates/"+name+".html"))
+	for _, name := range []string{"pools", "pool", "story", "findings"} {
+		pages[name] = template.Must(template.New("layout.html").Funcs(functions).
+			ParseFS(files, "templates/layout.html", "templates/beside.html", "templates/"+name+".html"))
 	}
 	return pages
 }
@@ -74,14 +86,14 @@ func (s *Server) URL() string { return "http://" + s.listen.Addr().String() + "/
 // Unseen are sentences on what may not be read.
 func (s *Server) Unseen() []string {
 	now, _ := s.follower.now()
-	return now.unseen()
+	return now.unseen(true)
 }
 
 // Serve serves until the context ends.
 func (s *Server) Serve(ctx context.Context) error {
 	go s.follower.run(ctx)
 	server := &http.Server{
-		Handler: s.guard, ReadHeaderTimeout: 5 * time.Second,
+		Handler: s.guard, ReadHeaderTimeout: headerTimeout, IdleTimeout: s.idle,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -101,6 +113,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /pools/{kind}/{namespace}/{name}", s.pool)
 	mux.HandleFunc("GET /addresses/{address}", s.address)
 	mux.HandleFunc("GET /objects/{kind}/{namespace}/{name}", s.object)
+	mux.HandleFunc("GET /findings", s.findings)
 	mux.HandleFunc("GET /find", s.find)
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
 		s.notFound(w, r, "There is no such page.")
@@ -110,7 +123,7 @@ func (s *Server) routes() http.Handler {
 
 func (s *Server) pools(w http.ResponseWriter, r *http.Request) {
 	now, _ := s.follower.now()
-	s.show(w, r, now, page{name: "pools", title: "Pools", content: poolRows(now.graph)})
+	s.show(w, r, now, page{name: "pools", title: "Pools", content: poolRows(now)})
 }
 
 func (s *Server) pool(w http.ResponseWriter, r *http.Request) {
@@ -124,7 +137,12 @@ func (s *Server) pool(w http.ResponseWriter, r *http.Request) {
 	var at place
 	at.block, _ = netip.ParseAddr(r.URL.Query().Get("block"))
 	at.from, _ = netip.ParseAddr(r.URL.Query().Get("from"))
-	s.show(w, r, now, page{name: "pool", title: kind + " " + path(namespace, name), content: poolView(now.graph, pool, at)})
+	s.show(w, r, now, page{name: "pool", title: kind + " " + path(namespace, name), content: poolView(now, pool, at)})
+}
+
+func (s *Server) findings(w http.ResponseWriter, r *http.Request) {
+	now, _ := s.follower.now()
+	s.show(w, r, now, page{name: "findings", title: "Findings", content: findingsView(now, queryOf(r.URL.Query())), ofFindings: true})
 }
 
 func (s *Server) address(w http.ResponseWriter, r *http.Request) {
@@ -134,7 +152,10 @@ func (s *Server) address(w http.ResponseWriter, r *http.Request) {
 		s.notFound(w, r, fmt.Sprintf("%q is no address.", r.PathValue("address")))
 		return
 	}
-	s.tell(w, r, now, addressStory(now.graph, ip.Unmap().WithZone("")))
+	ip = ip.Unmap().WithZone("")
+	story := addressStory(now.graph, ip)
+	story.Beside = besideOf(now, addressHref(ip))
+	s.tell(w, r, now, story)
 }
 
 func (s *Server) object(w http.ResponseWriter, r *http.Request) {
@@ -145,6 +166,7 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request) {
 		s.notFound(w, r, fmt.Sprintf("There is no %s %s, or it may not be seen.", kind, key))
 		return
 	}
+	story.Beside = besideOf(now, objectHref(kind, key.Namespace, key.Name))
 	s.tell(w, r, now, story)
 }
 
@@ -173,6 +195,8 @@ type page struct {
 	content     any
 	// status is that of the answer; 0 is OK.
 	status int
+	// ofFindings says that it needs what is read for findings alone.
+	ofFindings bool
 }
 
 func (s *Server) show(w http.ResponseWriter, r *http.Request, now state, p page) {
@@ -183,7 +207,8 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, now state, p page)
 	var whole bytes.Buffer
 	err := s.pages[p.name].Execute(&whole, map[string]any{
 		"Title": p.title, "Context": s.options.Context, "Where": where, "AsOf": now.graph.At.Format(time.TimeOnly),
-		"Lost": now.disconnected(), "Refresh": r.URL.RequestURI(), "Unseen": now.unseen(), "Content": p.content,
+		"Lost": now.disconnected(), "Refresh": r.URL.RequestURI(), "Unseen": now.unseen(p.ofFindings), "Content": p.content,
+		"Name": p.name, "Found": now.found(),
 	})
 	if err != nil {
 		http.Error(w, "The page could not be made: "+err.Error(), http.StatusInternalServerError)
@@ -204,16 +229,40 @@ func (s state) disconnected() string {
 	return fmt.Sprintf("disconnected since %s: %v", s.since.Format(time.TimeOnly), s.lost)
 }
 
-// unseen are sentences on what is not seen, or later.
-func (s state) unseen() []string {
+// unseen are sentences on what is not seen, or later: of what is read for findings alone only
+// where these are shown.
+func (s state) unseen(ofFindings bool) []string {
 	var says []string
 	for _, u := range s.graph.Unseen {
-		says = append(says, u.String())
+		if ofFindings || !inventory.IsForFindings(u.Kind) {
+			says = append(says, u.String())
+		}
 	}
 	for _, kind := range s.unwatched {
+		if !ofFindings && inventory.IsForFindings(kind) {
+			continue
+		}
 		says = append(says, fmt.Sprintf("%s cannot be watched: changes of them are seen within %s", kind, readEvery))
 	}
 	return says
+}
+
+// found says how much was found, empty while nobody can tell.
+func (s state) found() string {
+	if s.report == nil {
+		return ""
+	}
+	errors := 0
+	for i := range s.report.Findings {
+		if s.report.Findings[i].Severity == inventory.Failing {
+			errors++
+		}
+	}
+	count := counted(errors, len(s.report.Findings)-errors)
+	if count == "" && s.unsure == 0 && len(s.report.LeftOut) == 0 {
+		return "none"
+	}
+	return count
 }
 
 // events says a word each time that something new is known. The page then loads itself

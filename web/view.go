@@ -25,6 +25,8 @@ type PoolRow struct {
 	// Status says what is the matter, and Attention that somebody should look.
 	Status    string
 	Attention bool
+	// Findings leads to those about the pool.
+	Findings Link
 }
 
 // Href is the pool's page.
@@ -50,6 +52,7 @@ type PoolView struct {
 	Next    string
 	Demands []DemandRow
 	Waiting []string
+	Beside  Beside
 }
 
 // Block is 256 addresses that one grid shows.
@@ -87,7 +90,8 @@ type RunRow struct {
 	State                      inventory.State
 	Holder, Href               string
 	Device, Cluster, VM, Since string
-	Note                       string
+	// Note says what is wrong, and NoteHref leads to the findings of it.
+	Note, NoteHref string
 }
 
 // IsMany tells whether it is a run of addresses.
@@ -109,7 +113,8 @@ type Story struct {
 	// Next is what to do.
 	Next string
 	// Links lead on.
-	Links []Link
+	Links  []Link
+	Beside Beside
 }
 
 // Line is a sentence of a story.
@@ -135,4 +140,53 @@ func escaped(namespace, name string) string {
 		return url.PathEscape(name)
 	}
 	return url.PathEscape(namespace) + "/" + url.PathEscape(name)
+}
+
+// FindingsView are findings, those that are asked for.
+type FindingsView struct {
+	// Choices are the severities to choose from.
+	Choices []Choice
+	// Severity, Text, Namespace and About are what is asked for, and Namespaces what may be.
+	Severity, Text, Namespace, About string
+	Namespaces                       []string
+	// AboutLink leads to the page that they are about.
+	AboutLink Link
+	// Narrowed says that not all are asked for, of which there are Total.
+	Narrowed bool
+	Total    int
+	Rows     []FindingRow
+	// Part says which these are, if they are not all, and Next leads to the rest.
+	Part, Next string
+	// LookedAt says how much was looked at, and LeftOut what was not looked for.
+	LookedAt string
+	LeftOut  []string
+	// Unsure are those that are not looked at twice yet.
+	Unsure int
+}
+
+// Choice is one of several ways to look at something.
+type Choice struct {
+	Link
+	Current bool
+}
+
+// FindingRow is something that is not as it should be.
+type FindingRow struct {
+	ID, Severity, Check, Means string
+	Object                     Link
+	Text, Remedy               string
+	// Also are other pages that it is about, and More how many are not shown.
+	Also []Link
+	More int
+	// Href leads to it, where it is told beside something else.
+	Href string
+}
+
+// Beside are findings, told beside what they are about.
+type Beside struct {
+	// Count says how many there are.
+	Count string
+	Rows  []FindingRow
+	// All leads to them, if there are more.
+	All Link
 }

@@ -12,14 +12,9 @@ import (
 	"capv-static-ip.dev/inventory"
 )
 
-// The manager's own limits are its flags, which are not known here: these are above what is
-// set, so that nothing is told of that it is about to do.
-const (
-	// claimAge is how long a claim may be without a machine.
-	claimAge = 10 * time.Minute
-	// coolingAge is how long an address may cool down of which the pool does not say it.
-	coolingAge = 24 * time.Hour
-)
+// limits are those of findings. The manager's own are its flags, which are not known here:
+// these are above what is set, so that nothing is told of that it is about to do.
+var limits = inventory.Limits{Claim: 10 * time.Minute, ReuseAfter: 24 * time.Hour}
 
 // findingItem is what -o json prints of a finding.
 type findingItem struct {
@@ -64,7 +59,7 @@ func (o *options) audit(ctx context.Context, flags auditFlags) error {
 		return err
 	}
 	began := time.Now()
-	report, err := source.Audit(ctx, inventory.Limits{Claim: claimAge, ReuseAfter: coolingAge}, inventory.SecondLook, only...)
+	report, err := source.Audit(ctx, limits, inventory.SecondLook, only...)
 	if err != nil {
 		return exit{exitUnreachable, err}
 	}

@@ -32,7 +32,7 @@ async function load() {
 }
 
 function show(fresh) {
-  for (const part of ["page-header", "page-main"]) {
+  for (const part of ["page-links", "page-header", "page-main"]) {
     Idiomorph.morph(document.getElementById(part), fresh.getElementById(part), {
       callbacks: { beforeAttributeUpdated: keep },
     });
@@ -40,9 +40,13 @@ function show(fresh) {
   document.title = fresh.title;
 }
 
-// The cell that the keys have gone to stays the one that Tab comes back to.
+// The cell that the keys have gone to stays the one that Tab comes back to, and what somebody
+// has typed or chosen stays until it is sent.
 function keep(name, node) {
-  return !(name === "tabindex" && node.closest("[role=grid]"));
+  if (name === "tabindex") {
+    return !node.closest("[role=grid]");
+  }
+  return !(name === "value" && node.matches("form input") || name === "selected" && node.closest("form"));
 }
 
 function lost() {

@@ -11,7 +11,9 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -40,7 +42,7 @@ var now = time.Date(2026, 11, 29, 14, 57, 3, 0, time.UTC)
 // New is an API server with these objects.
 func New(objects ...client.Object) (client.WithWatch, error) {
 	scheme, mapper := runtime.NewScheme(), kinds()
-	if err := errors.Join(ipamv1.AddToScheme(scheme), contract.AddToScheme(scheme, mapper), capi.AddToScheme(scheme, nil)); err != nil {
+	if err := errors.Join(admissionv1.AddToScheme(scheme), discoveryv1.AddToScheme(scheme), ipamv1.AddToScheme(scheme), contract.AddToScheme(scheme, mapper), capi.AddToScheme(scheme, nil)); err != nil {
 		return nil, err
 	}
 	// A fake client has a kind in one form: what the scheme knows by its metadata alone is
@@ -68,6 +70,8 @@ func kinds() meta.RESTMapper {
 	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{
 		clusterv1.GroupVersion, capi.KubeadmControlPlaneKind.WithVersion("v1beta2").GroupVersion(), capi.VSphereMachineKind.WithVersion("v1beta2").GroupVersion(),
 	})
+	mapper.Add(admissionv1.SchemeGroupVersion.WithKind("MutatingWebhookConfiguration"), meta.RESTScopeRoot)
+	mapper.Add(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), meta.RESTScopeNamespace)
 	for _, kind := range []string{"InClusterIPPool", "GlobalInClusterIPPool"} {
 		scope := meta.RESTScopeNamespace
 		if strings.HasPrefix(kind, "Global") {

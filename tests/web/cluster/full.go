@@ -3,6 +3,7 @@ package cluster
 import (
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -11,11 +12,15 @@ import (
 )
 
 // Full is a cluster that has one of everything: a pool that is exhausted and waited for, one
-// in use, one that is too small for a roll-out, a /16, and one of IPv6.
+// in use, one that is too small for a roll-out, a /16, and one of IPv6. The webhook is called.
 func Full() []client.Object {
 	var all []client.Object
 	add := func(objects ...client.Object) { all = append(all, objects...) }
 
+	add(Webhook()...)
+	for cluster, namespace := range map[string]string{"dkp": "default", "edge-7": "edge", "lab-6": "lab"} {
+		add(&capi.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: cluster}})
+	}
 	add(Metal3Pool("default", "dkp-cluster", "10.16.56.88", "10.16.56.93"))
 	for i := range 6 {
 		name := nameOf("dkp-cp", i)
