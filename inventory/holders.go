@@ -28,6 +28,8 @@ const (
 	Free State = "free"
 	// Reserved: the pool gives it to nobody.
 	Reserved State = "reserved"
+	// Outside: it is in no range of the pool, or the pool does not say which it has.
+	Outside State = "outside"
 )
 
 // claimOfOthers is the kind of a holder that is no machine and no endpoint of ours.

@@ -36,7 +36,7 @@ func poolRows(now state) []PoolRow {
 		}
 	}
 	var rows []PoolRow
-	for _, s := range g.Summaries() {
+	for _, s := range g.Summaries(nil) {
 		row := poolRow(s)
 		switch n := problems[s.Pool]; {
 		case n > 0 && s.Attention:
@@ -130,7 +130,7 @@ func poolNamed(g *inventory.Graph, kind, namespace, name string) *inventory.Pool
 
 func poolView(now state, p *inventory.Pool, at place) PoolView {
 	g, concerns := now.graph, concernsOf(now)
-	summary := g.Summary(p)
+	summary := g.Summary(p, nil)
 	v := PoolView{PoolRow: poolRow(summary), Says: saysOf(g, p), Demands: demandRows(g, p), Beside: beside(concerns, hrefOf(p.PoolKey))}
 	for _, owner := range summary.Waiting {
 		v.Waiting = append(v.Waiting, fmt.Sprintf("%s %s", owner.Kind, path(owner.Namespace, owner.Name)))
