@@ -4,6 +4,9 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -28,7 +31,8 @@ const patience = time.Minute
 func following(t *testing.T, c client.WithWatch) *Server {
 	t.Helper()
 	s := serverOn(t, c)
-	s.follower.every = time.Hour
+	// Nor by itself, for a second look.
+	s.follower.every, s.follower.again, s.follower.lookout.Pause = time.Hour, 0, time.Hour
 	go s.follower.run(t.Context())
 	return s
 }
@@ -204,6 +208,28 @@ func TestServerIsOnTheLoopbackInterfaceAlone(t *testing.T) {
 	}
 	if !strings.HasPrefix(s.URL(), "http://127.0.0.1:") || !strings.HasSuffix(s.URL(), "/?key="+s.guard.key) {
 		t.Errorf("it is opened by %s", s.URL())
+	}
+}
+
+func TestConnectionThatNobodyUsesIsClosed(t *testing.T) {
+	s := serverOf(t)
+	s.idle = time.Millisecond
+	go func() { _ = s.Serve(t.Context()) }()
+	var dialer net.Dialer
+	connection, err := dialer.DialContext(t.Context(), "tcp", s.listen.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	if err := connection.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Fprintf(connection, "GET /pools HTTP/1.1\r\nHost: %s\r\n\r\n", s.listen.Addr()); err != nil {
+		t.Fatal(err)
+	}
+	// It answers, and then ends what nobody asks on.
+	if answer, err := io.ReadAll(connection); err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 401") {
+		t.Errorf("it answers %q (%v)", answer, err)
 	}
 }
 

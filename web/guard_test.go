@@ -2,6 +2,7 @@ package web
 
 import (
 	"net/http"
+	"net/http/cookiejar"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -51,6 +52,36 @@ func TestCookieIsForThisServerAndNoScript(t *testing.T) {
 	_, cookie := guarded(t)
 	if !cookie.HttpOnly || cookie.SameSite != http.SameSiteStrictMode || cookie.Domain != "" || cookie.Path != "/" {
 		t.Errorf("the cookie is %+v", cookie)
+	}
+}
+
+// Browsers keep the cookies of all ports of a host together.
+func TestTwoServersOfOneHostHaveSessionsOfTheirOwn(t *testing.T) {
+	jar, err := cookiejar.New(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	guards := map[string]*guard{"8080": newGuard(inside, "8080"), "8081": newGuard(inside, "8081")}
+	visit := func(port, query string) int {
+		r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:"+port+"/pools"+query, nil)
+		for _, cookie := range jar.Cookies(r.URL) {
+			r.AddCookie(cookie)
+		}
+		w := httptest.NewRecorder()
+		guards[port].ServeHTTP(w, r)
+		jar.SetCookies(r.URL, w.Result().Cookies())
+		return w.Code
+	}
+	for port, g := range guards {
+		if code := visit(port, "?key="+g.key); code != http.StatusSeeOther {
+			t.Fatalf("the key for port %s gets %d", port, code)
+		}
+	}
+	for port := range guards {
+		if code := visit(port, ""); code != http.StatusOK {
+			t.Errorf("with two servers open, that on port %s answers %d", port, code)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package docs
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -124,6 +125,17 @@ func TestEveryCheckHasItsSection(t *testing.T) {
 		}
 	}
 	compare(t, "check", page.Path, readSource(t).typed["CheckID"], sections)
+}
+
+func TestChecksMeanWhatThePageSays(t *testing.T) {
+	page, code := read(t, "docs/checks.md"), readSource(t)
+	documented := map[string]string{}
+	for _, match := range regexp.MustCompile(`(?m)^\| \[(SIP-\d+)\]\(#sip-\d+\) \| (.*) \|$`).FindAllStringSubmatch(page.Text, -1) {
+		documented[match[1]] = match[2]
+	}
+	if len(code.meanings) == 0 || !maps.Equal(code.meanings, documented) {
+		t.Errorf("checks mean %q, and %s says %q", code.meanings, page.Path, documented)
+	}
 }
 
 func TestMetricsAreDocumented(t *testing.T) {

@@ -27,6 +27,8 @@ type source struct {
 	events []string
 	// refusals are the formats of denials, by reason.
 	refusals map[string][]string
+	// meanings are what checks find, by their numbers.
+	meanings map[string]string
 
 	files []*ast.File
 }
@@ -34,7 +36,7 @@ type source struct {
 // readSource reads all code of the product, which is what is not tests/.
 func readSource(t *testing.T) *source {
 	t.Helper()
-	s := &source{texts: map[string]string{}, typed: map[string][]string{}, refusals: map[string][]string{}}
+	s := &source{texts: map[string]string{}, typed: map[string][]string{}, refusals: map[string][]string{}, meanings: map[string]string{}}
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
@@ -55,6 +57,7 @@ func readSource(t *testing.T) *source {
 	s.inspect(s.constants)
 	s.inspect(s.call)
 	s.inspect(s.metric)
+	s.inspect(s.meaning)
 	return s
 }
 
@@ -80,6 +83,30 @@ func (s *source) constants(node ast.Node) {
 		s.texts[spec.Names[i].Name] = text
 		if of, ok := spec.Type.(*ast.Ident); ok {
 			s.typed[of.Name] = append(s.typed[of.Name], text)
+		}
+	}
+}
+
+// meaning reads a map from checks to texts.
+func (s *source) meaning(node ast.Node) {
+	literal, ok := node.(*ast.CompositeLit)
+	if !ok {
+		return
+	}
+	of, ok := literal.Type.(*ast.MapType)
+	if !ok {
+		return
+	}
+	if key, ok := of.Key.(*ast.Ident); !ok || key.Name != "CheckID" {
+		return
+	}
+	for _, element := range literal.Elts {
+		if pair, ok := element.(*ast.KeyValueExpr); ok {
+			id, known := s.text(pair.Key)
+			text, is := s.text(pair.Value)
+			if known && is {
+				s.meanings[id] = text
+			}
 		}
 	}
 }

@@ -19,6 +19,7 @@ var widths = []int64{320, 1600}
 func TestPagesAreAccessible(t *testing.T) {
 	source := axe(t)
 	b := open(t)
+	b.found()
 	for _, name := range slices.Sorted(maps.Keys(pages)) {
 		b.visit(pages[name])
 		b.do(script(source))
@@ -48,6 +49,7 @@ func TestBrowserHasNothingToComplainOf(t *testing.T) {
 
 func TestPagesFitANarrowWindow(t *testing.T) {
 	b := open(t)
+	b.found()
 	b.look(320, "light")
 	for _, name := range slices.Sorted(maps.Keys(pages)) {
 		b.visit(pages[name])
@@ -126,6 +128,45 @@ func TestKeyboardIsEnough(t *testing.T) {
 	b.do(chromedp.WaitVisible(chromedp.CSS("#help")))
 	b.press(kb.Escape)
 	b.do(chromedp.WaitNotVisible(chromedp.CSS("#help")))
+}
+
+func TestFindingIsReachedByKeyboardAndGoesByItself(t *testing.T) {
+	b := open(t)
+	b.found()
+	b.tabTo("Findings (1 error, 5 warnings)")
+	b.press(kb.Enter)
+	b.do(ready(".findings"))
+	b.usable()
+	b.tabTo("10.16.57.77")
+	b.press(kb.Enter)
+	b.do(ready(".story"))
+	b.usable()
+	b.tabTo("error SIP-001")
+	b.press(kb.Enter)
+	b.do(ready("tr:target"))
+	b.usable()
+	if got := evaluate[string](b, `document.querySelector("tr:target th a").textContent`); got != "10.16.57.77" {
+		t.Errorf("the finding that it leads to is of %s", got)
+	}
+	b.tabTo("All findings")
+	b.press(kb.Enter)
+	b.until(`document.querySelectorAll(".findings tbody tr").length === 6`)
+	b.usable()
+	b.tabTo("filter-text")
+	b.press("e", "d", "g")
+	b.do(script(`window.same = true; document.getElementById("filter-namespace").value = "default"`))
+
+	if err := b.client.Delete(t.Context(), cluster.Machine("default", "lb-old", "dkp")); err != nil {
+		t.Fatal(err)
+	}
+
+	b.until(`document.getElementById("page-links").textContent.includes("Findings (5 warnings)")`)
+	b.until(`document.querySelectorAll(".findings tbody tr").length === 5`)
+	if got := evaluate[string](b, `[window.same, document.activeElement.id, document.getElementById("filter-text").value, document.getElementById("filter-namespace").value].join()`); got != "true,filter-text,edg,default" {
+		t.Errorf("what was typed and chosen is now %s", got)
+	}
+	b.press("e", kb.Enter)
+	b.until(`new URLSearchParams(location.search).get("q") === "edge" && new URLSearchParams(location.search).get("namespace") === "default"`)
 }
 
 func TestMachineAppearsWithoutReload(t *testing.T) {

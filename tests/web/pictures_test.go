@@ -15,7 +15,8 @@ var pictures = flag.String("pictures", "", "The folder to take the pictures of t
 
 func TestPicturesAreTaken(t *testing.T) {
 	b := open(t)
-	for name, height := range map[string]int64{"pools": 390, "pool": 760, "explain": 450} {
+	b.found()
+	for name, height := range map[string]int64{"pools": 390, "pool": 760, "explain": 450, "findings": 700} {
 		b.look(1100, "light")
 		b.visit(pages[name])
 		b.usable()

@@ -38,6 +38,10 @@ var pages = map[string]string{
 	"found":   "/find?q=dkp",
 	"long":    "/find?q=as-long-as-names-may-be",
 	"none":    "/nowhere",
+	// What is found, all of it, some, and none.
+	"findings": "/findings",
+	"narrowed": "/findings?severity=warning&namespace=default&q=default&about=/pools/IPPool/default/dkp-cluster",
+	"nothing":  "/findings?q=nothing-of-the-kind",
 }
 
 // tab is a tab of a browser that was let in.
@@ -142,6 +146,12 @@ func (b *tab) visit(target string) {
 func (b *tab) usable() {
 	b.Helper()
 	b.until(`document.documentElement.classList.contains("live")`)
+}
+
+// found waits until what looks wrong was looked at twice.
+func (b *tab) found() {
+	b.Helper()
+	b.until(`document.getElementById("page-links").textContent.includes("Findings (1 error, 5 warnings)")`)
 }
 
 // ready waits until there is such an element.
