@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
-	"capv-static-ip.dev/cmd/kubectl-static_ip/v1alpha1"
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/inventory"
 )
 

@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"capv-static-ip.dev/allocator/capi"
-	"capv-static-ip.dev/cmd/kubectl-static_ip/v1alpha1"
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/inventory"
 )
 

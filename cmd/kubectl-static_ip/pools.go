@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"capv-static-ip.dev/cmd/kubectl-static_ip/v1alpha1"
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/inventory"
 )
 

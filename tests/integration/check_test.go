@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"capv-static-ip.dev/cmd/kubectl-static_ip/v1alpha1"
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/tests/harness"
 )
 
