@@ -29,8 +29,8 @@ type concern struct {
 	*inventory.Finding
 	// id is that of its row, the same from one read to the next.
 	id string
-	// home is the page of its object, empty if there is none, and also are the others.
-	home string
+	// home leads to the page of its object, empty if there is none, and also to the others.
+	home Link
 	also []Link
 	// pages are the paths of all of them.
 	pages []string
@@ -112,8 +112,8 @@ func (at sites) concern(f *inventory.Finding) concern {
 		}
 	}
 	// A claim, or an address object, has no page of its own.
-	if c.home == "" && len(c.also) > 0 {
-		c.home, c.also = c.also[0].Href, c.also[1:]
+	if c.home.Href == "" && len(c.also) > 0 {
+		c.home, c.also = c.also[0], c.also[1:]
 	}
 	return c
 }
@@ -124,7 +124,7 @@ func (c *concern) leads(to Link, isHome bool) {
 	case slices.Contains(c.pages, to.Href):
 		return
 	case isHome:
-		c.home = to.Href
+		c.home = to
 	default:
 		c.also = append(c.also, to)
 	}
@@ -172,20 +172,22 @@ func countOf(concerns []concern) string {
 	return counted(errors, len(concerns)-errors)
 }
 
-// about are those that a page is about.
-func about(concerns []concern, page string) []concern {
-	var found []concern
+// byPage are the findings that are about each page.
+func byPage(concerns []concern) map[string][]concern {
+	of := map[string][]concern{}
 	for _, c := range concerns {
-		if slices.Contains(c.pages, page) {
-			found = append(found, c)
+		for _, page := range c.pages {
+			of[page] = append(of[page], c)
 		}
 	}
-	return found
+	return of
 }
 
-// beside are what a page shows of the findings that it is about.
-func beside(concerns []concern, page string) Beside {
-	found := about(concerns, page)
+// besideOf is what a page shows of what is known now.
+func besideOf(now state, page string) Beside { return beside(byPage(concernsOf(now))[page], page) }
+
+// beside is what a page shows of the findings that are about it.
+func beside(found []concern, page string) Beside {
 	all := query{about: page}.href()
 	b := Beside{Count: countOf(found), All: Link{Text: fmt.Sprintf("All %d findings", len(found)), Href: all}}
 	if len(found) <= besideMost {
@@ -303,7 +305,7 @@ func (v *FindingsView) list(shown []concern, q query) {
 	}
 	for _, c := range shown[begin:end] {
 		row := FindingRow{
-			ID: c.id, Severity: string(c.Severity), Check: string(c.Check), Means: c.Check.Means(), Object: Link{Text: c.Object, Href: c.home},
+			ID: c.id, Severity: string(c.Severity), Check: string(c.Check), Means: c.Check.Means(), Object: Link{Text: c.Object, Href: c.home.Href},
 			Text: c.Text, Remedy: c.Remedy, Also: c.also,
 		}
 		if more := len(c.also) - alsoMost; more > 0 {
@@ -315,16 +317,20 @@ func (v *FindingsView) list(shown []concern, q query) {
 
 // choices are the severities, each with how many of what else is asked for have it.
 func choices(matching []concern, q query) []Choice {
-	count := map[string]int{"": len(matching)}
+	count := map[string]int{}
 	for _, c := range matching {
 		count[string(c.Severity)]++
 	}
 	q.from = 0
 	chosen := q.severity
 	var all []Choice
-	for _, of := range []struct{ severity, text string }{{"", "all"}, {string(inventory.Failing), "errors"}, {string(inventory.Risky), "warnings"}} {
-		q.severity = of.severity
-		all = append(all, Choice{Link: Link{Text: fmt.Sprintf("%d %s", count[of.severity], of.text), Href: q.href()}, Current: of.severity == chosen})
+	for _, severity := range []string{"", string(inventory.Failing), string(inventory.Risky)} {
+		q.severity = severity
+		text := plural(count[severity], severity)
+		if severity == "" {
+			text = fmt.Sprintf("all %d", len(matching))
+		}
+		all = append(all, Choice{Link: Link{Text: text, Href: q.href()}, Current: severity == chosen})
 	}
 	return all
 }
@@ -342,10 +348,7 @@ func namespacesOf(concerns []concern, asked string) []string {
 // pageNamed is a page that a finding is about: no link is made of what only the address says.
 func pageNamed(concerns []concern, page string) Link {
 	for _, c := range concerns {
-		if slices.Contains(c.pages, page) && c.home == page {
-			return Link{Text: strings.TrimPrefix(page, "/"), Href: page}
-		}
-		for _, link := range c.also {
+		for _, link := range append([]Link{c.home}, c.also...) {
 			if link.Href == page {
 				return link
 			}

@@ -192,7 +192,7 @@ func TestFindingsAreNarrowed(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("%s shows %q, want %q", target, got, want)
 		}
-		if len(want) == 0 && !strings.Contains(text, "None of the 6 findings is like that.") {
+		if len(want) == 0 && !strings.Contains(text, "None is like that, of 6 in all.") {
 			t.Errorf("%s shows nothing, and says %s", target, text)
 		}
 	}
@@ -208,7 +208,7 @@ func TestSeveritiesAreCountedOfWhatElseIsAskedFor(t *testing.T) {
 		}
 	}
 	want := []string{
-		"5 all /findings?namespace=default&q=default ", "1 errors /findings?namespace=default&q=default&severity=error true",
+		"all 5 /findings?namespace=default&q=default ", "1 error /findings?namespace=default&q=default&severity=error true",
 		"4 warnings /findings?namespace=default&q=default&severity=warning ",
 	}
 	if !slices.Equal(got, want) {
@@ -455,6 +455,19 @@ func TestWhatOtherNamespacesHaveIsNoFindingOfOne(t *testing.T) {
 		}
 		if _, elements := s.page(t, "/pools"); !slices.ContainsFunc(rows(elements), func(row string) bool { return strings.Contains(row, "all 8 1 0 7 0") }) {
 			t.Errorf("of namespace %q it is as full as %q, want 1 of 8", namespace, rows(elements))
+		}
+	}
+}
+
+func TestPageThatFindingsAreAboutIsNamed(t *testing.T) {
+	s := lookAgain(t, serverOf(t, cluster.Full()...))
+	for page, want := range map[string]string{
+		"/pools/IPPool/default/dkp-cluster":         "Only those about default/IPPool/dkp-cluster .",
+		"/addresses/10.16.57.200":                   "Only those about 10.16.57.200 .",
+		"/objects/VSphereMachine/default/jump-host": "Only those about VSphereMachine default/jump-host .",
+	} {
+		if text, _ := s.page(t, "/findings?about="+url.QueryEscape(page)); !strings.Contains(text, want) {
+			t.Errorf("of %s it does not say %q: %s", page, want, text)
 		}
 	}
 }

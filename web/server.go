@@ -154,7 +154,7 @@ func (s *Server) address(w http.ResponseWriter, r *http.Request) {
 	}
 	ip = ip.Unmap().WithZone("")
 	story := addressStory(now.graph, ip)
-	story.Beside = beside(concernsOf(now), addressHref(ip))
+	story.Beside = besideOf(now, addressHref(ip))
 	s.tell(w, r, now, story)
 }
 
@@ -166,7 +166,7 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request) {
 		s.notFound(w, r, fmt.Sprintf("There is no %s %s, or it may not be seen.", kind, key))
 		return
 	}
-	story.Beside = beside(concernsOf(now), objectHref(kind, key.Namespace, key.Name))
+	story.Beside = besideOf(now, objectHref(kind, key.Namespace, key.Name))
 	s.tell(w, r, now, story)
 }
 

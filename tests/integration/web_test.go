@@ -108,6 +108,8 @@ func TestPageFollowsTheCluster(t *testing.T) {
 	s.create(s.asks(f, "cp-1"))
 
 	s.eventually("the new machine to be shown", b.says(pool, "VSphereMachine/cp-1"))
+	s.create(harness.Machine(s.ns, "by-hand", harness.WithDevices(harness.FixedDevice(f.IP(173)+"/24"))))
+	s.eventually("what is wrong to be found", b.says("/findings", "has "+f.IP(173)+", written by hand"))
 	stranger := &browser{scene: s, http: &http.Client{}, origin: b.origin}
 	if status, _ := stranger.get(t.Context(), "/pools"); status != http.StatusUnauthorized {
 		t.Errorf("who has no cookie gets %d", status)
