@@ -11,7 +11,7 @@ const SecondLook = 2 * time.Second
 
 // Report is what an audit has found.
 type Report struct {
-	// Graph is the first look.
+	// Graph is the first look, and that of a Lookout the newest.
 	*Graph
 	Findings []Finding
 	LeftOut  []LeftOut
