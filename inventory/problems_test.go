@@ -286,3 +286,36 @@ func TestRefusalLeadsToItsPage(t *testing.T) {
 		t.Errorf("got %q, want %q", s.See, want)
 	}
 }
+
+// Who asks how full pools are does not read what calls the manager, and needs it for no check.
+func TestProblemsOfPoolsNeedNothingThatIsReadForFindingsAlone(t *testing.T) {
+	s := newScene()
+	s.more = []client.Object{unbound("lb-old", "10.0.0.2")}
+	source := s.source(t)
+	source.ForFindings = false
+	graph, err := source.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if findings, left := graph.Findings(limits, ChecksOfPools()...); len(findings) != 1 || len(left) > 0 {
+		t.Errorf("got %+v, and left out are %v", findings, left)
+	}
+}
+
+func TestProblemOfAPoolIsLookedAtTwice(t *testing.T) {
+	s := newScene()
+	s.gone = []client.Object{s.address}
+	source := s.source(t)
+	graph, err := source.Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.address.ResourceVersion = ""
+	if err := source.Client.Create(t.Context(), s.address); err != nil {
+		t.Fatal(err)
+	}
+	report, err := source.AuditOf(t.Context(), graph, limits, 0, ChecksOfPools()...)
+	if err != nil || report.Graph != graph || len(report.Findings) > 0 {
+		t.Errorf("got %+v (%v), want nothing that is gone on the second look", report.Findings, err)
+	}
+}
