@@ -136,7 +136,8 @@ func (f *Finding) inShort() string {
 		text = f.Beside
 	case f.isOfPool():
 		text = "the pool " + f.Text
-	case f.Check == AddressTwice && len(f.Addresses) == 1 && f.Object == f.Addresses[0].String():
+	case len(f.Addresses) == 1 && (f.Object == f.Addresses[0].String() || strings.HasPrefix(f.Text, f.Addresses[0].String()+" ")):
+		// It names the address itself, and nothing but that.
 		text = f.Text
 	}
 	return string(f.Check) + ": " + text

@@ -76,7 +76,7 @@ func TestProblemsStandBesideTheAddressesOfTheirPool(t *testing.T) {
 		},
 		"an address of nobody": {
 			func(s *scene) { s.gone = []client.Object{s.machine, s.vm, s.claim} },
-			`10.0.0.2 SIP-005: address ns/pool-10.0.0.2 10.0.0.2 is protected for machine "m", which does not use it, and no VM has it`,
+			`10.0.0.2 SIP-005: 10.0.0.2 is protected for machine "m", which does not use it, and no VM has it`,
 		},
 		"a claim of nobody": {
 			func(s *scene) { s.gone = []client.Object{s.machine, s.vm} },

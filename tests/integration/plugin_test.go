@@ -118,7 +118,7 @@ var unstable = []struct {
 	{regexp.MustCompile(` {2,}`), "  "},
 	{regexp.MustCompile(`(?m) +$`), ""},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`), "TIME"},
-	{regexp.MustCompile(` (\d+s|\d+m(\d+s)?)\n`), " AGE\n"},
+	{regexp.MustCompile(` (\d+s|\d+m(\d+s)?)(\n|  )`), " AGE$3"},
 	{regexp.MustCompile(`\d+(s|m|m\d+s) ago`), "AGE ago"},
 	{regexp.MustCompile(`(once|\d+ times), last`), "N times, last"},
 	{regexp.MustCompile(`since \d+m0s`), "since AGE"},
