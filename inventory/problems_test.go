@@ -24,7 +24,8 @@ func (s *scene) problems(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	findings, _ := graph.Findings(limits, ChecksOfPools()...)
+	graph.Workloads[0].askFor(metal3.PoolNamed("pool"))
+	findings, _ := graph.Findings(limits)
 	problems := ProblemsOf(findings)
 	key := PoolKey{Namespace: "ns", PoolReference: metal3.PoolNamed("pool")}
 	got := problems.Elsewhere(key)
@@ -140,6 +141,19 @@ func TestProblemIsInThePoolThatHasGivenTheAddress(t *testing.T) {
 		if key.Namespace != "ns" {
 			t.Errorf("%s has a problem, too: %+v", key, findings)
 		}
+	}
+}
+
+func TestProblemIsNotInThePoolsThatItNames(t *testing.T) {
+	s := newScene()
+	s.more = []client.Object{s.anotherPool("10.0.0.7", "10.0.0.9")}
+	graph, err := s.source(t).Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	findings, _ := graph.Findings(limits, PoolsOverlap)
+	if problems := ProblemsOf(findings); len(findings) != 1 || len(problems) != 1 || len(findings[0].Pools) != 2 {
+		t.Errorf("got %v of %+v, want one problem of one of the two pools", problems, findings)
 	}
 }
 
