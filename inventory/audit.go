@@ -65,7 +65,10 @@ type Finding struct {
 	// Addresses and Pools are those that it is about.
 	Addresses []netip.Addr
 	Pools     []PoolKey
-	settled   bool
+	// Beside says what is wrong in words that go on after who has the address, empty if it
+	// takes all of Text.
+	Beside  string
+	settled bool
 }
 
 // Involved is an object that a finding was seen on.
@@ -110,11 +113,16 @@ type Limits struct {
 	ReuseAfter time.Duration
 }
 
+// OutsideLimits are for those who do not know the manager's own, which are its flags: above
+// what is set there, so that nothing is told of that the manager is about to do.
+func OutsideLimits() Limits { return Limits{Claim: 10 * time.Minute, ReuseAfter: 24 * time.Hour} }
+
 // Kinds that checks need, as Unseen names them.
 var (
 	machineKinds    = []string{"VSphereMachines"}
 	vmKinds         = []string{"VSphereMachines", "VSphereVMs"}
-	endpointKinds   = []string{"VSphereClusters", "Clusters"}
+	clusterKinds    = []string{"Clusters"}
+	endpointKinds   = append([]string{"VSphereClusters"}, clusterKinds...)
 	poolKinds       = []string{"IPPools", "InClusterIPPools", "GlobalInClusterIPPools"}
 	claimKinds      = []string{"IPClaims", "IPAddressClaims", "IPAddresses"}
 	workloadsNeeded = []string{"VSphereMachineTemplates", "MachineDeployments", "KubeadmControlPlanes"}
@@ -195,6 +203,7 @@ func (g *Graph) Findings(limits Limits, only ...CheckID) ([]Finding, []LeftOut) 
 		}
 		for _, finding := range c.find(a) {
 			finding.settled = c.settled
+			a.locate(finding)
 			findings = append(findings, *finding)
 		}
 	}

@@ -75,20 +75,20 @@ func TestFindingsSayWhichAddressesAndPoolsTheyAreAbout(t *testing.T) {
 		addresses []string
 		pools     []string
 	}{
-		"an address on two":    {func(s *scene) { s.more = []client.Object{unbound("lb", "10.0.0.2")} }, AddressTwice, []string{"10.0.0.2"}, nil},
-		"an endpoint on one":   {func(s *scene) { s.more = s.endpoint("10.0.0.2") }, AddressTwice, []string{"10.0.0.2"}, nil},
+		"an address on two":    {func(s *scene) { s.more = []client.Object{unbound("lb", "10.0.0.2")} }, AddressTwice, []string{"10.0.0.2"}, []string{"ns/IPPool/pool"}},
+		"an endpoint on one":   {func(s *scene) { s.more = s.endpoint("10.0.0.2") }, AddressTwice, []string{"10.0.0.2"}, []string{"ns/IPPool/pool"}},
 		"pools that overlap":   {func(s *scene) { s.more = []client.Object{s.anotherPool("10.0.0.7", "10.0.0.9")} }, PoolsOverlap, nil, []string{"ns/IPPool/pool", "ns/IPPool/another"}},
 		"outside":              {func(s *scene) { *s.pool.Spec.Pools[0].Start = "10.0.0.3" }, OutsideItsPool, []string{"10.0.0.2"}, []string{"ns/IPPool/pool"}},
 		"a claim of nobody":    {func(s *scene) { s.gone = []client.Object{s.machine, s.vm} }, ClaimOfNobody, []string{"10.0.0.2"}, []string{"ns/IPPool/pool"}},
 		"an address of nobody": {func(s *scene) { s.gone = []client.Object{s.machine, s.vm, s.claim} }, ProtectedNobody, []string{"10.0.0.2"}, []string{"ns/IPPool/pool"}},
-		"a machine without":    {func(s *scene) { s.gone = []client.Object{s.address} }, NotBound, []string{"10.0.0.2"}, nil},
-		"a VM without":         {func(s *scene) { s.gone = []client.Object{s.machine, s.claim, s.address} }, NotBound, []string{"10.0.0.2"}, nil},
-		"an endpoint without":  {func(s *scene) { s.more = s.endpoint("10.9.0.5")[:0] }, NotBound, []string{"10.9.0.5"}, nil},
+		"a machine without":    {func(s *scene) { s.gone = []client.Object{s.address} }, NotBound, []string{"10.0.0.2"}, []string{"ns/IPPool/pool"}},
+		"a VM without":         {func(s *scene) { s.gone = []client.Object{s.machine, s.claim, s.address} }, NotBound, []string{"10.0.0.2"}, []string{"ns/IPPool/pool"}},
+		"an endpoint without":  {func(s *scene) { s.more = s.endpoint("10.9.0.5")[:0] }, NotBound, []string{"10.9.0.5"}, []string{"ns/IPPool/pool"}},
 		"a gateway":            {func(s *scene) { *s.pool.Spec.Gateway = "10.0.0.7" }, PoolGivesNeeded, []string{"10.0.0.7"}, []string{"ns/IPPool/pool"}},
 		"refused for nothing":  {func(s *scene) { s.more = []client.Object{refused(time.Hour)} }, RefusedForNothing, nil, []string{"ns/IPPool/pool"}},
 		"given up":             {func(s *scene) { s.more = []client.Object{failed(metav1.NewTime(noon.Add(-time.Hour)))} }, ClaimFailed, nil, []string{"ns/IPPool/pool"}},
 		"by hand":              {func(s *scene) { s.more = []client.Object{unbound("lb", "10.0.0.6")} }, ByHandInPool, []string{"10.0.0.6"}, []string{"ns/IPPool/pool"}},
-		"a guest of its own":   {func(s *scene) { s.vm.Status.Addresses = []string{"10.0.0.5"} }, GuestDisagrees, []string{"10.0.0.2"}, nil},
+		"a guest of its own":   {func(s *scene) { s.vm.Status.Addresses = []string{"10.0.0.5"} }, GuestDisagrees, []string{"10.0.0.2"}, []string{"ns/IPPool/pool"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene()

@@ -19,7 +19,7 @@ import (
 func (a *audit) refusedForNothing() []*Finding {
 	var findings []*Finding
 	for _, owner := range a.Owners {
-		since, known := refusedSince(owner)
+		since, known := owner.Since()
 		if !known || a.At.Sub(since) < hangsAfter || !owner.DeletionTimestamp.IsZero() || a.isPaused(owner) {
 			continue
 		}
@@ -35,9 +35,9 @@ func (a *audit) refusedForNothing() []*Finding {
 	return findings
 }
 
-// refusedSince is when the note of its refusal was written on an owner, by the record of who
-// wrote which field. It is written only when it changes.
-func refusedSince(owner *Owner) (time.Time, bool) {
+// Since is when the note of its refusal was written on an owner, by the record of who wrote
+// which field. It is written only when it changes.
+func (owner *Owner) Since() (time.Time, bool) {
 	for _, entry := range owner.ManagedFields {
 		if entry.Time != nil && entry.FieldsV1 != nil && bytes.Contains(entry.FieldsV1.GetRawBytes(), []byte(`"f:`+ipam.RefusedByAnnotation+`"`)) {
 			return entry.Time.Time, true

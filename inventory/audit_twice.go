@@ -26,6 +26,11 @@ func (s Source) Audit(ctx context.Context, limits Limits, pause time.Duration, o
 	if err != nil {
 		return nil, err
 	}
+	return s.AuditOf(ctx, graph, limits, pause, only...)
+}
+
+// AuditOf is Audit where the first look is at what was read already.
+func (s Source) AuditOf(ctx context.Context, graph *Graph, limits Limits, pause time.Duration, only ...CheckID) (*Report, error) {
 	report := &Report{Graph: graph}
 	report.Findings, report.LeftOut = graph.Findings(limits, only...)
 	suspicious := slices.DeleteFunc(slices.Clone(report.Findings), func(f Finding) bool { return f.settled })

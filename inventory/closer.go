@@ -28,7 +28,8 @@ const reportedBy = "capv-static-ip"
 
 // closer is what is read beside a Graph to explain what has one name.
 type closer struct {
-	clusters []*unstructured.Unstructured
+	// topology is the Cluster of that name with its conditions, nil if there is none.
+	topology *unstructured.Unstructured
 	sets     []*unstructured.Unstructured
 	events   []*corev1.Event
 	machines map[types.UID]*asked
@@ -53,7 +54,10 @@ type asked struct {
 func (s Source) LookCloser(ctx context.Context, g *Graph, key types.NamespacedName) {
 	s.Namespace = key.Namespace
 	g.closer = &closer{machines: map[types.UID]*asked{}, endpoints: map[types.UID]*asked{}}
-	s.listUnstructured(ctx, g, capi.ClusterKind, func(o *unstructured.Unstructured) { g.closer.clusters = append(g.closer.clusters, o) })
+	if g.cluster(key.Namespace, key.Name) != nil {
+		one := client.ListOptions{FieldSelector: fields.OneTermEqualSelector(metav1.ObjectNameField, key.Name)}
+		s.listBy(ctx, g, s.unstructured(capi.ClusterKind), one, func(o client.Object) { g.closer.topology = o.(*unstructured.Unstructured) })
+	}
 	s.listUnstructured(ctx, g, capi.MachineSetKind, func(o *unstructured.Unstructured) { g.closer.sets = append(g.closer.sets, o) })
 	ours := client.ListOptions{FieldSelector: fields.OneTermEqualSelector("reportingComponent", reportedBy)}
 	s.listBy(ctx, g, &corev1.Event{}, ours, func(o client.Object) { g.closer.events = append(g.closer.events, o.(*corev1.Event)) })
@@ -185,11 +189,8 @@ func latest(times ...metav1.Time) time.Time {
 }
 
 // cluster is a Cluster that was read, nil if there is none.
-func (g *Graph) cluster(namespace, name string) *unstructured.Unstructured {
-	if g.closer == nil {
-		return nil
-	}
-	return named(g.closer.clusters, namespace, name)
+func (g *Graph) cluster(namespace, name string) *capi.Cluster {
+	return g.makers.clusters[types.NamespacedName{Namespace: namespace, Name: name}]
 }
 
 // machineSet is a MachineSet that was read, nil if there is none.
@@ -197,23 +198,10 @@ func (g *Graph) machineSet(namespace, name string) *unstructured.Unstructured {
 	if g.closer == nil {
 		return nil
 	}
-	return named(g.closer.sets, namespace, name)
-}
-
-func named(all []*unstructured.Unstructured, namespace, name string) *unstructured.Unstructured {
-	for _, o := range all {
+	for _, o := range g.closer.sets {
 		if o.GetNamespace() == namespace && o.GetName() == name {
 			return o
 		}
 	}
 	return nil
-}
-
-// isPaused tells whether a Cluster is paused by its spec.
-func isPaused(cluster *unstructured.Unstructured) bool {
-	if cluster == nil {
-		return false
-	}
-	paused, _, _ := unstructured.NestedBool(cluster.Object, "spec", "paused")
-	return paused
 }

@@ -117,7 +117,7 @@ func TestDemandIsThatOfThePoolThatTheTemplateNames(t *testing.T) {
 	if short := g.Demands()[0].Short(); short != 1 {
 		t.Errorf("of a full pool it is %d short, want 1", short)
 	}
-	if s := g.Summaries()[0]; !s.Attention || s.Status != "Exhausted" || s.Surge != 1 {
+	if s := g.Summaries(nil)[0]; !s.Attention || s.Status != "Exhausted" || s.Surge != 1 {
 		t.Errorf("the pool's status is %+v, want that it is exhausted", s)
 	}
 }
@@ -135,7 +135,7 @@ func TestPoolThatARollOutWouldEmptyNeedsAttention(t *testing.T) {
 	pool := g.Pools[0]
 	pool.Object = metal3Pool("10.0.0.88", "10.0.0.91", nil)
 	w.Places[0].Asks = slices.Concat(w.Asks, w.Asks)
-	if s := g.Summaries()[0]; s.Status != "Low: a roll-out needs 2" || !s.Attention {
+	if s := g.Summaries(nil)[0]; s.Status != "Low: a roll-out needs 2" || !s.Attention {
 		t.Errorf("the status is %q, want that a roll-out needs 2", s.Status)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -19,14 +20,14 @@ func (g *Graph) clusterStories(key types.NamespacedName) []Story {
 		return nil
 	}
 	s := Story{Title: "Cluster " + key.String()}
-	if isPaused(cluster) {
+	if cluster.IsPaused() {
 		s.say(0, "It is paused: nothing of it is given an address, and no address cools down to its end.")
 	}
-	if c := conditionOf(cluster, "TopologyReconciled"); c["status"] == "False" {
+	if c := g.topologyOf(key); c["status"] == "False" {
 		s.warn(0, "TopologyReconciled: %v", c["message"])
 	}
 	for _, c := range g.Clusters {
-		if c.Namespace == key.Namespace && (c.Labels[clusterv1.ClusterNameLabel] == key.Name || first(cluster, "spec.infrastructureRef.name") == c.Name) {
+		if c.Namespace == key.Namespace && (c.Labels[clusterv1.ClusterNameLabel] == key.Name || cluster.Spec.InfrastructureRef.Name == c.Name) {
 			s.add(g.ExplainEndpoint(c))
 		}
 	}
@@ -39,6 +40,14 @@ func (g *Graph) clusterStories(key types.NamespacedName) []Story {
 		s.say(0, "%s", miss)
 	}
 	return []Story{s}
+}
+
+// topologyOf is what Cluster API says of the topology of a Cluster, if that was read.
+func (g *Graph) topologyOf(key types.NamespacedName) map[string]any {
+	if g.closer == nil || g.closer.topology == nil || client.ObjectKeyFromObject(g.closer.topology) != key {
+		return nil
+	}
+	return conditionOf(g.closer.topology, "TopologyReconciled")
 }
 
 // ExplainEndpoint tells why a VSphereCluster has its endpoint, or none.
@@ -115,6 +124,7 @@ func (g *Graph) explainNoEndpoint(s *Story, c *Cluster, found *asked) {
 			c.Name, c.Namespace, ipam.PoolsAnnotationPrefix, ipam.EndpointDevice)
 	case isRefused:
 		s.warn(0, "%s: %s", refusal.Reason, refusal.Message)
+		s.see(refusal.Reason)
 		g.explainElsewhere(s, c.Namespace, found.asks)
 		s.say(0, "It is tried again when that changes.")
 	case found.refused != nil:

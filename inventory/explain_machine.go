@@ -268,6 +268,7 @@ func (g *Graph) explainWaiting(s *Story, m *Machine) {
 		s.next("replace the machine: kubectl delete machine %s -n %s", machineName(m), m.Namespace)
 	case isRefused:
 		s.warn(0, "%s: %s", refusal.Reason, refusal.Message)
+		s.see(refusal.Reason)
 		g.explainElsewhere(s, m.Namespace, found.asks)
 		s.say(0, "It is tried again when that changes, and gets its address in place.")
 	case found.refused != nil:
@@ -285,9 +286,10 @@ func (g *Graph) explainWaiting(s *Story, m *Machine) {
 // explainDue tells what a machine that could be given an address still waits for.
 func (g *Graph) explainDue(s *Story, m *Machine, found *asked) {
 	owner, owned := machine.OwnerOf(m)
+	cluster := g.cluster(m.Namespace, m.Labels[clusterv1.ClusterNameLabel])
 	s.say(0, "It asks by %s, and there is an address for it.", found.asks[0].AskedBy)
 	switch {
-	case isPaused(g.cluster(m.Namespace, m.Labels[clusterv1.ClusterNameLabel])):
+	case cluster != nil && cluster.IsPaused():
 		s.say(0, "Cluster %s is paused: it gets its address when that is resumed.", m.Labels[clusterv1.ClusterNameLabel])
 	case annotations.HasPaused(m):
 		s.say(0, "It is paused itself (annotation %s), and gets its address when that is taken off.", clusterv1.PausedAnnotation)

@@ -66,11 +66,13 @@ func (g *Graph) explainRefusal(s *Story, kind string, key types.NamespacedName, 
 	said := false
 	if condition["reason"] != nil {
 		s.say(1, "%v: %v", condition["reason"], condition["message"])
+		s.see(ipam.Reason(fmt.Sprint(condition["reason"])))
 		said = true
 	}
 	for _, t := range g.toldOf(kind, key.Namespace, key.Name) {
-		if !said && slices.Contains(denials(shortages), t.Reason) {
+		if !said && slices.Contains(reasonsOf(shortages), t.Reason) {
 			s.say(1, "%s", t)
+			s.see(ipam.Reason(t.Reason))
 			said = true
 		}
 	}
@@ -86,8 +88,8 @@ func (g *Graph) explainRefusal(s *Story, kind string, key types.NamespacedName, 
 	s.next("kubectl describe %s %s -n %s", strings.ToLower(kind), key.Name, key.Namespace)
 }
 
-// denials are the reasons of Events that may be of what an owner waits for.
-func denials(shortages retry.Shortages) []string {
+// reasonsOf are the reasons of Events that may be of what an owner waits for.
+func reasonsOf(shortages retry.Shortages) []string {
 	reasons := []string{string(ipam.PoolExhausted), string(ipam.PoolNotFound), string(ipam.CoolingDown), string(ipam.NoPoolMatches)}
 	for obstacle := range shortages {
 		if obstacle.Reason != "" {

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -107,7 +108,7 @@ func TestMachineWithoutAnAddressIsToldWhatItWaitsFor(t *testing.T) {
 		"paused":         {func(m *Machine) { m.Annotations[clusterv1.PausedAnnotation] = "" }, func(g *Graph, m *Machine) { g.asks(m, nil) }, "It is paused itself"},
 		"paused Cluster": {nil, func(g *Graph, m *Machine) {
 			g.asks(m, nil)
-			g.closer.clusters = append(g.closer.clusters, objectOf("Cluster", "dkp", map[string]any{"paused": true}))
+			g.addCluster(func(c *capi.Cluster) { c.Spec.Paused = new(true) })
 		}, "Cluster dkp is paused"},
 		"too late": {func(m *Machine) { m.Spec.ProviderID = "vsphere://x" }, func(g *Graph, m *Machine) { g.asks(m, nil) }, "! TooLate"},
 		"a task": {nil, func(g *Graph, m *Machine) {
@@ -134,6 +135,31 @@ func TestMachineWithoutAnAddressIsToldWhatItWaitsFor(t *testing.T) {
 	}
 }
 
+// addCluster has the Cluster of the machines known.
+func (g *Graph) addCluster(change func(*capi.Cluster)) {
+	cluster := &capi.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "dkp"}}
+	change(cluster)
+	g.makers.clusters[client.ObjectKeyFromObject(cluster)] = cluster
+}
+
+func TestClusterTellsWhatKeepsItsTopology(t *testing.T) {
+	g, _ := graphOf()
+	g.addCluster(func(*capi.Cluster) {})
+	g.closer.topology = objectOf("Cluster", "dkp", nil)
+	g.closer.topology.Object["status"] = map[string]any{"conditions": []any{map[string]any{
+		"type": "TopologyReconciled", "status": "False", "message": "it is refused",
+	}}}
+	stories, _ := g.Explain("cluster", types.NamespacedName{Namespace: "ns", Name: "dkp"})
+	if len(stories) != 1 {
+		t.Fatalf("got %+v, want one story", stories)
+	}
+	expectStory(t, stories[0], true, "! TopologyReconciled: it is refused")
+	other, _ := g.Explain("cluster", types.NamespacedName{Namespace: "ns", Name: "other"})
+	if len(other) > 0 {
+		t.Errorf("there is a story of a Cluster that does not exist: %+v", other)
+	}
+}
+
 // objectOf is an object of the namespace with a spec.
 func objectOf(kind, name string, spec map[string]any) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{"kind": kind, "metadata": map[string]any{"namespace": "ns", "name": name}, "spec": spec}}
@@ -155,16 +181,14 @@ func TestWhatIsWrittenInVainIsFound(t *testing.T) {
 		"on the MachineDeployment": {func(g *Graph, _ *Machine) {
 			g.Workloads = append(g.Workloads, &Workload{Unstructured: labelled("MachineDeployment", "md-0")})
 		}, `stands on MachineDeployment "md-0" itself`},
-		"on the Cluster": {func(g *Graph, _ *Machine) { g.closer.clusters = append(g.closer.clusters, labelled("Cluster", "dkp")) },
+		"on the Cluster": {func(g *Graph, _ *Machine) { g.addCluster(func(c *capi.Cluster) { c.Labels = label }) },
 			`stands on Cluster "dkp" itself, which hands nothing on: the metadata in its spec.topology, or that of the template, would.`},
 		"on the control plane": {func(g *Graph, m *Machine) {
 			g.makers.machines[maker{"KubeadmControlPlane", "ns", "cp"}] = []*Machine{m}
 			g.Workloads = append(g.Workloads, &Workload{Unstructured: labelled("KubeadmControlPlane", "cp")})
 		}, `KubeadmControlPlane "cp" itself, which hands nothing on: its spec.machineTemplate.metadata would.`},
 		"an annotation of a Cluster": {func(g *Graph, _ *Machine) {
-			cluster := objectOf("Cluster", "dkp", nil)
-			cluster.SetAnnotations(map[string]string{ipam.PoolsAnnotationPrefix + "0": "lab"})
-			g.closer.clusters = append(g.closer.clusters, cluster)
+			g.addCluster(func(c *capi.Cluster) { c.Annotations = map[string]string{ipam.PoolsAnnotationPrefix + "0": "lab"} })
 		}, `Annotation pools.capv-static-ip.dev/0 stands on Cluster "dkp" itself`},
 		"a device that does not exist": {func(_ *Graph, m *Machine) { m.Annotations[ipam.PoolsAnnotationPrefix+"eth7"] = "lab" },
 			"is for a device that the machine does not have: its devices are 0 (VM Network)"},

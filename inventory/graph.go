@@ -187,6 +187,8 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	s.owners(ctx, g)
 	if s.WithWorkloads || s.ForFindings {
 		s.capiClusters(ctx, g)
+	} else {
+		g.unread = append(g.unread, clusterKinds...)
 	}
 	if s.WithWorkloads {
 		s.workloads(ctx, g)
@@ -199,7 +201,7 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	if s.ForFindings {
 		s.webhooks(ctx, g)
 	} else {
-		g.unread = slices.Concat(g.unread, endpointKinds, webhookKinds)
+		g.unread = append(g.unread, webhookKinds...)
 	}
 	slices.SortFunc(g.Pools, func(a, b *Pool) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))

@@ -28,6 +28,8 @@ const (
 	Free State = "free"
 	// Reserved: the pool gives it to nobody.
 	Reserved State = "reserved"
+	// Outside: it is in no range of the pool, or the pool does not say which it has.
+	Outside State = "outside"
 )
 
 // claimOfOthers is the kind of a holder that is no machine and no endpoint of ours.
@@ -136,38 +138,19 @@ type Sighting struct {
 }
 
 // Sightings are the machines, VMs and Clusters that have an address, beside the pools'
-// own objects.
+// own objects, each once.
 func (g *Graph) Sightings(ip netip.Addr) []Sighting {
 	var all []Sighting
-	g.sight(func(at netip.Addr, sighting Sighting) {
-		if at == ip {
-			all = append(all, sighting)
-		}
-	})
-	return all
-}
-
-// AllSightings are the Sightings of all addresses that are seen somewhere.
-func (g *Graph) AllSightings() map[netip.Addr][]Sighting {
-	all := map[netip.Addr][]Sighting{}
-	g.sight(func(ip netip.Addr, sighting Sighting) { all[ip] = append(all[ip], sighting) })
-	return all
-}
-
-// sight calls a function for each address of each object, once.
-func (g *Graph) sight(see func(netip.Addr, Sighting)) {
 	look := func(kind string, user capi.User, bindings []ipam.Binding) {
-		seen := map[netip.Addr]bool{}
-		for _, place := range user.Addresses() {
-			if seen[place.IP] {
-				continue
-			}
-			seen[place.IP] = true
-			see(place.IP, Sighting{
-				Kind: kind, NamespacedName: types.NamespacedName{Namespace: user.GetNamespace(), Name: user.GetName()}, Network: place.Network,
-				Held: slices.ContainsFunc(bindings, func(b ipam.Binding) bool { return b.Address.Addr() == place.IP }),
-			})
+		places := user.Addresses()
+		i := slices.IndexFunc(places, func(p capi.Place) bool { return p.IP == ip })
+		if i < 0 {
+			return
 		}
+		all = append(all, Sighting{
+			Kind: kind, NamespacedName: types.NamespacedName{Namespace: user.GetNamespace(), Name: user.GetName()}, Network: places[i].Network,
+			Held: slices.ContainsFunc(bindings, func(b ipam.Binding) bool { return b.Address.Addr() == ip }),
+		})
 	}
 	for _, m := range g.Machines {
 		look(capi.VSphereMachineKind.Kind, m.VSphereMachine, m.Bindings)
@@ -178,6 +161,7 @@ func (g *Graph) sight(see func(netip.Addr, Sighting)) {
 	for _, vm := range g.VMs {
 		look(capi.VSphereVMKind.Kind, vm, nil)
 	}
+	return all
 }
 
 // PoolsWith are the pools that have an address in their ranges, or an object of it.

@@ -89,8 +89,11 @@ func (w *Workload) written() written {
 	return writtenOn(w.Unstructured, "its spec.template.metadata")
 }
 
-func writtenOnCluster(cluster *unstructured.Unstructured) written {
-	return writtenOn(cluster, "the metadata in its spec.topology, or that of the template,")
+func writtenOnCluster(cluster *capi.Cluster) written {
+	return written{
+		name: fmt.Sprintf("%s %q", capi.ClusterKind.Kind, cluster.Name), instead: "the metadata in its spec.topology, or that of the template,",
+		labels: cluster.Labels, notes: cluster.Annotations,
+	}
 }
 
 func writtenOn(object *unstructured.Unstructured, instead string) written {

@@ -45,6 +45,11 @@ type keptClaim struct {
 	pool *Pool
 }
 
+// Needs is how many addresses of a pool the owner waits for.
+func (owner *Owner) Needs(pool ipam.PoolReference) uint64 {
+	return owner.Shortages[retry.Obstacle{Pool: pool}]
+}
+
 func newMakers() makers {
 	return makers{
 		clusters: map[types.NamespacedName]*capi.Cluster{}, deployments: map[types.UID]string{},

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"maps"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -45,6 +46,26 @@ func (g *Graph) Runs(p *Pool) []Run {
 		runs = append(runs, runsOf(Free, all, taken, reserved)...)
 	}
 	slices.SortFunc(runs, func(a, b Run) int { return a.First.Compare(b.First) })
+	return runs
+}
+
+// RunsWith are Runs in which each of these addresses that nobody has is one of its own.
+func (g *Graph) RunsWith(p *Pool, alone map[netip.Addr]string) []Run {
+	runs := g.Runs(p)
+	for _, ip := range slices.SortedFunc(maps.Keys(alone), netip.Addr.Compare) {
+		i, found := slices.BinarySearchFunc(runs, ip, func(r Run, ip netip.Addr) int {
+			if r.First.Compare(ip) <= 0 && ip.Compare(r.Last) <= 0 {
+				return 0
+			}
+			return r.First.Compare(ip)
+		})
+		switch {
+		case !found:
+			runs = slices.Insert(runs, i, Run{First: ip, Last: ip, State: Outside, Number: big.NewInt(1)})
+		case runs[i].Holding == nil:
+			runs = slices.Replace(runs, i, i+1, runs[i].SplitAt(ip)...)
+		}
+	}
 	return runs
 }
 

@@ -2,7 +2,10 @@ package inventory
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // Story is what is known of one thing, for people.
@@ -13,8 +16,20 @@ type Story struct {
 	Lines []string
 	// Next is what to type next, empty if there is nothing to do.
 	Next string
+	// See are pages of the documentation that have more on what is wrong.
+	See []string
 	// Wrong says that something is not as it should be.
 	Wrong bool
+}
+
+// denials is the page with a section for each reason of a refusal.
+const denials = "https://capv-static-ip.dev/docs/denials/#"
+
+// see names the section on a reason of a refusal.
+func (s *Story) see(reason ipam.Reason) {
+	if page := denials + strings.ToLower(string(reason)); !slices.Contains(s.See, page) {
+		s.See = append(s.See, page)
+	}
 }
 
 func (s *Story) say(level int, format string, args ...any) {
@@ -46,6 +61,11 @@ func (s *Story) add(other Story) {
 		s.say(1, "%s", line)
 	}
 	s.Wrong = s.Wrong || other.Wrong
+	for _, page := range other.See {
+		if !slices.Contains(s.See, page) {
+			s.See = append(s.See, page)
+		}
+	}
 	if other.Next != "" {
 		s.next("%s", other.Next)
 	}

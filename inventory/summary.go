@@ -3,6 +3,8 @@ package inventory
 import (
 	"fmt"
 	"math/big"
+	"slices"
+	"strings"
 )
 
 // Summary is a pool in a list of pools.
@@ -13,32 +15,75 @@ type Summary struct {
 	Surge int
 	// Waiting are the owners of refused machines that wait for the pool.
 	Waiting []*Owner
+	// Problems are how many findings there are in it.
+	Problems int
 	// Status says what is the matter, OK if nothing.
 	Status string
-	// Attention says that somebody should look.
-	Attention bool
+	// Attention says that somebody should look, and Urgent that they should do it now.
+	Attention, Urgent bool
+	rank              rank
 }
 
-// Summaries are all pools, in their order.
-func (g *Graph) Summaries() []Summary {
+// Summaries are all pools: those first that need attention, and alike ones in their order.
+func (g *Graph) Summaries(problems Problems) []Summary {
 	demands := g.Demands()
 	summaries := make([]Summary, 0, len(g.Pools))
 	for _, pool := range g.Pools {
-		summaries = append(summaries, g.summary(pool, demands))
+		summaries = append(summaries, g.summary(pool, demands, problems))
 	}
+	slices.SortStableFunc(summaries, byRank)
 	return summaries
 }
 
 // Summary is one pool.
-func (g *Graph) Summary(pool *Pool) Summary { return g.summary(pool, g.Demands()) }
+func (g *Graph) Summary(pool *Pool, problems Problems) Summary {
+	return g.summary(pool, g.Demands(), problems)
+}
 
-func (g *Graph) summary(pool *Pool, demands []Demand) Summary {
-	s := Summary{Pool: pool, Usage: pool.Usage(), Surge: SurgeOf(pool, demands), Waiting: g.WaitingFor(pool.PoolKey)}
-	s.Status, s.Attention = s.status()
+func (g *Graph) summary(pool *Pool, demands []Demand, problems Problems) Summary {
+	s := Summary{
+		Pool: pool, Usage: pool.Usage(), Surge: SurgeOf(pool, demands), Waiting: g.WaitingFor(pool.PoolKey), Problems: len(problems[pool.PoolKey]),
+	}
+	s.Status, s.rank = s.status()
+	switch {
+	case problems.hasError(pool.PoolKey):
+		s.rank = isBroken
+	case s.Problems > 0:
+		s.rank = min(s.rank, isDoubtful)
+	}
+	s.Attention, s.Urgent = s.rank <= isLow, s.rank <= isExhausted
 	return s
 }
 
-func (s Summary) status() (text string, attention bool) {
+// InAll is the status with how many problems there are, and with where to see them, which is
+// empty where these are shown.
+func (s Summary) InAll(where string) string {
+	text := fmt.Sprintf("%d problems", s.Problems)
+	switch s.Problems {
+	case 0:
+		return s.Status
+	case 1:
+		text = "1 problem"
+	}
+	text += where
+	if strings.HasPrefix(s.Status, Fine) {
+		return text
+	}
+	return s.Status + "; " + text
+}
+
+// Fine is the status of a pool that nobody has to look at, or begins it.
+const Fine = "OK"
+
+// nearlyFull is that a pool of so many addresses has one that is free, or fewer.
+const nearlyFull = 10
+
+// isNearlyFull tells whether less than a tenth of the pool is free.
+func (s Summary) isNearlyFull() bool {
+	return new(big.Int).Mul(s.Free, big.NewInt(nearlyFull)).Cmp(s.Total) < 0
+}
+
+func (s Summary) status() (string, rank) {
 	waits := ""
 	if n := len(s.Waiting); n == 1 {
 		waits = "1 owner waits"
@@ -46,22 +91,26 @@ func (s Summary) status() (text string, attention bool) {
 		waits = fmt.Sprintf("%d owners wait", n)
 	}
 	switch {
+	case s.Object == nil && waits != "":
+		return "Missing: there is no such pool, " + waits, isWaitedFor
 	case s.Object == nil:
-		return "Missing: there is no such pool", true
+		return "Missing: there is no such pool", isExhausted
 	case s.Partly:
-		return "OK (who uses it in other namespaces may not be seen)", false
+		return Fine + " (who uses it in other namespaces may not be seen)", isFine
 	case !s.Known:
-		return "OK (the provider does not say its size)", false
+		return Fine + " (the provider does not say its size)", isFine
 	case s.Free.Sign() <= 0 && waits != "":
-		return "Exhausted: " + waits, true
+		return "Exhausted: " + waits, isWaitedFor
 	case s.Free.Sign() <= 0:
-		return "Exhausted", true
+		return "Exhausted", isExhausted
 	case waits != "":
-		return waits, true
+		return waits, isWaitedFor
 	case s.Free.Cmp(big.NewInt(int64(s.Surge))) < 0:
-		return fmt.Sprintf("Low: a roll-out needs %d", s.Surge), true
+		return fmt.Sprintf("Low: a roll-out needs %d", s.Surge), isLow
+	case s.isNearlyFull():
+		return "Nearly full", isNearlyFull
 	default:
-		return "OK", false
+		return Fine, isFine
 	}
 }
 

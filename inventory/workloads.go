@@ -85,9 +85,14 @@ func (g *Graph) complete(w *Workload) {
 }
 
 func (s Source) listUnstructured(ctx context.Context, g *Graph, kind schema.GroupKind, each func(*unstructured.Unstructured)) {
+	s.list(ctx, g, s.unstructured(kind), func(object client.Object) { each(object.(*unstructured.Unstructured)) })
+}
+
+// unstructured is an empty object of a kind, in the version that is served.
+func (s Source) unstructured(kind schema.GroupKind) *unstructured.Unstructured {
 	empty := &unstructured.Unstructured{}
 	empty.SetGroupVersionKind(capi.InScheme(s.Client.Scheme(), kind))
-	s.list(ctx, g, empty, func(object client.Object) { each(object.(*unstructured.Unstructured)) })
+	return empty
 }
 
 // newWorkload reads a MachineDeployment or a KubeadmControlPlane of v1beta1 or v1beta2.

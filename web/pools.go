@@ -1,7 +1,6 @@
 package web
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"math/big"
@@ -29,39 +28,27 @@ const (
 // poolRows are all pools, those that need attention first.
 func poolRows(now state) []PoolRow {
 	g, concerns := now.graph, byPage(concernsOf(now))
-	problems := map[*inventory.Pool]int{}
-	for ip := range notesOf(g) {
-		for _, p := range g.PoolsWith(ip) {
-			problems[p]++
-		}
-	}
 	var rows []PoolRow
-	for _, s := range g.Summaries() {
+	for _, s := range g.Summaries(problemsOf(now)) {
 		row := poolRow(s)
-		switch n := problems[s.Pool]; {
-		case n > 0 && s.Attention:
-			row.Status += "; " + inProblems(n)
-		case n > 0:
-			row.Status, row.Attention = inProblems(n), true
+		// Else they are told behind it.
+		if s.Attention {
+			row.Status = s.InAll("")
 		}
 		if count := countOf(concerns[row.Href()]); count != "" {
 			row.Findings = Link{Text: count, Href: query{about: row.Href()}.href()}
 		}
 		rows = append(rows, row)
 	}
-	slices.SortStableFunc(rows, func(a, b PoolRow) int {
-		return cmp.Compare(attention(a), attention(b))
-	})
 	return rows
 }
 
-func inProblems(n int) string { return plural(n, "problem") }
-
-func attention(row PoolRow) int {
-	if row.Attention {
-		return 0
+// problemsOf are the findings that are sure, by their pools.
+func problemsOf(now state) inventory.Problems {
+	if now.report == nil {
+		return nil
 	}
-	return 1
+	return inventory.ProblemsOf(now.report.Findings)
 }
 
 func poolRow(s inventory.Summary) PoolRow {
@@ -130,13 +117,14 @@ func poolNamed(g *inventory.Graph, kind, namespace, name string) *inventory.Pool
 
 func poolView(now state, p *inventory.Pool, at place) PoolView {
 	g, concerns := now.graph, byPage(concernsOf(now))
-	summary := g.Summary(p)
-	v := PoolView{PoolRow: poolRow(summary), Says: saysOf(g, p), Demands: demandRows(g, p), Beside: beside(concerns[hrefOf(p.PoolKey)], hrefOf(p.PoolKey))}
+	problems := problemsOf(now)
+	summary := g.Summary(p, problems)
+	v := PoolView{PoolRow: poolRow(summary), Says: saysOf(p), Demands: demandRows(g, p), Beside: beside(concerns[hrefOf(p.PoolKey)], hrefOf(p.PoolKey))}
 	for _, owner := range summary.Waiting {
 		v.Waiting = append(v.Waiting, fmt.Sprintf("%s %s", owner.Kind, path(owner.Namespace, owner.Name)))
 	}
-	notes := notesOf(g)
-	runs := splitAt(g.Runs(p), notes)
+	notes := problems.At(p.PoolKey)
+	runs := g.RunsWith(p, notes)
 	most := runsMost
 	if cells := g.Cells(p, cellsMost); len(cells) > 0 {
 		v.Problems = countProblems(cells, notes)
@@ -151,11 +139,11 @@ func poolView(now state, p *inventory.Pool, at place) PoolView {
 	}
 	v.list(g, runs, notes, at, most)
 	v.lead(concerns)
-	if v.Attention {
+	if v.Attention && v.Status != inventory.Fine {
 		v.Warnings = append(v.Warnings, v.Status)
 	}
 	if v.Problems > 0 {
-		v.Warnings = append(v.Warnings, inProblems(v.Problems)+": see what is marked with !")
+		v.Warnings = append(v.Warnings, plural(v.Problems, "problem")+": see what is marked with !")
 	}
 	return v
 }
@@ -191,80 +179,22 @@ func (v *PoolView) lead(concerns map[string][]concern) {
 }
 
 // saysOf is what the pool hands out, in sentences.
-func saysOf(g *inventory.Graph, p *inventory.Pool) []string {
-	var says, ranges []string
-	for i, r := range p.Ranges() {
-		if i == rangesMost {
-			ranges = append(ranges, "…")
-			break
-		}
-		if r.From() == r.To() {
-			ranges = append(ranges, r.From().String())
-		} else {
-			ranges = append(ranges, r.From().String()+" – "+r.To().String())
-		}
+func saysOf(p *inventory.Pool) []string {
+	var says, given []string
+	network := p.Network(rangesMost)
+	if text := network.RangesInWords(); text != "" {
+		says = append(says, "Hands out "+text+".")
 	}
-	if len(ranges) > 0 {
-		says = append(says, "Hands out "+strings.Join(ranges, ", ")+".")
+	if len(network.Gateways) > 0 {
+		given = append(given, "gateway "+strings.Join(network.Gateways, ", "))
 	}
-	for _, m := range g.Machines {
-		for _, b := range m.Bindings {
-			if b.Gateway.IsValid() && g.PoolOf(m.Namespace, b.Pool) == p {
-				text := fmt.Sprintf("Its machines got gateway %s", b.Gateway)
-				if len(b.Nameservers) > 0 {
-					text += ", DNS " + strings.Join(b.Nameservers, ", ")
-				}
-				return append(says, text+".")
-			}
-		}
+	if len(network.Nameservers) > 0 {
+		given = append(given, "DNS "+strings.Join(network.Nameservers, ", "))
+	}
+	if len(given) > 0 {
+		says = append(says, "Its machines get "+strings.Join(given, ", ")+".")
 	}
 	return says
-}
-
-// notesOf are what is wrong with addresses that are seen somewhere, by address.
-func notesOf(g *inventory.Graph) map[netip.Addr]string {
-	known := map[netip.Addr]bool{}
-	for _, p := range g.Pools {
-		for _, a := range p.Addresses {
-			known[a.IP] = true
-		}
-	}
-	notes := map[netip.Addr]string{}
-	for ip, sightings := range g.AllSightings() {
-		var holders []string
-		held := false
-		for _, s := range sightings {
-			// A VM has what its machine has.
-			if s.Kind != capi.VSphereVMKind.Kind {
-				holders = append(holders, s.Kind+" "+s.String())
-				held = held || s.Held
-			}
-		}
-		switch {
-		case len(holders) > 1:
-			notes[ip] = "on " + strings.Join(holders, " and on ")
-		case len(holders) == 1 && !known[ip] && !held:
-			notes[ip] = "on " + holders[0] + ", written by hand"
-		}
-	}
-	return notes
-}
-
-// splitAt makes rows of their own of those addresses that nobody has, and of which
-// something is wrong.
-func splitAt(runs []inventory.Run, notes map[netip.Addr]string) []inventory.Run {
-	for ip := range notes {
-		i, found := slices.BinarySearchFunc(runs, ip, func(r inventory.Run, ip netip.Addr) int {
-			if r.First.Compare(ip) <= 0 && ip.Compare(r.Last) <= 0 {
-				return 0
-			}
-			return r.First.Compare(ip)
-		})
-		if found && runs[i].Holding == nil {
-			runs = slices.Replace(runs, i, i+1, runs[i].SplitAt(ip)...)
-		}
-	}
-	return runs
 }
 
 func runRow(g *inventory.Graph, run inventory.Run, withNamespace bool, note string) RunRow {

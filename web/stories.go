@@ -25,6 +25,9 @@ func addressHref(ip netip.Addr) string { return "/addresses/" + ip.String() }
 // told is a story of an inventory for a page.
 func told(of inventory.Story, links []Link) Story {
 	s := Story{Title: of.Title, Next: of.Next, Links: links}
+	for _, page := range of.See {
+		s.Links = append(s.Links, Link{Text: page, Href: page})
+	}
 	for _, text := range of.Lines {
 		line := Line{Text: strings.TrimLeft(text, " ")}
 		line.Depth = min(3, (len(text)-len(line.Text))/2)

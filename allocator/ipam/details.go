@@ -13,6 +13,10 @@ type Detailed interface {
 
 // Details are what a pool says of itself, beside its ranges.
 type Details struct {
+	// Bits is how long the prefix of its addresses is, 0 if they differ, or do not say.
+	Bits int
+	// Gateways and Nameservers are what machines are given with its addresses.
+	Gateways, Nameservers []string
 	// KeptFor are addresses that the pool gives only to the claim of a name, by that name.
 	// They may be outside of its ranges.
 	KeptFor map[string]netip.Addr

@@ -9,22 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/inventory"
 )
-
-// limits are those of findings. The manager's own are its flags, which are not known here:
-// these are above what is set, so that nothing is told of that it is about to do.
-var limits = inventory.Limits{Claim: 10 * time.Minute, ReuseAfter: 24 * time.Hour}
-
-// findingItem is what -o json prints of a finding.
-type findingItem struct {
-	Metadata meta   `json:"metadata"`
-	Severity string `json:"severity"`
-	Check    string `json:"check"`
-	Object   string `json:"object"`
-	Finding  string `json:"finding"`
-	Remedy   string `json:"remedy"`
-}
 
 // auditFlags are the flags of audit alone.
 type auditFlags struct {
@@ -59,7 +46,7 @@ func (o *options) audit(ctx context.Context, flags auditFlags) error {
 		return err
 	}
 	began := time.Now()
-	report, err := source.Audit(ctx, limits, inventory.SecondLook, only...)
+	report, err := source.Audit(ctx, inventory.OutsideLimits(), inventory.SecondLook, only...)
 	if err != nil {
 		return exit{exitUnreachable, err}
 	}
@@ -96,10 +83,10 @@ func (o *options) showReport(report *inventory.Report, took time.Duration) error
 	count := map[inventory.Severity]int{}
 	for _, f := range report.Findings {
 		count[f.Severity]++
-		item := &findingItem{
-			Metadata: meta{f.Namespace, f.Name}, Severity: string(f.Severity), Check: string(f.Check), Object: f.Object, Finding: f.Text, Remedy: f.Remedy,
+		item := &v1alpha1.Finding{
+			Metadata: meta(f.Namespace, f.Name), Severity: string(f.Severity), Check: string(f.Check), Object: f.Object, Finding: f.Text, Remedy: f.Remedy,
 		}
-		l.add(item, item.Severity, item.Check, item.Object, f.Text+": "+f.Remedy)
+		l.add(item, painted{item.Severity, colourOfSeverity(f.Severity)}, item.Check, item.Object, f.Text+": "+f.Remedy)
 	}
 	for _, unseen := range report.Unseen {
 		fmt.Fprintln(o.streams.ErrOut, "warning:", unseen)
@@ -107,13 +94,12 @@ func (o *options) showReport(report *inventory.Report, took time.Duration) error
 	for _, left := range report.LeftOut {
 		fmt.Fprintln(o.streams.ErrOut, "warning:", left)
 	}
-	isTable := o.output == "" || o.output == "wide"
-	if len(l.rows) > 0 || !isTable {
+	if len(l.rows) > 0 || !o.isTable() {
 		if err := o.show(l); err != nil {
 			return err
 		}
 	}
-	if isTable && !o.noHeaders {
+	if o.isTable() && !o.noHeaders {
 		fmt.Fprintf(o.streams.Out, "%s, %s in %s (%s, %s, %s)\n",
 			plural(count[inventory.Failing], "error"), plural(count[inventory.Risky], "warning"), took.Round(100*time.Millisecond),
 			plural(len(report.CAPIClusters), "cluster"), plural(len(report.Machines), "machine"), plural(len(report.Pools), "pool"))
@@ -121,10 +107,20 @@ func (o *options) showReport(report *inventory.Report, took time.Duration) error
 	return nil
 }
 
+func colourOfSeverity(severity inventory.Severity) colour {
+	if severity == inventory.Failing {
+		return red
+	}
+	return yellow
+}
+
 // plural is a number of things.
 func plural(n int, thing string) string {
 	if n == 1 {
 		return "1 " + thing
+	}
+	if strings.HasSuffix(thing, "s") {
+		thing += "e"
 	}
 	return fmt.Sprintf("%d %ss", n, thing)
 }

@@ -2,36 +2,21 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/inventory"
 )
 
-// demandItem is what -o json prints of what a workload needs.
-type demandItem struct {
-	Metadata meta   `json:"metadata"`
-	Pool     string `json:"pool"`
-	// Else are pools that will do as well; free and cooling are those of all.
-	Else      []string `json:"else,omitempty"`
-	Owner     string   `json:"owner"`
-	Free      string   `json:"free,omitempty"`
-	Has       int      `json:"has"`
-	RollOut   int      `json:"rollOut"`
-	Scale     int      `json:"scale"`
-	Max       int      `json:"autoscalerMax"`
-	Cools     int      `json:"cools"`
-	AllOwners int      `json:"allOwners"`
-	Short     int      `json:"short"`
-	Note      string   `json:"note,omitempty"`
-}
-
 func newCapacity(o *options) *cobra.Command {
-	var cluster string
 	var check bool
 	cmd := &cobra.Command{
-		Use: "capacity", Short: "Is there room for the next roll-out or scale-up", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use: "capacity [CLUSTER]", Short: "Is there room for the next roll-out or scale-up", Args: cobra.MaximumNArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cluster := strings.Join(args, "")
 			graph, err := o.readHere(cmd.Context())
 			if err != nil {
 				return err
@@ -49,7 +34,6 @@ func newCapacity(o *options) *cobra.Command {
 			return seen(graph)
 		},
 	}
-	cmd.Flags().StringVar(&cluster, "cluster", "", "Look at this Cluster only.")
 	cmd.Flags().BoolVar(&check, "check", false, "Exit with 1 if a roll-out would stall for want of addresses.")
 	return cmd
 }
@@ -86,9 +70,9 @@ func demandList(graph *inventory.Graph, cluster string) (l *list, short []invent
 	return l, short
 }
 
-func demandOf(d inventory.Demand, all []inventory.Demand) *demandItem {
-	item := &demandItem{
-		Metadata: meta{d.GetNamespace(), d.GetName()}, Pool: d.Pool.String(), Owner: d.GetKind() + "/" + d.GetName(),
+func demandOf(d inventory.Demand, all []inventory.Demand) *v1alpha1.Demand {
+	item := &v1alpha1.Demand{
+		Metadata: meta(d.GetNamespace(), d.GetName()), Pool: d.Pool.String(), Owner: d.GetKind() + "/" + d.GetName(),
 		Has: d.Has, RollOut: d.RollOut, Scale: d.Scale, Max: d.Max, Cools: d.Cools, AllOwners: inventory.SurgeOfAll(d.Pool, all),
 		Short: d.Short(), Note: d.Note,
 	}
@@ -98,18 +82,18 @@ func demandOf(d inventory.Demand, all []inventory.Demand) *demandItem {
 	return item
 }
 
-func verdict(item *demandItem) string {
-	text := "enough"
+func verdict(item *v1alpha1.Demand) painted {
+	says := painted{"enough", green}
 	switch {
 	case item.Short > 0:
-		text = fmt.Sprintf("%d short", item.Short)
+		says = painted{fmt.Sprintf("%d short", item.Short), red}
 	case item.Free == "":
-		return "not known"
+		return painted{"not known", yellow}
 	}
 	if item.Note != "" {
-		text += "; " + item.Note
+		says.text += "; " + item.Note
 	}
-	return text
+	return says
 }
 
 // plus is a number that comes on top, a dash if there is none.

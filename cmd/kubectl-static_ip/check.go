@@ -8,16 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/installation"
 )
-
-// checkItem is what -o json prints of a check.
-type checkItem struct {
-	Metadata meta   `json:"metadata"`
-	State    string `json:"state"`
-	Found    string `json:"found"`
-	Remedy   string `json:"remedy,omitempty"`
-}
 
 func newCheck(o *options) *cobra.Command {
 	var wait time.Duration
@@ -79,12 +72,12 @@ func (o *options) checker() (installation.Checker, error) {
 func (o *options) showFindings(findings []installation.Finding) error {
 	l := &list{kind: "Check", columns: []column{{name: "CHECK"}, {name: "STATE"}, {name: "FOUND"}}}
 	for _, f := range findings {
-		l.add(&checkItem{Metadata: meta{Name: f.Check}, State: string(f.State), Found: f.Found, Remedy: f.Remedy}, f.Check, string(f.State), f.Found)
+		l.add(&v1alpha1.Check{Metadata: meta("", f.Check), State: string(f.State), Found: f.Found, Remedy: f.Remedy}, f.Check, painted{string(f.State), colourOfState(f.State)}, f.Found)
 	}
 	if err := o.show(l); err != nil {
 		return err
 	}
-	if o.output == "" || o.output == "wide" {
+	if o.isTable() {
 		for _, f := range findings {
 			if f.Remedy != "" {
 				fmt.Fprintf(o.streams.Out, "Now, for %s: %s\n", f.Check, f.Remedy)
@@ -92,6 +85,17 @@ func (o *options) showFindings(findings []installation.Finding) error {
 		}
 	}
 	return worst(findings)
+}
+
+func colourOfState(state installation.State) colour {
+	switch state {
+	case installation.OK:
+		return green
+	case installation.Failed:
+		return red
+	default:
+		return yellow
+	}
 }
 
 // worst is the error for the worst of the findings, nil if nothing is wrong. A warning is
@@ -112,25 +116,15 @@ func worst(findings []installation.Finding) error {
 	}
 }
 
-// versionItem is what -o json prints of a version.
-type versionItem struct {
-	Metadata meta   `json:"metadata"`
-	Version  string `json:"version"`
-	Image    string `json:"image,omitempty"`
-	// Where is the Deployment of the manager.
-	Where string `json:"where,omitempty"`
-	Skew  string `json:"skew,omitempty"`
-}
-
 func newVersion(o *options) *cobra.Command {
 	var clientOnly bool
 	cmd := &cobra.Command{
 		Use: "version", Short: "The versions of this program and of the manager", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			items := []*versionItem{{Metadata: meta{Name: "client"}, Version: version}}
+			items := []*v1alpha1.Version{{Metadata: meta("", "client"), Version: version}}
 			var problem error
 			if !clientOnly {
-				var item *versionItem
+				var item *v1alpha1.Version
 				if item, problem = o.managerVersion(cmd.Context()); item != nil {
 					items = append(items, item)
 				}
@@ -143,7 +137,7 @@ func newVersion(o *options) *cobra.Command {
 }
 
 // managerVersion is nil where it is not known, and the error says why.
-func (o *options) managerVersion(ctx context.Context) (*versionItem, error) {
+func (o *options) managerVersion(ctx context.Context) (*v1alpha1.Version, error) {
 	checker, err := o.checker()
 	if err != nil {
 		return nil, err
@@ -155,13 +149,13 @@ func (o *options) managerVersion(ctx context.Context) (*versionItem, error) {
 	case found.Deployment == nil:
 		return nil, exit{exitNo, fmt.Errorf("there is no Deployment of the manager in namespace %q: it is not installed, or you may not see it", found.Namespace)}
 	}
-	return &versionItem{
-		Metadata: meta{Name: "manager"}, Version: found.Version(), Image: found.Image(),
+	return &v1alpha1.Version{
+		Metadata: meta("", "manager"), Version: found.Version(), Image: found.Image(),
 		Where: found.Deployment.Namespace + "/" + found.Deployment.Name, Skew: installation.Skew(version, found.Version()),
 	}, nil
 }
 
-func (o *options) showVersions(items []*versionItem) error {
+func (o *options) showVersions(items []*v1alpha1.Version) error {
 	l := &list{kind: "Version", columns: []column{{name: "PROGRAM"}, {name: "VERSION"}, {name: "IMAGE", wide: true}, {name: "DEPLOYMENT", wide: true}}}
 	for _, item := range items {
 		l.add(item, item.Metadata.Name, orDash(item.Version), orDash(item.Image), orDash(item.Where))

@@ -41,6 +41,13 @@ func (o *options) custom(l *list, spec string) error {
 		}
 		table.Rows = append(table.Rows, row)
 	}
+	if o.colours {
+		for _, row := range table.Rows {
+			for i := range row.Cells {
+				row.Cells[i] = unmarked(fmt.Sprint(row.Cells[i]))
+			}
+		}
+	}
 	return o.printTable(table)
 }
 

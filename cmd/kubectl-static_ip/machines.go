@@ -7,19 +7,9 @@ import (
 	"github.com/spf13/cobra"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/inventory"
 )
-
-// machineItem is what -o json prints of a machine.
-type machineItem struct {
-	Metadata  meta     `json:"metadata"`
-	Addresses []string `json:"addresses"`
-	Pools     []string `json:"pools,omitempty"`
-	Cluster   string   `json:"cluster,omitempty"`
-	VM        string   `json:"vm,omitempty"`
-	// WaitingFor is what a machine without an address waits for.
-	WaitingFor string `json:"waitingFor,omitempty"`
-}
 
 func newMachines(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -39,8 +29,8 @@ func machineList(graph *inventory.Graph) *list {
 		{name: "NAMESPACE"}, {name: "NAME"}, {name: "ADDRESSES"}, {name: "POOLS"}, {name: "CLUSTER"}, {name: "VM"}, {name: "WAITING FOR"}, {name: "AGE"},
 	}}
 	for _, m := range graph.Machines {
-		item := &machineItem{
-			Metadata: meta{m.Namespace, m.Name}, Addresses: []string{}, Cluster: m.Labels[clusterv1.ClusterNameLabel], VM: graph.VMState(m),
+		item := &v1alpha1.Machine{
+			Metadata: meta(m.Namespace, m.Name), Addresses: []string{}, Cluster: m.Labels[clusterv1.ClusterNameLabel], VM: graph.VMState(m),
 			WaitingFor: graph.WaitsFor(m),
 		}
 		for _, device := range m.Spec.Network.Devices {

@@ -89,9 +89,12 @@ func newRoot(called string, streams genericiooptions.IOStreams) *cobra.Command {
 	root.PersistentFlags().BoolVarP(&o.allNamespaces, "all-namespaces", "A", false, "Look at all namespaces.")
 	root.PersistentFlags().StringVarP(&o.output, "output", "o", "", "wide, json, yaml, name, jsonpath=…, go-template=…, or custom-columns=HEADING:PATH,….")
 	root.PersistentFlags().BoolVar(&o.noHeaders, "no-headers", false, "Leave out the headings of columns.")
+	root.PersistentFlags().StringVar(&o.color, "color", colorAuto, "Colours: auto (on a terminal, unless NO_COLOR is set), always or never.")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error { return o.chooseColours(os.LookupEnv) }
 	// It fails only for a flag that does not exist, or that has one already.
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(
 		[]string{"wide", "json", "yaml", "name", "jsonpath=", "go-template=", "custom-columns="}, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
+	_ = root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{colorAuto, colorAlways, colorNever}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		newPools(o), newPool(o), newMachines(o), newWho(o), newExplain(o), newCapacity(o), newPreview(o), newAudit(o),
 		newWeb(o), newCheck(o), newUninstall(o), newVersion(o),

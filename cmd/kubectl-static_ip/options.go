@@ -37,6 +37,9 @@ type options struct {
 	allNamespaces bool
 	output        string
 	noHeaders     bool
+	// color is what the user says of colours, and colours whether there are any.
+	color   string
+	colours bool
 }
 
 // readHere reads what the flags say: a namespace, or all.

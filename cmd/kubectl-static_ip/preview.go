@@ -280,7 +280,7 @@ func isDeferred(text string) bool {
 
 func (p *previewer) complain(format string, args ...any) {
 	p.refused = true
-	fmt.Fprintf(p.streams.Out, "  ! %s\n", oneLine(fmt.Sprintf(format, args...)))
+	fmt.Fprintf(p.streams.Out, "  %s %s\n", p.paint(red, "!"), oneLine(fmt.Sprintf(format, args...)))
 }
 
 func count(n int, what string) string {

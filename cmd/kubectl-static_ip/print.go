@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -9,11 +10,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/cli-runtime/pkg/printers"
 
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/inventory"
 )
-
-// apiVersion is the version of what -o json prints.
-const apiVersion = "cli.capv-static-ip.dev/v1alpha1"
 
 // column is a column of a table. Those of wide are shown with -o wide only.
 type column struct {
@@ -67,12 +66,18 @@ func (o *options) show(l *list) error {
 }
 
 func (o *options) table(l *list) error {
-	return o.printTable(l.table())
+	return o.printTable(l.table(o.colours))
 }
 
-func (l *list) table() *metav1.Table {
+// table is the list as kubectl's printer takes it. With colours, the cells of columns that
+// have some are marked, see painter.
+func (l *list) table(colours bool) *metav1.Table {
 	table := &metav1.Table{}
-	for _, c := range l.columns {
+	isPainted := l.paintedColumns()
+	for i, c := range l.columns {
+		if colours && isPainted[i] {
+			c.name = painted{c.name, plain}.marked()
+		}
 		definition := metav1.TableColumnDefinition{Name: c.name, Type: "string"}
 		if c.wide {
 			definition.Priority = 1
@@ -80,9 +85,35 @@ func (l *list) table() *metav1.Table {
 		table.ColumnDefinitions = append(table.ColumnDefinitions, definition)
 	}
 	for _, row := range l.rows {
-		table.Rows = append(table.Rows, metav1.TableRow{Cells: row})
+		cells := slices.Clone(row)
+		for i, cell := range cells {
+			switch of := cell.(type) {
+			case painted:
+				cells[i] = of.text
+				if colours {
+					cells[i] = of.marked()
+				}
+			case string:
+				if colours {
+					cells[i] = unmarked(of)
+				}
+			}
+		}
+		table.Rows = append(table.Rows, metav1.TableRow{Cells: cells})
 	}
 	return table
+}
+
+// paintedColumns tells of each column whether it has colours. Then all its cells have.
+func (l *list) paintedColumns() []bool {
+	is := make([]bool, len(l.columns))
+	for _, row := range l.rows {
+		for i, cell := range row {
+			_, painted := cell.(painted)
+			is[i] = is[i] || painted
+		}
+	}
+	return is
 }
 
 func (o *options) printTable(table *metav1.Table) error {
@@ -90,18 +121,18 @@ func (o *options) printTable(table *metav1.Table) error {
 		fmt.Fprintln(o.streams.ErrOut, "No resources found.")
 		return nil
 	}
-	return printers.NewTablePrinter(printers.PrintOptions{NoHeaders: o.noHeaders, Wide: o.output == "wide"}).PrintObj(table, o.streams.Out)
+	return printers.NewTablePrinter(printers.PrintOptions{NoHeaders: o.noHeaders, Wide: o.output == "wide"}).PrintObj(table, o.tables())
 }
 
 // object is the list as an object of its own kind, e.g. PoolList.
 func (l *list) object() (runtime.Object, error) {
-	all := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": apiVersion, "kind": l.kind + "List"}}
+	all := &unstructured.UnstructuredList{Object: map[string]any{"apiVersion": v1alpha1.APIVersion, "kind": l.kind + "List"}}
 	for _, item := range l.items {
 		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(item)
 		if err != nil {
 			return nil, fmt.Errorf("printing a %s: %w", l.kind, err)
 		}
-		content["apiVersion"], content["kind"] = apiVersion, l.kind
+		content["apiVersion"], content["kind"] = v1alpha1.APIVersion, l.kind
 		all.Items = append(all.Items, unstructured.Unstructured{Object: content})
 	}
 	return all, nil

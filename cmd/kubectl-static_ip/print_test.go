@@ -9,6 +9,7 @@ import (
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/inventory"
 )
 
@@ -52,7 +53,7 @@ func TestTextOfOthersCannotLeaveItsLine(t *testing.T) {
 
 func TestColumnsOfTheUserAreReadAsKubectlDoes(t *testing.T) {
 	l := &list{kind: "Pool"}
-	l.add(&poolItem{Metadata: meta{"ns", "lab"}, Used: 3})
+	l.add(&v1alpha1.Pool{Metadata: meta("ns", "lab"), Used: 3})
 	for output, want := range map[string]string{
 		"custom-columns=NAME:.metadata.name,USED:{.used}": "NAME   USED\nlab    3\n",
 		"custom-columns=N:metadata.name,T:.total":         "N     T\nlab   <none>\n",
@@ -83,7 +84,7 @@ func TestOnlyRowsThatHaveChangedAreShownAgain(t *testing.T) {
 }
 
 func TestCommandLineThatMakesNoSenseIsUsage(t *testing.T) {
-	for _, args := range [][]string{{"explain"}, {"explain", "machine"}, {"explain", "a/b/c"}, {"who", "nobody"}, {"pools", "--nonsense"}, {"pools", "-w", "-o", "json"}} {
+	for _, args := range [][]string{{"explain"}, {"explain", "machine"}, {"explain", "a/b/c"}, {"who", "nobody"}, {"pools", "--nonsense"}, {"pools", "-w", "-o", "json"}, {"pools", "--color", "red"}} {
 		streams, _, _, errs := genericiooptions.NewTestIOStreams()
 		if code := run(t.Context(), "kubectl-static_ip", args, streams); code != exitUsage || !strings.HasPrefix(errs.String(), "error: ") {
 			t.Errorf("%v exits with %d and says %q, want %d and an error", args, code, errs, exitUsage)

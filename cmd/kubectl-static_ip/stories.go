@@ -8,17 +8,9 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/types"
 
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/inventory"
 )
-
-// storyItem is what -o json prints of a story.
-type storyItem struct {
-	Metadata meta     `json:"metadata"`
-	Title    string   `json:"title"`
-	Lines    []string `json:"lines"`
-	Next     string   `json:"next,omitempty"`
-	Wrong    bool     `json:"wrong"`
-}
 
 func newWho(o *options) *cobra.Command {
 	return &cobra.Command{
@@ -52,9 +44,9 @@ func (o *options) tell(graph *inventory.Graph, kind string, names []string, stor
 	wrong := false
 	for i, story := range stories {
 		wrong = wrong || story.Wrong
-		l.add(&storyItem{
-			Metadata: meta{Name: names[min(i, len(names)-1)]}, Title: story.Title, Lines: append([]string{}, story.Lines...),
-			Next: story.Next, Wrong: story.Wrong,
+		l.add(&v1alpha1.Explanation{
+			Metadata: meta("", names[min(i, len(names)-1)]), Title: story.Title, Lines: append([]string{}, story.Lines...),
+			Next: story.Next, See: story.See, Wrong: story.Wrong,
 		})
 	}
 	if o.isTable() {
@@ -81,7 +73,14 @@ func (o *options) draw(story inventory.Story, isNext bool) {
 		levels[i] = (len(line) - len(strings.TrimLeft(line, " "))) / 2
 	}
 	for i, line := range story.Lines {
-		fmt.Fprintln(o.streams.Out, "  "+branches(levels, i)+oneLine(strings.TrimLeft(line, " ")))
+		text := oneLine(strings.TrimLeft(line, " "))
+		if rest, isWrong := strings.CutPrefix(text, "! "); isWrong {
+			text = o.paint(red, "!") + " " + rest
+		}
+		fmt.Fprintln(o.streams.Out, "  "+branches(levels, i)+text)
+	}
+	for _, page := range story.See {
+		fmt.Fprintln(o.streams.Out, "See: "+page)
 	}
 	if story.Next != "" {
 		fmt.Fprintln(o.streams.Out, "Now: "+oneLine(story.Next))

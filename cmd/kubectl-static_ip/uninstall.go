@@ -10,15 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/removal"
 )
-
-// stepItem is what -o json prints of a step of the removal.
-type stepItem struct {
-	Metadata meta     `json:"metadata"`
-	Does     string   `json:"does"`
-	Objects  []string `json:"objects,omitempty"`
-}
 
 // uninstallFlags are those of uninstall.
 type uninstallFlags struct {
@@ -104,9 +98,9 @@ func (o *options) removal(f *uninstallFlags) (*removal.Removal, error) {
 func (o *options) showPlan(plan *removal.Plan) error {
 	l := &list{kind: "Step"}
 	for _, step := range plan.Steps {
-		l.add(&stepItem{Metadata: meta{Name: step.Name}, Does: step.Text, Objects: step.Objects})
+		l.add(&v1alpha1.Step{Metadata: meta("", step.Name), Does: step.Text, Objects: step.Objects})
 	}
-	if o.output != "" && o.output != "wide" {
+	if !o.isTable() {
 		return o.show(l)
 	}
 	for i, step := range plan.Steps {

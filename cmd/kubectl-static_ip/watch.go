@@ -8,6 +8,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cli-runtime/pkg/printers"
+
+	"capv-static-ip.dev/inventory"
 )
 
 // watchInterval is the pause between two looks. Each reads all that can have addresses.
@@ -21,9 +23,12 @@ func (o *options) watchPools(ctx context.Context) error {
 	}
 	printer := printers.NewTablePrinter(printers.PrintOptions{NoHeaders: o.noHeaders, Wide: o.output == "wide"})
 	// It remembers how wide its columns were.
-	out := printers.GetNewTabWriter(o.streams.Out)
+	out := printers.GetNewTabWriter(o.tables())
 	shown := map[string]string{}
+	// What looks wrong is told by the look after that.
+	lookout := inventory.Lookout{Limits: inventory.OutsideLimits(), Pause: inventory.SecondLook}
 	for {
+		began := time.Now()
 		graph, err := o.readHere(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -31,7 +36,8 @@ func (o *options) watchPools(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
-		table := poolList(graph).table()
+		report, _ := lookout.Look(graph, began, time.Now())
+		table := poolList(graph, inventory.ProblemsOf(report.Findings)).table(o.colours)
 		if table.Rows = changed(table.Rows, shown); len(table.Rows) > 0 {
 			if err := errors.Join(printer.PrintObj(table, out), out.Flush()); err != nil {
 				return fmt.Errorf("printing pools: %w", err)

@@ -71,7 +71,7 @@ func (o *options) server(ctx context.Context, port int) (*web.Server, error) {
 		return nil, exit{exitUnreachable, err}
 	}
 	server, err := web.NewServer(ctx, web.Options{
-		Source: source, Client: watching, Context: cmp.Or(*o.config.Context, config.CurrentContext), Port: port, Limits: limits,
+		Source: source, Client: watching, Context: cmp.Or(*o.config.Context, config.CurrentContext), Port: port, Limits: inventory.OutsideLimits(),
 	})
 	var network *net.OpError
 	switch {

@@ -27,7 +27,7 @@ func (s *scene) plugin() string {
 func (s *scene) foretold(plugin string, stalls bool) {
 	s.Helper()
 	output, err := exec.CommandContext(s.Context(), plugin, "--kubeconfig", s.stack.Plane.Kubeconfig, "--namespace", s.ns,
-		"capacity", "--cluster", harness.DefaultCluster, "--check").CombinedOutput()
+		"capacity", harness.DefaultCluster, "--check").CombinedOutput()
 	code := 0
 	var exited *exec.ExitError
 	if errors.As(err, &exited) {

@@ -29,6 +29,7 @@ func (c *ControlPlane) startEtcd(ctx context.Context, path string) (string, erro
 		return "", err
 	}
 	clients, peers := "http://"+loopback(clientPort), "http://"+loopback(peerPort)
+	c.etcd = clients
 	return clients, c.run(ctx, &Process{
 		Name: "etcd",
 		path: path,

@@ -105,6 +105,8 @@ type ControlPlane struct {
 	dirLock   *os.File
 	authority *authority
 	apiPort   int
+	// etcd is the URL of etcd.
+	etcd string
 	// webhookClients signs what the API server shows to webhooks.
 	webhookClients *authority
 

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
+	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -94,16 +94,12 @@ func TestCheckFollowsTheInstallation(t *testing.T) {
 		`call  ok  the API server asked us about a machine in namespace "NAMESPACE"`)
 	s.noClaims()
 
-	stdout, _, _ = s.plugin("version", "-o", "json")
-	var versions struct {
-		APIVersion, Kind string
-		Items            []struct{ Kind, Version, Image, Where string }
+	versions := decoded[v1alpha1.Version](s, 0, "Version", "version")
+	if len(versions) != 2 || versions[1].Version != "v9.8.7" {
+		t.Errorf("got %+v, want the versions of client and manager", versions)
 	}
-	if err := json.Unmarshal([]byte(stdout), &versions); err != nil {
-		t.Fatal(err)
-	}
-	if versions.APIVersion != "cli.capv-static-ip.dev/v1alpha1" || versions.Kind != "VersionList" || len(versions.Items) != 2 || versions.Items[1].Version != "v9.8.7" {
-		t.Errorf("got %+v, want a VersionList of client and manager", versions)
+	if checks := decoded[v1alpha1.Check](s, 0, "Check", "check"); checks[0].State != "ok" || checks[0].Found == "" {
+		t.Errorf("the first check is %+v, want that it is fine", checks[0])
 	}
 }
 

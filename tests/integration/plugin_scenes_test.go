@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -101,41 +100,15 @@ func TestPluginTellsOfAFullPool(t *testing.T) {
 	s.golden("explain_claim", 0, "explain", "ipclaim/cp-0-0")
 	s.golden("pool_missing", 1, "pool", "nowhere")
 	s.golden("who_nothing", 2, "who", "nobody")
-	s.printsJSON()
+	s.printsForPrograms()
+	s.printsAsToldTo()
 	s.delete(byHand)
 	s.delete(owner)
 }
 
-// printsJSON checks that what is printed for programs has a version, and nothing but what
-// is named here.
-func (s *scene) printsJSON() {
+// printsAsToldTo checks the forms that kubectl's printers have.
+func (s *scene) printsAsToldTo() {
 	s.Helper()
-	type item struct {
-		APIVersion, Kind string
-		Metadata         struct{ Namespace, Name string }
-		Pool             string
-		Total, Reserved  string
-		Free, Status     string
-		Used, Cooling    int
-		Surge, Waiting   int
-	}
-	var all struct {
-		APIVersion, Kind string
-		Metadata         struct{}
-		Items            []item
-	}
-	stdout, _, _ := s.plugin("pools", "-o", "json")
-	decoder := json.NewDecoder(strings.NewReader(stdout))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&all); err != nil {
-		s.Fatalf("%v in\n%s", err, stdout)
-	}
-	if all.APIVersion != "cli.capv-static-ip.dev/v1alpha1" || all.Kind != "PoolList" || len(all.Items) != 1 {
-		s.Fatalf("got %+v, want a PoolList of one", all)
-	}
-	if got := all.Items[0]; got.Kind != "Pool" || got.Total != "2" || got.Free != "0" || got.Used != 2 {
-		s.Errorf("got %+v, want two addresses, both used", got)
-	}
 	for _, test := range []struct{ output, want string }{
 		{"name", "pool.cli.capv-static-ip.dev/dkp-cluster\n"},
 		{"jsonpath={.items[0].used}", "2"},
@@ -300,7 +273,7 @@ func TestPluginLooksAtOneNamespaceWhereItMaySeeNoOther(t *testing.T) {
 func TestPluginShowsPoolsAgainWhenTheyChange(t *testing.T) {
 	s := newScene(t, shared)
 	f := harness.OfMetal3
-	s.pool(f, f.WithIPs(88, 89))
+	s.pool(f, f.WithIPs(88, 89), moves)
 	output, stop := s.pluginWatches("pools", "-w")
 	shows := func(line string) func(context.Context) error {
 		return func(context.Context) error {

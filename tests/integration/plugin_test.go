@@ -16,19 +16,29 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
+// pluginDir is where the plugin is built, empty if it was not.
+var pluginDir string
+
 // builtPlugin is the path of kubectl-static_ip, which is built once.
-var builtPlugin = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "kubectl-static-ip-")
-	if err != nil {
+var builtPlugin = sync.OnceValues(func() (path string, err error) {
+	if pluginDir, err = os.MkdirTemp("", "kubectl-static-ip-"); err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "kubectl-static_ip")
+	path = filepath.Join(pluginDir, "kubectl-static_ip")
 	output, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, "../../cmd/kubectl-static_ip").CombinedOutput()
 	if err != nil {
 		return "", errors.Join(err, errors.New(string(output)))
 	}
 	return path, nil
 })
+
+// removePlugin takes away what builtPlugin has built.
+func removePlugin() error {
+	if pluginDir == "" {
+		return nil
+	}
+	return os.RemoveAll(pluginDir)
+}
 
 // plugin runs kubectl static-ip in the scene's namespace, and returns what it printed and
 // its exit code. The names and times that differ from run to run are taken out.
@@ -108,9 +118,11 @@ var unstable = []struct {
 	{regexp.MustCompile(` {2,}`), "  "},
 	{regexp.MustCompile(`(?m) +$`), ""},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+Z`), "TIME"},
-	{regexp.MustCompile(` (\d+s|\d+m(\d+s)?)\n`), " AGE\n"},
+	{regexp.MustCompile(` (\d+s|\d+m(\d+s)?)(\n|  )`), " AGE$3"},
 	{regexp.MustCompile(`\d+(s|m|m\d+s) ago`), "AGE ago"},
 	{regexp.MustCompile(`(once|\d+ times), last`), "N times, last"},
+	{regexp.MustCompile(`since \d+m0s`), "since AGE"},
+	{regexp.MustCompile(`in \d+(\.\d+)?s \(`), "in AGE ("},
 }
 
 func (s *scene) stable(text string) string {

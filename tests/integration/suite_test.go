@@ -67,7 +67,7 @@ func run(ctx context.Context, m *testing.M) (int, error) {
 	if code != 0 {
 		env.DumpLogs(os.Stderr, 200)
 	}
-	if err := errors.Join(stopZoned(), env.wasHindered()); err != nil {
+	if err := errors.Join(removePlugin(), stopZoned(), env.wasHindered()); err != nil {
 		return 1, errors.Join(err, env.Stop())
 	}
 	return code, env.Stop()

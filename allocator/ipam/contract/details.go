@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
@@ -16,8 +17,15 @@ func (c Provider) Details(pool client.Object) ipam.Details {
 	if !ok {
 		return ipam.Details{}
 	}
-	var details ipam.Details
-	for _, text := range ipam.SplitList(pool.GetAnnotations()[ipam.NameserversAnnotation]) {
+	details := ipam.Details{Nameservers: ipam.SplitList(pool.GetAnnotations()[ipam.NameserversAnnotation])}
+	if object, is := pool.(*unstructured.Unstructured); is {
+		if gateway, _, _ := unstructured.NestedString(object.Object, "spec", "gateway"); gateway != "" {
+			details.Gateways = []string{gateway}
+		}
+		bits, _, _ := unstructured.NestedInt64(object.Object, "spec", "prefix")
+		details.Bits = int(bits)
+	}
+	for _, text := range details.Nameservers {
 		if ip := capi.ParseAddress(text); all.Contains(ip) && !reserved.Contains(ip) {
 			details.Needed = append(details.Needed, ipam.NeededAddress{What: "its name server", IP: ip})
 		}

@@ -23,6 +23,7 @@ func (p Provider) Details(object client.Object) ipam.Details {
 		return ipam.Details{}
 	}
 	details := ipam.Details{Needed: p.neededIn(pool), ToMove: toMove(pool)}
+	describe(pool, &details)
 	if len(pool.Spec.PreAllocations) > 0 {
 		details.KeptFor = make(map[string]netip.Addr, len(pool.Spec.PreAllocations))
 	}
@@ -32,6 +33,34 @@ func (p Provider) Details(object client.Object) ipam.Details {
 		}
 	}
 	return details
+}
+
+// describe tells what the addresses of a pool bring along. What an entry does not say, the
+// pool says for all.
+func describe(pool *ipamv1.IPPool, details *ipam.Details) {
+	note := func(all *[]string, texts ...ipamv1.IPAddressStr) {
+		for _, text := range texts {
+			if !slices.Contains(*all, string(text)) {
+				*all = append(*all, string(text))
+			}
+		}
+	}
+	for i := range pool.Spec.Pools {
+		entry := &pool.Spec.Pools[i]
+		if bits := cmp.Or(entry.Prefix, pool.Spec.Prefix); i == 0 {
+			details.Bits = bits
+		} else if bits != details.Bits {
+			details.Bits = 0
+		}
+		if gateway := cmp.Or(entry.Gateway, pool.Spec.Gateway); gateway != nil {
+			note(&details.Gateways, *gateway)
+		}
+		if servers := entry.DNSServers; len(servers) > 0 {
+			note(&details.Nameservers, servers...)
+		} else {
+			note(&details.Nameservers, pool.Spec.DNSServers...)
+		}
+	}
 }
 
 // neededIn are a pool's own addresses in its ranges: metal3 hands them out like all others.

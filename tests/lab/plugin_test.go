@@ -1,0 +1,38 @@
+package main
+
+import (
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+
+	"capv-static-ip.dev/tests/stack"
+)
+
+// docs/cli.md is made of the commands.
+func TestEveryCommandIsTried(t *testing.T) {
+	reference, err := os.ReadFile("../../docs/cli.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine := &capvv1.VSphereMachine{}
+	machine.Name = "md-0-x"
+	machine.Spec.Network.Devices = []capvv1.NetworkDeviceSpec{{IPAddrs: []string{"10.0.0.2/24"}}}
+	made := sample{{workers: &clusterv1.MachineDeployment{}, nodes: []stack.Node{{Machine: machine}}}}
+	var tried []string
+	for _, trial := range made.trials() {
+		tried = append(tried, trial.args[0])
+		if trial.says == "" {
+			t.Errorf("nothing is expected of %v", trial.args)
+		}
+	}
+	for line := range strings.Lines(string(reference)) {
+		name, isCommand := strings.CutPrefix(strings.TrimSpace(line), "## ")
+		if isCommand && name != "Flags of all commands" && !slices.Contains(tried, name) {
+			t.Errorf("%s is not tried", name)
+		}
+	}
+}
