@@ -56,6 +56,10 @@ func (r *release) checkRegistry() error {
 	if r.registry == "" {
 		return errors.New("REGISTRY is not given, as registry.example.com/capi")
 	}
+	// In YAML, that would be a list. load.sh can be given one.
+	if strings.HasPrefix(r.registry, "[") {
+		return fmt.Errorf("REGISTRY %q is an address in brackets: give it a name", r.registry)
+	}
 	// clusterctl reads no names without a registry.
 	if _, err := name.NewTag(r.image(), name.StrictValidation); err != nil {
 		return fmt.Errorf("REGISTRY %q: %w", r.registry, err)

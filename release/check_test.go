@@ -50,6 +50,7 @@ func TestWhatIsNoReleaseIsRefused(t *testing.T) {
 		{"v0.1.0", "", "REGISTRY is not given"},
 		{"v0.1.0", "Registry.example.com/Capi", "REGISTRY"},
 		{"v0.1.0", "capi", "REGISTRY \"capi\""},
+		{"v0.1.0", "[::1]:5000/capi", "give it a name"},
 		{"v0.1.2", "r.example.com", "CHANGELOG.md has no section [0.1.2]"},
 		{"v0.1.1", "r.example.com", "the section [0.1.1] of CHANGELOG.md is empty"},
 		{"v0.2.0", "r.example.com", "metadata.yaml has no series v0.2"},

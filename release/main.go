@@ -93,6 +93,7 @@ func (r *release) make(ctx context.Context) error {
 		{"manifests", r.makeManifests},
 		{"provider", r.makeProvider},
 		{"chart", r.makeChart},
+		{"deploy", r.makeDeploy},
 		{"plugin", r.makePlugin},
 		{"krew", r.makeKrew},
 		{"notes", r.makeNotes},

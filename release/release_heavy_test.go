@@ -5,9 +5,9 @@ package main
 import (
 	"bytes"
 	"debug/elf"
+	"net"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -36,30 +36,8 @@ func clone(t *testing.T) string {
 	return root
 }
 
-func read(t *testing.T, path string) string {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
-}
-
-// command runs a program in a folder and returns all that it prints.
-func command(t *testing.T, dir, name string, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Dir = dir
-	output, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %v: %v\n%s", name, args, err, output)
-	}
-	return string(output)
-}
-
 // One release is made twice, because that costs most of the time.
 func TestReleaseIsReproducibleAndLoads(t *testing.T) {
-	const registryOfRelease = "registry.example.com/capi"
 	var made []string
 	for range 2 {
 		root := clone(t)
@@ -86,14 +64,16 @@ func TestReleaseIsReproducibleAndLoads(t *testing.T) {
 		}
 	}
 	t.Run("the programs are static", func(t *testing.T) { programsAreStatic(t, made[0]) })
-	t.Run("the bundle loads into another registry", func(t *testing.T) { bundleLoads(t, dist) })
+	t.Run("the bundle loads into another registry", func(t *testing.T) { bundleLoads(t, dist, "127.0.0.1:0") })
+	t.Run("the bundle loads into a registry by IPv6", func(t *testing.T) { bundleLoads(t, dist, "[::1]:0") })
+	t.Run("skopeo reads what the release has", func(t *testing.T) { skopeoReads(t, dist) })
+	t.Run("skopeo pushes it as the bundle says", func(t *testing.T) { skopeoPushes(t, dist) })
+	t.Run("the folders of the archive are those of the bundle", func(t *testing.T) { foldersAreThere(t, dist) })
 	t.Run("make push publishes image, provider and chart", func(t *testing.T) { pushes(t, filepath.Dir(filepath.Dir(dist))) })
 }
 
 func pushes(t *testing.T, root string) {
-	server := httptest.NewServer(registry.New())
-	defer server.Close()
-	to := strings.TrimPrefix(server.URL, "http://") + "/capi"
+	to := registryAt(t, "127.0.0.1:0") + "/capi"
 
 	output := command(t, root, "make", "push", "VERSION=v0.1.0", "REGISTRY="+to, "PLAIN_HTTP=1")
 
@@ -108,11 +88,33 @@ func pushes(t *testing.T, root string) {
 	}
 }
 
-func programsAreStatic(t *testing.T, dist string) {
+// bundleOf unpacks the bundle into a folder with nothing of the project beside it.
+func bundleOf(t *testing.T, dist string) string {
+	t.Helper()
 	dir := t.TempDir()
 	command(t, dir, "tar", "xf", filepath.Join(dist, "capv-static-ip-v0.1.0-airgap.tar"))
+	return filepath.Join(dir, "capv-static-ip-v0.1.0-airgap")
+}
+
+// registryAt starts a registry in memory, and returns where it is.
+func registryAt(t *testing.T, address string) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(registry.New())
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+func programsAreStatic(t *testing.T, dist string) {
+	dir := bundleOf(t, dist)
 	for architecture, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
-		file, err := elf.Open(filepath.Join(dir, "capv-static-ip-v0.1.0-airgap", "bin", "push-linux-"+architecture))
+		file, err := elf.Open(filepath.Join(dir, "bin", "push-linux-"+architecture))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -124,15 +126,20 @@ func programsAreStatic(t *testing.T, dist string) {
 	}
 }
 
+// foldersAreThere checks that who has no bundle has the same folders.
+func foldersAreThere(t *testing.T, dist string) {
+	dir, bundle := t.TempDir(), bundleOf(t, dist)
+	command(t, dir, "tar", "xf", filepath.Join(dist, deployArchive))
+	for _, name := range []string{"deploy", "certs"} {
+		command(t, dir, "diff", "--recursive", name, filepath.Join(bundle, name))
+	}
+}
+
 // bundleLoads plays the part of a user without the internet, in a folder with nothing
 // of the project beside it.
-func bundleLoads(t *testing.T, dist string) {
-	server := httptest.NewServer(registry.New())
-	defer server.Close()
-	to := strings.TrimPrefix(server.URL, "http://") + "/corp"
-	dir := t.TempDir()
-	command(t, dir, "tar", "xf", filepath.Join(dist, "capv-static-ip-v0.1.0-airgap.tar"))
-	dir = filepath.Join(dir, "capv-static-ip-v0.1.0-airgap")
+func bundleLoads(t *testing.T, dist, address string) {
+	to := registryAt(t, address) + "/corp"
+	dir := bundleOf(t, dist)
 	command(t, dir, "sha256sum", "--check", "--strict", sumsFile)
 
 	output := command(t, dir, "./load.sh", to)
@@ -141,6 +148,8 @@ func bundleLoads(t *testing.T, dist string) {
 	if want := "pushed " + to + "/capv-static-ip:v0.1.0@" + digest; !strings.Contains(output, want) {
 		t.Errorf("got %q, want %q", output, want)
 	}
+	// What was verified is as it was.
+	command(t, dir, "sha256sum", "--check", "--strict", sumsFile)
 	image := "image: " + to + "/capv-static-ip:v0.1.0\n"
 	for how, text := range map[string]string{
 		"kubectl":    command(t, dir, program(t, "kustomize"), "build", "kubectl"),
@@ -148,25 +157,16 @@ func bundleLoads(t *testing.T, dist string) {
 		"clusterctl": command(t, dir, "env", "CLUSTERCTL_DISABLE_VERSIONCHECK=true", program(t, "clusterctl"), "generate", "provider", "--addon", "capv-static-ip", "--config", "clusterctl.yaml"),
 		"operator":   read(t, filepath.Join(dir, "operator", "provider-airgap.yaml")),
 	} {
-		if images := regexp.MustCompile(` image: .*\n`).FindAllString(text, -1); len(images) != 1 || images[0] != " "+image {
+		images := regexp.MustCompile(` image: .*\n`).FindAllString(text, -1)
+		if len(images) != 1 || strings.NewReplacer(`"`, "", `'`, "").Replace(images[0]) != " "+image {
 			t.Errorf("%s installs %q, want %q", how, images, image)
 		}
 	}
 	artifact := read(t, filepath.Join(dir, "operator", "provider-oci-airgap.yaml"))
-	if !strings.Contains(artifact, "oci: "+to+"/capv-static-ip-provider\n") || !strings.Contains(artifact, "imageUrl: "+to+"/capv-static-ip:v0.1.0\n") {
+	if !strings.Contains(artifact, `oci: "`+to+"/capv-static-ip-provider\"\n") || !strings.Contains(artifact, `imageUrl: "`+to+"/capv-static-ip:v0.1.0\"\n") {
 		t.Errorf("the operator pulls other things than were pushed:\n%s", artifact)
 	}
 	if !strings.Contains(output, "pushed "+to+"/capv-static-ip-provider:v0.1.0@") {
 		t.Errorf("got %q, without what the operator pulls", output)
 	}
-}
-
-// program is the path of a program at its pinned version.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	path, err := (&release{root: ".."}).program(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
