@@ -51,13 +51,18 @@ func isTheImage(t *testing.T, dist, source string, flags ...string) {
 	var index struct {
 		MediaType string
 		Manifests []struct {
+			Digest   string
 			Platform struct{ OS, Architecture string }
 		}
 	}
 	decode(t, raw, &index)
 	var platforms []string
 	for _, manifest := range index.Manifests {
-		platforms = append(platforms, manifest.Platform.OS+"/"+manifest.Platform.Architecture)
+		platform := manifest.Platform.OS + "/" + manifest.Platform.Architecture
+		platforms = append(platforms, platform)
+		if line := manifest.Digest + " (" + platform + ")"; !strings.Contains(read(t, filepath.Join(dist, "RELEASE_NOTES.md")), line) {
+			t.Errorf("the notes do not say %q", line)
+		}
 	}
 	if index.MediaType != "application/vnd.oci.image.index.v1+json" || !slices.Equal(platforms, []string{"linux/amd64", "linux/arm64"}) {
 		t.Fatalf("it is a %s for %q", index.MediaType, platforms)
