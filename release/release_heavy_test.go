@@ -3,8 +3,10 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"debug/elf"
+	"io"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -13,7 +15,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"capv-static-ip.dev/release/image"
 )
 
 // clone is the project, as its last commit has it, with a section for the version in
@@ -63,7 +70,8 @@ func TestReleaseIsReproducibleAndLoads(t *testing.T) {
 			t.Errorf("%s does not name the image", file)
 		}
 	}
-	t.Run("the programs are static", func(t *testing.T) { programsAreStatic(t, made[0]) })
+	t.Run("the programs are static", func(t *testing.T) { programsAreStatic(t, dist) })
+	t.Run("the program of each image is static", func(t *testing.T) { imageIsStatic(t, dist) })
 	t.Run("the bundle loads into another registry", func(t *testing.T) { bundleLoads(t, dist, "127.0.0.1:0") })
 	t.Run("the bundle loads into a registry by IPv6", func(t *testing.T) { bundleLoads(t, dist, "[::1]:0") })
 	t.Run("skopeo reads what the release has", func(t *testing.T) { skopeoReads(t, dist) })
@@ -111,18 +119,61 @@ func registryAt(t *testing.T, address string) string {
 	return strings.TrimPrefix(server.URL, "http://")
 }
 
+// machines are what the programs of an architecture have to be for.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+
 func programsAreStatic(t *testing.T, dist string) {
 	dir := bundleOf(t, dist)
-	for architecture, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
-		file, err := elf.Open(filepath.Join(dir, "bin", "push-linux-"+architecture))
+	for architecture, machine := range machines {
+		isStatic(t, []byte(read(t, filepath.Join(dir, "bin", "push-linux-"+architecture))), machine)
+	}
+}
+
+func isStatic(t *testing.T, program []byte, machine elf.Machine) {
+	t.Helper()
+	file, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	libraries, err := file.ImportedLibraries()
+	if err != nil || len(libraries) > 0 || file.Machine != machine || file.Section(".interp") != nil {
+		t.Errorf("it is for %s, want %s, and needs %q (error %v)", file.Machine, machine, libraries, err)
+	}
+}
+
+// imageIsStatic looks at the program in the image of each platform, for which the image
+// has no libraries.
+func imageIsStatic(t *testing.T, dist string) {
+	tag, err := name.NewTag(registryAt(t, "127.0.0.1:0") + "/capi/capv-static-ip:v0.1.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := image.Push(t.Context(), filepath.Join(dist, imageArchive), tag.String()); err != nil {
+		t.Fatal(err)
+	}
+	for architecture, machine := range machines {
+		pulled, err := remote.Image(tag, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: architecture}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		libraries, err := file.ImportedLibraries()
-		if err != nil || len(libraries) > 0 || file.Machine != machine {
-			t.Errorf("push for %s is for %s, and needs %q (error %v)", architecture, file.Machine, libraries, err)
+		layers, err := pulled.Layers()
+		if err != nil || len(layers) != 1 {
+			t.Fatalf("it has %d layers (error %v)", len(layers), err)
 		}
-		file.Close()
+		stream, err := layers[0].Uncompressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		files := tar.NewReader(stream)
+		if _, err := files.Next(); err != nil {
+			t.Fatal(err)
+		}
+		program, err := io.ReadAll(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		isStatic(t, program, machine)
 	}
 }
 
@@ -150,7 +201,7 @@ func bundleLoads(t *testing.T, dist, address string) {
 	}
 	// What was verified is as it was.
 	command(t, dir, "sha256sum", "--check", "--strict", sumsFile)
-	image := "image: " + to + "/capv-static-ip:v0.1.0\n"
+	wanted := "image: " + to + "/capv-static-ip:v0.1.0\n"
 	for how, text := range map[string]string{
 		"kubectl":    command(t, dir, program(t, "kustomize"), "build", "kubectl"),
 		"helm":       command(t, dir, program(t, "helm"), "template", "x", "capv-static-ip-0.1.0.tgz", "-f", "values-airgap.yaml"),
@@ -158,8 +209,8 @@ func bundleLoads(t *testing.T, dist, address string) {
 		"operator":   read(t, filepath.Join(dir, "operator", "provider-airgap.yaml")),
 	} {
 		images := regexp.MustCompile(` image: .*\n`).FindAllString(text, -1)
-		if len(images) != 1 || strings.NewReplacer(`"`, "", `'`, "").Replace(images[0]) != " "+image {
-			t.Errorf("%s installs %q, want %q", how, images, image)
+		if len(images) != 1 || strings.NewReplacer(`"`, "", `'`, "").Replace(images[0]) != " "+wanted {
+			t.Errorf("%s installs %q, want %q", how, images, wanted)
 		}
 	}
 	artifact := read(t, filepath.Join(dir, "operator", "provider-oci-airgap.yaml"))
