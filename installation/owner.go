@@ -3,6 +3,8 @@ package installation
 import (
 	"context"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -37,10 +39,7 @@ var marks = []struct {
 	{"kustomize.toolkit.fluxcd.io/name", "kustomize.toolkit.fluxcd.io/namespace", func(namespace, name string) Owner {
 		return flux("Kustomization", namespace, name)
 	}},
-	{"argocd.argoproj.io/tracking-id", "", func(_, id string) Owner {
-		name, _, _ := strings.Cut(id, ":")
-		return argo(name)
-	}},
+	{"argocd.argoproj.io/tracking-id", "", func(_, name string) Owner { return argo(name) }},
 	{"argocd.argoproj.io/instance", "", func(_, name string) Owner { return argo(name) }},
 	{"meta.helm.sh/release-name", "meta.helm.sh/release-namespace", func(namespace, name string) Owner {
 		return Owner{
@@ -100,8 +99,8 @@ func OwnersOf(ctx context.Context, c client.Client, objects []client.Object) ([]
 		}
 		if by := metav1.GetControllerOf(object); by != nil {
 			add(Owner{
-				Name: fmt.Sprintf("%s %q", by.Kind, by.Name),
-				Stop: fmt.Sprintf("see to it that %s %s does not make it anew", by.Kind, by.Name),
+				Name: fmt.Sprintf("%s %q", word(by.Kind), by.Name),
+				Stop: fmt.Sprintf("see to it that %s %s does not make it anew", word(by.Kind), word(by.Name)),
 			})
 		}
 	}
@@ -117,6 +116,18 @@ func OwnersOf(ctx context.Context, c client.Client, objects []client.Object) ([]
 	return owners, nil
 }
 
+// isName tells whether a text is what installers call things. What it becomes part of is
+// typed into a shell by administrators, and whoever may annotate an object wrote it.
+var isName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`).MatchString
+
+// word is a text that was not looked at when it was stored, as it can be shown.
+func word(text string) string {
+	if isName(text) {
+		return text
+	}
+	return strconv.Quote(text)
+}
+
 func marked(object client.Object) (Owner, bool) {
 	value := func(key string) string {
 		if text := object.GetAnnotations()[key]; text != "" {
@@ -125,8 +136,15 @@ func marked(object client.Object) (Owner, bool) {
 		return object.GetLabels()[key]
 	}
 	for _, mark := range marks {
-		if name := value(mark.name); name != "" {
-			return mark.owner(value(mark.namespace), name), true
+		text, namespace := value(mark.name), value(mark.namespace)
+		// Argo CD goes on with which object it is.
+		name, _, _ := strings.Cut(text, ":")
+		switch {
+		case text == "":
+		case isName(name) && (isName(namespace) || namespace == ""):
+			return mark.owner(namespace, name), true
+		default:
+			return Owner{Name: fmt.Sprintf("somebody whose mark %s is no name: %q, %q", mark.name, text, namespace)}, true
 		}
 	}
 	return Owner{}, false

@@ -38,21 +38,15 @@ func (r *release) makeBundle(ctx context.Context) error {
 	return r.archive(top, filepath.Join(r.out, name+".tar"))
 }
 
-// fillBundle copies what was made, and the documentation, to where load.sh and its
-// users look for it.
+// fillBundle copies what was made to where load.sh and its users look for it.
 func (r *release) fillBundle(dir string) error {
 	files := map[string]string{
 		imageArchive:       "images/" + imageArchive,
 		"image.digest":     "images/image.digest",
-		manifestFile:       "kubectl/" + manifestFile,
 		providerArchive:    "images/" + providerArchive,
 		krewFile:           krewFile,
 		"RELEASE_NOTES.md": "RELEASE_NOTES.md",
 		r.chartFile():      r.chartFile(),
-	}
-	for _, file := range []string{componentsFile, metadataFile} {
-		// The layout of clusterctl's local repositories.
-		files[file] = filepath.Join("addon-"+product, r.version, file)
 	}
 	for _, pattern := range []string{plugin + "-*", "sbom-*"} {
 		found, err := filepath.Glob(filepath.Join(r.out, pattern))
@@ -63,15 +57,39 @@ func (r *release) fillBundle(dir string) error {
 			files[filepath.Base(path)] = filepath.Base(path)
 		}
 	}
+	if err := r.copyMade(files, dir); err != nil {
+		return err
+	}
+	return r.fillTexts(dir)
+}
+
+func (r *release) copyMade(files map[string]string, dir string) error {
 	for from, to := range files {
 		if err := copyFile(filepath.Join(r.out, from), filepath.Join(dir, to)); err != nil {
 			return err
 		}
 	}
-	for _, name := range []string{"docs", "README.md", "LICENSE", "CHANGELOG.md"} {
+	return nil
+}
+
+// fillTexts is the part of the bundle that takes no time to make: manifests, the
+// documentation, and what it tells to apply.
+func (r *release) fillTexts(dir string) error {
+	manifests := map[string]string{manifestFile: "kubectl/" + manifestFile}
+	for _, file := range []string{componentsFile, metadataFile} {
+		// The layout of clusterctl's local repositories.
+		manifests[file] = filepath.Join("addon-"+product, r.version, file)
+	}
+	if err := r.copyMade(manifests, dir); err != nil {
+		return err
+	}
+	for _, name := range []string{"docs", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md"} {
 		if err := copyFolder(filepath.Join(r.root, name), filepath.Join(dir, name)); err != nil {
 			return err
 		}
+	}
+	if err := r.fillDeploy(dir); err != nil {
+		return err
 	}
 	return r.writeTexts(dir)
 }
@@ -92,7 +110,8 @@ func (r *release) writeTexts(dir string) error {
 	if err != nil {
 		return err
 	}
-	replace := strings.NewReplacer("@VERSION@", r.version, "@NUMBER@", r.number(), "@REGISTRY@", r.registry, "@CERT_MANAGER@", certManager)
+	replace := strings.NewReplacer("@VERSION@", r.version, "@NUMBER@", r.number(), "@CERT_MANAGER@", certManager,
+		"@REGISTRY@", r.registry, "@REGISTRY_PATTERN@", strings.ReplaceAll(r.registry, ".", `\.`))
 	for name, text := range map[string]string{
 		"load.sh":                    replace.Replace(loadScript),
 		"README.txt":                 replace.Replace(bundleReadme),

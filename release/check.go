@@ -36,6 +36,9 @@ func (r *release) check(ctx context.Context) error {
 	if r.changes, err = r.section(); err != nil {
 		return err
 	}
+	if err := r.checkUpgrade(); err != nil {
+		return err
+	}
 	if err := r.checkSeries(); err != nil {
 		return err
 	}
@@ -55,6 +58,10 @@ func (r *release) checkVersion() error {
 func (r *release) checkRegistry() error {
 	if r.registry == "" {
 		return errors.New("REGISTRY is not given, as registry.example.com/capi")
+	}
+	// In YAML, that would be a list. load.sh can be given one.
+	if strings.HasPrefix(r.registry, "[") {
+		return fmt.Errorf("REGISTRY %q is an address in brackets: give it a name", r.registry)
 	}
 	// clusterctl reads no names without a registry.
 	if _, err := name.NewTag(r.image(), name.StrictValidation); err != nil {
@@ -87,6 +94,18 @@ func (r *release) section() (string, error) {
 		return "", fmt.Errorf("the section [%s] of CHANGELOG.md is empty", r.number())
 	}
 	return "", fmt.Errorf("CHANGELOG.md has no section [%s]", r.number())
+}
+
+var breaking = regexp.MustCompile(`(?m)^### (Changed|Deprecated|Removed)$`)
+
+// checkUpgrade wants users to be told what they have to do about what is not as it was,
+// also if that is nothing.
+func (r *release) checkUpgrade() error {
+	changes, upgrade := upgradeNotes(r.changes)
+	if match := breaking.FindStringSubmatch(changes); match != nil && upgrade == "" {
+		return fmt.Errorf("the section [%s] of CHANGELOG.md has %q, and does not say below \"### Upgrade\" what to do about it", r.number(), match[1])
+	}
+	return nil
 }
 
 // checkSeries looks for the version's series in metadata.yaml, without which

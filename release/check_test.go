@@ -38,7 +38,7 @@ func git(t *testing.T, root string, args ...string) {
 	}
 }
 
-const changelog = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0]\n\nNo series.\n\n## [0.1.1] - 2026-02-01\n\n## [0.1.0] - 2026-01-01\n\nThe first.\n\n## [0.0.1]\n"
+const changelog = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0]\n\nNo series.\n\n## [0.1.3]\n\n### Changed\n\n- All.\n\n## [0.1.1] - 2026-02-01\n\n## [0.1.0] - 2026-01-01\n\nThe first.\n\n## [0.0.1]\n"
 
 func TestWhatIsNoReleaseIsRefused(t *testing.T) {
 	root := sources(t, changelog)
@@ -50,9 +50,11 @@ func TestWhatIsNoReleaseIsRefused(t *testing.T) {
 		{"v0.1.0", "", "REGISTRY is not given"},
 		{"v0.1.0", "Registry.example.com/Capi", "REGISTRY"},
 		{"v0.1.0", "capi", "REGISTRY \"capi\""},
+		{"v0.1.0", "[::1]:5000/capi", "give it a name"},
 		{"v0.1.2", "r.example.com", "CHANGELOG.md has no section [0.1.2]"},
 		{"v0.1.1", "r.example.com", "the section [0.1.1] of CHANGELOG.md is empty"},
 		{"v0.2.0", "r.example.com", "metadata.yaml has no series v0.2"},
+		{"v0.1.3", "r.example.com", `has "Changed", and does not say below "### Upgrade"`},
 	} {
 		r := &release{root: root, version: c.version, registry: c.registry}
 		if err := r.check(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -39,6 +39,9 @@ func (r *release) makeImage(ctx context.Context) error {
 		return err
 	}
 	r.digest = digest.String()
+	if r.platforms, err = image.Platforms(dir); err != nil {
+		return err
+	}
 	if err := os.WriteFile(filepath.Join(r.out, "image.digest"), []byte(r.digest+"\n"), 0o644); err != nil {
 		return err
 	}

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"capv-static-ip.dev/release/image"
 )
 
 func main() {
@@ -56,8 +58,9 @@ type release struct {
 	changes string
 	// out is where the files of the release go, and work where others do.
 	out, work string
-	// digest is that of the image.
-	digest string
+	// digest is that of the image with all its platforms, which are those of one each.
+	digest    string
+	platforms []image.Platform
 }
 
 // image is the name of the image, with its tag. A tag, no digest: mirrors often copy
@@ -93,6 +96,7 @@ func (r *release) make(ctx context.Context) error {
 		{"manifests", r.makeManifests},
 		{"provider", r.makeProvider},
 		{"chart", r.makeChart},
+		{"deploy", r.makeDeploy},
 		{"plugin", r.makePlugin},
 		{"krew", r.makeKrew},
 		{"notes", r.makeNotes},

@@ -8,19 +8,35 @@ import (
 	"strings"
 )
 
-// makeNotes says what is new, what the image is, and what it works with.
+// makeNotes says what is new, what an upgrade needs, what the image is, and what it works
+// with.
 func (r *release) makeNotes(context.Context) error {
 	versions, err := r.versions()
 	if err != nil {
 		return err
 	}
+	changes, upgrade := upgradeNotes(r.changes)
+	if upgrade == "" {
+		upgrade = "This version needs nothing beyond that."
+	}
+	digests := r.digest + " (all platforms)"
+	for _, platform := range r.platforms {
+		digests += "\n    " + platform.Digest + " (" + platform.Name + ")"
+	}
 	text := fmt.Sprintf(`# %s %s
+
+%s
+
+## Upgrade
+
+Upgrade in the way in which you installed it, and apply all of it. docs/install.md of this
+version says how, for each way; the airgap bundle has it, too.
 
 %s
 
 ## Image
 
-`+"`%s`"+`, for %s
+`+"`%s`"+`
 
     %s
 
@@ -28,10 +44,23 @@ func (r *release) makeNotes(context.Context) error {
 
 %s
 
-How to install it, to verify what you have, and to upgrade, stands in docs/install.md of
-this version, which the airgap bundle has, too.
-`, product, r.version, r.changes, r.image(), "linux/"+strings.Join(architectures, " and linux/"), r.digest, versions)
+How to install it, and to verify what you have, stands in docs/install.md as well.
+`, product, r.version, changes, upgrade, r.image(), digests, versions)
 	return os.WriteFile(filepath.Join(r.out, "RELEASE_NOTES.md"), []byte(text), 0o644)
+}
+
+// upgradeNotes takes what an upgrade needs, which stands below a heading of its own, out
+// of the changes.
+func upgradeNotes(changes string) (rest, upgrade string) {
+	before, after, found := strings.Cut("\n"+changes+"\n", "\n### Upgrade\n")
+	if !found {
+		return changes, ""
+	}
+	upgrade, after, found = strings.Cut(after, "\n### ")
+	if found {
+		before += "\n### " + after
+	}
+	return strings.TrimSpace(before), strings.TrimSpace(upgrade)
 }
 
 // versions is the table of what this version works with.

@@ -3,17 +3,24 @@
 package main
 
 import (
+	"archive/tar"
 	"bytes"
 	"debug/elf"
+	"io"
+	"net"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"capv-static-ip.dev/release/image"
 )
 
 // clone is the project, as its last commit has it, with a section for the version in
@@ -36,30 +43,8 @@ func clone(t *testing.T) string {
 	return root
 }
 
-func read(t *testing.T, path string) string {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(content)
-}
-
-// command runs a program in a folder and returns all that it prints.
-func command(t *testing.T, dir, name string, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Dir = dir
-	output, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %v: %v\n%s", name, args, err, output)
-	}
-	return string(output)
-}
-
 // One release is made twice, because that costs most of the time.
 func TestReleaseIsReproducibleAndLoads(t *testing.T) {
-	const registryOfRelease = "registry.example.com/capi"
 	var made []string
 	for range 2 {
 		root := clone(t)
@@ -85,15 +70,18 @@ func TestReleaseIsReproducibleAndLoads(t *testing.T) {
 			t.Errorf("%s does not name the image", file)
 		}
 	}
-	t.Run("the programs are static", func(t *testing.T) { programsAreStatic(t, made[0]) })
-	t.Run("the bundle loads into another registry", func(t *testing.T) { bundleLoads(t, dist) })
+	t.Run("the programs are static", func(t *testing.T) { programsAreStatic(t, dist) })
+	t.Run("the program of each image is static", func(t *testing.T) { imageIsStatic(t, dist) })
+	t.Run("the bundle loads into another registry", func(t *testing.T) { bundleLoads(t, dist, "127.0.0.1:0") })
+	t.Run("the bundle loads into a registry by IPv6", func(t *testing.T) { bundleLoads(t, dist, "[::1]:0") })
+	t.Run("skopeo reads what the release has", func(t *testing.T) { skopeoReads(t, dist) })
+	t.Run("skopeo pushes it as the bundle says", func(t *testing.T) { skopeoPushes(t, dist) })
+	t.Run("the folders of the archive are those of the bundle", func(t *testing.T) { foldersAreThere(t, dist) })
 	t.Run("make push publishes image, provider and chart", func(t *testing.T) { pushes(t, filepath.Dir(filepath.Dir(dist))) })
 }
 
 func pushes(t *testing.T, root string) {
-	server := httptest.NewServer(registry.New())
-	defer server.Close()
-	to := strings.TrimPrefix(server.URL, "http://") + "/capi"
+	to := registryAt(t, "127.0.0.1:0") + "/capi"
 
 	output := command(t, root, "make", "push", "VERSION=v0.1.0", "REGISTRY="+to, "PLAIN_HTTP=1")
 
@@ -108,31 +96,101 @@ func pushes(t *testing.T, root string) {
 	}
 }
 
-func programsAreStatic(t *testing.T, dist string) {
+// bundleOf unpacks the bundle into a folder with nothing of the project beside it.
+func bundleOf(t *testing.T, dist string) string {
+	t.Helper()
 	dir := t.TempDir()
 	command(t, dir, "tar", "xf", filepath.Join(dist, "capv-static-ip-v0.1.0-airgap.tar"))
-	for architecture, machine := range map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64} {
-		file, err := elf.Open(filepath.Join(dir, "capv-static-ip-v0.1.0-airgap", "bin", "push-linux-"+architecture))
+	return filepath.Join(dir, "capv-static-ip-v0.1.0-airgap")
+}
+
+// registryAt starts a registry in memory, and returns where it is.
+func registryAt(t *testing.T, address string) string {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(registry.New())
+	server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	t.Cleanup(server.Close)
+	return strings.TrimPrefix(server.URL, "http://")
+}
+
+// machines are what the programs of an architecture have to be for.
+var machines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}
+
+func programsAreStatic(t *testing.T, dist string) {
+	dir := bundleOf(t, dist)
+	for architecture, machine := range machines {
+		isStatic(t, []byte(read(t, filepath.Join(dir, "bin", "push-linux-"+architecture))), machine)
+	}
+}
+
+func isStatic(t *testing.T, program []byte, machine elf.Machine) {
+	t.Helper()
+	file, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	libraries, err := file.ImportedLibraries()
+	if err != nil || len(libraries) > 0 || file.Machine != machine || file.Section(".interp") != nil {
+		t.Errorf("it is for %s, want %s, and needs %q (error %v)", file.Machine, machine, libraries, err)
+	}
+}
+
+// imageIsStatic looks at the program in the image of each platform, for which the image
+// has no libraries.
+func imageIsStatic(t *testing.T, dist string) {
+	tag, err := name.NewTag(registryAt(t, "127.0.0.1:0") + "/capi/capv-static-ip:v0.1.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := image.Push(t.Context(), filepath.Join(dist, imageArchive), tag.String()); err != nil {
+		t.Fatal(err)
+	}
+	for architecture, machine := range machines {
+		pulled, err := remote.Image(tag, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: architecture}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		libraries, err := file.ImportedLibraries()
-		if err != nil || len(libraries) > 0 || file.Machine != machine {
-			t.Errorf("push for %s is for %s, and needs %q (error %v)", architecture, file.Machine, libraries, err)
+		layers, err := pulled.Layers()
+		if err != nil || len(layers) != 1 {
+			t.Fatalf("it has %d layers (error %v)", len(layers), err)
 		}
-		file.Close()
+		stream, err := layers[0].Uncompressed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		files := tar.NewReader(stream)
+		if _, err := files.Next(); err != nil {
+			t.Fatal(err)
+		}
+		program, err := io.ReadAll(files)
+		if err != nil {
+			t.Fatal(err)
+		}
+		isStatic(t, program, machine)
+	}
+}
+
+// foldersAreThere checks that who has no bundle has the same folders.
+func foldersAreThere(t *testing.T, dist string) {
+	dir, bundle := t.TempDir(), bundleOf(t, dist)
+	command(t, dir, "tar", "xf", filepath.Join(dist, deployArchive))
+	for _, name := range []string{"deploy", "certs"} {
+		command(t, dir, "diff", "--recursive", name, filepath.Join(bundle, name))
 	}
 }
 
 // bundleLoads plays the part of a user without the internet, in a folder with nothing
 // of the project beside it.
-func bundleLoads(t *testing.T, dist string) {
-	server := httptest.NewServer(registry.New())
-	defer server.Close()
-	to := strings.TrimPrefix(server.URL, "http://") + "/corp"
-	dir := t.TempDir()
-	command(t, dir, "tar", "xf", filepath.Join(dist, "capv-static-ip-v0.1.0-airgap.tar"))
-	dir = filepath.Join(dir, "capv-static-ip-v0.1.0-airgap")
+func bundleLoads(t *testing.T, dist, address string) {
+	to := registryAt(t, address) + "/corp"
+	dir := bundleOf(t, dist)
 	command(t, dir, "sha256sum", "--check", "--strict", sumsFile)
 
 	output := command(t, dir, "./load.sh", to)
@@ -141,32 +199,25 @@ func bundleLoads(t *testing.T, dist string) {
 	if want := "pushed " + to + "/capv-static-ip:v0.1.0@" + digest; !strings.Contains(output, want) {
 		t.Errorf("got %q, want %q", output, want)
 	}
-	image := "image: " + to + "/capv-static-ip:v0.1.0\n"
+	// What was verified is as it was.
+	command(t, dir, "sha256sum", "--check", "--strict", sumsFile)
+	wanted := "image: " + to + "/capv-static-ip:v0.1.0\n"
 	for how, text := range map[string]string{
 		"kubectl":    command(t, dir, program(t, "kustomize"), "build", "kubectl"),
 		"helm":       command(t, dir, program(t, "helm"), "template", "x", "capv-static-ip-0.1.0.tgz", "-f", "values-airgap.yaml"),
 		"clusterctl": command(t, dir, "env", "CLUSTERCTL_DISABLE_VERSIONCHECK=true", program(t, "clusterctl"), "generate", "provider", "--addon", "capv-static-ip", "--config", "clusterctl.yaml"),
 		"operator":   read(t, filepath.Join(dir, "operator", "provider-airgap.yaml")),
 	} {
-		if images := regexp.MustCompile(` image: .*\n`).FindAllString(text, -1); len(images) != 1 || images[0] != " "+image {
-			t.Errorf("%s installs %q, want %q", how, images, image)
+		images := regexp.MustCompile(` image: .*\n`).FindAllString(text, -1)
+		if len(images) != 1 || strings.NewReplacer(`"`, "", `'`, "").Replace(images[0]) != " "+wanted {
+			t.Errorf("%s installs %q, want %q", how, images, wanted)
 		}
 	}
 	artifact := read(t, filepath.Join(dir, "operator", "provider-oci-airgap.yaml"))
-	if !strings.Contains(artifact, "oci: "+to+"/capv-static-ip-provider\n") || !strings.Contains(artifact, "imageUrl: "+to+"/capv-static-ip:v0.1.0\n") {
+	if !strings.Contains(artifact, `oci: "`+to+"/capv-static-ip-provider\"\n") || !strings.Contains(artifact, `imageUrl: "`+to+"/capv-static-ip:v0.1.0\"\n") {
 		t.Errorf("the operator pulls other things than were pushed:\n%s", artifact)
 	}
 	if !strings.Contains(output, "pushed "+to+"/capv-static-ip-provider:v0.1.0@") {
 		t.Errorf("got %q, without what the operator pulls", output)
 	}
-}
-
-// program is the path of a program at its pinned version.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	path, err := (&release{root: ".."}).program(t.Context(), name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,13 +21,13 @@ import (
 )
 
 // installedKinds are the kinds of what the ways to install bring, in the order in which
-// they are deleted: the Namespace goes last, with whatever is left in it.
+// they are deleted: the Namespace goes last, with whatever is left in it, and before it the
+// Deployment, which tells that it is ours.
 var installedKinds = []schema.GroupKind{
 	{Group: "admissionregistration.k8s.io", Kind: "ValidatingAdmissionPolicyBinding"},
 	{Group: "admissionregistration.k8s.io", Kind: "ValidatingAdmissionPolicy"},
 	{Group: "admissionregistration.k8s.io", Kind: "MutatingWebhookConfiguration"},
 	{Group: "admissionregistration.k8s.io", Kind: "ValidatingWebhookConfiguration"},
-	{Group: "apps", Kind: "Deployment"},
 	{Group: "policy", Kind: "PodDisruptionBudget"},
 	{Kind: "Service"},
 	{Kind: "ConfigMap"},
@@ -40,6 +42,7 @@ var installedKinds = []schema.GroupKind{
 	{Group: "rbac.authorization.k8s.io", Kind: "ClusterRoleBinding"},
 	{Group: "rbac.authorization.k8s.io", Kind: "ClusterRole"},
 	{Kind: "ServiceAccount"},
+	{Group: "apps", Kind: "Deployment"},
 	{Kind: namespaceKind},
 }
 
@@ -69,7 +72,9 @@ func (r *Removal) readInstalled(ctx context.Context, s *state) error {
 			case slices.Contains(protectionNames, each.GetName()):
 				s.protection = append(s.protection, each)
 			case slices.Contains(tenancyNames, each.GetName()):
-				s.kept = append(s.kept, each)
+				s.keep(each, "it holds claims to what pools say; delete it if you do not want that any more")
+			case !s.isInstalled(each):
+				s.keep(each, "it has our label, but neither our name nor a manager beside it; delete it if you have installed it with capv-static-ip")
 			case kind.Kind == "MutatingWebhookConfiguration" || kind.Kind == "ValidatingWebhookConfiguration":
 				s.webhooks = append(s.webhooks, each)
 			default:
@@ -109,6 +114,18 @@ func (r *Removal) installedOf(ctx context.Context, kind schema.GroupKind) ([]obj
 	return objects, nil
 }
 
+// isInstalled tells whether an object with our label is ours. The label alone is not
+// believed: whoever may set it on what others have could have that deleted.
+func (s *state) isInstalled(o object) bool {
+	isHome := func(namespace string) bool {
+		return namespace == installation.Namespace || slices.ContainsFunc(s.deployments, func(d appsv1.Deployment) bool { return d.Namespace == namespace })
+	}
+	if o.kind == namespaceKind {
+		return isHome(o.GetName())
+	}
+	return strings.Contains(o.GetName(), installation.App) || isHome(o.GetNamespace())
+}
+
 // sparedNamespaces are those of ours in which others have something: they stay.
 func (r *Removal) sparedNamespaces(ctx context.Context, s *state) error {
 	var spared []object
@@ -124,7 +141,9 @@ func (r *Removal) sparedNamespaces(ctx context.Context, s *state) error {
 			spared = append(spared, each)
 		}
 	}
-	s.kept = append(s.kept, spared...)
+	for _, each := range spared {
+		s.keep(each, "it has pools, clusters or Pods that are not ours")
+	}
 	s.rest = slices.DeleteFunc(s.rest, func(o object) bool {
 		return slices.ContainsFunc(spared, func(kept object) bool { return kept.GetUID() == o.GetUID() })
 	})
@@ -238,11 +257,7 @@ func (r *Removal) deleteRest(ctx context.Context) error {
 func (r *Removal) notes(s *state) []string {
 	var notes []string
 	for _, each := range s.kept {
-		why := "it holds claims to what pools say; delete it if you do not want that any more"
-		if each.kind == namespaceKind {
-			why = "it has pools, clusters or Pods that are not ours"
-		}
-		notes = append(notes, fmt.Sprintf("%s stays: %s", each, why))
+		notes = append(notes, fmt.Sprintf("%s stays: %s", each.object, each.why))
 	}
 	return append(notes, r.claimNotes(s)...)
 }

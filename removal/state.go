@@ -45,9 +45,17 @@ type state struct {
 	pods        []object
 	// What is installed, by the step that deletes it, in its order.
 	protection, webhooks, rest []object
-	// kept is what is installed and stays.
-	kept []object
+	// kept is what is labelled as ours and stays.
+	kept []kept
 }
+
+// kept is an object that stays, and why.
+type kept struct {
+	object
+	why string
+}
+
+func (s *state) keep(o object, why string) { s.kept = append(s.kept, kept{object: o, why: why}) }
 
 // read reads all of it. What cannot be read is an error: nothing may be overlooked.
 func (r *Removal) read(ctx context.Context) (*state, error) {

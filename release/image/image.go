@@ -79,6 +79,29 @@ func named(reference string) map[string]string {
 	return map[string]string{"org.opencontainers.image.ref.name": reference, "io.containerd.image.name": reference}
 }
 
+// Platform is what an image is for one platform.
+type Platform struct{ Name, Digest string }
+
+// Platforms are those of the image in a layout.
+func Platforms(dir string) ([]Platform, error) {
+	found, err := read(dir)
+	if err != nil {
+		return nil, err
+	}
+	if found.platforms == nil {
+		return nil, errors.New("reading the layout: it has no image for several platforms")
+	}
+	manifest, err := found.platforms.IndexManifest()
+	if err != nil {
+		return nil, fmt.Errorf("reading the layout: %w", err)
+	}
+	var platforms []Platform
+	for _, each := range manifest.Manifests {
+		platforms = append(platforms, Platform{Name: each.Platform.String(), Digest: each.Digest.String()})
+	}
+	return platforms, nil
+}
+
 // image is the image for one architecture.
 func (s Spec) image(binary Binary) (v1.Image, error) {
 	layer, err := s.layer(binary.Path)

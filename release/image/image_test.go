@@ -83,12 +83,19 @@ func TestPushedImageHasOneProgramForEachPlatform(t *testing.T) {
 	if got, err := index.Digest(); err != nil || got != want || pushed != want {
 		t.Errorf("made %s, pushed %s, and pulled %s (error %v)", want, pushed, got, err)
 	}
-	for _, architecture := range []string{"amd64", "arm64"} {
+	platforms, err := Platforms(dir)
+	if err != nil || len(platforms) != 2 {
+		t.Fatalf("it is for %v (error %v)", platforms, err)
+	}
+	for i, architecture := range []string{"amd64", "arm64"} {
 		img, err := remote.Image(tag, remote.WithPlatform(v1.Platform{OS: "linux", Architecture: architecture}))
 		if err != nil {
 			t.Fatal(err)
 		}
 		checkImage(t, img, "for "+architecture)
+		if digest, err := img.Digest(); err != nil || platforms[i] != (Platform{Name: "linux/" + architecture, Digest: digest.String()}) {
+			t.Errorf("pulled %s for %s (error %v), and it is said to be %v", digest, architecture, err, platforms[i])
+		}
 	}
 }
 

@@ -20,8 +20,8 @@ import (
 // operated is a control plane on which the operator of Cluster API runs.
 type operated struct {
 	*testing.T
-	plane   *harness.ControlPlane
-	kubectl string
+	plane    *harness.ControlPlane
+	operator *harness.Operator
 }
 
 func newOperated(t *testing.T) operated {
@@ -43,118 +43,30 @@ func newOperated(t *testing.T) operated {
 	if err := plane.InstallStackCRDs(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := plane.StartOperator(ctx); err != nil {
-		t.Fatal(err)
-	}
-	kubectl, err := plane.Kubectl(ctx)
+	operator, err := plane.StartOperator(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := operated{T: t, plane: plane, kubectl: kubectl}
-	o.playCore()
-	return o
-}
-
-// playCore has the operator know of a Cluster API that is ready, before which it
-// installs nothing else. What it would fetch is a namespace.
-func (o operated) playCore() {
-	o.Helper()
-	o.apply(`
-apiVersion: v1
-kind: Namespace
-metadata: {name: capi-system}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: v1.13.0, namespace: capi-system, labels: {provider-components: cluster-api}}
-data:
-  components: |
-    apiVersion: v1
-    kind: Namespace
-    metadata: {name: capi-system}
-  metadata: |
-    apiVersion: clusterctl.cluster.x-k8s.io/v1alpha3
-    kind: Metadata
-    releaseSeries: [{major: 1, minor: 13, contract: v1beta2}]
----
-apiVersion: operator.cluster.x-k8s.io/v1alpha2
-kind: CoreProvider
-metadata: {name: cluster-api, namespace: capi-system}
-spec:
-  version: v1.13.0
-  fetchConfig: {selector: {matchLabels: {provider-components: cluster-api}}}
-`)
-	core := o.provider("CoreProvider", "capi-system", "cluster-api")
-	o.installed(core, "v1.13.0")
-	o.within("Cluster API to count as ready", func(ctx context.Context) error {
-		if err := o.plane.Client.Get(ctx, client.ObjectKeyFromObject(core), core); err != nil {
-			return err
-		}
-		conditions, _, err := unstructured.NestedSlice(core.Object, "status", "conditions")
-		if err != nil {
-			return err
-		}
-		conditions = append(conditions, map[string]any{
-			"type": "Ready", "status": "True", "reason": "Played", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z",
-		})
-		if err := unstructured.SetNestedSlice(core.Object, conditions, "status", "conditions"); err != nil {
-			return err
-		}
-		return o.plane.Client.Status().Update(ctx, core)
-	})
+	return operated{T: t, plane: plane, operator: operator}
 }
 
 func (o operated) apply(text string) {
 	o.Helper()
-	file := filepath.Join(o.TempDir(), "objects.yaml")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+	if err := o.operator.Apply(o.Context(), text); err != nil {
 		o.Fatal(err)
 	}
-	// The operator is asked about its objects as soon as it answers.
-	o.within("objects to be applied", func(ctx context.Context) error {
-		_, err := execute(ctx, ".", o.kubectl, "--kubeconfig="+o.plane.Kubeconfig, "apply", "--server-side", "-f", file)
-		return err
-	})
-}
-
-func (o operated) provider(kind, namespace, name string) *unstructured.Unstructured {
-	provider := &unstructured.Unstructured{}
-	provider.SetAPIVersion("operator.cluster.x-k8s.io/v1alpha2")
-	provider.SetKind(kind)
-	provider.SetNamespace(namespace)
-	provider.SetName(name)
-	return provider
-}
-
-func (o operated) within(what string, condition func(context.Context) error) {
-	o.Helper()
-	if err := harness.Eventually(o.Context(), provisioned, what, condition); err != nil {
-		o.Fatal(err)
-	}
-}
-
-// installed waits until the operator has installed a version of a provider.
-func (o operated) installed(provider *unstructured.Unstructured, version string) {
-	o.Helper()
-	o.within(provider.GetName()+" "+version+" to be installed", func(ctx context.Context) error {
-		if err := o.plane.Client.Get(ctx, client.ObjectKeyFromObject(provider), provider); err != nil {
-			return err
-		}
-		if got, _, err := unstructured.NestedString(provider.Object, "status", "installedVersion"); err != nil || got != version {
-			return fmt.Errorf("it is %q (error %w); status %v", got, err, provider.Object["status"])
-		}
-		return nil
-	})
 }
 
 // weAre waits until the operator has installed a version of ours, with this image.
 func (o operated) weAre(version, image string) {
 	o.Helper()
-	o.installed(o.provider("AddonProvider", harness.SystemNamespace, "capv-static-ip"), version)
+	if err := o.operator.Installed(o.Context(), "AddonProvider", harness.SystemNamespace, "capv-static-ip", version); err != nil {
+		o.Fatal(err)
+	}
 	deployment := &unstructured.Unstructured{}
 	deployment.SetAPIVersion("apps/v1")
 	deployment.SetKind("Deployment")
-	o.within("the Deployment with image "+image, func(ctx context.Context) error {
+	err := harness.Eventually(o.Context(), provisioned, "the Deployment with image "+image, func(ctx context.Context) error {
 		err := o.plane.Client.Get(ctx, client.ObjectKey{Namespace: harness.SystemNamespace, Name: "capv-static-ip-manager"}, deployment)
 		if err != nil {
 			return err
@@ -168,6 +80,9 @@ func (o operated) weAre(version, image string) {
 		}
 		return nil
 	})
+	if err != nil {
+		o.Fatal(err)
+	}
 }
 
 // serve has managers work with what the operator installed.
@@ -224,7 +139,7 @@ func TestOperatorInstallsWhatTheBundlePushed(t *testing.T) {
 	}
 
 	// Nobody has a certificate for this registry.
-	o.apply(strings.Replace(string(content), "oci: ", "oci: http://", 1))
+	o.apply(strings.Replace(string(content), `oci: "`, `oci: "http://`, 1))
 	o.weAre(bundledVersion, registry+"/capv-static-ip:"+bundledVersion)
 	o.serve()
 }

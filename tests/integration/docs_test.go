@@ -82,7 +82,7 @@ func TestOverlaysInTheDocumentationRender(t *testing.T) {
 		"docs/install.md": {want: []string{"- --namespace=team-a\n", "kind: Role\n", "- team-a\n"}},
 		"docs/security.md": {beside: "ca.crt", want: []string{
 			"- --webhook-client-ca-file=", "name: capv-static-ip-webhook-client-ca\n  namespace: capv-static-ip-system\n",
-			"- configMap:\n          name: capv-static-ip-webhook-client-ca\n", "image: registry.example.com/capv-static-ip:dev\n",
+			"- configMap:\n          name: capv-static-ip-webhook-client-ca\n",
 		}},
 	} {
 		t.Run(page, func(t *testing.T) {
