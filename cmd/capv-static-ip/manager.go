@@ -33,6 +33,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/late"
+	"capv-static-ip.dev/allocator/ledger"
 	"capv-static-ip.dev/allocator/lifecycle"
 	"capv-static-ip.dev/allocator/mapper"
 	"capv-static-ip.dev/allocator/recorder"
@@ -219,8 +220,9 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 		return nil, err
 	}
 	providers := ipam.NewProviders(contract.Provider{Mapper: mgr.GetRESTMapper(), Live: live}, metal3.Provider{})
-	alloc := allocator.New(providers, cached, live)
-	alloc.ReuseAfter = opts.reuseAfter
+	counts := ledger.New(providers)
+	alloc := allocator.New(providers, counts.Client(cached), live)
+	alloc.ReuseAfter, alloc.Counts = opts.reuseAfter, counts
 	events, err := addRecorder(mgr)
 	if err != nil {
 		return nil, err
@@ -255,7 +257,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 		return nil, err
 	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
-		slices.Concat(alloc.Sources(), demand.Sources(mgr.GetScheme())),
+		slices.Concat(counts.Sources(), alloc.Sources(), demand.Sources(mgr.GetScheme())),
 		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources))
 	if err != nil {
 		return nil, err
