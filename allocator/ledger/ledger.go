@@ -168,7 +168,7 @@ func parse(text string) netip.Addr {
 	if err != nil || ip.Zone() != "" {
 		return netip.Addr{}
 	}
-	return ip.Unmap()
+	return ip
 }
 
 // count adds an address to the accounts that it is in, or with -1 takes it off.

@@ -94,7 +94,7 @@ func (i *informer) list(random *rand.Rand) {
 // world has what the ledger follows, and is a cache of it.
 type world struct {
 	client.Client
-	t      *testing.T
+	t      testing.TB
 	ledger *ledger.Ledger
 	// By the kinds of providers; metal3 first.
 	addresses, claims  map[string]*informer
@@ -102,7 +102,7 @@ type world struct {
 	pools              []client.Object
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, ledger: ledger.New(providers), addresses: map[string]*informer{}, claims: map[string]*informer{}}
 	of := func() *informer {
