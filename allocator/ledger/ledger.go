@@ -90,7 +90,12 @@ func (l *Ledger) twin(provider ipam.Provider) *book {
 	if !ok {
 		return nil
 	}
-	return l.book(l.providers.OfAddress(ipam.EmptyAddress(twinned.Twin())))
+	other := l.providers.OfAddress(ipam.EmptyAddress(twinned.Twin()))
+	if other.Name() == provider.Name() {
+		// Nobody here has the other one.
+		return nil
+	}
+	return l.book(other)
 }
 
 func (l *Ledger) book(provider ipam.Provider) *book {
