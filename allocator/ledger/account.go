@@ -10,6 +10,8 @@ type account struct {
 	// objects are the address objects, whatever they hold, and twins those of them that
 	// are of another claim API than the pool's.
 	objects, twins int
+	// odd are those that name another pool, or that are no address in its usual form.
+	odd int
 	// prefixes are the objects of the pool's own API by the prefix of their names.
 	prefixes map[string]int
 	// claims are the objects by the claim that they answer.
@@ -24,10 +26,17 @@ func newAccount() *account {
 
 func (a *account) isEmpty() bool { return a.objects == 0 && a.twinClaims == 0 }
 
+// standing is what an address object is to an account: a twin, and one that names another
+// pool of the same name.
+type standing struct{ twin, named bool }
+
 // count adds an address object in a namespace, or with -1 takes it off.
-func (a *account) count(namespace string, e entry, isTwin bool, change int) {
+func (a *account) count(namespace string, e entry, as standing, change int) {
 	a.objects += change
-	if isTwin {
+	if as.named || !e.ip.IsValid() || e.ip.Is4In6() {
+		a.odd += change
+	}
+	if as.twin {
 		a.twins += change
 	} else {
 		add(a.prefixes, e.prefix, change)

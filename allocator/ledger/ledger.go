@@ -179,19 +179,25 @@ func parse(text string) netip.Addr {
 // count adds an address to the accounts that it is in, or with -1 takes it off.
 func (l *Ledger) count(b *book, namespace string, e entry, change int) {
 	own := Pool{namespace, e.pool}
-	isTwin := l.providers.For(e.pool).Name() != b.Name()
-	l.countIn(own, namespace, e, isTwin, change)
-	l.countIn(Pool{PoolReference: e.pool}, namespace, e, isTwin, change)
+	as := standing{twin: l.providers.For(e.pool).Name() != b.Name()}
+	l.countIn(own, namespace, counted{e, as}, change)
+	l.countIn(Pool{PoolReference: e.pool}, namespace, counted{e, as}, change)
 	for _, other := range b.twinOf {
 		if taken := (Pool{namespace, other.ByName(e.pool.Name)}); taken != own {
-			l.countIn(taken, namespace, e, true, change)
+			l.countIn(taken, namespace, counted{e, standing{twin: true, named: true}}, change)
 		}
 	}
 }
 
-func (l *Ledger) countIn(pool Pool, namespace string, e entry, isTwin bool, change int) {
+// counted is an address object, and what it is to an account.
+type counted struct {
+	entry
+	standing
+}
+
+func (l *Ledger) countIn(pool Pool, namespace string, what counted, change int) {
 	a := l.account(pool)
-	a.count(namespace, e, isTwin, change)
+	a.count(namespace, what.entry, what.standing, change)
 	l.forgetEmpty(pool, a)
 }
 

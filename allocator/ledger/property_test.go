@@ -135,9 +135,9 @@ func mapKeys(maps ...map[types.NamespacedName]client.Object) func(func(types.Nam
 
 // counted is what somebody finds who lists the objects of a pool.
 type counted struct {
-	objects, twins, named int
-	cooling               map[netip.Addr]bool
-	claims                map[types.NamespacedName]bool
+	objects, twins, named, odd int
+	cooling                    map[netip.Addr]bool
+	claims                     map[types.NamespacedName]bool
 }
 
 // list counts what the informers know of a pool, one by one.
@@ -163,7 +163,11 @@ func (w *world) list(namespace string, pool ipam.PoolReference) counted {
 			} else if isMetal3 && obj.GetName() == strings.TrimRight(pool.Name+"-"+strings.NewReplacer(".", "-", ":", "-").Replace(read.IP), "-") {
 				c.named++
 			}
-			if ip, err := netip.ParseAddr(read.IP); err == nil && ip.Zone() == "" {
+			ip, err := netip.ParseAddr(read.IP)
+			if err != nil || ip.Zone() != "" || ip.Is4In6() || read.Pool != pool {
+				c.odd++
+			}
+			if err == nil && ip.Zone() == "" {
 				cooling, known := c.cooling[ip]
 				c.cooling[ip] = ipam.IsReleased(obj) && (cooling || !known)
 			}
@@ -199,6 +203,7 @@ func (w *world) wantAsListed(random *rand.Rand, namespace string, pool ipam.Pool
 	compare("objects", got.Objects(), want.objects)
 	compare("addresses", got.Distinct(), len(want.cooling))
 	compare("cooling", got.Cooling(), cooling)
+	compare("odd", got.Odd(), want.odd)
 	compare("claims", got.Claims(), len(want.claims))
 	if pool == metal3.PoolNamed(pool.Name) && namespace != "" {
 		twins, _ := got.Twins()

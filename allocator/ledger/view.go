@@ -73,6 +73,11 @@ func (v View) Distinct() int { return read(v, func(a *account) int { return a.ad
 // Cooling is how many of the addresses are only kept from being handed out.
 func (v View) Cooling() int { return read(v, func(a *account) int { return a.addresses.cooling }) }
 
+// Odd is how many address objects count here that name another pool of the same name, or
+// that hold no address in its usual form. Without any, the account has just what somebody
+// finds who looks for the objects that name the pool.
+func (v View) Odd() int { return read(v, func(a *account) int { return a.odd }) }
+
 // NamedOtherwise is how many address objects of the pool's own claim API have not the
 // names that they would have with this prefix, see ipam.Naming.
 func (v View) NamedOtherwise(prefix string) int {

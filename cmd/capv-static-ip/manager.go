@@ -273,7 +273,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	}
 	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
 
-	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, kinds, live}, opts), addChecks(mgr, kinds))
+	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, counts, kinds, live}, opts), addChecks(mgr, kinds))
 }
 
 // registerWebhooks has the webhook server answer for machines and for VSphereClusters.
@@ -289,6 +289,7 @@ const leastClaimAge = 10 * time.Minute
 // reads is what is read by, and who knows what the cache has.
 type reads struct {
 	providers ipam.Providers
+	counts    *ledger.Ledger
 	kinds     *informers.Starter
 	live      client.Client
 }
@@ -330,6 +331,7 @@ func addCollector(ctx context.Context, mgr manager.Manager, by reads, workloads 
 		Client:         mgr.GetClient(),
 		Cache:          mgr.GetCache(),
 		Providers:      by.providers,
+		Counts:         by.counts,
 		Watches:        by.kinds.Watches,
 		ReuseAfter:     opts.reuseAfter,
 		CertificateEnd: collector.CertificateEndOf(opts.webhookHost, opts.webhookPort),
