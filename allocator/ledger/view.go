@@ -78,14 +78,12 @@ func (v View) Cooling() int { return read(v, func(a *account) int { return a.add
 // finds who looks for the objects that name the pool.
 func (v View) Odd() int { return read(v, func(a *account) int { return a.odd }) }
 
-// NamedOtherwise is how many address objects of the pool's own claim API have not the
-// names that they would have with this prefix, see ipam.Naming.
+// NamedOtherwise implements ipam.Used.
 func (v View) NamedOtherwise(prefix string) int {
 	return read(v, func(a *account) int { return a.objects - a.twins - a.prefixes[prefix] })
 }
 
-// Twins is how many claims and addresses of another claim API name the pool. It is false
-// while not all of them are counted.
+// Twins implements ipam.Used.
 func (v View) Twins() (int, bool) {
 	count := read(v, func(a *account) int { return a.twins + a.twinClaims })
 	v.ledger.mu.RLock()
