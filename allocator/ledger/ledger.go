@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -34,9 +35,17 @@ type Pool struct {
 // follow tells whether all objects of a kind that there were are counted.
 type follow struct {
 	hasSynced func() bool
+	// seen spares those who create machines the locks of the informer.
+	seen atomic.Bool
 }
 
-func (f *follow) synced() bool { return f.hasSynced != nil && f.hasSynced() }
+// synced tells that: once it is so, it stays so.
+func (f *follow) synced() bool {
+	if !f.seen.Load() && f.hasSynced != nil && f.hasSynced() {
+		f.seen.Store(true)
+	}
+	return f.seen.Load()
+}
 
 // book is what is known of one claim API.
 type book struct {

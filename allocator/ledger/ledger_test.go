@@ -178,9 +178,18 @@ func TestClaimsOfTheOtherAPIThatNameAMetal3PoolAreSeen(t *testing.T) {
 	if twins, _ := w.used(aNamespace, metal3.PoolNamed("elsewhere")).Twins(); twins != 0 {
 		t.Errorf("got %d, want none: it is gone", twins)
 	}
+}
+
+func TestTwinsAreNotKnownBeforeAllClaimsAreTold(t *testing.T) {
+	w := newWorld(t)
 	w.claims["contract"].unsynced = true
+	w.begin(all)
 	if _, known := w.used(aNamespace, aPool).Twins(); known {
 		t.Error("claims that are not all told count as all")
+	}
+	w.claims["contract"].unsynced = false
+	if _, known := w.used(aNamespace, aPool).Twins(); !known {
+		t.Error("all claims are told, and they are not known")
 	}
 }
 

@@ -219,9 +219,12 @@ func (Provider) ReadAddress(obj client.Object) ipam.Address {
 	}
 }
 
+// dashed writes an address as it stands in names.
+var dashed = strings.NewReplacer(".", "-", ":", "-")
+
 // NamePrefix implements ipam.Naming (ipam/ippool_manager.go, formatAddressName).
 func (Provider) NamePrefix(address ipam.Address) (string, bool) {
-	ending := strings.TrimRight("-"+strings.NewReplacer(".", "-", ":", "-").Replace(address.IP), "-")
+	ending := strings.TrimRight("-"+dashed.Replace(address.IP), "-")
 	return strings.CutSuffix(address.GetName(), ending)
 }
 
