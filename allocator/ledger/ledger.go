@@ -53,6 +53,8 @@ type book struct {
 	addresses map[types.NamespacedName]entry
 	// claimed are the names of the pools that claims name, where they may be a twin's.
 	claimed map[types.NamespacedName]string
+	// shared says that pools of this API may be of all namespaces.
+	shared bool
 	// twinOf are the providers that take addresses of this API to be of their own pools.
 	twinOf []ipam.Shorthand
 	// followed is for the addresses, and followedClaims for the claims.
@@ -77,7 +79,9 @@ const unnamed = "/"
 func New(providers ipam.Providers) *Ledger {
 	l := &Ledger{providers: providers, accounts: map[Pool]*account{}, claims: newClaims()}
 	for _, provider := range providers {
-		l.books = append(l.books, &book{Provider: provider, addresses: map[types.NamespacedName]entry{}, claimed: map[types.NamespacedName]string{}})
+		l.books = append(l.books, &book{
+			Provider: provider, shared: isShared(provider), addresses: map[types.NamespacedName]entry{}, claimed: map[types.NamespacedName]string{},
+		})
 	}
 	for _, provider := range providers {
 		if twin, short := l.twin(provider), shorthand(provider); twin != nil && short != nil {
@@ -85,6 +89,17 @@ func New(providers ipam.Providers) *Ledger {
 		}
 	}
 	return l
+}
+
+// isShared tells whether a provider may have pools of all namespaces. One that does not say
+// may.
+func isShared(provider ipam.Provider) bool {
+	short := shorthand(provider)
+	if short == nil {
+		return true
+	}
+	_, shared := short.Shared("")
+	return shared
 }
 
 func shorthand(provider ipam.Provider) ipam.Shorthand {
@@ -190,7 +205,9 @@ func (l *Ledger) count(b *book, namespace string, e entry, change int) {
 	own := Pool{namespace, e.pool}
 	as := standing{twin: l.providers.For(e.pool).Name() != b.Name()}
 	l.countIn(own, namespace, counted{e, as}, change)
-	l.countIn(Pool{PoolReference: e.pool}, namespace, counted{e, as}, change)
+	if b.shared {
+		l.countIn(Pool{PoolReference: e.pool}, namespace, counted{e, as}, change)
+	}
 	for _, other := range b.twinOf {
 		if taken := (Pool{namespace, other.ByName(e.pool.Name)}); taken != own {
 			l.countIn(taken, namespace, counted{e, standing{twin: true, named: true}}, change)
