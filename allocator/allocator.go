@@ -13,6 +13,7 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/allocator/ledger"
 )
 
 // +kubebuilder:rbac:groups=infrastructure.cluster.x-k8s.io,resources=vspheremachines,verbs=get;list;watch
@@ -34,6 +35,8 @@ type Allocator struct {
 	queue queue
 	// underWay are the claims of the requests that are being answered here.
 	underWay underWay
+	// Counts are of the claims that wait. They are listed where it is nil, or does not know.
+	Counts *ledger.Ledger
 	// promised are the addresses that were answered here a moment ago.
 	promised promised
 }

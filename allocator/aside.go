@@ -165,6 +165,9 @@ func (a *Allocator) isLost(ctx context.Context, holder User, b ipam.Binding) (bo
 }
 
 func (a *Allocator) isSetAsideFull(ctx context.Context, al *allocation) (bool, error) {
+	if count, counted := a.Counts.SetAside(al.provider, al.pool.GetNamespace(), al.want.Pool); counted {
+		return count >= maxSetAside, nil
+	}
 	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(al.provider), client.InNamespace(al.pool.GetNamespace()),
 		client.HasLabels{ipam.SetAsideLabel}, client.UnsafeDisableDeepCopy)
 	if err != nil {

@@ -87,7 +87,7 @@ func played(t *testing.T, objects ...client.Object) *Allocator {
 		for name, index := range indexAddresses(provider) {
 			builder.WithIndex(ipam.EmptyAddress(provider), name, index)
 		}
-		for name, index := range indexUnadopted(provider) {
+		for name, index := range indexClaims(provider) {
 			builder.WithIndex(ipam.EmptyClaim(provider), name, index)
 		}
 	}

@@ -64,7 +64,7 @@ func (a *Allocator) madeFor(ctx context.Context, req Request) ([]ipam.Claim, err
 	var made []ipam.Claim
 	for _, provider := range a.providers {
 		objects, err := kube.List(ctx, a.client, ipam.EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
-			client.MatchingLabels{ipam.MachineLabel: ipam.MachineLabelValue(req.Machine.Name)})
+			client.MatchingFields{byLabel: ipam.MachineLabelValue(req.Machine.Name)})
 		if err != nil {
 			return nil, fmt.Errorf("listing the claims of VSphereMachine %s: %w", req.Machine.NamespacedName, err)
 		}
@@ -221,14 +221,12 @@ func (a *Allocator) unprotectLeft(ctx context.Context, req Request) error {
 func (a *Allocator) leftOf(ctx context.Context, req Request) ([]client.Object, error) {
 	var left []client.Object
 	for _, provider := range a.providers {
-		objects, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(req.Machine.Namespace))
+		objects, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(req.Machine.Namespace),
+			client.MatchingFields{byMachineUID: string(req.UID)})
 		if err != nil {
 			return nil, fmt.Errorf("listing the addresses of VSphereMachine %s: %w", req.Machine.NamespacedName, err)
 		}
 		for _, obj := range objects {
-			if obj.GetAnnotations()[ipam.MachineUIDAnnotation] != string(req.UID) || !ipam.IsProtected(obj) {
-				continue
-			}
 			isLeft, err := a.isLeft(ctx, provider, obj)
 			if err != nil {
 				return nil, err

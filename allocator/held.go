@@ -24,12 +24,13 @@ const apiRequestLimit = time.Minute
 func (a *Allocator) Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error) {
 	var held []ipam.Binding
 	for _, provider := range a.providers {
-		addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(machine.Namespace), client.UnsafeDisableDeepCopy)
+		addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(machine.Namespace),
+			client.MatchingFields{byHolder: valueOf(machine.Holder())}, client.UnsafeDisableDeepCopy)
 		if err != nil {
 			return nil, fmt.Errorf("listing the addresses of VSphereMachine %s: %w", machine.NamespacedName, err)
 		}
 		for _, obj := range addresses {
-			if ipam.HolderOf(obj) != machine.Holder() || !isForUID(obj, uid) || ipam.IsReleased(obj) {
+			if !isForUID(obj, uid) || ipam.IsReleased(obj) {
 				continue
 			}
 			address := provider.ReadAddress(obj)

@@ -141,6 +141,10 @@ func TestMachineHoldsTheAddressesThatNameIt(t *testing.T) {
 		"of another machine":            {func(a *ipamv1.IPAddress) { a.Annotations[ipam.MachineNameAnnotation] = "cp-9" }, ""},
 		"of an earlier one of its name": {func(a *ipamv1.IPAddress) { a.Annotations[ipam.MachineUIDAnnotation] = "earlier" }, ""},
 		"of another namespace":          {func(a *ipamv1.IPAddress) { a.Namespace = "other" }, ""},
+		"of a VSphereCluster of its name": {func(a *ipamv1.IPAddress) {
+			delete(a.Annotations, ipam.MachineNameAnnotation)
+			a.Annotations[ipam.ClusterNameAnnotation] = "cp-0"
+		}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			address := firstCallOf(0, "10.0.0.10").address

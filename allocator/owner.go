@@ -34,22 +34,15 @@ const (
 
 // indexUnadopted indexes claims that no machine has adopted.
 func indexUnadopted(provider ipam.Provider) map[string]client.IndexerFunc {
-	requester := func(claim client.Object) string {
-		// What names no machine was not made here, whatever is written on it.
-		if !claim.GetDeletionTimestamp().IsZero() || len(claim.GetOwnerReferences()) > 0 || ipam.HolderOf(claim).Name == "" {
-			return ""
-		}
-		return claim.GetAnnotations()[ipam.RequestedByAnnotation]
-	}
 	return map[string]client.IndexerFunc{
 		byRequester: func(claim client.Object) []string {
-			if value := requester(claim); value != "" {
+			if value := ipam.UnadoptedBy(claim); value != "" {
 				return []string{value}
 			}
 			return nil
 		},
 		unadopted: func(claim client.Object) []string {
-			if requester(claim) == "" {
+			if ipam.UnadoptedBy(claim) == "" {
 				return nil
 			}
 			return []string{provider.ReadClaim(claim).Pool.String()}
@@ -67,8 +60,7 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request, attempt *Atte
 		return nil
 	}
 	for _, provider := range a.providers {
-		objects, err := kube.List(ctx, a.client, ipam.EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
-			client.MatchingFields{byRequester: ipam.RequestedBy(req.Owner)})
+		objects, err := a.requested(ctx, provider, req)
 		if err != nil {
 			return fmt.Errorf("listing the claims for %s %s: %w", req.Owner.Kind, req.Owner.Name, err)
 		}
@@ -87,6 +79,30 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request, attempt *Atte
 		}
 	}
 	return nil
+}
+
+// requested are the claims that were made for the owner of a request and that no machine has
+// adopted. While many machines are made, nearly all of them wait for that, and of most it is
+// known that their machines are stored: where that is counted, these are left out.
+func (a *Allocator) requested(ctx context.Context, provider ipam.Provider, req Request) ([]client.Object, error) {
+	names, counted := a.Counts.Requested(provider, req.Machine.Namespace, req.Owner)
+	if !counted {
+		return kube.List(ctx, a.client, ipam.EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
+			client.MatchingFields{byRequester: ipam.RequestedBy(req.Owner)})
+	}
+	var claims []client.Object
+	for _, name := range names {
+		obj := ipam.EmptyClaim(provider)
+		err := a.client.Get(ctx, client.ObjectKey{Namespace: req.Machine.Namespace, Name: name}, obj)
+		switch {
+		case kube.IsAbsent(err):
+		case err != nil:
+			return nil, err
+		case ipam.UnadoptedBy(obj) == ipam.RequestedBy(req.Owner):
+			claims = append(claims, obj)
+		}
+	}
+	return claims, nil
 }
 
 // checkStored refuses a request whose owner has a claim that was answered, and
@@ -184,6 +200,9 @@ func (a *Allocator) awaitStored(ctx context.Context, al *allocation) error {
 // stored, and apart from these the ones that were answered a moment ago. Those of
 // requests that are under way here are neither.
 func (a *Allocator) unstored(ctx context.Context, al *allocation) (unstored, settling int, err error) {
+	if count, counted := a.Counts.Unstored(al.provider, al.Machine.Namespace, al.want.Pool); counted && count < maxUnstored {
+		return 0, 0, nil
+	}
 	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(al.provider), client.InNamespace(al.Machine.Namespace),
 		client.MatchingFields{unadopted: al.want.Pool.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {

@@ -65,73 +65,79 @@ func isRefusedFor(err error, reason ipam.Reason) bool {
 }
 
 func TestClaimThatWasKeptIsForTheNextMachineOfItsOwner(t *testing.T) {
-	for name, test := range map[string]struct {
-		change func(*earlier)
-		used   bool
-	}{
-		"of the owner":                  {func(*earlier) {}, true},
-		"of the owner, bound meanwhile": {func(e *earlier) { e.claim.Status.Address = &corev1.ObjectReference{Name: e.address.Name} }, true},
-		"of the owner, and it failed":   {func(e *earlier) { failed(e.claim) }, false},
-		"of another owner":              {func(e *earlier) { e.next.Owner.UID = "other" }, false},
-		"of the owner, somebody else":   {func(e *earlier) { e.next.Owner.User = "somebody" }, false},
-		"that was not kept":             {func(e *earlier) { delete(e.claim.Annotations, ipam.KeptAnnotation) }, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			e := earlierOf(time.Now().Add(-time.Hour))
-			e.claim.Status.Address = nil
-			kube.SetAnnotation(e.claim, ipam.KeptAnnotation, "")
-			test.change(e)
-			a := e.allocator(t)
-			attempt := a.attempt(e.next)
+	bothWays(t, func(t *testing.T, prepare func(*testing.T, *Allocator)) {
+		for name, test := range map[string]struct {
+			change func(*earlier)
+			used   bool
+		}{
+			"of the owner":                  {func(*earlier) {}, true},
+			"of the owner, bound meanwhile": {func(e *earlier) { e.claim.Status.Address = &corev1.ObjectReference{Name: e.address.Name} }, true},
+			"of the owner, and it failed":   {func(e *earlier) { failed(e.claim) }, false},
+			"of another owner":              {func(e *earlier) { e.next.Owner.UID = "other" }, false},
+			"of the owner, somebody else":   {func(e *earlier) { e.next.Owner.User = "somebody" }, false},
+			"that was not kept":             {func(e *earlier) { delete(e.claim.Annotations, ipam.KeptAnnotation) }, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				e := earlierOf(time.Now().Add(-time.Hour))
+				e.claim.Status.Address = nil
+				kube.SetAnnotation(e.claim, ipam.KeptAnnotation, "")
+				test.change(e)
+				a := e.allocator(t)
+				prepare(t, a)
+				attempt := a.attempt(e.next)
 
-			if err := a.checkEarlier(t.Context(), e.next, attempt); err != nil {
-				t.Fatalf("refused: %v", err)
-			}
-			if kept := attempt.allocations[0].kept; (len(kept) == 1) != test.used || test.used && kept[0].GetName() != "cp-9-0" {
-				t.Errorf("it knows of %v, want the claim that was kept: %t", kept, test.used)
-			}
-		})
-	}
+				if err := a.checkEarlier(t.Context(), e.next, attempt); err != nil {
+					t.Fatalf("refused: %v", err)
+				}
+				if kept := attempt.allocations[0].kept; (len(kept) == 1) != test.used || test.used && kept[0].GetName() != "cp-9-0" {
+					t.Errorf("it knows of %v, want the claim that was kept: %t", kept, test.used)
+				}
+			})
+		}
+	})
 }
 
 // Whatever refuses the machines of an owner will refuse the next one, too.
 func TestOwnerWhoseEarlierMachineWasNotStoredIsRefused(t *testing.T) {
-	gone := metav1.Now()
-	for name, test := range map[string]struct {
-		change  func(*earlier)
-		refused bool
-	}{
-		"answered, and not stored":  {func(*earlier) {}, true},
-		"stored":                    {func(e *earlier) { e.others = append(e.others, storedMachine("cp-9")) }, false},
-		"not bound yet":             {func(e *earlier) { e.claim.Status.Address = nil }, false},
-		"bound and failed":          {func(e *earlier) { e.claim.Status.ErrorMessage = new("it failed") }, false},
-		"its address not protected": {func(e *earlier) { e.address.Finalizers = nil }, false},
-		"its address gone":          {func(e *earlier) { e.address.Name = "another" }, false},
-		"under way here":            {func(e *earlier) { e.underWay = true }, false},
-		"the same machine's":        {func(e *earlier) { kube.SetAnnotation(e.claim, ipam.MachineNameAnnotation, "cp-0") }, false},
-		"nobody's machine":          {func(e *earlier) { delete(e.claim.Annotations, ipam.MachineNameAnnotation) }, false},
-		"of another owner":          {func(e *earlier) { kube.SetAnnotation(e.claim, ipam.RequestedByAnnotation, "other.0") }, false},
-		"of another namespace":      {func(e *earlier) { e.claim.Namespace, e.address.Namespace = "other", "other" }, false},
-		"adopted":                   {func(e *earlier) { e.claim.OwnerReferences = []metav1.OwnerReference{{Name: "cp-9", UID: "uid"}} }, false},
-		"of no owner": {func(e *earlier) {
-			kube.SetAnnotation(e.claim, ipam.RequestedByAnnotation, "none")
-			e.next.Owner = ipam.Owner{}
-		}, false},
-		"its claim is being deleted":  {func(e *earlier) { e.claim.DeletionTimestamp, e.claim.Finalizers = &gone, []string{"any"} }, false},
-		"adopted, and left by a move": {func(e *earlier) { delete(e.claim.Annotations, ipam.RequestedByAnnotation) }, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			e := earlierOf(time.Now().Add(-time.Hour))
-			test.change(e)
-			a := e.allocator(t)
+	bothWays(t, func(t *testing.T, prepare func(*testing.T, *Allocator)) {
+		gone := metav1.Now()
+		for name, test := range map[string]struct {
+			change  func(*earlier)
+			refused bool
+		}{
+			"answered, and not stored":  {func(*earlier) {}, true},
+			"stored":                    {func(e *earlier) { e.others = append(e.others, storedMachine("cp-9")) }, false},
+			"not bound yet":             {func(e *earlier) { e.claim.Status.Address = nil }, false},
+			"bound and failed":          {func(e *earlier) { e.claim.Status.ErrorMessage = new("it failed") }, false},
+			"its address not protected": {func(e *earlier) { e.address.Finalizers = nil }, false},
+			"its address gone":          {func(e *earlier) { e.address.Name = "another" }, false},
+			"under way here":            {func(e *earlier) { e.underWay = true }, false},
+			"the same machine's":        {func(e *earlier) { kube.SetAnnotation(e.claim, ipam.MachineNameAnnotation, "cp-0") }, false},
+			"nobody's machine":          {func(e *earlier) { delete(e.claim.Annotations, ipam.MachineNameAnnotation) }, false},
+			"of another owner":          {func(e *earlier) { kube.SetAnnotation(e.claim, ipam.RequestedByAnnotation, "other.0") }, false},
+			"of another namespace":      {func(e *earlier) { e.claim.Namespace, e.address.Namespace = "other", "other" }, false},
+			"adopted":                   {func(e *earlier) { e.claim.OwnerReferences = []metav1.OwnerReference{{Name: "cp-9", UID: "uid"}} }, false},
+			"of no owner": {func(e *earlier) {
+				kube.SetAnnotation(e.claim, ipam.RequestedByAnnotation, "none")
+				e.next.Owner = ipam.Owner{}
+			}, false},
+			"its claim is being deleted":  {func(e *earlier) { e.claim.DeletionTimestamp, e.claim.Finalizers = &gone, []string{"any"} }, false},
+			"adopted, and left by a move": {func(e *earlier) { delete(e.claim.Annotations, ipam.RequestedByAnnotation) }, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				e := earlierOf(time.Now().Add(-time.Hour))
+				test.change(e)
+				a := e.allocator(t)
+				prepare(t, a)
 
-			err := a.checkEarlier(t.Context(), e.next, a.attempt(e.next))
+				err := a.checkEarlier(t.Context(), e.next, a.attempt(e.next))
 
-			if refused := isRefusedFor(err, ipam.MachineNotStored); refused != test.refused || !refused && err != nil {
-				t.Errorf("got error %v, want a refusal %s: %t", err, ipam.MachineNotStored, test.refused)
-			}
-		})
-	}
+				if refused := isRefusedFor(err, ipam.MachineNotStored); refused != test.refused || !refused && err != nil {
+					t.Errorf("got error %v, want a refusal %s: %t", err, ipam.MachineNotStored, test.refused)
+				}
+			})
+		}
+	})
 }
 
 // The API server has yet to store a machine that was answered a moment ago.
@@ -221,57 +227,63 @@ func planned(t *testing.T, claims []*ipamv1.IPClaim, others ...client.Object) (*
 }
 
 func TestClaimsOfAPoolWhoseMachinesWereNotStoredAreBounded(t *testing.T) {
-	for name, test := range map[string]struct {
-		count   int
-		change  func(*ipamv1.IPClaim, *Allocator)
-		refused bool
-	}{
-		"one less than the bound": {maxUnstored - 1, nil, false},
-		"as many":                 {maxUnstored, nil, true},
-		"as many, one is being answered here": {maxUnstored, func(c *ipamv1.IPClaim, a *Allocator) {
-			a.underWay.add(client.ObjectKeyFromObject(c))
-		}, false},
-		"as many, one was answered here just now": {maxUnstored, func(c *ipamv1.IPClaim, a *Allocator) {
-			a.underWay.add(client.ObjectKeyFromObject(c))()
-		}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			claims := unstoredClaims(test.count)
-			a, al := planned(t, claims)
-			if test.change != nil {
-				test.change(claims[0], a)
-			}
+	bothWays(t, func(t *testing.T, prepare func(*testing.T, *Allocator)) {
+		for name, test := range map[string]struct {
+			count   int
+			change  func(*ipamv1.IPClaim, *Allocator)
+			refused bool
+		}{
+			"one less than the bound": {maxUnstored - 1, nil, false},
+			"as many":                 {maxUnstored, nil, true},
+			"as many, one is being answered here": {maxUnstored, func(c *ipamv1.IPClaim, a *Allocator) {
+				a.underWay.add(client.ObjectKeyFromObject(c))
+			}, false},
+			"as many, one was answered here just now": {maxUnstored, func(c *ipamv1.IPClaim, a *Allocator) {
+				a.underWay.add(client.ObjectKeyFromObject(c))()
+			}, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				claims := unstoredClaims(test.count)
+				a, al := planned(t, claims)
+				prepare(t, a)
+				if test.change != nil {
+					test.change(claims[0], a)
+				}
 
-			err := a.checkUnstored(t.Context(), al)
+				err := a.checkUnstored(t.Context(), al)
 
-			if refused := isRefusedFor(err, ipam.MachineNotStored); refused != test.refused || !refused && err != nil {
-				t.Errorf("got error %v, want a refusal %s: %t", err, ipam.MachineNotStored, test.refused)
-			}
-		})
-	}
+				if refused := isRefusedFor(err, ipam.MachineNotStored); refused != test.refused || !refused && err != nil {
+					t.Errorf("got error %v, want a refusal %s: %t", err, ipam.MachineNotStored, test.refused)
+				}
+			})
+		}
+	})
 }
 
 func TestClaimOfAMachineThatMayBeStoredIsNoneOfThoseThatAreBounded(t *testing.T) {
-	for name, test := range map[string]struct {
-		change func(*ipamv1.IPClaim)
-		others []client.Object
-	}{
-		"its machine was stored": {func(*ipamv1.IPClaim) {}, []client.Object{storedMachine("md-0")}},
-		"made just now":          {func(c *ipamv1.IPClaim) { c.CreationTimestamp = metav1.Now() }, nil},
-		"on another pool":        {func(c *ipamv1.IPClaim) { c.Spec.Pool.Name = "two" }, nil},
-		"in another namespace":   {func(c *ipamv1.IPClaim) { c.Namespace = "other" }, nil},
-		"adopted":                {func(c *ipamv1.IPClaim) { delete(c.Annotations, ipam.RequestedByAnnotation) }, nil},
-	} {
-		t.Run(name, func(t *testing.T) {
-			claims := unstoredClaims(maxUnstored)
-			test.change(claims[0])
-			a, al := planned(t, claims, test.others...)
+	bothWays(t, func(t *testing.T, prepare func(*testing.T, *Allocator)) {
+		for name, test := range map[string]struct {
+			change func(*ipamv1.IPClaim)
+			others []client.Object
+		}{
+			"its machine was stored": {func(*ipamv1.IPClaim) {}, []client.Object{storedMachine("md-0")}},
+			"made just now":          {func(c *ipamv1.IPClaim) { c.CreationTimestamp = metav1.Now() }, nil},
+			"on another pool":        {func(c *ipamv1.IPClaim) { c.Spec.Pool.Name = "two" }, nil},
+			"in another namespace":   {func(c *ipamv1.IPClaim) { c.Namespace = "other" }, nil},
+			"adopted":                {func(c *ipamv1.IPClaim) { delete(c.Annotations, ipam.RequestedByAnnotation) }, nil},
+		} {
+			t.Run(name, func(t *testing.T) {
+				claims := unstoredClaims(maxUnstored)
+				test.change(claims[0])
+				a, al := planned(t, claims, test.others...)
+				prepare(t, a)
 
-			if err := a.checkUnstored(t.Context(), al); err != nil {
-				t.Errorf("refused: %v", err)
-			}
-		})
-	}
+				if err := a.checkUnstored(t.Context(), al); err != nil {
+					t.Errorf("refused: %v", err)
+				}
+			})
+		}
+	})
 }
 
 // Machines that were answered a moment ago may all be refused, or all be stored. While

@@ -23,7 +23,7 @@ func (a *Allocator) Sources() []informers.Source {
 	for _, provider := range a.providers {
 		claim, address := provider.Kinds()
 		sources = append(sources,
-			informers.Source{Object: claim, Indexes: indexUnadopted(provider), Started: informers.OnChange(func(claim client.Object) {
+			informers.Source{Object: claim, Indexes: indexClaims(provider), Started: informers.OnChange(func(claim client.Object) {
 				a.bound.notify(client.ObjectKeyFromObject(claim))
 			})},
 			informers.Source{Object: address, Indexes: indexAddresses(provider), Started: informers.OnChange(func(address client.Object) {
@@ -50,11 +50,19 @@ func (a *Allocator) noteStored(machine client.Object) {
 	}
 }
 
-// byClaim is the name of the cache index that finds addresses by their claim.
-const byClaim = "capv-static-ip.dev/claim"
+const (
+	// byClaim is the name of the cache index that finds addresses by their claim.
+	byClaim = "capv-static-ip.dev/claim"
+	// byHolder finds addresses by whom they say they belong to.
+	byHolder = "capv-static-ip.dev/holder"
+	// byMachineUID finds protected addresses by the machine that has adopted them.
+	byMachineUID = "capv-static-ip.dev/machine-uid"
+	// byLabel finds claims by the label of whom they were made for.
+	byLabel = "capv-static-ip.dev/label"
+)
 
-// indexAddresses indexes addresses by their claims, and those that are protected
-// by what they are.
+// indexAddresses indexes addresses by their claims and by whom they belong to, and those
+// that are protected by what they are, and by their machine.
 func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 	return map[string]client.IndexerFunc{
 		byClaim: func(address client.Object) []string {
@@ -67,5 +75,36 @@ func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 			}
 			return []string{ip.Unmap().String()}
 		},
+		byHolder: func(address client.Object) []string {
+			holder := ipam.HolderOf(address)
+			if holder.Name == "" {
+				return nil
+			}
+			return []string{valueOf(holder)}
+		},
+		byMachineUID: func(address client.Object) []string {
+			uid := address.GetAnnotations()[ipam.MachineUIDAnnotation]
+			if uid == "" || !ipam.IsProtected(address) {
+				return nil
+			}
+			return []string{uid}
+		},
 	}
+}
+
+// valueOf is the value of byHolder.
+func valueOf(holder ipam.Holder) string { return string(holder.Kind) + "/" + holder.Name }
+
+// indexClaims indexes claims by the label of whom they were made for, and those that no
+// machine has adopted.
+func indexClaims(provider ipam.Provider) map[string]client.IndexerFunc {
+	indexes := indexUnadopted(provider)
+	indexes[byLabel] = func(claim client.Object) []string {
+		label, ours := claim.GetLabels()[ipam.MachineLabel]
+		if !ours {
+			return nil
+		}
+		return []string{label}
+	}
+	return indexes
 }

@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -305,6 +306,28 @@ func TestAddressThatAStoredMachineLostItsClaimOfIsUnprotected(t *testing.T) {
 				t.Errorf("the address is %+v, want it protected: %v", address.ObjectMeta, test.stays)
 			}
 		})
+	}
+}
+
+// Nothing is to be taken off it, and whoever writes the machine is not to be disturbed.
+func TestAddressThatNobodyHasProtectedIsLeftAsItIs(t *testing.T) {
+	_, address := boundClaim()
+	address.Finalizers = nil
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "cp-0", UID: "uid"}}
+	a := played(t, machine, address)
+
+	if err := a.unprotectLeft(t.Context(), ofStoredOne()); err != nil {
+		t.Fatal(err)
+	}
+
+	for _, obj := range []client.Object{address, machine} {
+		now := obj.DeepCopyObject().(client.Object)
+		if err := a.client.Get(t.Context(), client.ObjectKeyFromObject(obj), now); err != nil {
+			t.Fatal(err)
+		}
+		if before := obj.GetAnnotations(); !maps.Equal(now.GetAnnotations(), before) {
+			t.Errorf("%T has annotations %v, want %v as before", obj, now.GetAnnotations(), before)
+		}
 	}
 }
 

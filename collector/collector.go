@@ -18,6 +18,7 @@ import (
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ledger"
 	"capv-static-ip.dev/inventory"
 )
 
@@ -54,6 +55,8 @@ type Options struct {
 	Client    client.Client
 	Cache     client.Reader
 	Providers ipam.Providers
+	// Counts has the addresses of pools counted, where it knows. It may be nil.
+	Counts *ledger.Ledger
 	// Watches tells whether the cache has what there is of a kind.
 	Watches func(schema.GroupKind) bool
 	// WatchesWhole tells whether the cache has all there is of an object of a kind that makes
@@ -107,7 +110,7 @@ func (c *Collector) Collect(metrics chan<- prometheus.Metric) {
 		klog.FromContext(ctx).V(1).Info("Cannot count pools and bindings", "cause", err.Error())
 		return
 	}
-	collectPools(graph, metrics)
+	c.collectPools(graph, metrics)
 	if c.forecasts() {
 		collectSurge(graph, metrics)
 	}
@@ -191,7 +194,7 @@ func (w watchedOnly) List(ctx context.Context, list client.ObjectList, options .
 	return w.Cache.List(ctx, list, append(options, client.UnsafeDisableDeepCopy)...)
 }
 
-func collectPools(graph *inventory.Graph, metrics chan<- prometheus.Metric) {
+func (c *Collector) collectPools(graph *inventory.Graph, metrics chan<- prometheus.Metric) {
 	waiting := countWaiting(graph)
 	for _, pool := range graph.Pools {
 		if pool.Object == nil {
@@ -201,7 +204,7 @@ func collectPools(graph *inventory.Graph, metrics chan<- prometheus.Metric) {
 		if _, waitedFor := waiting[pool.PoolKey]; !waitedFor {
 			waiting[pool.PoolKey] = 0
 		}
-		usage := pool.Usage()
+		usage := c.usageOf(pool)
 		if !usage.Known {
 			continue
 		}
@@ -214,6 +217,16 @@ func collectPools(graph *inventory.Graph, metrics chan<- prometheus.Metric) {
 	for key, count := range waiting {
 		metrics <- gauge(waitingOwners, float64(count), key.KindName(), key.Namespace, key.Name)
 	}
+}
+
+// usageOf is the usage of a pool by what is counted, which is what denials go by. Where that
+// has more than the objects that name the pool, these are counted one by one.
+func (c *Collector) usageOf(pool *inventory.Pool) inventory.Usage {
+	counts, known := c.Counts.Used(pool.Namespace, pool.PoolReference)
+	if !known || counts.Odd() > 0 {
+		return pool.Usage()
+	}
+	return pool.UsageOf(counts)
 }
 
 // collectSurge tells of the pools that somebody's roll-out can ask.

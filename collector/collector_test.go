@@ -3,7 +3,9 @@ package collector
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +15,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	toolscache "k8s.io/client-go/tools/cache"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -23,6 +27,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/allocator/ledger"
 	"capv-static-ip.dev/allocator/retry"
 )
 
@@ -196,5 +201,73 @@ func TestEndOfTheCertificateIsThatOfTheServer(t *testing.T) {
 	s.Close()
 	if _, err := CertificateEndOf(host, port)(t.Context()); err == nil {
 		t.Error("a server that is gone shows a certificate")
+	}
+}
+
+// told is an informer that tells of what there is, and then of nothing more.
+type told struct {
+	cache.Informer
+	objects []client.Object
+}
+
+type registration struct {
+	toolscache.ResourceEventHandlerRegistration
+}
+
+func (registration) HasSynced() bool { return true }
+
+func (i told) AddEventHandler(handler toolscache.ResourceEventHandler) (toolscache.ResourceEventHandlerRegistration, error) {
+	for _, obj := range i.objects {
+		handler.OnAdd(obj, true)
+	}
+	return registration{}, nil
+}
+
+// counting is a ledger that was told of these objects.
+func counting(t *testing.T, objects ...client.Object) *ledger.Ledger {
+	t.Helper()
+	counts := ledger.New(providers)
+	for _, source := range counts.Sources() {
+		var ofKind []client.Object
+		for _, obj := range objects {
+			if reflect.TypeOf(obj) == reflect.TypeOf(source.Object) {
+				ofKind = append(ofKind, obj)
+			}
+		}
+		if err := source.Started(t.Context(), told{objects: ofKind}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return counts
+}
+
+// What is counted of the addresses differs from what can be listed here, to tell them apart.
+func TestPoolsAreToldOfByWhatIsCounted(t *testing.T) {
+	const used = `# HELP capv_static_ip_pool_addresses Addresses of a pool by state: used, cooling, reserved (for others, or for nobody) and free add up to the pool.
+# TYPE capv_static_ip_pool_addresses gauge
+capv_static_ip_pool_addresses{kind="IPPool",pool="p",pool_namespace="ns",state="cooling"} %d
+capv_static_ip_pool_addresses{kind="IPPool",pool="p",pool_namespace="ns",state="free"} %d
+capv_static_ip_pool_addresses{kind="IPPool",pool="p",pool_namespace="ns",state="reserved"} 0
+capv_static_ip_pool_addresses{kind="IPPool",pool="p",pool_namespace="ns",state="used"} %d
+`
+	first, outside := anAddress("p", "10.0.0.1", "a", nil), anAddress("p", "10.9.0.1", "b", nil)
+	cooling := anAddress("p", "10.0.0.2", "c", map[string]string{ipam.ReleasedAtAnnotation: "2026-01-01T00:00:00Z"})
+	alike := &capiipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "alike"}}
+	alike.Spec.PoolRef, alike.Spec.Address = capiipamv1.IPPoolReference{APIGroup: "x", Kind: "Y", Name: "p"}, "10.0.0.3"
+	for name, test := range map[string]struct {
+		counted             []client.Object
+		cooling, free, used int
+	}{
+		"nothing":                         {nil, 0, 9, 0},
+		"one":                             {[]client.Object{first}, 0, 8, 1},
+		"one that cools down":             {[]client.Object{first, cooling}, 1, 7, 1},
+		"one outside":                     {[]client.Object{first, outside}, 0, 8, 2},
+		"one of another pool named alike": {[]client.Object{first, outside, alike}, 0, 9, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := collectorOf(t, server(t, aPool("p", "10.0.0.1", "10.0.0.9")))
+			c.Counts = counting(t, test.counted...)
+			compare(t, c, fmt.Sprintf(used, test.cooling, test.free, test.used), "capv_static_ip_pool_addresses")
+		})
 	}
 }

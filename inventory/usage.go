@@ -27,40 +27,68 @@ type Usage struct {
 	Cooling int
 }
 
+// Counts are the addresses of a pool that exist.
+type Counts interface {
+	// Distinct is their number, and Cooling how many of them cool down.
+	Distinct() int
+	Cooling() int
+	// CountIn is how many are in a set.
+	CountIn(set *netipx.IPSet) uint64
+}
+
 // Usage counts the pool's addresses.
-func (p *Pool) Usage() Usage {
-	taken := p.taken()
-	u := Usage{Total: new(big.Int), Reserved: new(big.Int), Free: new(big.Int)}
-	for _, cooling := range taken {
-		if cooling {
-			u.Cooling++
-		} else {
-			u.Used++
-		}
-	}
+func (p *Pool) Usage() Usage { return p.UsageOf(p.taken()) }
+
+// UsageOf is Usage of a pool whose addresses were counted.
+func (p *Pool) UsageOf(counts Counts) Usage {
+	u := Usage{Total: new(big.Int), Reserved: new(big.Int), Free: new(big.Int), Cooling: counts.Cooling()}
+	distinct := counts.Distinct()
+	u.Used = distinct - u.Cooling
 	all, reserved, ok := p.ranges()
 	if !ok || p.Partly {
 		return u
 	}
 	u.Known = true
-	u.Total, u.Reserved = sizeOf(all), sizeOf(reserved)
-	for ip := range taken {
-		if !all.Contains(ip) {
-			u.Total.Add(u.Total, big.NewInt(1))
-		}
-		if reserved.Contains(ip) {
-			u.Reserved.Sub(u.Reserved, big.NewInt(1))
+	// What is in use outside of the ranges belongs to the pool all the same.
+	u.Total = plus(sizeOf(all), distinct-int(counts.CountIn(all))) //nolint:gosec // they are counted one by one
+	u.Reserved = plus(sizeOf(reserved), -int(counts.CountIn(reserved)))
+	u.Free.Sub(u.Total, u.Reserved)
+	u.Free.Sub(u.Free, big.NewInt(int64(distinct)))
+	return u
+}
+
+func plus(size *big.Int, n int) *big.Int { return size.Add(size, big.NewInt(int64(n))) }
+
+// taken are addresses, each with whether it cools.
+type taken map[netip.Addr]bool
+
+// Distinct implements Counts.
+func (t taken) Distinct() int { return len(t) }
+
+// Cooling implements Counts.
+func (t taken) Cooling() (count int) {
+	for _, cools := range t {
+		if cools {
+			count++
 		}
 	}
-	u.Free.Sub(u.Total, u.Reserved)
-	u.Free.Sub(u.Free, big.NewInt(int64(u.Used+u.Cooling)))
-	return u
+	return count
+}
+
+// CountIn implements Counts.
+func (t taken) CountIn(set *netipx.IPSet) (count uint64) {
+	for ip := range t {
+		if set.Contains(ip) {
+			count++
+		}
+	}
+	return count
 }
 
 // taken are the addresses that exist, each with whether it cools. Two objects of one
 // address, as metal3 makes for claims of its two APIs, count once, and used wins.
-func (p *Pool) taken() map[netip.Addr]bool {
-	taken := map[netip.Addr]bool{}
+func (p *Pool) taken() taken {
+	taken := taken{}
 	for _, address := range p.Addresses {
 		if !address.IP.IsValid() {
 			continue

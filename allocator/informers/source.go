@@ -3,6 +3,7 @@ package informers
 import (
 	"context"
 
+	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -38,5 +39,38 @@ func OnChange(handle func(client.Object)) func(context.Context, cache.Informer) 
 	return func(_ context.Context, informer cache.Informer) error {
 		_, err := informer.AddEventHandler(handler)
 		return err
+	}
+}
+
+// Follow adds a handler to an informer for what counts the objects: put is called with each
+// that is there, in each of its states, and gone with the name of each that is not there any
+// more. Of one that went unseen there is an older state at best, so that its name has to do.
+// started is called with what tells whether all objects that were there have been put.
+func Follow(put func(client.Object), gone func(types.NamespacedName), started func(hasSynced func() bool)) func(context.Context, cache.Informer) error {
+	present := func(event any) {
+		if obj, ok := event.(client.Object); ok {
+			put(obj)
+		}
+	}
+	handler := toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    present,
+		UpdateFunc: func(_, obj any) { present(obj) },
+		DeleteFunc: func(event any) {
+			key, err := toolscache.DeletionHandlingMetaNamespaceKeyFunc(event)
+			if err != nil {
+				return
+			}
+			if namespace, name, err := toolscache.SplitMetaNamespaceKey(key); err == nil {
+				gone(types.NamespacedName{Namespace: namespace, Name: name})
+			}
+		},
+	}
+	return func(_ context.Context, informer cache.Informer) error {
+		registration, err := informer.AddEventHandler(handler)
+		if err != nil {
+			return err
+		}
+		started(registration.HasSynced)
+		return nil
 	}
 }

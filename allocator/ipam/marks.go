@@ -201,6 +201,15 @@ func RequesterOf(claim client.Object) types.UID {
 	return types.UID(uid)
 }
 
+// UnadoptedBy is what RequestedByAnnotation says on a claim that no machine has adopted yet,
+// empty for all others. What names no machine was not made here, whatever is written on it.
+func UnadoptedBy(claim client.Object) string {
+	if !claim.GetDeletionTimestamp().IsZero() || len(claim.GetOwnerReferences()) > 0 || HolderOf(claim).Name == "" {
+		return ""
+	}
+	return claim.GetAnnotations()[RequestedByAnnotation]
+}
+
 // IsKeptFor tells whether a claim was kept for the next machine of an owner, see
 // KeptAnnotation.
 func IsKeptFor(claim client.Object, owner Owner) bool {

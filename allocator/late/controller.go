@@ -261,7 +261,7 @@ func (r *Reconciler) checkUntouched(ctx context.Context, m *candidate, asks []ip
 // hasBegunVM tells whether a machine has a VM, or one is being made. The cache finds it
 // whatever its name; that which has the machine's name, as a rule, is read live.
 func (r *Reconciler) hasBegunVM(ctx context.Context, m *candidate) (bool, error) {
-	vms, err := kube.List(ctx, r.client, &capi.VSphereVM{}, client.InNamespace(m.Namespace), client.UnsafeDisableDeepCopy)
+	vms, err := kube.List(ctx, r.client, &capi.VSphereVM{}, client.InNamespace(m.Namespace), client.MatchingFields{byOwner: string(m.UID)}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("listing VSphereVMs: %w", err)
 	}

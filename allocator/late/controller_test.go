@@ -111,7 +111,7 @@ func newPlay(t *testing.T, objects ...client.Object) *play {
 		t.Fatal(err)
 	}
 	p := &play{asked: &asked{}, engine: &engine{}, told: events.NewFakeRecorder(20)}
-	c := interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build(), interceptor.Funcs{
+	c := interceptor.NewClient(fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).WithIndex(&capi.VSphereVM{}, byOwner, indexByOwner).Build(), interceptor.Funcs{
 		Patch: func(_ context.Context, _ client.WithWatch, obj client.Object, patch client.Patch, _ ...client.PatchOption) error {
 			data, err := patch.Data(obj)
 			p.patches = append(p.patches, string(data))

@@ -33,6 +33,16 @@ import (
 // one pool only a few have their turn, among the requests of admission.
 const workers = 10
 
+// byOwner is the name of the cache index that finds VSphereVMs by the machine that owns them.
+const byOwner = "capv-static-ip.dev/owner"
+
+func indexByOwner(vm client.Object) []string {
+	if owner := capi.OwnerMachine(vm); owner.UID != "" {
+		return []string{string(owner.UID)}
+	}
+	return nil
+}
+
 // Setup adds the controller to the manager. It runs on the elected replica only. The
 // sources that it returns must be started, on every replica.
 func Setup(mgr manager.Manager, engine Allocator, demand Demand, providers ipam.Providers, recorder events.EventRecorder) ([]informers.Source, error) {
@@ -63,6 +73,7 @@ func (r *Reconciler) machineSources(c controller.Controller, from cache.Cache) [
 	}
 	return []informers.Source{
 		{Object: &capi.VSphereMachine{}, Started: watch(&capi.VSphereMachine{}, r.memory.follows(r.isToBeAsked))},
+		{Object: &capi.VSphereVM{}, Indexes: map[string]client.IndexerFunc{byOwner: indexByOwner}},
 		{Object: &capi.Cluster{}, Started: watch(&capi.Cluster{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfCluster), resumed())},
 		{Object: template, Started: watch(template, handler.EnqueueRequestsFromMapFunc(r.machinesOfTemplate), asksAnew())},
 		{Object: &capi.VSphereDeploymentZone{}, Started: watch(&capi.VSphereDeploymentZone{}, handler.EnqueueRequestsFromMapFunc(r.machinesOfZones), changesZone())},

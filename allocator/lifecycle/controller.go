@@ -54,6 +54,8 @@ type Reconciler struct {
 	failures memory[types.NamespacedName, time.Time]
 	// cooling counts what cools down now.
 	cooling allocator.Census
+	// vms are the reads of VSphereVMs that are under way.
+	vms sharedReads
 }
 
 // Reconcile implements reconcile.Reconciler.

@@ -1,10 +1,15 @@
 package lifecycle
 
 import (
+	"context"
+	"fmt"
+	"slices"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"capv-static-ip.dev/allocator/capi"
 )
@@ -47,5 +52,96 @@ func TestVMThatKeepsAnAddress(t *testing.T) {
 				t.Errorf("it keeps the address: %t, want %t", got, test.want)
 			}
 		})
+	}
+}
+
+// aVM is a VSphereVM with an address that these own.
+func aVM(name, ip string, owners ...metav1.OwnerReference) *capi.VSphereVM {
+	vm := &capi.VSphereVM{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, OwnerReferences: owners}}
+	vm.Spec.Network.Devices = []capi.Device{{IPAddrs: []string{ip}}}
+	return vm
+}
+
+func ownerNamed(name string) metav1.OwnerReference {
+	return metav1.OwnerReference{APIVersion: "x/v1", Kind: capi.VSphereMachineKind.Kind, Name: name, UID: types.UID(name + "-uid")}
+}
+
+// noting notes what is read of VMs, and has something happen after each list.
+func noting(c client.Client, reads *[]string, listed func()) client.Reader {
+	return interceptor.NewClient(c.(client.WithWatch), interceptor.Funcs{
+		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+			*reads = append(*reads, "get "+key.Name)
+			return c.Get(ctx, key, obj, opts...)
+		},
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, opts ...client.ListOption) error {
+			*reads = append(*reads, fmt.Sprintf("list %T", list))
+			defer listed()
+			return c.List(ctx, list, opts...)
+		},
+	})
+}
+
+func TestVMsAreReadInFullOnlyWhereTheirAddressMatters(t *testing.T) {
+	const metadata, full = "list *v1.PartialObjectMetadataList", "list *capi.VSphereVMList"
+	var many []client.Object
+	for i := range maxWhole {
+		many = append(many, aVM(fmt.Sprintf("nobodys-%d", i), "10.0.9.1/24"))
+	}
+	for name, test := range map[string]struct {
+		vms   []client.Object
+		reads []string
+		want  bool
+	}{
+		"none":                                  {nil, []string{metadata}, false},
+		"another machine's":                     {[]client.Object{aVM("other", "10.0.0.1/24", ownerNamed("other"))}, []string{metadata}, false},
+		"nobody's, with the address":            {[]client.Object{aVM("a", "10.0.0.1/24"), aVM("b", "10.0.0.7/24")}, []string{metadata, "get a", "get b"}, true},
+		"nobody's, with another":                {[]client.Object{aVM("a", "10.0.0.7/24")}, []string{metadata, "get a"}, false},
+		"a later machine's, with the address":   {[]client.Object{aVM("a", "10.0.0.1/24", ownerNamed("cp-0"))}, []string{metadata, "get a"}, true},
+		"nobody's, and as many as are read":     {many, append([]string{metadata}, getsOf(many)...), false},
+		"more of nobody, one with the address":  {append([]client.Object{aVM("a", "10.0.0.1/24")}, many...), []string{metadata, full}, true},
+		"more of nobody, none with the address": {append([]client.Object{aVM("a", "10.0.0.7/24")}, many...), []string{metadata, full}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := reconciler(t, test.vms...)
+			var reads []string
+			r.live = noting(r.client, &reads, func() {})
+			h := bound()
+			s := &state{machineState: absent(), namespace: "ns", holdings: []*holding{&h}}
+			if err := r.observeVMs(t.Context(), s); err != nil {
+				t.Fatal(err)
+			}
+			if h.vmExists != test.want {
+				t.Errorf("a VM keeps the address: %t, want %t", h.vmExists, test.want)
+			}
+			if !slices.Equal(reads, test.reads) {
+				t.Errorf("it read %v, want %v", reads, test.reads)
+			}
+		})
+	}
+}
+
+func getsOf(objects []client.Object) []string {
+	gets := make([]string, len(objects))
+	for i, obj := range objects {
+		gets[i] = "get " + obj.GetName()
+	}
+	return gets
+}
+
+func TestVMThatGoesWhileItIsLookedAtKeepsNothing(t *testing.T) {
+	vm := aVM("a", "10.0.0.1/24")
+	r := reconciler(t, vm)
+	var reads []string
+	r.live = noting(r.client, &reads, func() {
+		if err := r.client.Delete(t.Context(), vm); err != nil {
+			t.Error(err)
+		}
+	})
+	h := bound()
+	if err := r.observeVMs(t.Context(), &state{machineState: absent(), namespace: "ns", holdings: []*holding{&h}}); err != nil {
+		t.Fatal(err)
+	}
+	if h.vmExists {
+		t.Error("a VM that is gone keeps the address")
 	}
 }

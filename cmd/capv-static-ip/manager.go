@@ -33,6 +33,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/late"
+	"capv-static-ip.dev/allocator/ledger"
 	"capv-static-ip.dev/allocator/lifecycle"
 	"capv-static-ip.dev/allocator/mapper"
 	"capv-static-ip.dev/allocator/recorder"
@@ -219,8 +220,9 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 		return nil, err
 	}
 	providers := ipam.NewProviders(contract.Provider{Mapper: mgr.GetRESTMapper(), Live: live}, metal3.Provider{})
-	alloc := allocator.New(providers, cached, live)
-	alloc.ReuseAfter = opts.reuseAfter
+	counts := ledger.New(providers)
+	alloc := allocator.New(providers, counts.Client(cached), live)
+	alloc.ReuseAfter, alloc.Counts = opts.reuseAfter, counts
 	events, err := addRecorder(mgr)
 	if err != nil {
 		return nil, err
@@ -255,7 +257,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 		return nil, err
 	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
-		slices.Concat(alloc.Sources(), demand.Sources(mgr.GetScheme())),
+		slices.Concat(counts.Sources(), alloc.Sources(), demand.Sources(mgr.GetScheme())),
 		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources))
 	if err != nil {
 		return nil, err
@@ -271,7 +273,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	}
 	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
 
-	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, kinds, live}, opts), addChecks(mgr, kinds))
+	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, counts, kinds, live}, opts), addChecks(mgr, kinds))
 }
 
 // registerWebhooks has the webhook server answer for machines and for VSphereClusters.
@@ -287,6 +289,7 @@ const leastClaimAge = 10 * time.Minute
 // reads is what is read by, and who knows what the cache has.
 type reads struct {
 	providers ipam.Providers
+	counts    *ledger.Ledger
 	kinds     *informers.Starter
 	live      client.Client
 }
@@ -328,6 +331,7 @@ func addCollector(ctx context.Context, mgr manager.Manager, by reads, workloads 
 		Client:         mgr.GetClient(),
 		Cache:          mgr.GetCache(),
 		Providers:      by.providers,
+		Counts:         by.counts,
 		Watches:        by.kinds.Watches,
 		ReuseAfter:     opts.reuseAfter,
 		CertificateEnd: collector.CertificateEndOf(opts.webhookHost, opts.webhookPort),

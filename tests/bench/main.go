@@ -39,6 +39,10 @@ type plan struct {
 	// and perSize the samples at each.
 	sizes   []int
 	perSize int
+	// ownSizes and ownSamples are the same for our own share of a create, where the
+	// provider answers at once.
+	ownSizes   []int
+	ownSamples int
 	// scrapes are the samples of a scrape.
 	scrapes int
 	// machines are what the plugin looks at, and looks how often.
@@ -49,11 +53,11 @@ type plan struct {
 const crowd = 32
 
 func thorough() plan {
-	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 30, scrapes: 100, machines: 10000, looks: 5}
+	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 30, ownSizes: []int{10, 1000, 10000}, ownSamples: 100, scrapes: 100, machines: 10000, looks: 5}
 }
 
 func short() plan {
-	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20, scrapes: 20, machines: 300, looks: 3}
+	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20, ownSizes: []int{10, 100}, ownSamples: 20, scrapes: 20, machines: 300, looks: 3}
 }
 
 func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {

@@ -27,6 +27,7 @@ type results struct {
 	// failed is how often a create failed for want of time, and was tried again.
 	failed int64
 	growth []growth
+	own    []own
 	// scrape is what it takes to tell of scrapedAddresses addresses.
 	scrape measure.Durations
 	looks  looks
@@ -39,6 +40,9 @@ func (b *bench) measure(ctx context.Context, p plan, r *results) error {
 	}
 	if err := b.manyClients(ctx, p, r); err != nil {
 		return fmt.Errorf("measuring with %d clients: %w", crowd, err)
+	}
+	if err := b.ownShare(ctx, p, r); err != nil {
+		return fmt.Errorf("measuring with a provider that answers at once: %w", err)
 	}
 	if err := b.growing(ctx, p, r); err != nil {
 		return fmt.Errorf("measuring with a growing pool: %w", err)

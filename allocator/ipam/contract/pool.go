@@ -43,25 +43,31 @@ func served(ctx context.Context, reader client.Reader, pool client.Object, name 
 	return nil
 }
 
+// readers are what a pool and its addresses are read by. Addresses are watched, be the pool
+// of a kind that is not.
+type readers struct {
+	pool, addresses client.Reader
+}
+
 // counted adds what the pool's status says of its size, and how many of its
 // addresses exist: the in-cluster provider's own count of those lags behind.
-func (c Provider) counted(ctx context.Context, reader client.Reader, machine ipam.Machine, pool ipam.Pool) (ipam.Pool, error) {
+func (c Provider) counted(ctx context.Context, by readers, machine ipam.Machine, pool ipam.Pool) (ipam.Pool, error) {
 	counts, found, err := unstructured.NestedMap(pool.Object.(*unstructured.Unstructured).Object, "status", "ipAddresses")
 	total, isCount := counts["total"].(int64)
 	if err != nil || !found || !isCount || total < 0 {
 		return pool, nil //nolint:nilerr // of other kinds nothing is known, their status may hold anything
 	}
-	used, err := c.used(ctx, reader, pool)
+	used, err := c.used(ctx, by, pool)
 	if err != nil {
 		return ipam.Pool{}, err
 	}
 	outOfRange, _ := counts["outOfRange"].(int64)
-	free := max(0, total-max(0, int64(len(used))-outOfRange))
+	free := max(0, total-max(0, int64(used.Claims())-outOfRange))
 	pool.Total = uint64(total)
 	pool.Free = func(claims []string) (uint64, uint64) {
 		var needed uint64
 		for _, claim := range claims {
-			if !used[types.NamespacedName{Namespace: machine.Namespace, Name: claim}] {
+			if !used.HasClaim(types.NamespacedName{Namespace: machine.Namespace, Name: claim}) {
 				needed++
 			}
 		}
@@ -70,22 +76,38 @@ func (c Provider) counted(ctx context.Context, reader client.Reader, machine ipa
 	return pool, nil
 }
 
-// used are the claims that the address objects of a pool answer, terminating
+// usage is the claims that the address objects of a pool answer, terminating
 // ones included.
-func (Provider) used(ctx context.Context, reader client.Reader, pool ipam.Pool) (map[types.NamespacedName]bool, error) {
+type usage interface {
+	Claims() int
+	HasClaim(claim types.NamespacedName) bool
+}
+
+// listed are claims as they were read one by one.
+type listed map[types.NamespacedName]bool
+
+func (l listed) Claims() int { return len(l) }
+
+func (l listed) HasClaim(claim types.NamespacedName) bool { return l[claim] }
+
+// used finds them by what the reader has counted, or else by listing all addresses.
+func (Provider) used(ctx context.Context, by readers, pool ipam.Pool) (usage, error) {
+	if counted, ok := ipam.UsedBy(by.addresses, pool.GetNamespace(), pool.Reference); ok {
+		return counted, nil
+	}
 	addresses := &ipamv1.IPAddressList{}
-	err := reader.List(ctx, addresses, client.InNamespace(pool.GetNamespace()), client.UnsafeDisableDeepCopy)
+	err := by.pool.List(ctx, addresses, client.InNamespace(pool.GetNamespace()), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return nil, fmt.Errorf("listing the addresses of %s: %w", pool.Reference.In(pool.GetNamespace()), err)
 	}
-	used := map[types.NamespacedName]bool{}
+	found := listed{}
 	for i := range addresses.Items {
 		address := &addresses.Items[i]
 		if referenceTo(address.Spec.PoolRef) == pool.Reference {
-			used[types.NamespacedName{Namespace: address.Namespace, Name: address.Spec.ClaimRef.Name}] = true
+			found[types.NamespacedName{Namespace: address.Namespace, Name: address.Spec.ClaimRef.Name}] = true
 		}
 	}
-	return used, nil
+	return found, nil
 }
 
 // familyOf is the family of the addresses that a pool of the in-cluster

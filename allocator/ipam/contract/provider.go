@@ -293,8 +293,10 @@ func (c Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 		key.Namespace = machine.Namespace
 	}
 	name := want.Pool.In(key.Namespace)
+	by := readers{pool: reader, addresses: reader}
 	if !watched {
 		reader = c.Live
+		by.pool = reader
 	}
 
 	pool := unstructuredPool(mapping.GroupVersionKind)
@@ -323,7 +325,7 @@ func (c Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 	if err := ipam.CheckDNS(name, servers, ipam.SearchDomains(pool)); err != nil {
 		return ipam.Pool{}, err
 	}
-	return c.counted(ctx, reader, machine, ipam.Pool{Object: pool, Reference: want.Pool, Silent: true, Watched: watched})
+	return c.counted(ctx, by, machine, ipam.Pool{Object: pool, Reference: want.Pool, Silent: true, Watched: watched})
 }
 
 // Read implements ipam.Pools.

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -54,6 +53,7 @@ var (
 	_ ipam.Twinned   = Provider{}
 	_ ipam.Shorthand = Provider{}
 	_ ipam.Ranged    = Provider{}
+	_ ipam.Naming    = Provider{}
 )
 
 // Name implements ipam.Provider.
@@ -177,7 +177,7 @@ func (m Provider) reservedAndUsed(ctx context.Context, reader client.Reader, poo
 		return netip.Addr{}
 	}
 	used, err := m.used(ctx, reader, pool)
-	if err != nil || !slices.Contains(used, ip) {
+	if err != nil || !used.Has(ip) {
 		return netip.Addr{}
 	}
 	return ip
@@ -232,6 +232,15 @@ func (Provider) ReadAddress(obj client.Object) ipam.Address {
 		Claim:  address.Spec.Claim.Name,
 		IP:     string(address.Spec.Address),
 	}
+}
+
+// dashed writes an address as it stands in names.
+var dashed = strings.NewReplacer(".", "-", ":", "-")
+
+// NamePrefix implements ipam.Naming (ipam/ippool_manager.go, formatAddressName).
+func (Provider) NamePrefix(address ipam.Address) (string, bool) {
+	ending := strings.TrimRight("-"+dashed.Replace(address.IP), "-")
+	return strings.CutSuffix(address.GetName(), ending)
 }
 
 // Pool implements ipam.Pools. metal3 says nothing about a pool that it does not
@@ -329,48 +338,6 @@ func (Provider) served(ctx context.Context, reader client.Reader, pool *ipamv1.I
 			"resume it", pool.Name, pool.Namespace, cluster.Name)
 	}
 	return nil
-}
-
-// used lists the addresses that metal3 counts as taken: those of the pool's
-// address objects of both claim APIs, terminating ones included. metal3 goes by
-// the name of the pool alone.
-func (m Provider) used(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool) ([]netip.Addr, error) {
-	addresses := &ipamv1.IPAddressList{}
-	err := reader.List(ctx, addresses, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy)
-	if err != nil {
-		return nil, fmt.Errorf("listing the addresses of IPPool %s/%s: %w", pool.Namespace, pool.Name, err)
-	}
-	used := make([]netip.Addr, 0, len(addresses.Items))
-	for i := range addresses.Items {
-		address := &addresses.Items[i]
-		if address.Spec.Pool.Name != pool.Name {
-			continue
-		}
-		if a, err := netip.ParseAddr(string(address.Spec.Address)); err == nil {
-			used = append(used, a)
-		}
-	}
-	return m.usedByTwin(ctx, reader, pool, used)
-}
-
-// usedByTwin adds the addresses that metal3 handed to IPAddressClaims.
-func (Provider) usedByTwin(ctx context.Context, reader client.Reader, pool *ipamv1.IPPool, used []netip.Addr) ([]netip.Addr, error) {
-	addresses := &capiipamv1.IPAddressList{}
-	err := reader.List(ctx, addresses, client.InNamespace(pool.Namespace), client.UnsafeDisableDeepCopy)
-	if err != nil && !kube.IsAbsent(err) {
-		return nil, fmt.Errorf("listing the addresses of IPPool %s/%s for IPAddressClaims: %w", pool.Namespace, pool.Name, err)
-	}
-	ranges := rangesOf(pool)
-	for i := range addresses.Items {
-		spec := &addresses.Items[i].Spec
-		if spec.PoolRef.Name != pool.Name {
-			continue
-		}
-		if a, err := netip.ParseAddr(spec.Address); err == nil && ranges.Contains(a) {
-			used = append(used, a)
-		}
-	}
-	return used, nil
 }
 
 // Bind implements ipam.Claims.

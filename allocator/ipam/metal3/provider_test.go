@@ -117,7 +117,7 @@ func TestFreeAddresses(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			if free, needed := freeOf(pool, test.used)(test.claims); free != test.free || needed != test.needed {
+			if free, needed := freeOf(pool, listed(test.used))(test.claims); free != test.free || needed != test.needed {
 				t.Errorf("got %d free and %d needed, want %d and %d", free, needed, test.free, test.needed)
 			}
 		})

@@ -3,7 +3,6 @@ package metal3
 import (
 	"math"
 	"net/netip"
-	"slices"
 	"sync"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
@@ -179,9 +178,9 @@ func size(set *netipx.IPSet) uint64 {
 // spec.preAllocations gets that address and no other; all other claims get none
 // of those. What is left is counted once, since a machine that may choose among pools
 // asks thousands of times.
-func freeOf(pool *ipamv1.IPPool, used []netip.Addr) func(claims []string) (free, needed uint64) {
+func freeOf(pool *ipamv1.IPPool, used usage) func(claims []string) (free, needed uint64) {
 	ranges := usableOf(pool)
-	total, taken := size(ranges), uint64(len(used)+len(pool.Spec.PreAllocations))
+	total, taken := size(ranges), uint64(used.Objects()+len(pool.Spec.PreAllocations)) //nolint:gosec // nobody has fewer than none
 	left := sync.OnceValue(func() uint64 { return leftOf(pool, ranges, used) })
 	return func(claims []string) (free, needed uint64) {
 		for _, claim := range claims {
@@ -199,12 +198,9 @@ func freeOf(pool *ipamv1.IPPool, used []netip.Addr) func(claims []string) (free,
 
 // leftOf counts the addresses of a pool's ranges that nobody has, and that are reserved
 // for nobody.
-func leftOf(pool *ipamv1.IPPool, ranges *netipx.IPSet, used []netip.Addr) uint64 {
+func leftOf(pool *ipamv1.IPPool, ranges *netipx.IPSet, used usage) uint64 {
 	left := netipx.IPSetBuilder{}
 	left.AddSet(ranges)
-	for _, a := range used {
-		left.Remove(a)
-	}
 	for _, text := range pool.Spec.PreAllocations {
 		if a, err := netip.ParseAddr(string(text)); err == nil {
 			left.Remove(a)
@@ -214,23 +210,24 @@ func leftOf(pool *ipamv1.IPPool, ranges *netipx.IPSet, used []netip.Addr) uint64
 	if err != nil {
 		return 0
 	}
-	return size(set)
+	total := size(set)
+	return total - min(total, used.CountIn(set))
 }
 
 // offers tells whether an address is in a pool, and whether a claim cannot have it: it is
 // used, or reserved for the claim of another name (ipam/ippool_manager.go,
 // allocateAddress).
-func offers(pool *ipamv1.IPPool, used []netip.Addr, ip netip.Addr, claim string) (in, taken bool) {
+func offers(pool *ipamv1.IPPool, used usage, ip netip.Addr, claim string) (in, taken bool) {
 	if own, has := pool.Spec.PreAllocations[claim]; has {
 		reserved, err := netip.ParseAddr(string(own))
-		return true, err != nil || reserved != ip || slices.Contains(used, ip)
+		return true, err != nil || reserved != ip || used.Has(ip)
 	}
 	for _, text := range pool.Spec.PreAllocations {
 		if reserved, err := netip.ParseAddr(string(text)); err == nil && reserved == ip {
 			return true, true
 		}
 	}
-	return rangesOf(pool).Contains(ip), slices.Contains(used, ip)
+	return rangesOf(pool).Contains(ip), used.Has(ip)
 }
 
 // Ranges implements ipam.Ranged. metal3 gives a pre-allocated address only to the claim

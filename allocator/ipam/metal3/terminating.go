@@ -25,6 +25,13 @@ import (
 // touchedAnnotation on a terminating pool is the time of the last touch.
 const touchedAnnotation = "capv-static-ip.dev/touched"
 
+// byPool is the name of the cache index that finds addresses by the name of their pool.
+const byPool = "capv-static-ip.dev/ippool"
+
+func indexByPool(address client.Object) []string {
+	return []string{address.(*ipamv1.IPAddress).Spec.Pool.Name}
+}
+
 const (
 	minTouchInterval = time.Second
 	maxTouchInterval = time.Minute
@@ -64,7 +71,7 @@ func (p *poolReconciler) sources(c controller.Controller, from cache.Cache) []in
 		{Object: pool, Started: func(context.Context, cache.Informer) error {
 			return c.Watch(source.Kind(from, pool, &handler.EnqueueRequestForObject{}))
 		}},
-		{Object: address, Started: func(context.Context, cache.Informer) error {
+		{Object: address, Indexes: map[string]client.IndexerFunc{byPool: indexByPool}, Started: func(context.Context, cache.Informer) error {
 			return c.Watch(source.Kind(from, address, poolOf))
 		}},
 	}
@@ -84,15 +91,14 @@ func (p *poolReconciler) Reconcile(ctx context.Context, req reconcile.Request) (
 	if pool.GetDeletionTimestamp().IsZero() {
 		return reconcile.Result{}, nil
 	}
+	// The index is right when the event comes that has this called, as a ledger need not be.
 	addresses := &ipamv1.IPAddressList{}
-	err := p.client.List(ctx, addresses, client.InNamespace(req.Namespace), client.UnsafeDisableDeepCopy)
+	err := p.client.List(ctx, addresses, client.InNamespace(req.Namespace), client.MatchingFields{byPool: req.Name}, client.Limit(1), client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("listing the addresses of pool %s: %w", req.NamespacedName, err)
 	}
-	for i := range addresses.Items {
-		if addresses.Items[i].Spec.Pool.Name == req.Name {
-			return reconcile.Result{}, nil
-		}
+	if len(addresses.Items) > 0 {
+		return reconcile.Result{}, nil
 	}
 	return p.touch(ctx, pool, time.Now())
 }
