@@ -94,7 +94,7 @@ var (
 		},
 		freed: cost{
 			byUser + "delete vspheremachines.infrastructure.cluster.x-k8s.io": 1,
-			byUser + "update vspheremachines.infrastructure.cluster.x-k8s.io": 1,
+			byUser + "patch vspheremachines.infrastructure.cluster.x-k8s.io":  1,
 			byProvider + "update ipaddresses.ipam.metal3.io":                  1,
 			byProvider + "delete ipaddresses.ipam.metal3.io":                  1,
 			byProvider + "update ipclaims.ipam.metal3.io":                     1,
@@ -129,7 +129,7 @@ var (
 		},
 		freed: cost{
 			byUser + "delete vspheremachines.infrastructure.cluster.x-k8s.io":  1,
-			byUser + "update vspheremachines.infrastructure.cluster.x-k8s.io":  1,
+			byUser + "patch vspheremachines.infrastructure.cluster.x-k8s.io":   1,
 			byProvider + "patch ipaddresses.ipam.cluster.x-k8s.io":             1,
 			byProvider + "delete ipaddresses.ipam.cluster.x-k8s.io":            1,
 			byProvider + "patch ipaddressclaims.ipam.cluster.x-k8s.io":         1,
