@@ -1,6 +1,8 @@
 package web
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"golang.org/x/net/html"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"capv-static-ip.dev/inventory"
 	"capv-static-ip.dev/tests/web/cluster"
@@ -122,13 +125,23 @@ func TestSecondLookComesByItself(t *testing.T) {
 	s.until(t, "/findings", "SIP-017")
 }
 
-func TestClusterThatCannotBeReadIsNotReadMoreOften(t *testing.T) {
+func TestOnlyWhatIsNotSureIsReadMoreOften(t *testing.T) {
 	s := serverOf(t, byHand(1)...)
 	if s.follower.again != inventory.SecondLook {
 		t.Fatalf("the second look comes after %s", s.follower.again)
 	}
-	lookAgain(t, s)
-	if s.follower.again != 0 {
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	s.follower.source.Client = interceptor.NewClient(s.follower.client, interceptor.Funcs{
+		List: func(ctx context.Context, c client.WithWatch, list client.ObjectList, options ...client.ListOption) error {
+			return errors.Join(ctx.Err(), c.List(ctx, list, options...))
+		},
+	})
+	s.follower.client = s.follower.source.Client.(client.WithWatch)
+	if err := s.follower.read(gone); err == nil || s.follower.again != 0 {
+		t.Errorf("a cluster that does not answer (%v) is read again after %s", err, s.follower.again)
+	}
+	if lookAgain(t, s).follower.again != 0 {
 		t.Errorf("when all is sure, it is read again after %s", s.follower.again)
 	}
 }
@@ -182,7 +195,7 @@ func TestFindingsAreNarrowed(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("%s shows %q, want %q", target, got, want)
 		}
-		if len(want) == 0 && !strings.Contains(text, "None is like that, of 6 in all.") {
+		if len(want) == 0 && !strings.Contains(text, "No finding is like that, of 6 in all.") {
 			t.Errorf("%s shows nothing, and says %s", target, text)
 		}
 	}

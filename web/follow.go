@@ -80,7 +80,6 @@ func (f *follower) run(ctx context.Context) {
 		}
 		start := time.Now()
 		if err := f.read(ctx); err != nil {
-			f.again = 0
 			f.update(func(s *state) {
 				if s.lost == nil {
 					s.since = start
@@ -110,6 +109,7 @@ func sleep(ctx context.Context, long time.Duration, wake <-chan struct{}) bool {
 // the read is shown at once, without what is not sure, and a later read is its second look.
 // With changes that comes by itself; else it is made after the pause.
 func (f *follower) read(ctx context.Context) error {
+	f.again = 0
 	limited, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
 	lists := &noting{Reader: f.client}
@@ -122,7 +122,6 @@ func (f *follower) read(ctx context.Context) error {
 	}
 	f.watch(ctx, lists.noted)
 	report, unsure := f.lookout.Look(graph, began, time.Now())
-	f.again = 0
 	if unsure > 0 {
 		f.again = f.lookout.Pause
 	}

@@ -16,7 +16,7 @@ var pictures = flag.String("pictures", "", "The folder to take the pictures of t
 func TestPicturesAreTaken(t *testing.T) {
 	b := open(t)
 	b.found()
-	for name, height := range map[string]int64{"pools": 390, "pool": 760, "explain": 450, "findings": 700} {
+	for name, height := range map[string]int64{"pools": 390, "pool": 760, "explain": 450, "findings": 830} {
 		b.look(1100, "light")
 		b.visit(pages[name])
 		b.usable()

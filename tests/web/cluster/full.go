@@ -3,6 +3,7 @@ package cluster
 import (
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -16,7 +17,7 @@ func Full() []client.Object {
 	var all []client.Object
 	add := func(objects ...client.Object) { all = append(all, objects...) }
 
-	add(Webhook()...)
+	add(append(Webhook(), clusters()...)...)
 	add(Metal3Pool("default", "dkp-cluster", "10.16.56.88", "10.16.56.93"))
 	for i := range 6 {
 		name := nameOf("dkp-cp", i)
@@ -65,5 +66,14 @@ func Full() []client.Object {
 	}
 	long := strings.Repeat("as-long-as-names-may-be.", 10)
 	add(Held("lab", long+"six", long+"cluster", InCluster("v6"), "2001:db8:7:0:abcd:abcd:abcd:abcd")...)
+	return all
+}
+
+// clusters are those that its machines are of.
+func clusters() []client.Object {
+	var all []client.Object
+	for name, namespace := range map[string]string{"dkp": "default", "edge-7": "edge", "lab-6": "lab"} {
+		all = append(all, &capi.Cluster{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}})
+	}
 	return all
 }
