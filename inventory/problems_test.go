@@ -295,6 +295,7 @@ func TestRefusalLeadsToItsPage(t *testing.T) {
 	var s, other Story
 	other.see(ipam.PoolExhausted)
 	s.see(ipam.PoolExhausted)
+	s.see(ipam.PoolExhausted)
 	s.add(other)
 	if want := []string{"https://capv-static-ip.dev/docs/denials/#poolexhausted"}; !slices.Equal(s.See, want) {
 		t.Errorf("got %q, want %q", s.See, want)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"os"
 	"regexp"
 	"strings"
@@ -72,6 +71,11 @@ func TestMarksAreInColour(t *testing.T) {
 
 func TestColoursAreForTerminals(t *testing.T) {
 	terminal := openTerminal(t)
+	_, pipe, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pipe.Close()
 	none := map[string]string{}
 	for name, test := range map[string]struct {
 		color    string
@@ -87,7 +91,7 @@ func TestColoursAreForTerminals(t *testing.T) {
 		"a pipe, always":                  {"always", false, map[string]string{"NO_COLOR": "1"}, true},
 		"a terminal, never":               {"never", true, none, false},
 	} {
-		o := &options{color: test.color, streams: genericiooptions.IOStreams{Out: &bytes.Buffer{}}}
+		o := &options{color: test.color, streams: genericiooptions.IOStreams{Out: pipe}}
 		if test.terminal {
 			o.streams.Out = terminal
 		}

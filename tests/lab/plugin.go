@@ -76,7 +76,7 @@ func (s sample) trials() []trial {
 		{what: "is there room for the next roll-out", args: []string{"capacity", harness.DefaultCluster, "--check"}, says: "enough"},
 		{what: "what more machines would get", args: []string{"preview", workers, "--replicas=5"}, says: "would claim 1 address"},
 		{what: "and too many of them (the exit code is 1)", args: []string{"preview", workers, "--replicas=7"}, code: 1, says: "would be refused"},
-		{what: "what is wrong: the pool would stay behind in a move", args: []string{"audit"}, says: "SIP-015"},
+		{what: "what is wrong: no Pod is behind the Service here, and a pool would stay behind in a move (the exit code is 1)", args: []string{"audit"}, code: 1, says: "SIP-015"},
 		{what: "does the installation work (there is no Deployment here: the exit code is 1)", args: []string{"check"}, code: 1, says: "asked us about a machine"},
 		{args: []string{"version", "--client"}, says: "client"},
 		{what: "what it would take to remove it, and what is in the way (the exit code is 1)", args: []string{"uninstall", "--keep-machines", "--dry-run"}, code: 1, says: "these still rely on capv-static-ip"},
