@@ -49,6 +49,8 @@ release-unit = cd release && GOFLAGS= $(GO) test -timeout $(TIMEOUT) $(TESTFLAGS
 programs = $(GO) run ./tests/programs/build $(1) >/dev/null
 PLANE := kustomize clusterctl etcd kube-apiserver kube-controller-manager kubectl metal3-ipam in-cluster-ipam
 STACK := $(PLANE) cert-manager vcenter cluster-api kubeadm-bootstrap kubeadm-control-plane workload capv
+# What installs us, beside kubectl and clusterctl.
+INSTALLERS := helm cluster-api-operator
 # What looks at alerts and dashboard.
 MONITORING := promtool promql-selectors monitoring-objects
 # Rights are generated from the markers in the code that needs them.
@@ -129,17 +131,16 @@ push: ## Push image, provider and chart of dist/VERSION to REGISTRY, for which t
 	@$(call tool,helm) push $(if $(PLAIN_HTTP),--plain-http) 'dist/$(VERSION)/capv-static-ip-$(VERSION:v%=%).tgz' 'oci://$(REGISTRY)/charts'
 
 .PHONY: release-test
-release-test: ## Make a release twice and install from it; the tests of the chart; several minutes; needs skopeo.
+release-test: ## Make a release twice and load it into registries; several minutes; needs skopeo.
 	@command -v skopeo >/dev/null || { echo 'make release-test needs skopeo: install that package' >&2; exit 1; }
 	@$(call programs,$(PLANE) helm cyclonedx-gomod)
 	@cd release && GOFLAGS= $(GO) test -tags=heavy -timeout $(TIMEOUT) $(TESTFLAGS) ./...
-	@$(gotest) -tags=heavy -run 'Chart|Helm|Mistakes' ./tests/install/... ./tests/integration/...
 
 ##@ Test
 
 .PHONY: test
 test: lint ## Everything: lint, unit tests, integration tests on a real control plane.
-	@$(call programs,$(PLANE) $(MONITORING))
+	@$(call programs,$(PLANE) $(INSTALLERS) $(MONITORING))
 	@$(release-unit)
 	@$(gotest) $(UNIT) $(INTEGRATION)
 
@@ -155,7 +156,7 @@ test-unit: ## The tests that need no control plane.
 
 .PHONY: test-integration
 test-integration: ## The tests on a real control plane with the real IPAM provider.
-	@$(call programs,$(PLANE) $(MONITORING))
+	@$(call programs,$(PLANE) $(INSTALLERS) $(MONITORING))
 	@$(gotest) $(INTEGRATION)
 
 .PHONY: e2e

@@ -233,7 +233,7 @@ func documentOf(t *testing.T, path string, into any) {
 // CDPATH, and a path with what is special in a shell, in YAML and in a URL, must not
 // matter, nor what a registry is called.
 func TestLoadWritesConfigurationsForEveryRegistry(t *testing.T) {
-	home := filepath.Join(t.TempDir(), `a b: 50% #1? "c" $HOME`)
+	home := filepath.Join(t.TempDir(), `a b: 50% #1? "c" ${HOME}`)
 	dir := filepath.Join(home, "bundle")
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		t.Fatal(err)

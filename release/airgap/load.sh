@@ -41,7 +41,7 @@ if [ "$push" = yes ]; then
 fi
 
 # clusterctl reads URLs, and replaces what has a dollar.
-here="$(pwd | sed -e 's/%/%25/g' -e 's/ /%20/g' -e 's/"/%22/g' -e 's/#/%23/g' -e 's/\$/%24/g' -e 's/?/%3F/g' -e 's/\\/%5C/g')"
+here="$(pwd | sed -e 's/%/%25/g' -e 's/"/%22/g' -e 's/#/%23/g' -e 's/\$/%24/g' -e 's/?/%3F/g' -e 's/\\/%5C/g')"
 
 cat >clusterctl.yaml <<EOF
 providers:
