@@ -64,7 +64,7 @@ func (a *Allocator) madeFor(ctx context.Context, req Request) ([]ipam.Claim, err
 	var made []ipam.Claim
 	for _, provider := range a.providers {
 		objects, err := kube.List(ctx, a.client, ipam.EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
-			client.MatchingFields{byLabel: ipam.MachineLabelValue(req.Machine.Name)})
+			client.MatchingFields{byMark: ipam.MachineLabelValue(req.Machine.Name)})
 		if err != nil {
 			return nil, fmt.Errorf("listing the claims of VSphereMachine %s: %w", req.Machine.NamespacedName, err)
 		}

@@ -57,8 +57,8 @@ const (
 	byHolder = "capv-static-ip.dev/holder"
 	// byMachineUID finds protected addresses by the machine that has adopted them.
 	byMachineUID = "capv-static-ip.dev/machine-uid"
-	// byLabel finds claims by the label of whom they were made for.
-	byLabel = "capv-static-ip.dev/label"
+	// byMark finds claims by the label of whom they were made for.
+	byMark = "capv-static-ip.dev/mark"
 )
 
 // indexAddresses indexes addresses by their claims and by whom they belong to, and those
@@ -99,7 +99,7 @@ func valueOf(holder ipam.Holder) string { return string(holder.Kind) + "/" + hol
 // machine has adopted.
 func indexClaims(provider ipam.Provider) map[string]client.IndexerFunc {
 	indexes := indexUnadopted(provider)
-	indexes[byLabel] = func(claim client.Object) []string {
+	indexes[byMark] = func(claim client.Object) []string {
 		label, ours := claim.GetLabels()[ipam.MachineLabel]
 		if !ours {
 			return nil

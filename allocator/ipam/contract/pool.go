@@ -86,8 +86,10 @@ type usage interface {
 // listed are claims as they were read one by one.
 type listed map[types.NamespacedName]bool
 
+// Claims implements usage.
 func (l listed) Claims() int { return len(l) }
 
+// HasClaim implements usage.
 func (l listed) HasClaim(claim types.NamespacedName) bool { return l[claim] }
 
 // used finds them by what the reader has counted, or else by listing all addresses.

@@ -29,10 +29,13 @@ type usage interface {
 // listed are addresses as they were read one by one.
 type listed []netip.Addr
 
+// Objects implements usage.
 func (l listed) Objects() int { return len(l) }
 
+// Has implements usage.
 func (l listed) Has(ip netip.Addr) bool { return slices.Contains(l, ip) }
 
+// CountIn implements usage.
 func (l listed) CountIn(set *netipx.IPSet) uint64 {
 	seen := map[netip.Addr]bool{}
 	for _, ip := range l {
