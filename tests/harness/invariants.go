@@ -218,18 +218,27 @@ func (i *inventory) cooling(byDefault time.Duration) []error {
 	return violations
 }
 
-// coolsTooLong is for how long a claim or an address should have cooled down. Where its
-// pool does not exist, that is ever since.
+// poolPatience is for how long a claim or an address may wait for a pool that does not exist,
+// from when it came: a move brings it before its pool.
+const poolPatience = time.Hour
+
+// coolsTooLong is for how long a claim or an address should have cooled down.
 func (i *inventory) coolsTooLong(object client.Object, ref ipam.PoolReference, byDefault time.Duration) time.Duration {
 	at, released := ipam.ReleasedAt(object)
 	if !released {
 		return 0
 	}
-	after := byDefault
+	after, missing := byDefault, true
 	for _, pool := range i.pools {
 		if pool.PoolReference == ref && (pool.namespace == object.GetNamespace() || pool.namespace == "") {
-			after = max(after, pool.reuseAfter)
+			after, missing = max(after, pool.reuseAfter), false
 		}
+	}
+	if made := object.GetCreationTimestamp().Time; missing && made.After(at) {
+		at = made
+	}
+	if missing {
+		after = poolPatience
 	}
 	return time.Since(at.Add(after))
 }

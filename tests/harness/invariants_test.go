@@ -174,7 +174,8 @@ func TestInvariants(t *testing.T) {
 			"an address that cools down":         {objects: []client.Object{cooling, cools(f.claimed("cp-0", time.Hour), "cp-0", time.Minute), cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}},
 			"a claim that cools down too long":   {objects: []client.Object{cooling, cools(f.claimed("cp-0", time.Hour), "cp-0", 2*time.Hour)}, broken: "I3"},
 			"an address that cools too long":     {objects: []client.Object{cooling, cools(answer(claim, a, protected("cp-0")), "cp-0", 2*time.Hour)}, broken: "I3"},
-			"a cooling address of no pool":       {objects: []client.Object{cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}, broken: "I3"},
+			"a cooling address of no pool yet":   {objects: []client.Object{cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}},
+			"a cooling address of no pool":       {objects: []client.Object{cools(answer(claim, a, protected("cp-0")), "cp-0", 2*time.Hour)}, broken: "I3"},
 			"an address given while it cools":    {objects: []client.Object{cooling, f.bound("cp-0", a), claim, cools(answer(claim, a, protected("cp-0")), "cp-0", time.Minute)}, broken: "I1"},
 			"an address protected for nobody":    {objects: []client.Object{answer(claim, a, protected("cp-0"))}, broken: "I3"},
 		} {

@@ -4,25 +4,25 @@ import (
 	"testing"
 	"time"
 
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 
 	"capv-static-ip.dev/tests/harness"
 )
 
 func TestObjectIsMadeOlder(t *testing.T) {
 	t.Parallel()
-	claim := harness.Claim(namespace(t), "old", harness.DefaultPool)
-	create(t, claim)
-	made := claim.CreationTimestamp.Time
+	vm := harness.VSphereVM(harness.Machine(namespace(t), "old"))
+	vm.OwnerReferences = nil
+	create(t, vm)
+	made := vm.CreationTimestamp.Time
 
-	if err := plane.MakeOlder(t.Context(), claim, time.Hour); err != nil {
+	if err := plane.MakeOlder(t.Context(), vm, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 
-	got := &ipamv1.IPClaim{}
-	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(claim), got); err != nil {
+	got := &capvv1.VSphereVM{}
+	if err := plane.Client.Get(t.Context(), client.ObjectKeyFromObject(vm), got); err != nil {
 		t.Fatal(err)
 	}
 	if !got.CreationTimestamp.Time.Equal(made.Add(-time.Hour)) || !got.ManagedFields[0].Time.Time.Equal(made.Add(-time.Hour)) {
