@@ -169,7 +169,6 @@ func machineExists(ctx context.Context, reader client.Reader, key types.Namespac
 	return err == nil, nil
 }
 
-// ErrMachineExists says that a machine of this name lives already: the API
-// server will answer the create with a conflict, and the claims found belong
-// to the living machine.
+// ErrMachineExists says that there is a machine of this name already, living or on its
+// way out: the create conflicts with it, and the claims found belong to it.
 var ErrMachineExists = errors.New("a machine of this name exists")

@@ -319,8 +319,9 @@ func (h *Handler) claimThen(ctx context.Context, request allocator.Request, answ
 		}
 	}
 	if errors.Is(err, allocator.ErrMachineExists) {
-		// The API server answers with the conflict that the user expects.
-		return allow()
+		// That would be the API server's answer, too; but what is here now may be gone before
+		// the new one is stored, which would then have no address.
+		return deny(err)
 	}
 	if _, refused := ipam.AsRefusal(err); !refused && !errors.Is(err, ipam.ErrUndecided) && bounded.Err() != nil {
 		err = ipam.Refuse(ipam.NotBoundInTime, "no address could be bound in time: "+

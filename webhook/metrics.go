@@ -8,13 +8,14 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
 var (
 	admissions = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "capv_static_ip_admissions_total",
-		Help: "Admission requests by operation, outcome (patched, unchanged, denied, invalid, error), and reason of a denial.",
+		Help: "Admission requests by operation, outcome (patched, unchanged, denied, exists, invalid, error), and reason of a denial.",
 	}, []string{"operation", "outcome", "reason"})
 
 	admissionDuration = prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -51,6 +52,8 @@ func outcomeOf(v verdict) (outcome, reason string) {
 		return "denied", string(refusal.Reason)
 	case errors.As(v.err, &bad):
 		return "invalid", ""
+	case errors.Is(v.err, allocator.ErrMachineExists):
+		return "exists", ""
 	case v.err != nil:
 		return "error", ""
 	case len(v.patch) > 0:

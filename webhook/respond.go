@@ -15,6 +15,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/machine"
@@ -31,6 +32,9 @@ func (h *Handler) respond(ctx context.Context, req admission.Request, v verdict)
 		return admission.Denied(refusal.Message)
 	case errors.As(v.err, &bad):
 		return admission.Errored(http.StatusBadRequest, bad.error)
+	case errors.Is(v.err, allocator.ErrMachineExists):
+		conflict := apierrors.NewAlreadyExists(schema.GroupResource{Group: req.Resource.Group, Resource: req.Resource.Resource}, req.Name).Status()
+		return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{Result: &conflict}}
 	case v.err != nil:
 		log.Error(v.err, "Cannot decide about a request", "operation", req.Operation)
 		message := fmt.Sprintf("addresses could not be allocated (%s): see the log of capv-static-ip", stableCause(v.err))
