@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // recheckInterval is how often a pool is asked whether it still has room for a claim
@@ -90,13 +91,28 @@ func (a *Allocator) notBound(ctx context.Context, al *allocation, claim ipam.Cla
 // notAnswered says why the address that a claim names does not answer it.
 func (a *Allocator) notAnswered(ctx context.Context, al *allocation, claim ipam.Claim) error {
 	obj := ipam.EmptyAddress(al.provider)
-	err := a.client.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}, obj)
+	err := a.live.Get(ctx, client.ObjectKey{Namespace: claim.GetNamespace(), Name: claim.Address}, obj)
+	if apierrors.IsNotFound(err) {
+		return a.deleteUnanswerable(ctx, al, claim)
+	}
 	if err != nil || ipam.Answers(obj, claim.GetUID()) {
 		return notBoundInTime(al)
 	}
 	return ipam.Refuse(ipam.AddressLeft, "address %q in namespace %q, which is of an earlier claim %q, is in the way: "+
 		"delete it if nothing uses %s any more, or give the %s another name",
 		obj.GetName(), obj.GetNamespace(), claim.GetName(), al.provider.ReadAddress(obj).IP, al.Machine.Noun())
+}
+
+// deleteUnanswerable deletes a claim that names an address which does not exist: its provider,
+// whose cache was behind, has given it what an earlier claim of the name had, and does not look at
+// it again. Whoever has used the claim meanwhile has changed it, and keeps it.
+func (a *Allocator) deleteUnanswerable(ctx context.Context, al *allocation, claim ipam.Claim) error {
+	err := kube.DeleteAsRead(ctx, a.client, claim.Object)
+	if err != nil && !apierrors.IsConflict(err) {
+		return fmt.Errorf("deleting claim %s, which names an address that does not exist: %w", klog.KObj(claim), err)
+	}
+	klog.FromContext(ctx).Info("Deleted a claim that names an address which does not exist", "claim", klog.KObj(claim), "address", claim.Address)
+	return notBoundInTime(al)
 }
 
 func notBoundInTime(al *allocation) error {

@@ -252,6 +252,33 @@ func TestClaimThatWasReplacedIsNotWaitedForUnderItsName(t *testing.T) {
 	})
 }
 
+// metal3 gives a claim what one of its name had, by a cache that may be behind, and does not
+// look at it again.
+func TestClaimThatNamesAnAddressWhichDoesNotExistIsDeleted(t *testing.T) {
+	for name, exists := range map[string]bool{"it does not exist": false, "it is there, of another claim": true} {
+		t.Run(name, func(t *testing.T) {
+			waiting(t, func(p *play) {
+				reason := ipam.NotBoundInTime
+				if exists {
+					reason = ipam.AddressLeft
+					earlier := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
+						Namespace: "ns", Name: "pool-10-0-0-10", Annotations: map[string]string{ipam.MachineUIDAnnotation: "earlier"},
+					}}
+					if err := p.client.Create(p.Context(), earlier); err != nil {
+						t.Fatal(err)
+					}
+				}
+				p.namesAddress("pool-10-0-0-10")
+				p.wantRefusal(reason)
+				err := p.client.Get(p.Context(), client.ObjectKeyFromObject(p.claim), &ipamv1.IPClaim{})
+				if kept := err == nil; kept != exists {
+					t.Errorf("the claim is kept: %t (%v), want %t", kept, err, exists)
+				}
+			})
+		})
+	}
+}
+
 func TestClaimThatIsNotBoundInTimeIsRefused(t *testing.T) {
 	waiting(t, func(p *play) {
 		start := time.Now()
