@@ -108,6 +108,8 @@ type ControlPlane struct {
 	// webhookClients signs what the API server shows to webhooks.
 	webhookClients *authority
 
+	etcd              *Process
+	etcdURL           string
 	apiServer         *Process
 	controllerManager *Process
 
@@ -212,6 +214,9 @@ func (c *ControlPlane) RestartAPIServer(ctx context.Context) error {
 
 // APIServer returns the process of kube-apiserver.
 func (c *ControlPlane) APIServer() *Process { return c.apiServer }
+
+// Etcd returns the process of etcd, and where it answers without any credentials.
+func (c *ControlPlane) Etcd() (process *Process, url string) { return c.etcd, c.etcdURL }
 
 // APIServerForwarder starts a forwarder to the API server, for whoever is to be
 // cut off from it.

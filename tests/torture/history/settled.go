@@ -66,7 +66,7 @@ func (c *checker) waiting(mark Record) {
 	for _, deployment := range c.state.of(MachineDeployment) {
 		count := 0
 		for _, machine := range c.state.of(Machine) {
-			if machine.Namespace == deployment.Namespace && machine.Deployment == deployment.Name && machine.DeletedAt == nil {
+			if machine.Namespace == deployment.Namespace && machine.Deployment == deployment.Name && machine.DeletedAt == nil && !machine.ByHand {
 				count++
 			}
 		}
