@@ -38,7 +38,7 @@ type Installation struct {
 	certificateDir string
 	limits         limits
 
-	mu      sync.Mutex
+	mu sync.Mutex
 	// binary is the manager's program, and clocked the one with a clock of its own.
 	binary, clocked string
 	started         int

@@ -36,16 +36,16 @@ func programFaults() []fault {
 	}
 }
 
-type act = func(n *nemesis, ctx context.Context) (string, func() error)
+type act = func(ctx context.Context, n *nemesis) (string, func() error)
 
 func killOurs(leader bool) act {
-	return func(n *nemesis, ctx context.Context) (string, func() error) {
+	return func(ctx context.Context, n *nemesis) (string, func() error) {
 		victim, d := n.anyOfOurs(ctx, leader), n.some(0, 4*time.Second)
 		return during(victim.name, d), func() error { return victim.down(ctx, false, d) }
 	}
 }
 
-func killAll(n *nemesis, ctx context.Context) (string, func() error) {
+func killAll(ctx context.Context, n *nemesis) (string, func() error) {
 	d := n.some(0, 4*time.Second)
 	return during("all", d), func() error {
 		for _, r := range n.ours {
@@ -62,7 +62,7 @@ func killAll(n *nemesis, ctx context.Context) (string, func() error) {
 	}
 }
 
-func stopOurs(n *nemesis, ctx context.Context) (string, func() error) {
+func stopOurs(ctx context.Context, n *nemesis) (string, func() error) {
 	victim, d := n.anyOfOurs(ctx, n.rand.IntN(2) == 0), n.some(0, 3*time.Second)
 	return during(victim.name, d), func() error {
 		victim.mu.Lock()
@@ -77,21 +77,21 @@ func stopOurs(n *nemesis, ctx context.Context) (string, func() error) {
 // pauseOurs is longer than a lease, at times: another leads then, and the one that is
 // resumed does not know it yet.
 func pauseOurs(leader bool) act {
-	return func(n *nemesis, ctx context.Context) (string, func() error) {
+	return func(ctx context.Context, n *nemesis) (string, func() error) {
 		victim, d := n.anyOfOurs(ctx, leader), n.some(time.Second, 20*time.Second)
 		return during(victim.name, d), func() error { victim.pause(ctx, d); return nil }
 	}
 }
 
 func down(name string, gently bool) act {
-	return func(n *nemesis, ctx context.Context) (string, func() error) {
+	return func(ctx context.Context, n *nemesis) (string, func() error) {
 		d := n.some(0, 6*time.Second)
 		return during(name, d), func() error { return n.programs[name].down(ctx, gently, d) }
 	}
 }
 
 func pause(name string) act {
-	return func(n *nemesis, ctx context.Context) (string, func() error) {
+	return func(ctx context.Context, n *nemesis) (string, func() error) {
 		d := n.some(500*time.Millisecond, 10*time.Second)
 		return during(name, d), func() error { n.programs[name].pause(ctx, d); return nil }
 	}
@@ -99,7 +99,7 @@ func pause(name string) act {
 
 // cutWebhook breaks the API server's connections to the replicas, whatever is under way,
 // several times in a row.
-func cutWebhook(n *nemesis, ctx context.Context) (string, func() error) {
+func cutWebhook(ctx context.Context, n *nemesis) (string, func() error) {
 	pauses := make([]time.Duration, 1+n.rand.IntN(6))
 	for i := range pauses {
 		pauses[i] = n.some(10*time.Millisecond, time.Second)
@@ -115,7 +115,7 @@ func cutWebhook(n *nemesis, ctx context.Context) (string, func() error) {
 	}
 }
 
-func stallWebhook(n *nemesis, ctx context.Context) (string, func() error) {
+func stallWebhook(ctx context.Context, n *nemesis) (string, func() error) {
 	d := n.some(time.Second, 14*time.Second)
 	return during("all", d), func() error {
 		n.stack.Installation.Forwarder.Stall()
@@ -125,7 +125,7 @@ func stallWebhook(n *nemesis, ctx context.Context) (string, func() error) {
 	}
 }
 
-func cutFromAPIServer(n *nemesis, ctx context.Context) (string, func() error) {
+func cutFromAPIServer(ctx context.Context, n *nemesis) (string, func() error) {
 	victim := n.anyOfOurs(ctx, n.rand.IntN(2) == 0)
 	return victim.name, func() error {
 		victim.through.Cut(victim.late.address)
@@ -134,7 +134,7 @@ func cutFromAPIServer(n *nemesis, ctx context.Context) (string, func() error) {
 }
 
 // stallFromAPIServer is longer than a lease, at times.
-func stallFromAPIServer(n *nemesis, ctx context.Context) (string, func() error) {
+func stallFromAPIServer(ctx context.Context, n *nemesis) (string, func() error) {
 	victim, d := n.anyOfOurs(ctx, n.rand.IntN(2) == 0), n.some(time.Second, 15*time.Second)
 	return during(victim.name, d), func() error {
 		victim.through.Stall()
@@ -144,7 +144,7 @@ func stallFromAPIServer(n *nemesis, ctx context.Context) (string, func() error) 
 	}
 }
 
-func lateWatch(n *nemesis, ctx context.Context) (string, func() error) {
+func lateWatch(ctx context.Context, n *nemesis) (string, func() error) {
 	victim := n.anyOfOurs(ctx, n.rand.IntN(2) == 0)
 	late, d := n.some(200*time.Millisecond, 15*time.Second), n.some(5*time.Second, 25*time.Second)
 	return during(victim.name+" by "+late.Round(time.Millisecond).String(), d), func() error {
@@ -156,7 +156,7 @@ func lateWatch(n *nemesis, ctx context.Context) (string, func() error) {
 }
 
 // wrongClock has one replica run with a clock that is wrong, for a while.
-func wrongClock(n *nemesis, ctx context.Context) (string, func() error) {
+func wrongClock(ctx context.Context, n *nemesis) (string, func() error) {
 	victim := n.anyOfOurs(ctx, n.rand.IntN(2) == 0)
 	// The certificates of the stack are valid since a minute before it was started.
 	ahead, d := n.some(-50*time.Second, 2*time.Minute).Truncate(time.Second), n.some(10*time.Second, 30*time.Second)

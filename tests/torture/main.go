@@ -20,6 +20,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"capv-static-ip.dev/tests/harness"
@@ -62,17 +63,20 @@ func parse() options {
 	flag.IntVar(&o.workers, "workers", 16, "how many make and delete machines")
 	flag.Uint64Var(&o.seed, "seed", 0, "what decides what is done; by chance if 0")
 	flag.StringVar(&faults, "faults", "", "the faults to choose from, separated by commas; all if empty")
-	flag.StringVar(&o.path, "history", "", "the file for the history; in the folder of the logs if empty")
+	flag.StringVar(&o.path, "history", "", "the file for the history; one for the seed in the folder for temporary files if empty")
 	flag.StringVar(&o.check, "check", "", "a history to look at again, instead of a run")
 	flag.BoolVar(&o.clocks, "clocks", true, "build the managers with clocks that can be wrong; takes some minutes the first time")
 	flag.StringVar(&args, "manager-args", "", "more flags for the managers, separated by spaces")
 	flag.Parse()
 	o.args = strings.Fields(args)
-	if faults != "" {
-		o.faults = strings.Split(faults, ",")
-	}
 	if o.seed == 0 {
 		o.seed = rand.Uint64()>>32 + 1
+	}
+	if o.path == "" {
+		o.path = filepath.Join(os.TempDir(), fmt.Sprintf("torture-%d.jsonl", o.seed))
+	}
+	if faults != "" {
+		o.faults = strings.Split(faults, ",")
 	}
 	return o
 }
@@ -82,11 +86,7 @@ func run(ctx context.Context, o options) error {
 		return judge(os.Stdout, o.check)
 	}
 	fmt.Printf("seed %d: %d minutes, %d workers\n", o.seed, o.minutes, o.workers)
-	path, err := torture(ctx, o)
-	if path == "" {
-		return err
-	}
-	return errors.Join(err, judge(os.Stdout, path))
+	return torture(ctx, o)
 }
 
 // judge checks a history and prints what was in it.

@@ -19,7 +19,7 @@ type fault struct {
 	// weight is how often it is chosen, compared with others of its lane.
 	weight int
 	// act breaks something, and mends it.
-	act func(n *nemesis, ctx context.Context) (target string, mend func() error)
+	act func(ctx context.Context, n *nemesis) (target string, mend func() error)
 }
 
 // nemesis breaks things. What it breaks next is decided by the seed.
@@ -86,7 +86,7 @@ func (n *nemesis) pick(lane []fault) fault {
 
 // breakSome writes into the history what is broken, from before that until it is mended.
 func (n *nemesis) breakSome(ctx context.Context, f fault) {
-	target, mend := f.act(n, ctx)
+	target, mend := f.act(ctx, n)
 	if mend == nil {
 		return
 	}

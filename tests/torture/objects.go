@@ -46,7 +46,7 @@ func gvkOf(gvk metav1.GroupVersionKind) schema.GroupVersionKind {
 
 // deleteOne deletes an object of one of the kinds, as kubectl does: its finalizers stay.
 func deleteOne(kinds ...metav1.GroupVersionKind) act {
-	return func(n *nemesis, ctx context.Context) (string, func() error) {
+	return func(ctx context.Context, n *nemesis) (string, func() error) {
 		a, kind := n.anyArena(), kinds[n.rand.IntN(len(kinds))]
 		ctx, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
@@ -70,7 +70,7 @@ func (t *trial) mend(ctx context.Context, what string, act func(context.Context)
 	return harness.Eventually(context.WithoutCancel(ctx), mendTimeout, what, act)
 }
 
-func pauseCluster(n *nemesis, ctx context.Context) (string, func() error) {
+func pauseCluster(ctx context.Context, n *nemesis) (string, func() error) {
 	a, d := n.anyArena(), n.some(time.Second, 15*time.Second)
 	set := func(paused string) func(context.Context) error {
 		return func(ctx context.Context) error {
@@ -89,7 +89,7 @@ func pauseCluster(n *nemesis, ctx context.Context) (string, func() error) {
 
 // refuseMachines has a policy refuse about a third of all machines, after we have given
 // them addresses.
-func refuseMachines(n *nemesis, ctx context.Context) (string, func() error) {
+func refuseMachines(ctx context.Context, n *nemesis) (string, func() error) {
 	const name = "torture"
 	policy := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	policy.Spec.MatchConstraints = &admissionv1.MatchResources{ResourceRules: []admissionv1.NamedRuleWithOperations{{
@@ -126,7 +126,7 @@ func refuseMachines(n *nemesis, ctx context.Context) (string, func() error) {
 
 // renewCertificate has cert-manager issue the serving certificate anew, as its own command
 // does it.
-func renewCertificate(n *nemesis, ctx context.Context) (string, func() error) {
+func renewCertificate(ctx context.Context, n *nemesis) (string, func() error) {
 	return harness.ServingCertificate, func() error {
 		return n.mend(ctx, "the certificate to be renewed", func(ctx context.Context) error {
 			certificate := &unstructured.Unstructured{}

@@ -72,7 +72,7 @@ func (n *nemesis) visit(ctx context.Context, a *arena, all *sync.WaitGroup) {
 }
 
 // deleteNamespace deletes a namespace while machines are made in it.
-func deleteNamespace(n *nemesis, ctx context.Context) (string, func() error) {
+func deleteNamespace(ctx context.Context, n *nemesis) (string, func() error) {
 	a, err := n.newTenant(ctx)
 	if err != nil {
 		return "", nil
@@ -103,7 +103,7 @@ func (n *nemesis) removeNamespace(ctx context.Context, a *arena) error {
 
 // deletePool deletes a pool while machines with its addresses are made, then these, and
 // sees that it goes.
-func deletePool(n *nemesis, ctx context.Context) (string, func() error) {
+func deletePool(ctx context.Context, n *nemesis) (string, func() error) {
 	a, err := n.newTenant(ctx)
 	if err != nil {
 		return "", nil

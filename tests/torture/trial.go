@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,30 +61,24 @@ type replica struct {
 	late    *lateWatches
 }
 
-// torture runs a trial, and returns where its history is.
-func torture(ctx context.Context, o options) (path string, err error) {
+// torture runs a trial, and judges its history. The logs stay if that shows something.
+func torture(ctx context.Context, o options) (err error) {
 	s, err := stack.Start(ctx, stack.Options{
 		WithoutManager: true, WithoutKubeadm: true, WithoutRateLimiting: true, Progress: os.Stderr,
-		Plane: harness.Options{ControllerAccounts: true, KeepFiles: true},
+		Plane: harness.Options{ControllerAccounts: true, KeepFiles: os.Getenv("KEEP_FILES") != ""},
 	})
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer func() { err = errors.Join(err, s.Stop()) }()
-	path = o.path
-	if path == "" {
-		path = filepath.Join(s.Plane.Dir, "history.jsonl")
-	}
-	fmt.Printf("history and logs are in %s\n", filepath.Dir(path))
-	to, err := history.NewWriter(path)
+	defer func() { err = errors.Join(s.Plane.KeepLogs(ctx, err), s.Stop()) }()
+	to, err := history.NewWriter(o.path)
 	if err != nil {
-		return "", err
+		return err
 	}
-	defer func() { err = errors.Join(err, to.Close()) }()
 	_, etcd := s.Plane.Etcd()
 	t := &trial{options: o, stack: s, to: to, recorder: newRecorder(etcd, to), log: os.Stderr, programs: map[string]*kept{}}
 	to.Write(history.Record{Run: &history.Run{Seed: o.seed, Workers: o.workers, Minutes: o.minutes, GracePeriod: gracePeriod}})
-	return path, t.run(ctx)
+	return errors.Join(t.run(ctx), to.Close(), judge(os.Stdout, o.path))
 }
 
 func (t *trial) run(ctx context.Context) error {
