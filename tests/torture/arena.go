@@ -37,10 +37,11 @@ type source struct {
 func (s source) ref() string { return s.kind + "/" + s.name }
 
 // object is the pool.
-func (s source) object(namespace string) client.Object {
+func (s source) object(namespace string, options ...harness.Option) client.Object {
 	at := func(last int) string { return fmt.Sprintf("%s%d", s.network, last) }
-	return s.of.Pool(namespace, harness.WithPoolName(s.name), harness.WithRange(at(10), at(9+poolSize)),
-		harness.WithGateway(at(1)), harness.WithNameservers(at(2)))
+	return s.of.Pool(namespace, append([]harness.Option{
+		harness.WithPoolName(s.name), harness.WithRange(at(10), at(9+poolSize)), harness.WithGateway(at(1)), harness.WithNameservers(at(2)),
+	}, options...)...)
 }
 
 // sources are the pools of a namespace whose number no other has.
@@ -68,7 +69,7 @@ func (t *trial) makeArenas(ctx context.Context) error {
 	return group.Wait()
 }
 
-func (t *trial) makeArena(ctx context.Context, a *arena) error {
+func (t *trial) makeArena(ctx context.Context, a *arena, options ...harness.Option) error {
 	if err := t.makeNamespace(ctx, a.ns); err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func (t *trial) makeArena(ctx context.Context, a *arena) error {
 		return err
 	}
 	for _, s := range a.sources {
-		if err := t.stack.Create(ctx, s.object(a.ns)); err != nil {
+		if err := t.stack.Create(ctx, s.object(a.ns, options...)); err != nil {
 			return err
 		}
 		for g := range generations {

@@ -39,6 +39,8 @@ type options struct {
 	check string
 	// clocks has the managers built with clocks that can be wrong.
 	clocks bool
+	// moves has a Cluster moved to another management cluster and back.
+	moves bool
 	// args are more flags for the managers.
 	args []string
 }
@@ -66,6 +68,7 @@ func parse() options {
 	flag.StringVar(&o.path, "history", "", "the file for the history; one for the seed in the folder for temporary files if empty")
 	flag.StringVar(&o.check, "check", "", "a history to look at again, instead of a run")
 	flag.BoolVar(&o.clocks, "clocks", true, "build the managers with clocks that can be wrong; takes some minutes the first time")
+	flag.BoolVar(&o.moves, "moves", false, "move a Cluster to another management cluster and back")
 	flag.StringVar(&args, "manager-args", "", "more flags for the managers, separated by spaces")
 	flag.Parse()
 	o.args = strings.Fields(args)

@@ -18,6 +18,8 @@ type fault struct {
 	kind string
 	// weight is how often it is chosen, compared with others of its lane.
 	weight int
+	// apart says that nothing can be moved meanwhile.
+	apart bool
 	// act breaks something, and mends it.
 	act func(ctx context.Context, n *nemesis) (target string, mend func() error)
 }
@@ -89,6 +91,10 @@ func (n *nemesis) breakSome(ctx context.Context, f fault) {
 	target, mend := f.act(ctx, n)
 	if mend == nil {
 		return
+	}
+	if f.apart {
+		n.moving.RLock()
+		defer n.moving.RUnlock()
 	}
 	n.fault(f.kind, target, mend)
 }

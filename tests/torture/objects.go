@@ -17,6 +17,7 @@ import (
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
 	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/torture/history"
 )
 
 // mendTimeout is how long it may take to take back what was changed, while other things
@@ -26,17 +27,17 @@ const mendTimeout = 3 * time.Minute
 // objectFaults are what people do to objects that others rely on.
 func objectFaults() []fault {
 	return []fault{
-		{"delete-claim", 5, deleteOne(
+		{"delete-claim", 5, false, deleteOne(
 			metav1.GroupVersionKind{Group: ipamv1.GroupVersion.Group, Version: ipamv1.GroupVersion.Version, Kind: "IPClaim"},
 			metav1.GroupVersionKind{Group: capiipamv1.GroupVersion.Group, Version: capiipamv1.GroupVersion.Version, Kind: "IPAddressClaim"})},
-		{"delete-address", 5, deleteOne(
+		{"delete-address", 5, false, deleteOne(
 			metav1.GroupVersionKind{Group: ipamv1.GroupVersion.Group, Version: ipamv1.GroupVersion.Version, Kind: "IPAddress"},
 			metav1.GroupVersionKind{Group: capiipamv1.GroupVersion.Group, Version: capiipamv1.GroupVersion.Version, Kind: "IPAddress"})},
-		{"pause-cluster", 2, pauseCluster},
-		{"refuse-machines", 2, refuseMachines},
-		{"renew-certificate", 2, renewCertificate},
-		{"delete-pool", 1, deletePool},
-		{"delete-namespace", 1, deleteNamespace},
+		{"pause-cluster", 2, false, pauseCluster},
+		{"refuse-machines", 2, false, refuseMachines},
+		{"renew-certificate", 2, false, renewCertificate},
+		{"delete-pool", 1, false, deletePool},
+		{"delete-namespace", 1, false, deleteNamespace},
 	}
 }
 
@@ -98,7 +99,7 @@ func refuseMachines(ctx context.Context, n *nemesis) (string, func() error) {
 			Rule:       admissionv1.Rule{APIGroups: []string{capvv1.GroupName}, APIVersions: []string{"*"}, Resources: []string{"vspheremachines"}},
 		},
 	}}}
-	policy.Spec.Validations = []admissionv1.Validation{{Expression: "!object.metadata.name.matches('[1478dlqt]$')", Message: "tortured"}}
+	policy.Spec.Validations = []admissionv1.Validation{{Expression: "object.metadata.namespace == '" + history.MovedNamespace + "' || !object.metadata.name.matches('[1478dlqt]$')", Message: "tortured"}}
 	binding := &admissionv1.ValidatingAdmissionPolicyBinding{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	binding.Spec.PolicyName = name
 	binding.Spec.ValidationActions = []admissionv1.ValidationAction{admissionv1.Deny}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,12 +31,20 @@ const (
 	lookAgain = time.Second
 )
 
+// all are the arenas, and the one that is moved, if it is here.
+func (t *trial) all() []*arena {
+	if t.mover == nil || t.mover.lost {
+		return t.arenas
+	}
+	return append(slices.Clone(t.arenas), t.mover.arena)
+}
+
 // settle waits until all is in order, sees that each pool serves, and marks that.
 func (t *trial) settle(ctx context.Context) error {
 	began := time.Now()
 	err := t.await(ctx, t.unsettled)
 	fmt.Printf("settled after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
-	for _, a := range t.arenas {
+	for _, a := range t.all() {
 		for _, s := range a.sources {
 			t.probe(ctx, a, s)
 		}
@@ -46,7 +55,7 @@ func (t *trial) settle(ctx context.Context) error {
 // drain deletes everything, waits until it is gone, and marks that.
 func (t *trial) drain(ctx context.Context) error {
 	began := time.Now()
-	for _, a := range t.arenas {
+	for _, a := range t.all() {
 		for _, kind := range []client.Object{&clusterv1.MachineDeployment{}, &clusterv1.Machine{}, &capvv1.VSphereMachine{}} {
 			err := harness.Eventually(ctx, opTimeout, "everything to be deleted", func(ctx context.Context) error {
 				return t.stack.Plane.Client.DeleteAllOf(ctx, kind, client.InNamespace(a.ns))
@@ -108,7 +117,7 @@ func (t *trial) mark(ctx context.Context, mark history.Mark) error {
 // unsettled says what is still on its way.
 func (t *trial) unsettled(ctx context.Context) error {
 	var namespaces []string
-	for _, a := range t.arenas {
+	for _, a := range t.all() {
 		namespaces = append(namespaces, a.ns)
 		if err := t.going(ctx, a); err != nil {
 			return err
@@ -163,7 +172,7 @@ func (t *trial) isFull(ctx context.Context, a *arena, ref string) (bool, error) 
 
 // undrained says what is left in the arenas.
 func (t *trial) undrained(ctx context.Context) error {
-	for _, a := range t.arenas {
+	for _, a := range t.all() {
 		if err := t.leftIn(ctx, a.ns); err != nil {
 			return err
 		}

@@ -38,6 +38,10 @@ type trial struct {
 	recorder *recorder
 	arenas   []*arena
 	workers  []*worker
+	// mover is nil if nothing is moved. moving is held while something is, and shared by what
+	// must not happen meanwhile.
+	mover  *mover
+	moving sync.RWMutex
 	// log is where goes what is not the result.
 	log io.Writer
 
@@ -97,6 +101,15 @@ func (t *trial) run(ctx context.Context) error {
 	}
 	if err := t.makeArenas(ctx); err != nil {
 		return err
+	}
+	if t.options.moves {
+		var err error
+		if t.mover, err = t.newMover(ctx); t.mover != nil {
+			defer func() { _ = t.mover.away.Stop() }()
+		}
+		if err != nil {
+			return err
+		}
 	}
 	for i := range t.options.workers {
 		t.workers = append(t.workers, t.newWorker(i))
@@ -165,6 +178,9 @@ func (t *trial) round(ctx context.Context, number int, during time.Duration) {
 		all.Go(func() { w.run(working) })
 	}
 	all.Go(func() { t.newNemesis(number).run(working) })
+	if t.mover != nil {
+		all.Go(func() { t.mover.run(working, t.newNemesis(-number)) })
+	}
 	all.Go(func() { t.tell(working) })
 	all.Wait()
 	for _, program := range t.programs {

@@ -19,12 +19,14 @@ const (
 	Leaked Rule = "claim or address left"
 	// Wedged is something whose deletion does not end.
 	Wedged Rule = "deletion wedged"
+	// Moved is a machine that a move left without its address, or half way.
+	Moved Rule = "machine lost by a move"
 	// Unserved is a machine that got no address though there was one.
 	Unserved Rule = "machine not served"
 )
 
 // Rules are all of them.
-func Rules() []Rule { return []Rule{Shared, Freed, Leaked, Wedged, Unserved} }
+func Rules() []Rule { return []Rule{Shared, Freed, Leaked, Wedged, Moved, Unserved} }
 
 // Violation is that something happened which must not.
 type Violation struct {
@@ -62,7 +64,9 @@ type checker struct {
 	// changes are the changes of objects, in the order in which they were made.
 	changes []Record
 	faults  []span
-	vms     *vms
+	// away are the times in which MovedNamespace is elsewhere, or on its way.
+	away []span
+	vms  *vms
 
 	state *state
 	found []Violation
@@ -72,7 +76,8 @@ type checker struct {
 // Check returns all violations in a history.
 func Check(records []Record, limits Limits) []Violation {
 	c := &checker{limits: limits, records: records, state: newState(), known: map[string]bool{}}
-	c.faults = faultsOf(records, limits.Aftermath)
+	c.faults = faultsOf(records, limits.Aftermath, func(*Fault) bool { return true })
+	c.away = faultsOf(records, 0, func(f *Fault) bool { return f.Target == MovedNamespace })
 	c.vms = vmsOf(records)
 	for _, r := range records {
 		if r.Object != nil {
@@ -83,6 +88,7 @@ func Check(records []Record, limits Limits) []Violation {
 	c.found = append(c.found, c.vms.shared()...)
 	c.replay()
 	c.requests()
+	c.moves()
 	slices.SortStableFunc(c.found, func(a, b Violation) int { return a.To.Compare(b.To) })
 	return c.found
 }
@@ -121,14 +127,14 @@ func marksOf(records []Record) []Record {
 }
 
 // faultsOf are the times in which something was broken, or may be felt to have been.
-func faultsOf(records []Record, aftermath time.Duration) []span {
+func faultsOf(records []Record, aftermath time.Duration, wanted func(*Fault) bool) []span {
 	begun := map[int]time.Time{}
 	var list []span
 	var last time.Time
 	for _, r := range records {
 		last = r.Time
 		switch {
-		case r.Fault == nil:
+		case r.Fault == nil || !wanted(r.Fault):
 		case r.Fault.Phase == Begin:
 			begun[r.Fault.ID] = r.Time
 		default:
@@ -160,6 +166,9 @@ func (c *checker) report(id string, v Violation) {
 // change makes a change, and looks at the addresses that it is about.
 func (c *checker) change(r Record) {
 	addresses := c.state.apply(r)
+	if r.Object.Namespace == MovedNamespace && slices.ContainsFunc(c.away, func(s span) bool { return !r.Time.Before(s.from) && !r.Time.After(s.to) }) {
+		return // clusterctl takes apart here what it has made elsewhere
+	}
 	for _, address := range addresses {
 		holders := c.state.holders(address)
 		c.unique(address, holders, r)

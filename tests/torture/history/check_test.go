@@ -43,7 +43,10 @@ func (s *script) pass(d time.Duration) *script {
 func (s *script) store(o *Object) *script {
 	s.revision++
 	stored := *o
-	stored.Revision, stored.Namespace = s.revision, ns
+	stored.Revision = s.revision
+	if stored.Namespace == "" {
+		stored.Namespace = ns
+	}
 	return s.add(Record{Object: &stored})
 }
 
@@ -157,16 +160,19 @@ func TestWhatMustNotBeIsFound(t *testing.T) {
 		"a machine is there after all was deleted": {want: []Rule{Wedged}, script: newScript().store(addressOf("a")).store(a).mark(Drained)},
 		"a VM is there after all was deleted":      {want: []Rule{Wedged}, script: newScript().vmEvent(Configured, "vm-1", address).mark(Drained)},
 
-		"a machine has no address":                 {want: []Rule{Unserved}, script: newScript().store(machineOf("a")).mark(Settled)},
-		"a machine has no address, and none is":    {script: newScript().store(full()).store(machineOf("a")).mark(Settled)},
-		"a deployment has too few machines":        {want: []Rule{Unserved}, script: newScript().store(deployment(1)).mark(Settled)},
-		"a deployment has its machines":            {script: newScript().store(addressOf("a")).store(ofDeployment(a)).store(deployment(1)).mark(Settled)},
-		"a request is told that nothing is free":   {want: []Rule{Unserved}, script: newScript().create(Refused, "IPPool is exhausted: 2 of 2")},
-		"a request is told so, and it is true":     {script: newScript().store(full()).create(Refused, "IPPool is exhausted: 2 of 2")},
-		"a request is told so by somebody else":    {script: newScript().create(Refused, "a policy says no")},
-		"something becomes free in the meantime":   {script: somethingBecomesFree()},
-		"a probe fails":                            {want: []Rule{Unserved}, script: newScript().op(Probe, Failed, "no answer")},
-		"a probe fails, and its pool is not there": {script: newScript().gone(full()).pass(time.Minute).op(Probe, Failed, "no answer")},
+		"a machine has no address":                     {want: []Rule{Unserved}, script: newScript().store(machineOf("a")).mark(Settled)},
+		"a machine has no address, and none is":        {script: newScript().store(full()).store(machineOf("a")).mark(Settled)},
+		"a deployment has too few machines":            {want: []Rule{Unserved}, script: newScript().store(deployment(1)).mark(Settled)},
+		"a deployment has its machines":                {script: newScript().store(addressOf("a")).store(ofDeployment(a)).store(deployment(1)).mark(Settled)},
+		"a request is told that nothing is free":       {want: []Rule{Unserved}, script: newScript().create(Refused, "IPPool is exhausted: 2 of 2")},
+		"a request is told so, and it is true":         {script: newScript().store(full()).create(Refused, "IPPool is exhausted: 2 of 2")},
+		"a request is told so by somebody else":        {script: newScript().create(Refused, "a policy says no")},
+		"something becomes free in the meantime":       {script: somethingBecomesFree()},
+		"a probe fails":                                {want: []Rule{Unserved}, script: newScript().op(Probe, Failed, "no answer")},
+		"a move fails":                                 {want: []Rule{Moved}, script: newScript().op(Move, Failed, "no")},
+		"a move takes apart what is elsewhere by then": {script: moved(addressOf("a"), a)},
+		"an address goes after a move":                 {want: []Rule{Freed}, script: moved(nil, a).gone(ofMoved(addressOf("a")))},
+		"a probe fails, and its pool is not there":     {script: newScript().gone(full()).pass(time.Minute).op(Probe, Failed, "no answer")},
 	} {
 		var got []Rule
 		for _, v := range Check(test.script.records, DefaultLimits()) {
@@ -223,6 +229,27 @@ func somethingBecomesFree() *script {
 	end := op
 	end.Phase, end.Outcome, end.Text = End, Refused, "IPPool is exhausted: 1 of 1"
 	return s.add(Record{Op: &op}).pass(10 * time.Second).gone(addressOf("a")).pass(10 * time.Second).add(Record{Op: &end})
+}
+
+// moved is a move of a machine, at whose end these are gone.
+func moved(objects ...*Object) *script {
+	s := newScript().store(ofMoved(addressOf("a"))).store(ofMoved(machineOf("a", address)))
+	fault := Fault{ID: 1, Kind: "move-cluster", Target: MovedNamespace, Phase: Begin}
+	end := fault
+	end.Phase = End
+	s.add(Record{Fault: &fault})
+	if objects[0] != nil {
+		for _, o := range objects {
+			s.gone(ofMoved(o))
+		}
+	}
+	return s.add(Record{Fault: &end})
+}
+
+func ofMoved(o *Object) *Object {
+	moved := *o
+	moved.Namespace = MovedNamespace
+	return &moved
 }
 
 // swapped has two records in the other order, as when they were seen by two watches.

@@ -14,7 +14,13 @@ const (
 	// Probe is the same, when all has settled, as often as it takes: it must succeed if
 	// there is room.
 	Probe = "probe"
+	// Move moves a Cluster with its machines to another management cluster, or back. It is
+	// done if the machines have their addresses there.
+	Move = "move"
 )
+
+// MovedNamespace is the one whose Cluster is moved.
+const MovedNamespace = "mover"
 
 // exhausted is part of what is said when a pool has no address, docs/denials.md has it.
 const exhausted = "is exhausted"
@@ -51,6 +57,23 @@ func (c *checker) requests() {
 			Text:  fmt.Sprintf("%s of %s/%s is refused, while its pools had room, at least %v: %s", r.Kind, r.Namespace, r.Name, free, r.Text),
 			Names: []string{r.Name}, From: r.from.Add(-c.limits.Delay), To: r.to.Add(c.limits.Delay),
 		})
+	}
+}
+
+// moves looks at whether what was moved is as it was.
+func (c *checker) moves() {
+	begun := map[int]time.Time{}
+	for _, r := range c.records {
+		switch {
+		case r.Op == nil || r.Op.Kind != Move:
+		case r.Op.Phase == Begin:
+			begun[r.Op.ID] = r.Time
+		case r.Op.Outcome != Done:
+			c.report(fmt.Sprint(r.Op.ID), Violation{
+				Rule: Moved, Text: fmt.Sprintf("the move of %s/%s failed: %s", r.Op.Namespace, r.Op.Name, r.Op.Text),
+				Names: []string{r.Op.Name}, From: begun[r.Op.ID], To: r.Time,
+			})
+		}
 	}
 }
 
