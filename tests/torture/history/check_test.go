@@ -160,19 +160,24 @@ func TestWhatMustNotBeIsFound(t *testing.T) {
 		"a machine is there after all was deleted": {want: []Rule{Wedged}, script: newScript().store(addressOf("a")).store(a).mark(Drained)},
 		"a VM is there after all was deleted":      {want: []Rule{Wedged}, script: newScript().vmEvent(Configured, "vm-1", address).mark(Drained)},
 
-		"a machine has no address":                     {want: []Rule{Unserved}, script: newScript().store(machineOf("a")).mark(Settled)},
-		"a machine has no address, and none is":        {script: newScript().store(full()).store(machineOf("a")).mark(Settled)},
-		"a deployment has too few machines":            {want: []Rule{Unserved}, script: newScript().store(deployment(1)).mark(Settled)},
-		"a deployment has its machines":                {script: newScript().store(addressOf("a")).store(ofDeployment(a)).store(deployment(1)).mark(Settled)},
-		"a request is told that nothing is free":       {want: []Rule{Unserved}, script: newScript().create(Refused, "IPPool is exhausted: 2 of 2")},
-		"a request is told so, and it is true":         {script: newScript().store(full()).create(Refused, "IPPool is exhausted: 2 of 2")},
-		"a request is told so by somebody else":        {script: newScript().create(Refused, "a policy says no")},
+		"a machine has no address":               {want: []Rule{Unserved}, script: newScript().store(machineOf("a")).mark(Settled)},
+		"a machine has no address, and none is":  {script: newScript().store(full()).store(machineOf("a")).mark(Settled)},
+		"a deployment has too few machines":      {want: []Rule{Unserved}, script: newScript().store(deployment(1)).mark(Settled)},
+		"a deployment has its machines":          {script: newScript().store(addressOf("a")).store(ofDeployment(a)).store(deployment(1)).mark(Settled)},
+		"a request is told that nothing is free": {want: []Rule{Unserved}, script: newScript().create(Refused, "IPPool is exhausted: 2 of 2")},
+		"a request is told so, and it is true":   {script: newScript().store(full()).create(Refused, "IPPool is exhausted: 2 of 2")},
+		"a request is told so by somebody else":  {script: newScript().create(Refused, "a policy says no")},
+		"others ask at the same time":            {script: othersAsk()},
+		"the pool was full a while ago": {want: []Rule{Unserved}, script: newScript().store(full()).pass(time.Minute).
+			store(&Object{Kind: Metal3Pool, Name: "workers", UID: "pool", Size: 2}).pass(time.Minute).create(Refused, "IPPool is exhausted: 2 of 2")},
 		"something becomes free in the meantime":       {script: somethingBecomesFree()},
 		"a probe fails":                                {want: []Rule{Unserved}, script: newScript().op(Probe, Failed, "no answer")},
 		"a move fails":                                 {want: []Rule{Moved}, script: newScript().op(Move, Failed, "no")},
 		"a move takes apart what is elsewhere by then": {script: moved(addressOf("a"), a)},
-		"an address goes after a move":                 {want: []Rule{Freed}, script: moved(nil, a).gone(ofMoved(addressOf("a")))},
-		"a probe fails, and its pool is not there":     {script: newScript().gone(full()).pass(time.Minute).op(Probe, Failed, "no answer")},
+		"an address goes while something else is moved": {want: []Rule{Freed}, script: newScript().store(addressOf("a")).store(a).
+			add(Record{Fault: &Fault{ID: 1, Kind: "move-cluster", Target: MovedNamespace, Phase: Begin}}).gone(addressOf("a"))},
+		"an address goes after a move":             {want: []Rule{Freed}, script: moved(nil, a).gone(ofMoved(addressOf("a")))},
+		"a probe fails, and its pool is not there": {script: newScript().gone(full()).pass(time.Minute).op(Probe, Failed, "no answer")},
 	} {
 		var got []Rule
 		for _, v := range Check(test.script.records, DefaultLimits()) {
@@ -229,6 +234,22 @@ func somethingBecomesFree() *script {
 	end := op
 	end.Phase, end.Outcome, end.Text = End, Refused, "IPPool is exhausted: 1 of 1"
 	return s.add(Record{Op: &op}).pass(10 * time.Second).gone(addressOf("a")).pass(10 * time.Second).add(Record{Op: &end})
+}
+
+// othersAsk is when two more requests are under way that may have got both addresses.
+func othersAsk() *script {
+	s := newScript().pass(time.Minute)
+	for id := range 3 {
+		s.add(Record{Op: &Op{ID: id, Kind: Create, Namespace: ns, Name: "b", Pools: []string{pool}, Phase: Begin}})
+	}
+	for id := range 3 {
+		op := Op{ID: id, Kind: Create, Namespace: ns, Name: "b", Pools: []string{pool}, Phase: End, Outcome: Done}
+		if id == 0 {
+			op.Outcome, op.Text = Refused, "IPPool is exhausted: 2 of 2"
+		}
+		s.add(Record{Op: &op})
+	}
+	return s
 }
 
 // moved is a move of a machine, at whose end these are gone.

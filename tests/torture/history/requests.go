@@ -111,6 +111,7 @@ func (c *checker) concurrent(all []request, of request, pool string) int {
 func (c *checker) usage(of []request) []map[string]int {
 	free := make([]map[string]int, len(of))
 	bySecond := map[int64][]int{}
+	end := c.records[len(c.records)-1].Time
 	for i, r := range of {
 		free[i] = map[string]int{}
 		for second := r.from.Unix(); second <= r.to.Unix(); second++ {
@@ -120,9 +121,12 @@ func (c *checker) usage(of []request) []map[string]int {
 	s := newState()
 	for at, change := range c.changes {
 		s.apply(change)
-		until := change.Time
-		if at+1 < len(c.changes) && c.changes[at+1].Time.After(until) {
+		until := end
+		if at+1 < len(c.changes) {
 			until = c.changes[at+1].Time
+		}
+		if until.Before(change.Time) {
+			until = change.Time // two changes were seen in another order
 		}
 		for second := change.Time.Add(-c.limits.Delay).Unix(); second <= until.Add(c.limits.Delay).Unix(); second++ {
 			for _, i := range bySecond[second] {

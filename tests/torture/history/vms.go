@@ -60,7 +60,7 @@ func (v *vms) shared() []Violation {
 	var found []Violation
 	for i, later := range v.spans {
 		for _, earlier := range v.spans[:i] {
-			if earlier.id == later.id || earlier.last != 0 && earlier.last <= later.first {
+			if earlier.last != 0 && earlier.last <= later.first {
 				continue
 			}
 			for _, address := range later.addresses {
