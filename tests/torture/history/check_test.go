@@ -301,7 +301,11 @@ func TestFaultsExcuseThatForgeriesAreNotKnown(t *testing.T) {
 
 func TestWindowBeginsWithWhatTheViolationBeginsWith(t *testing.T) {
 	t.Parallel()
-	s := newScript().store(machineOf("other")).store(addressOf("a")).store(machineOf("a", address))
+	op := func(id int, name string, phase Phase) Record {
+		return Record{Op: &Op{ID: id, Kind: Create, Namespace: ns, Name: name, Phase: phase}}
+	}
+	s := newScript().store(machineOf("other")).store(addressOf("a"))
+	s.add(op(1, "unrelated", Begin)).add(op(2, "a", Begin)).store(machineOf("a", address)).add(op(2, "a", End)).add(op(1, "unrelated", End))
 	s.store(machineOf("unrelated")).add(Record{Fault: &Fault{ID: 1, Kind: "a kill", Phase: Begin}}).store(machineOf("b", address))
 	found := Check(s.records, DefaultLimits())
 	if len(found) != 1 {
@@ -309,9 +313,15 @@ func TestWindowBeginsWithWhatTheViolationBeginsWith(t *testing.T) {
 	}
 	var text strings.Builder
 	Explain(&text, s.records, found[0])
-	lines := strings.Split(strings.TrimSpace(text.String()), "\n")
-	if len(lines) != 4 || !strings.Contains(lines[1], "arena/a") || !strings.Contains(lines[2], "a kill") || !strings.Contains(lines[3], "arena/b") {
-		t.Errorf("the window is %q", lines)
+	lines := strings.Split(strings.TrimSpace(text.String()), "\n")[1:]
+	want := []string{"op 2 begin", "VSphereMachine arena/a", "op 2 end", "a kill", "VSphereMachine arena/b"}
+	if len(lines) != len(want) {
+		t.Fatalf("the window is %q, want %q", lines, want)
+	}
+	for i, part := range want {
+		if !strings.Contains(lines[i], part) {
+			t.Errorf("line %d of the window is %q, want %q", i+1, lines[i], part)
+		}
 	}
 }
 

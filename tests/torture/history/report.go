@@ -9,11 +9,18 @@ import (
 )
 
 // Window are the records of a history that show a violation, in the order of their times,
-// and what was broken meanwhile.
+// and what was broken meanwhile. What ends in that time is there with its begin.
 func Window(records []Record, v Violation) []Record {
+	within := func(r Record) bool { return !r.Time.Before(v.From) && !r.Time.After(v.To) && v.concerns(r) }
+	underWay := map[int]bool{}
+	for _, r := range records {
+		if r.Op != nil && r.Op.Phase == End && within(r) {
+			underWay[r.Op.ID] = true
+		}
+	}
 	var window []Record
 	for _, r := range records {
-		if !r.Time.Before(v.From) && !r.Time.After(v.To) && v.concerns(r) {
+		if within(r) || r.Op != nil && underWay[r.Op.ID] {
 			window = append(window, r)
 		}
 	}
