@@ -160,8 +160,17 @@ func TestWhatMustNotBeIsFound(t *testing.T) {
 		"a machine is there after all was deleted": {want: []Rule{Wedged}, script: newScript().store(addressOf("a")).store(a).mark(Drained)},
 		"a VM is there after all was deleted":      {want: []Rule{Wedged}, script: newScript().vmEvent(Configured, "vm-1", address).mark(Drained)},
 
-		"a machine has no address":               {want: []Rule{Unserved}, script: newScript().store(machineOf("a")).mark(Settled)},
-		"a machine has no address, and none is":  {script: newScript().store(full()).store(machineOf("a")).mark(Settled)},
+		"a machine has no address":              {want: []Rule{Unserved}, script: newScript().store(machineOf("a")).mark(Settled)},
+		"a machine has no address, and none is": {script: newScript().store(full()).store(machineOf("a")).mark(Settled)},
+		"a machine was made while its Cluster was paused": {script: newScript().store(&Object{Kind: Cluster, Name: "dkp", Paused: true}).
+			store(machineOf("a")).store(&Object{Kind: Cluster, Name: "dkp"}).mark(Settled)},
+		"a machine was made right after its Cluster was paused": {script: newScript().store(&Object{Kind: Cluster, Name: "dkp", Paused: true}).
+			store(&Object{Kind: Cluster, Name: "dkp"}).store(machineOf("a")).mark(Settled)},
+		"a machine was made long after its Cluster was paused": {want: []Rule{Unserved}, script: newScript().
+			store(&Object{Kind: Cluster, Name: "dkp", Paused: true}).store(&Object{Kind: Cluster, Name: "dkp"}).pass(time.Minute).
+			store(machineOf("a")).mark(Settled)},
+		"a machine with an owner was made while its Cluster was paused": {want: []Rule{Unserved}, script: newScript().
+			store(&Object{Kind: Cluster, Name: "dkp", Paused: true}).store(&Object{Kind: Machine, Name: "a", UID: "a", Asks: []string{pool}, Owned: true}).mark(Settled)},
 		"a deployment has too few machines":      {want: []Rule{Unserved}, script: newScript().store(deployment(1)).mark(Settled)},
 		"a deployment has its machines":          {script: newScript().store(addressOf("a")).store(ofDeployment(a)).store(deployment(1)).mark(Settled)},
 		"a request is told that nothing is free": {want: []Rule{Unserved}, script: newScript().create(Refused, "IPPool is exhausted: 2 of 2")},

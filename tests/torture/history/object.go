@@ -62,7 +62,8 @@ type Object struct {
 	Addresses []string `json:"addresses,omitempty"`
 	// Owner is the UID of the VSphereMachine that owns a VSphereVM.
 	Owner string `json:"owner,omitempty"`
-	// Deployment is that of a machine.
+	// Owned says that a Machine owns a machine, and Deployment which one it is of.
+	Owned      bool   `json:"owned,omitempty"`
 	Deployment string `json:"deployment,omitempty"`
 	// Asks are the pools that a machine, or each of a deployment, asks for an address of.
 	Asks []string `json:"asks,omitempty"`
@@ -256,8 +257,11 @@ func (s *stored) fillMachine(o *Object) {
 	o.Asks, o.Deployment = list(s.Annotations[PoolsAnnotation]), s.Labels["cluster.x-k8s.io/deployment-name"]
 	_, o.ByHand = s.Annotations[ByHandAnnotation]
 	for _, owner := range s.OwnerReferences {
-		if owner.Kind == Machine {
+		switch owner.Kind {
+		case Machine:
 			o.Owner = string(owner.UID)
+		case "Machine":
+			o.Owned = true
 		}
 	}
 }

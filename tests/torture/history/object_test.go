@@ -14,12 +14,12 @@ func TestObjectsAreReadAsTheyAreStored(t *testing.T) {
 	}{
 		"machine": {
 			key: "/registry/infrastructure.cluster.x-k8s.io/vspheremachines/ns/a",
-			content: `{"metadata":{"namespace":"ns","name":"a","uid":"u","finalizers":["f"],"labels":{"cluster.x-k8s.io/deployment-name":"md"},
+			content: `{"metadata":{"namespace":"ns","name":"a","uid":"u","finalizers":["f"],"ownerReferences":[{"kind":"Machine","uid":"m"}],"labels":{"cluster.x-k8s.io/deployment-name":"md"},
 				"annotations":{"torture.capv-static-ip.dev/pools":"IPPool/x,InClusterIPPool/y","torture.capv-static-ip.dev/by-hand":""}},
 				"spec":{"network":{"devices":[{"ipAddrs":["10.0.0.1/24"]},{"ipAddrs":["10.0.0.2/24"]}]}},
 				"status":{"addresses":[{"type":"InternalIP","address":"10.0.0.1"}],"address":5}}`,
 			want: Object{
-				Kind: Machine, Namespace: "ns", Name: "a", UID: "u", Finalizers: []string{"f"}, Deployment: "md",
+				Kind: Machine, Namespace: "ns", Name: "a", UID: "u", Finalizers: []string{"f"}, Owned: true, Deployment: "md",
 				Addresses: []string{"10.0.0.1", "10.0.0.2"}, Asks: []string{"IPPool/x", "InClusterIPPool/y"}, ByHand: true,
 			},
 		},

@@ -57,6 +57,10 @@ func (c *checker) wedged(mark Record) {
 // if there is room.
 func (c *checker) waiting(mark Record) {
 	for _, machine := range c.state.of(Machine) {
+		// Its user was warned that it gets its addresses when a Machine owns it.
+		if machine.paused && !machine.Owned {
+			continue
+		}
 		if machine.DeletedAt != nil || machine.ByHand || len(machine.Addresses) >= len(machine.Asks) || c.full(machine.Namespace, machine.Asks) {
 			continue
 		}

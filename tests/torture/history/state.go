@@ -17,6 +17,8 @@ type seen struct {
 	// since is the record by which an object of this UID came to be, and last the one of
 	// its last change.
 	since, last Record
+	// paused says that its Cluster was paused when it was made, or shortly before.
+	paused bool
 }
 
 // holding is somebody who has an address: a machine, or a VSphereVM of it.
@@ -43,13 +45,15 @@ type state struct {
 	kept map[string]map[key]*seen
 	// usedOf counts, for each pool of a namespace, what is not free.
 	usedOf map[place]int
+	// paused is when a Cluster of a namespace was seen to be paused last.
+	paused map[string]time.Time
 }
 
 // place is a pool, as in "IPPool/workers", of a namespace.
 type place struct{ namespace, pool string }
 
 func newState() *state {
-	return &state{objects: map[key]*seen{}, holdings: map[string]map[key]holding{}, kept: map[string]map[key]*seen{}, usedOf: map[place]int{}}
+	return &state{objects: map[key]*seen{}, holdings: map[string]map[key]holding{}, kept: map[string]map[key]*seen{}, usedOf: map[place]int{}, paused: map[string]time.Time{}}
 }
 
 // apply makes a change, and returns the addresses that it is about.
@@ -67,12 +71,30 @@ func (s *state) apply(r Record) []string {
 		return touched
 	}
 	now := &seen{Object: object, since: r, last: r}
+	now.paused = s.isPaused(object.Namespace, r.Time)
 	if before != nil && before.UID == object.UID {
-		now.since = before.since
+		now.since, now.paused = before.since, before.paused
+	}
+	if object.Kind == Cluster && (object.Paused || before != nil && before.Paused) {
+		s.paused[object.Namespace] = r.Time
 	}
 	s.objects[k] = now
 	s.index(before, now, r)
 	return union(touched, object.Addresses)
+}
+
+// pauseKnown is how long after a Cluster is resumed it may not be known.
+const pauseKnown = 30 * time.Second
+
+// isPaused tells whether a Cluster of a namespace is paused, or may be taken to be.
+func (s *state) isPaused(namespace string, at time.Time) bool {
+	for k, object := range s.objects {
+		if k.kind == Cluster && k.namespace == namespace && object.Paused {
+			return true
+		}
+	}
+	last, ever := s.paused[namespace]
+	return ever && at.Sub(last) < pauseKnown
 }
 
 // index keeps who has which address.
