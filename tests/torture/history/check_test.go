@@ -314,7 +314,7 @@ func TestWindowBeginsWithWhatTheViolationBeginsWith(t *testing.T) {
 		return Record{Op: &Op{ID: id, Kind: Create, Namespace: ns, Name: name, Phase: phase}}
 	}
 	s := newScript().store(machineOf("other")).store(addressOf("a"))
-	s.add(op(1, "unrelated", Begin)).add(op(2, "a", Begin)).store(machineOf("a", address)).add(op(2, "a", End)).add(op(1, "unrelated", End))
+	s.add(op(1, "unrelated", Begin)).add(op(2, "a", Begin)).store(claimOf("a")).store(machineOf("a", address)).add(op(2, "a", End)).add(op(1, "unrelated", End))
 	s.store(machineOf("unrelated")).add(Record{Fault: &Fault{ID: 1, Kind: "a kill", Phase: Begin}}).store(machineOf("b", address))
 	found := Check(s.records, DefaultLimits())
 	if len(found) != 1 {
@@ -323,7 +323,7 @@ func TestWindowBeginsWithWhatTheViolationBeginsWith(t *testing.T) {
 	var text strings.Builder
 	Explain(&text, s.records, found[0])
 	lines := strings.Split(strings.TrimSpace(text.String()), "\n")[1:]
-	want := []string{"op 2 begin", "VSphereMachine arena/a", "op 2 end", "a kill", "VSphereMachine arena/b"}
+	want := []string{"op 2 begin", "IPClaim arena/a-0", "VSphereMachine arena/a", "op 2 end", "a kill", "VSphereMachine arena/b"}
 	if len(lines) != len(want) {
 		t.Fatalf("the window is %q, want %q", lines, want)
 	}

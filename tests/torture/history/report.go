@@ -9,7 +9,7 @@ import (
 )
 
 // Window are the records of a history that show a violation, in the order of their times,
-// and what was broken meanwhile. What ends in that time is there with its begin.
+// and what was broken meanwhile. It begins with the operations that were under way then.
 func Window(records []Record, v Violation) []Record {
 	within := func(r Record) bool { return !r.Time.Before(v.From) && !r.Time.After(v.To) && v.concerns(r) }
 	underWay := map[int]bool{}
@@ -18,9 +18,14 @@ func Window(records []Record, v Violation) []Record {
 			underWay[r.Op.ID] = true
 		}
 	}
+	for _, r := range records {
+		if r.Op != nil && r.Op.Phase == Begin && underWay[r.Op.ID] && r.Time.Before(v.From) {
+			v.From = r.Time
+		}
+	}
 	var window []Record
 	for _, r := range records {
-		if within(r) || r.Op != nil && underWay[r.Op.ID] {
+		if within(r) {
 			window = append(window, r)
 		}
 	}
