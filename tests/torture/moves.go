@@ -111,7 +111,7 @@ func (m *mover) moveOnce(ctx context.Context, from, to *stack.Stack) error {
 	var before map[string]string
 	err := harness.Eventually(ctx, moveTimeout/2, "the machines to be movable", func(ctx context.Context) (err error) {
 		before, err = m.held(ctx, from)
-		return errors.Join(err, m.joined(ctx, from))
+		return errors.Join(err, m.joined(ctx, from), m.initialize(ctx, from))
 	})
 	if err != nil {
 		return err
@@ -154,6 +154,16 @@ func (m *mover) held(ctx context.Context, on *stack.Stack) (map[string]string, e
 		}
 	}
 	return held, errors.Join(harness.CheckInvariants(ctx, on.Plane.Client, harness.InvariantOptions{Namespaces: []string{m.ns}})...)
+}
+
+// initialize plays the control plane, which nobody has who could say that it is there: what
+// a status says is not moved.
+func (m *mover) initialize(ctx context.Context, on *stack.Stack) error {
+	cluster := &clusterv1.Cluster{}
+	if err := on.Plane.Client.Get(ctx, client.ObjectKey{Namespace: m.ns, Name: harness.DefaultCluster}, cluster); err != nil {
+		return err
+	}
+	return on.Initialize(ctx, cluster)
 }
 
 // joined sees that each Machine knows its Node: clusterctl moves no others.

@@ -114,6 +114,8 @@ func TestWhatMustNotBeIsFound(t *testing.T) {
 			store(deleted(a, start, "vspheremachine", releaseFinalizer)).store(b)},
 		"the first is being deleted, and done": {script: newScript().store(addressOf("a")).store(a).
 			store(deleted(a, start, releaseFinalizer)).store(b)},
+		"the first is being deleted in the foreground": {script: newScript().store(addressOf("a")).store(a).
+			store(deleted(a, start, "foregroundDeletion")).store(b)},
 		"the first is gone, and its VM is not": {want: []Rule{Shared}, script: newScript().store(addressOf("a")).store(a).
 			store(vmObject("a", address)).gone(a).store(b)},
 		"a machine and its own VM": {script: newScript().store(addressOf("a")).store(a).store(vmObject("a", address))},

@@ -90,10 +90,13 @@ type Object struct {
 	Paused bool `json:"paused,omitempty"`
 }
 
-// isDone tells of a machine that is being deleted, and kept by the product alone: it has
-// no VM, and what it had is being given back.
+// isDone tells of a machine that is being deleted, and kept by the product alone, or by the
+// garbage collector, which waits for what the machine owns: it has no VM, and what it had is
+// being given back.
 func (o *Object) isDone() bool {
-	return o.DeletedAt != nil && !slices.ContainsFunc(o.Finalizers, func(f string) bool { return f != releaseFinalizer })
+	return o.DeletedAt != nil && !slices.ContainsFunc(o.Finalizers, func(f string) bool {
+		return f != releaseFinalizer && f != metav1.FinalizerDeleteDependents && f != metav1.FinalizerOrphanDependents
+	})
 }
 
 func (o *Object) isClaim() bool   { return o.Kind == Metal3Claim || o.Kind == ContractClaim }
