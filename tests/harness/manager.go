@@ -166,8 +166,8 @@ func (m *Manager) takeTraffic() {
 // start on. It must not run.
 func (m *Manager) SetClock(ahead time.Duration) {
 	prefix := programs.ClockVariable + "="
-	env := slices.DeleteFunc(slices.Clone(m.env), func(entry string) bool { return strings.HasPrefix(entry, prefix) })
-	m.env = append(env, prefix+strconv.Itoa(int(ahead.Seconds())))
+	others := slices.DeleteFunc(slices.Clone(m.env), func(entry string) bool { return strings.HasPrefix(entry, prefix) })
+	m.env = slices.Concat(others, []string{prefix + strconv.Itoa(int(ahead.Seconds()))})
 }
 
 // Stop ends the replica as a rolling update does: it gets no new connections,

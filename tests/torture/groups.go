@@ -100,7 +100,7 @@ func (w *worker) createDeployment(ctx context.Context, name string) {
 
 func (w *worker) change(ctx context.Context, workers *clusterv1.MachineDeployment) {
 	before := workers.DeepCopy()
-	kind := ""
+	var kind string
 	switch w.rand.IntN(8) {
 	case 0:
 		_ = w.do(ctx, w.about("delete MachineDeployment", workers.Name), func(ctx context.Context) error {

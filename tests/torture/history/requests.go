@@ -36,10 +36,7 @@ type request struct {
 // exhausted which had room all the while, and a probe must succeed if there is room.
 func (c *checker) requests() {
 	all := requestsOf(c.records)
-	refused := slices.DeleteFunc(slices.Clone(all), func(r request) bool {
-		isProbe := r.Kind == Probe && r.Outcome != Done
-		return !isProbe && !(r.Outcome == Refused && strings.Contains(r.Text, exhausted))
-	})
+	refused := slices.DeleteFunc(slices.Clone(all), func(r request) bool { return !r.saysThatThereIsNone() })
 	if len(refused) == 0 {
 		return
 	}
@@ -75,6 +72,14 @@ func (c *checker) moves() {
 			})
 		}
 	}
+}
+
+// saysThatThereIsNone tells of a request that would have been served if its pools had room.
+func (r request) saysThatThereIsNone() bool {
+	if r.Kind == Probe {
+		return r.Outcome != Done
+	}
+	return r.Outcome == Refused && strings.Contains(r.Text, exhausted)
 }
 
 func requestsOf(records []Record) []request {
