@@ -88,13 +88,16 @@ func (n *nemesis) pick(lane []fault) fault {
 
 // breakSome writes into the history what is broken, from before that until it is mended.
 func (n *nemesis) breakSome(ctx context.Context, f fault) {
-	target, mend := f.act(ctx, n)
-	if mend == nil {
+	// While something is moved, or waits for that, something else is broken.
+	if f.apart && !n.moving.TryRLock() {
 		return
 	}
 	if f.apart {
-		n.moving.RLock()
 		defer n.moving.RUnlock()
+	}
+	target, mend := f.act(ctx, n)
+	if mend == nil {
+		return
 	}
 	n.fault(f.kind, target, mend)
 }
