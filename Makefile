@@ -25,7 +25,7 @@ BUILDER ?= golang:1.26
 IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER) \
 	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
 
-UNIT := ./webhook/... ./machine/... ./allocator/... ./collector/... ./inventory/... ./cli/... ./installation/... ./removal/... ./web/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/...
+UNIT := ./webhook/... ./machine/... ./allocator/... ./collector/... ./inventory/... ./cli/... ./installation/... ./removal/... ./web/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/... ./tests/torture/...
 INTEGRATION := ./tests/harness/... ./tests/integration/... ./tests/install/... ./tests/monitoring/...
 E2E := ./tests/e2e/...
 # For one package of tests.
@@ -164,6 +164,18 @@ e2e: FORMAT := testname
 e2e: ## The tests on a whole management cluster, with CAPI, CAPV and a simulated vCenter.
 	@$(call programs,$(STACK))
 	@$(gotest) $(E2E)
+
+# For how long, the seed of a run to repeat, and a history to look at again.
+MINUTES ?= 60
+SEED ?= 0
+CHECK ?=
+
+.PHONY: torture
+torture: ## Break the whole stack for MINUTES (60), and prove that no address was given twice, lost or left; SEED=N repeats.
+ifeq ($(CHECK),)
+	@$(call programs,$(STACK))
+endif
+	@$(GO) run ./tests/torture -minutes $(MINUTES) -seed $(SEED) -check '$(CHECK)' $(TORTUREFLAGS)
 
 .PHONY: test-web
 test-web: ## The page of the plugin in a browser; needs chromium, and npm the first time.

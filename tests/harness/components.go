@@ -29,8 +29,8 @@ func (c *ControlPlane) startEtcd(ctx context.Context, path string) (string, erro
 		return "", err
 	}
 	clients, peers := "http://"+loopback(clientPort), "http://"+loopback(peerPort)
-	c.etcd = clients
-	return clients, c.run(ctx, &Process{
+	c.etcdURL = clients
+	c.etcd = &Process{
 		Name: "etcd",
 		path: path,
 		args: []string{
@@ -44,7 +44,8 @@ func (c *ControlPlane) startEtcd(ctx context.Context, path string) (string, erro
 			"--unsafe-no-fsync",
 		},
 		ready: answers(http.DefaultTransport, clients+"/health"),
-	})
+	}
+	return clients, c.run(ctx, c.etcd)
 }
 
 func (c *ControlPlane) startAPIServer(ctx context.Context, path, etcd string) error {

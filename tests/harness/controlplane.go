@@ -105,11 +105,11 @@ type ControlPlane struct {
 	dirLock   *os.File
 	authority *authority
 	apiPort   int
-	// etcd is the URL of etcd.
-	etcd string
 	// webhookClients signs what the API server shows to webhooks.
 	webhookClients *authority
 
+	etcd              *Process
+	etcdURL           string
 	apiServer         *Process
 	controllerManager *Process
 
@@ -214,6 +214,9 @@ func (c *ControlPlane) RestartAPIServer(ctx context.Context) error {
 
 // APIServer returns the process of kube-apiserver.
 func (c *ControlPlane) APIServer() *Process { return c.apiServer }
+
+// Etcd returns the process of etcd, and where it answers without any credentials.
+func (c *ControlPlane) Etcd() (process *Process, url string) { return c.etcd, c.etcdURL }
 
 // APIServerForwarder starts a forwarder to the API server, for whoever is to be
 // cut off from it.

@@ -38,9 +38,10 @@ type Installation struct {
 	certificateDir string
 	limits         limits
 
-	mu      sync.Mutex
-	binary  string
-	started int
+	mu sync.Mutex
+	// binary is the manager's program, and clocked the one with a clock of its own.
+	binary, clocked string
+	started         int
 }
 
 // Install applies deploy/default. No manager runs yet, so machines that need an
@@ -117,16 +118,20 @@ func (i *Installation) awaitWebhook(ctx context.Context) error {
 
 // nextManager returns the path of the manager's program, which is built for the
 // first replica, and the name of the next replica.
-func (i *Installation) nextManager(ctx context.Context) (binary, name string, err error) {
+func (i *Installation) nextManager(ctx context.Context, ownClock bool) (binary, name string, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.binary == "" {
-		if i.binary, err = i.plane.builder.Manager(ctx); err != nil {
+	path, build := &i.binary, i.plane.builder.Manager
+	if ownClock {
+		path, build = &i.clocked, i.plane.builder.ManagerWithClock
+	}
+	if *path == "" {
+		if *path, err = build(ctx); err != nil {
 			return "", "", err
 		}
 	}
 	i.started++
-	return i.binary, "capv-static-ip-" + strconv.Itoa(i.started), nil
+	return *path, "capv-static-ip-" + strconv.Itoa(i.started), nil
 }
 
 // Identity returns the credentials of the manager's ServiceAccount.

@@ -5,8 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
+
+	"capv-static-ip.dev/tests/programs"
 )
 
 // ManagerOptions says how a manager differs from the usual one.
@@ -22,6 +26,8 @@ type ManagerOptions struct {
 	Verbosity int
 	// Args are appended to the manager's flags.
 	Args []string
+	// OwnClock gives the manager a clock that can be wrong, see SetClock.
+	OwnClock bool
 	// Through is a forwarder to the API server, see APIServerForwarder, by which
 	// the manager reaches it; directly if nil.
 	Through *Forwarder
@@ -68,7 +74,7 @@ func (i *Installation) StartManager(ctx context.Context, options ManagerOptions)
 		}
 		ports[n] = port
 	}
-	binary, name, err := i.nextManager(ctx)
+	binary, name, err := i.nextManager(ctx, options.OwnClock)
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +160,14 @@ func (m *Manager) takeTraffic() {
 	if !m.options.WithoutTraffic {
 		m.installation.Forwarder.AddBackend(m.WebhookAddress)
 	}
+}
+
+// SetClock says by how much the clock of a replica with OwnClock is ahead, from its next
+// start on. It must not run.
+func (m *Manager) SetClock(ahead time.Duration) {
+	prefix := programs.ClockVariable + "="
+	others := slices.DeleteFunc(slices.Clone(m.env), func(entry string) bool { return strings.HasPrefix(entry, prefix) })
+	m.env = slices.Concat(others, []string{prefix + strconv.Itoa(int(ahead.Seconds()))})
 }
 
 // Stop ends the replica as a rolling update does: it gets no new connections,

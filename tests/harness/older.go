@@ -78,7 +78,7 @@ func (c *ControlPlane) askEtcd(ctx context.Context, call string, request map[str
 	if err != nil {
 		return err
 	}
-	post, err := http.NewRequestWithContext(ctx, http.MethodPost, c.etcd+"/v3/kv/"+call, bytes.NewReader(body))
+	post, err := http.NewRequestWithContext(ctx, http.MethodPost, c.etcdURL+"/v3/kv/"+call, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

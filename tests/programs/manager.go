@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -21,20 +22,27 @@ const managerLifetime = 24 * time.Hour
 // returns its path. The path names the content, so that a build during a test
 // run does not change the program under it.
 func (b *Builder) Manager(ctx context.Context) (string, error) {
+	return b.manager(ctx, "capv-static-ip")
+}
+
+// manager builds the project's own program into a folder of the cache, with more flags
+// for the go command.
+func (b *Builder) manager(ctx context.Context, folder string, flags ...string) (string, error) {
 	unlock, err := b.lock(ctx)
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
 
-	dir := filepath.Join(b.Cache, "capv-static-ip")
+	dir := filepath.Join(b.Cache, folder)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("building the manager: %w", err)
 	}
 	// The go command links only if this file, the latest build, is out of date.
 	latest := filepath.Join(dir, "latest")
 	start := time.Now()
-	if _, err := b.goOutput(ctx, b.Root, "build", "-buildvcs=false", "-trimpath", "-o", latest, "./cmd/capv-static-ip"); err != nil {
+	args := slices.Concat([]string{"build", "-buildvcs=false", "-trimpath"}, flags, []string{"-o", latest, "./cmd/capv-static-ip"})
+	if _, err := b.goOutput(ctx, b.Root, args...); err != nil {
 		return "", fmt.Errorf("building the manager: %w", err)
 	}
 	if took := time.Since(start); took > 5*time.Second {

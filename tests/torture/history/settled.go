@@ -1,0 +1,117 @@
+package history
+
+import (
+	"fmt"
+	"slices"
+)
+
+// settled looks at what is claimed of a moment at which nothing happens.
+func (c *checker) settled(mark Record) {
+	c.leftClaims(mark)
+	c.leftAddresses(mark)
+	c.wedged(mark)
+	c.waiting(mark)
+	if mark.Mark == Drained {
+		c.leftOver(mark)
+	}
+}
+
+func (c *checker) leftClaims(mark Record) {
+	for _, claim := range c.state.of(Metal3Claim, ContractClaim) {
+		if c.state.living(claim.Namespace, claim.Machine) {
+			continue
+		}
+		c.report(claim.UID, c.about(claim, mark, Leaked, fmt.Sprintf("%s is left: there is no machine %q", claim, claim.Machine)))
+	}
+}
+
+// leftAddresses sees that each address object is somebody's. It may be that of a claim
+// which is somebody's.
+func (c *checker) leftAddresses(mark Record) {
+	for _, object := range c.state.of(Metal3Address, ContractAddress) {
+		address := object.Addresses[0]
+		if len(c.state.holders(address)) > 0 {
+			continue
+		}
+		c.report(object.UID, c.about(object, mark, Leaked, fmt.Sprintf("%s (%s, claim %q, machine %q, finalizers %v) is left, and nobody has the address",
+			object, address, object.Claim, object.Machine, object.Finalizers)))
+	}
+}
+
+// wedged sees that nothing is being deleted for long. An address that somebody deleted
+// by hand stays for as long as a machine has it.
+func (c *checker) wedged(mark Record) {
+	for _, object := range c.state.objects {
+		if object.DeletedAt == nil || mark.Time.Sub(*object.DeletedAt) < c.limits.Wedge {
+			continue
+		}
+		if object.isAddress() && len(c.state.holders(object.Addresses[0])) > 0 {
+			continue
+		}
+		c.report(object.UID, c.about(object, mark, Wedged, fmt.Sprintf("%s is being deleted since %s, with finalizers %v",
+			object, object.DeletedAt.Format("15:04:05"), object.Finalizers)))
+	}
+}
+
+// waiting sees that each machine has what it asks for, and each deployment its machines,
+// if there is room.
+func (c *checker) waiting(mark Record) {
+	for _, machine := range c.state.of(Machine) {
+		// Its user was warned that it gets its addresses when a Machine owns it.
+		if machine.paused && !machine.Owned {
+			continue
+		}
+		if machine.DeletedAt != nil || machine.ByHand || len(machine.Addresses) >= len(machine.Asks) || c.full(machine.Namespace, machine.Asks) {
+			continue
+		}
+		c.report(machine.UID, c.about(machine, mark, Unserved, fmt.Sprintf("%s has %d of the %d addresses that it asks for",
+			machine, len(machine.Addresses), len(machine.Asks))))
+	}
+	for _, deployment := range c.state.of(MachineDeployment) {
+		count := 0
+		for _, machine := range c.state.of(Machine) {
+			if machine.Namespace == deployment.Namespace && machine.Deployment == deployment.Name && machine.DeletedAt == nil && !machine.ByHand {
+				count++
+			}
+		}
+		if deployment.DeletedAt != nil || count >= deployment.Replicas || c.full(deployment.Namespace, deployment.Asks) {
+			continue
+		}
+		c.report(deployment.UID, c.about(deployment, mark, Unserved, fmt.Sprintf("%s has %d of %d machines", deployment, count, deployment.Replicas)))
+	}
+}
+
+// full tells whether one of the pools has no room, or is not there.
+func (c *checker) full(namespace string, pools []string) bool {
+	return slices.ContainsFunc(pools, func(pool string) bool {
+		size := c.state.size(namespace, pool)
+		return size == 0 || c.state.used(namespace, pool) >= size
+	})
+}
+
+// leftOver sees that nothing is left at all.
+func (c *checker) leftOver(mark Record) {
+	for _, object := range c.state.of(Machine, VirtualMachine) {
+		c.report("drained"+object.UID, c.about(object, mark, Wedged, fmt.Sprintf("%s is left after all was deleted, finalizers %v", object, object.Finalizers)))
+	}
+	for _, vm := range c.vms.spans {
+		if !vm.endsBefore(mark.Time) && vm.from.Before(mark.Time) {
+			c.report("drained"+vm.id, Violation{
+				Rule: Wedged, Text: fmt.Sprintf("VM %s (%s) is left after all was deleted", vm.name, vm.id),
+				Addresses: vm.addresses, Names: []string{vm.name}, From: vm.from, To: mark.Time,
+			})
+		}
+	}
+}
+
+// about is a violation by an object that is as it is since its last change.
+func (c *checker) about(object *seen, mark Record, rule Rule, text string) Violation {
+	names := []string{object.Name}
+	if object.Machine != "" {
+		names = union(names, []string{object.Machine})
+	}
+	if object.Claim != "" {
+		names = union(names, []string{object.Claim})
+	}
+	return Violation{Rule: rule, Text: text, Addresses: object.Addresses, Names: names, From: object.since.Time, To: mark.Time}
+}

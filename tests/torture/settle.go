@@ -1,0 +1,236 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	corev1 "k8s.io/api/core/v1"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
+
+	"capv-static-ip.dev/tests/harness"
+	"capv-static-ip.dev/tests/torture/history"
+)
+
+const (
+	// settleTimeout is how long all may take to be in order after everything works again.
+	// If it is not, the history says what is not: here nothing is judged.
+	settleTimeout = 4 * time.Minute
+	// probeTimeout is how long a machine may take to be stored when nothing else happens.
+	probeTimeout = 40 * time.Second
+	// lookAgain is how often it is looked whether all has settled.
+	lookAgain = time.Second
+)
+
+// all are the arenas, and the one that is moved, if it is here.
+func (t *trial) all() []*arena {
+	if t.mover == nil || t.mover.lost {
+		return t.arenas
+	}
+	return append(slices.Clone(t.arenas), t.mover.arena)
+}
+
+// settle waits until all is in order, sees that each pool serves, and marks that.
+func (t *trial) settle(ctx context.Context) error {
+	began := time.Now()
+	err := t.await(ctx, t.unsettled)
+	fmt.Printf("settled after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
+	for _, a := range t.all() {
+		for _, s := range a.sources {
+			t.probe(ctx, a, s)
+		}
+	}
+	return t.mark(ctx, history.Settled)
+}
+
+// drain deletes everything, waits until it is gone, and marks that.
+func (t *trial) drain(ctx context.Context) error {
+	began := time.Now()
+	for _, a := range t.all() {
+		for _, kind := range []client.Object{&clusterv1.MachineDeployment{}, &clusterv1.Machine{}, &capvv1.VSphereMachine{}} {
+			err := harness.Eventually(ctx, opTimeout, "everything to be deleted", func(ctx context.Context) error {
+				return t.stack.Plane.Client.DeleteAllOf(ctx, kind, client.InNamespace(a.ns))
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	err := t.await(ctx, t.undrained)
+	fmt.Printf("drained after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
+	return t.mark(ctx, history.Drained)
+}
+
+func orFine(err error) any {
+	if err == nil {
+		return "all is in order"
+	}
+	return err
+}
+
+// await looks again and again until nothing is left to wait for.
+func (t *trial) await(ctx context.Context, left func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	for {
+		err := left(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		wait(ctx, lookAgain)
+	}
+}
+
+// mark writes a mark when all changes that were made by now are written.
+func (t *trial) mark(ctx context.Context, mark history.Mark) error {
+	sign := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, GenerateName: "torture-"}}
+	err := harness.Eventually(ctx, opTimeout, "a mark to be made", func(ctx context.Context) error {
+		return t.stack.Plane.Client.Create(ctx, sign)
+	})
+	if err != nil {
+		return err
+	}
+	var revision int64
+	if _, err := fmt.Sscan(sign.ResourceVersion, &revision); err != nil {
+		return fmt.Errorf("reading the revision of a mark: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, opTimeout)
+	defer cancel()
+	if err := t.recorder.await(ctx, revision); err != nil {
+		return fmt.Errorf("waiting for the history to be complete: %w", err)
+	}
+	// What the vCenter has noted by now is written within two of its intervals.
+	wait(ctx, 2*vmInterval)
+	t.to.Write(history.Record{Mark: mark})
+	return errors.Join(t.to.Flush(), t.recorder.err())
+}
+
+// unsettled says what is still on its way.
+func (t *trial) unsettled(ctx context.Context) error {
+	var namespaces []string
+	for _, a := range t.all() {
+		namespaces = append(namespaces, a.ns)
+		if err := t.going(ctx, a); err != nil {
+			return err
+		}
+	}
+	return errors.Join(harness.CheckInvariants(ctx, t.stack.Plane.Client, harness.InvariantOptions{Namespaces: namespaces})...)
+}
+
+// going says what of an arena is being deleted, or is not as large as it is to be.
+func (t *trial) going(ctx context.Context, a *arena) error {
+	machines, workers := &capvv1.VSphereMachineList{}, &clusterv1.MachineDeploymentList{}
+	for _, list := range []client.ObjectList{machines, workers} {
+		if err := t.stack.Plane.Client.List(ctx, list, client.InNamespace(a.ns)); err != nil {
+			return err
+		}
+	}
+	count := map[string]int32{}
+	for i := range machines.Items {
+		machine := &machines.Items[i]
+		if machine.DeletionTimestamp != nil {
+			return fmt.Errorf("machine %s/%s is being deleted, with finalizers %v", a.ns, machine.Name, machine.Finalizers)
+		}
+		count[machine.Labels[clusterv1.MachineDeploymentNameLabel]]++
+	}
+	for i := range workers.Items {
+		group := &workers.Items[i]
+		if group.DeletionTimestamp != nil {
+			return fmt.Errorf("MachineDeployment %s/%s is being deleted", a.ns, group.Name)
+		}
+		if count[group.Name] >= *group.Spec.Replicas {
+			continue
+		}
+		full, err := t.isFull(ctx, a, group.Annotations[history.PoolsAnnotation])
+		if err != nil || !full {
+			return errors.Join(err, fmt.Errorf("MachineDeployment %s/%s has %d of %d machines", a.ns, group.Name, count[group.Name], *group.Spec.Replicas))
+		}
+	}
+	return nil
+}
+
+// isFull tells whether a pool has no free address.
+func (t *trial) isFull(ctx context.Context, a *arena, ref string) (bool, error) {
+	ofMetal3, ofContract := &ipamv1.IPAddressList{}, &capiipamv1.IPAddressList{}
+	for _, list := range []client.ObjectList{ofMetal3, ofContract} {
+		if err := t.stack.Plane.Client.List(ctx, list, client.InNamespace(a.ns)); err != nil {
+			return false, err
+		}
+	}
+	used := map[string]int{history.Metal3Pool + "/metal3": len(ofMetal3.Items), history.InClusterPool + "/in-cluster": len(ofContract.Items)}
+	return used[ref] >= poolSize, nil
+}
+
+// undrained says what is left in the arenas.
+func (t *trial) undrained(ctx context.Context) error {
+	for _, a := range t.all() {
+		if err := t.leftIn(ctx, a.ns); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leftIn says what of machines and addresses is in a namespace.
+func (t *trial) leftIn(ctx context.Context, ns string) error {
+	for _, gvk := range []metav1.GroupVersionKind{
+		{Group: clusterv1.GroupVersion.Group, Version: clusterv1.GroupVersion.Version, Kind: "Machine"},
+		{Group: capvv1.GroupVersion.Group, Version: capvv1.GroupVersion.Version, Kind: "VSphereMachine"},
+		{Group: capvv1.GroupVersion.Group, Version: capvv1.GroupVersion.Version, Kind: "VSphereVM"},
+		{Group: ipamv1.GroupVersion.Group, Version: ipamv1.GroupVersion.Version, Kind: "IPClaim"},
+		{Group: ipamv1.GroupVersion.Group, Version: ipamv1.GroupVersion.Version, Kind: "IPAddress"},
+		{Group: capiipamv1.GroupVersion.Group, Version: capiipamv1.GroupVersion.Version, Kind: "IPAddressClaim"},
+		{Group: capiipamv1.GroupVersion.Group, Version: capiipamv1.GroupVersion.Version, Kind: "IPAddress"},
+	} {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(gvkOf(gvk))
+		if err := t.stack.Plane.Client.List(ctx, list, client.InNamespace(ns)); err != nil {
+			return err
+		}
+		if count := len(list.Items); count > 0 {
+			return fmt.Errorf("%d %s are left in %s, such as %s", count, gvk.Kind, ns, list.Items[0].Name)
+		}
+	}
+	return nil
+}
+
+// probe makes a machine that must be served if its pool has room.
+func (t *trial) probe(ctx context.Context, a *arena, s source) {
+	full, err := t.isFull(ctx, a, s.ref())
+	if err == nil && full {
+		return
+	}
+	name := fmt.Sprintf("probe-%s-%d", s.name, t.ids.Add(1))
+	op := history.Op{Worker: -1, Kind: history.Probe, Namespace: a.ns, Name: name, Pools: []string{s.ref()}}
+	machine := harness.Machine(a.ns, name, asking([]source{s}))
+	err = t.do(ctx, op, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
+		defer cancel()
+		for {
+			err := t.stack.Plane.Client.Create(ctx, machine.DeepCopy())
+			if err == nil || ctx.Err() != nil {
+				return err
+			}
+			wait(ctx, lookAgain)
+		}
+	})
+	if err != nil {
+		return
+	}
+	op.Kind = "delete"
+	_ = t.do(ctx, op, func(ctx context.Context) error {
+		if err := t.stack.Plane.Client.Delete(ctx, machine); err != nil {
+			return err
+		}
+		return harness.WaitGone(ctx, t.stack.Plane.Client, machine, opTimeout)
+	})
+}
