@@ -214,15 +214,21 @@ func addRefusals(mgr manager.Manager, events *recorder.Recorder) (*retry.Recorde
 	return owners, nil
 }
 
+// newAllocator makes an Allocator that goes by what is counted of the cache.
+func newAllocator(providers ipam.Providers, cached, live client.Client, opts *options) *allocator.Allocator {
+	counts := ledger.New(providers)
+	alloc := allocator.New(providers, counts.Client(cached), live)
+	alloc.ReuseAfter, alloc.Counts = opts.reuseAfter, counts
+	return alloc
+}
+
 func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Handler, error) {
 	cached, live, err := admissionClients(mgr)
 	if err != nil {
 		return nil, err
 	}
 	providers := ipam.NewProviders(contract.Provider{Mapper: mgr.GetRESTMapper(), Live: live}, metal3.Provider{})
-	counts := ledger.New(providers)
-	alloc := allocator.New(providers, counts.Client(cached), live)
-	alloc.ReuseAfter, alloc.Counts = opts.reuseAfter, counts
+	alloc := newAllocator(providers, cached, live, opts)
 	events, err := addRecorder(mgr)
 	if err != nil {
 		return nil, err
@@ -257,7 +263,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 		return nil, err
 	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
-		slices.Concat(counts.Sources(), alloc.Sources(), demand.Sources(mgr.GetScheme())),
+		slices.Concat(alloc.Counts.Sources(), alloc.Sources(), demand.Sources(mgr.GetScheme())),
 		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources))
 	if err != nil {
 		return nil, err
@@ -273,7 +279,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	}
 	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
 
-	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, counts, kinds, live}, opts), addChecks(mgr, kinds))
+	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, alloc.Counts, kinds, live}, opts), addChecks(mgr, kinds))
 }
 
 // registerWebhooks has the webhook server answer for machines and for VSphereClusters.
