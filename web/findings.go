@@ -36,16 +36,13 @@ type concern struct {
 	pages []string
 }
 
-// concernsOf are all findings that are sure, in their order.
-func concernsOf(now state) []concern {
-	if now.report == nil {
-		return nil
-	}
-	at := sitesOf(now.graph)
+// concernsOf are all findings of a report, in their order.
+func concernsOf(graph *inventory.Graph, report *inventory.Report) []concern {
+	at := sitesOf(graph)
 	numbers := map[string]int{}
-	concerns := make([]concern, 0, len(now.report.Findings))
-	for i := range now.report.Findings {
-		c := at.concern(&now.report.Findings[i])
+	concerns := make([]concern, 0, len(report.Findings))
+	for i := range report.Findings {
+		c := at.concern(&report.Findings[i])
 		if numbers[c.id]++; numbers[c.id] > 1 {
 			c.id += "-" + strconv.Itoa(numbers[c.id])
 		}
@@ -141,15 +138,16 @@ func (at sites) poolsWith(ip netip.Addr) []inventory.PoolKey {
 	return pools
 }
 
-// counted says how many errors and warnings there are, empty if there are none.
-func counted(errors, warnings int) string {
+// countOf says how many errors and warnings there are, empty if there are none.
+func countOf(concerns []concern) string {
+	count := map[inventory.Severity]int{}
+	for _, c := range concerns {
+		count[c.Severity]++
+	}
 	var parts []string
-	for _, part := range []struct {
-		n    int
-		noun inventory.Severity
-	}{{errors, inventory.Failing}, {warnings, inventory.Risky}} {
-		if part.n > 0 {
-			parts = append(parts, plural(part.n, string(part.noun)))
+	for _, severity := range []inventory.Severity{inventory.Failing, inventory.Risky} {
+		if count[severity] > 0 {
+			parts = append(parts, plural(count[severity], string(severity)))
 		}
 	}
 	return strings.Join(parts, ", ")
@@ -160,16 +158,6 @@ func plural(n int, noun string) string {
 		return "1 " + noun
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-func countOf(concerns []concern) string {
-	errors := 0
-	for _, c := range concerns {
-		if c.Severity == inventory.Failing {
-			errors++
-		}
-	}
-	return counted(errors, len(concerns)-errors)
 }
 
 // byPage are the findings that are about each page.
@@ -183,12 +171,9 @@ func byPage(concerns []concern) map[string][]concern {
 	return of
 }
 
-// besideOf is what a page shows of what is known now.
-func besideOf(now state, page string) Beside { return beside(byPage(concernsOf(now))[page], page) }
-
 // beside is what a page shows of the findings that are about it.
-func beside(found []concern, page string) Beside {
-	all := query{about: page}.href()
+func (s state) beside(page string) Beside {
+	found, all := s.about[page], query{about: page}.href()
 	b := Beside{Count: countOf(found), All: Link{Text: fmt.Sprintf("All %d findings", len(found)), Href: all}}
 	if len(found) <= besideMost {
 		b.All = Link{}
@@ -271,15 +256,13 @@ func (c concern) namespaces() []string {
 }
 
 func findingsView(now state, q query) FindingsView {
-	all := concernsOf(now)
+	all := now.concerns
 	v := FindingsView{
 		Severity: q.severity, Text: q.text, Namespace: q.namespace, Namespaces: namespacesOf(all, q.namespace), About: q.about,
 		LookedAt: lookedAt(now.graph), Unsure: now.unsure, Total: len(all),
 	}
-	if now.report != nil {
-		for _, left := range now.report.LeftOut {
-			v.LeftOut = append(v.LeftOut, left.String())
-		}
+	for _, left := range now.report.LeftOut {
+		v.LeftOut = append(v.LeftOut, left.String())
 	}
 	matching := q.of(all)
 	v.Choices = choices(matching, q)

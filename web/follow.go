@@ -47,11 +47,22 @@ type state struct {
 	// report is what is wrong in it, and unsure how much of it only looks so, up to now.
 	report *inventory.Report
 	unsure int
+	// concerns are the findings with the pages that they are about, about has them by these
+	// pages, and problems has them by their pools.
+	concerns []concern
+	about    map[string][]concern
+	problems inventory.Problems
 	// lost says why nothing newer is known, and since when that is so.
 	lost  error
 	since time.Time
 	// unwatched are the kinds of which changes are not told.
 	unwatched []string
+}
+
+// newState is what one read has found. All pages show it, so that it is put in order but once.
+func newState(graph *inventory.Graph, report *inventory.Report) state {
+	concerns := concernsOf(graph, report)
+	return state{graph: graph, report: report, concerns: concerns, about: byPage(concerns), problems: inventory.ProblemsOf(report.Findings)}
 }
 
 // newFollower reads the cluster for the first time.
@@ -125,9 +136,9 @@ func (f *follower) read(ctx context.Context) error {
 	if unsure > 0 {
 		f.again = f.lookout.Pause
 	}
-	f.update(func(s *state) {
-		*s = state{graph: graph, report: report, unsure: unsure, unwatched: slices.Sorted(maps.Keys(f.refused))}
-	})
+	now := newState(graph, report)
+	now.unsure, now.unwatched = unsure, slices.Sorted(maps.Keys(f.refused))
+	f.update(func(s *state) { *s = now })
 	return nil
 }
 

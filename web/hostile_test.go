@@ -53,7 +53,9 @@ func checkEscaped(t *testing.T, text string) {
 	if len(report.Findings) == 0 {
 		t.Fatal("nothing is found of which the text could be hostile")
 	}
-	s := &Server{follower: &follower{state: state{graph: graph, report: report, lost: errors.New(text)}}, options: Options{Context: text}, pages: parsePages()}
+	now := newState(graph, report)
+	now.lost = errors.New(text)
+	s := &Server{follower: &follower{state: now}, options: Options{Context: text}, pages: parsePages()}
 	for _, target := range []string{
 		"/pools", hrefOf(graph.Pools[0].PoolKey), hrefOf(graph.Pools[1].PoolKey), "/addresses/10.0.0.2", "/addresses/10.0.0.3", "/find?q=" + url.QueryEscape(text),
 		objectHref("VSphereMachine", "ns", text), "/nowhere?" + url.QueryEscape(text),

@@ -27,28 +27,19 @@ const (
 
 // poolRows are all pools, those that need attention first.
 func poolRows(now state) []PoolRow {
-	g, concerns := now.graph, byPage(concernsOf(now))
 	var rows []PoolRow
-	for _, s := range g.Summaries(problemsOf(now)) {
+	for _, s := range now.graph.Summaries(now.problems) {
 		row := poolRow(s)
 		// Else they are told behind it.
 		if s.Attention {
 			row.Status = s.InAll("")
 		}
-		if count := countOf(concerns[row.Href()]); count != "" {
+		if count := countOf(now.about[row.Href()]); count != "" {
 			row.Findings = Link{Text: count, Href: query{about: row.Href()}.href()}
 		}
 		rows = append(rows, row)
 	}
 	return rows
-}
-
-// problemsOf are the findings that are sure, by their pools.
-func problemsOf(now state) inventory.Problems {
-	if now.report == nil {
-		return nil
-	}
-	return inventory.ProblemsOf(now.report.Findings)
 }
 
 func poolRow(s inventory.Summary) PoolRow {
@@ -116,14 +107,13 @@ func poolNamed(g *inventory.Graph, kind, namespace, name string) *inventory.Pool
 }
 
 func poolView(now state, p *inventory.Pool, at place) PoolView {
-	g, concerns := now.graph, byPage(concernsOf(now))
-	problems := problemsOf(now)
-	summary := g.Summary(p, problems)
-	v := PoolView{PoolRow: poolRow(summary), Says: saysOf(p), Demands: demandRows(g, p), Beside: beside(concerns[hrefOf(p.PoolKey)], hrefOf(p.PoolKey))}
+	g := now.graph
+	summary := g.Summary(p, now.problems)
+	v := PoolView{PoolRow: poolRow(summary), Says: saysOf(p), Demands: demandRows(g, p), Beside: now.beside(hrefOf(p.PoolKey))}
 	for _, owner := range summary.Waiting {
 		v.Waiting = append(v.Waiting, fmt.Sprintf("%s %s", owner.Kind, path(owner.Namespace, owner.Name)))
 	}
-	notes := problems.At(p.PoolKey)
+	notes := now.problems.At(p.PoolKey)
 	runs := g.RunsWith(p, notes)
 	most := runsMost
 	if cells := g.Cells(p, cellsMost); len(cells) > 0 {
@@ -138,7 +128,6 @@ func poolView(now state, p *inventory.Pool, at place) PoolView {
 		v.Grid = gridOf(cells, runs, notes)
 	}
 	v.list(g, runs, notes, at, most)
-	v.lead(concerns)
 	if v.Attention && v.Status != inventory.Fine {
 		v.Warnings = append(v.Warnings, v.Status)
 	}
@@ -165,16 +154,6 @@ func (v *PoolView) list(g *inventory.Graph, runs []inventory.Run, notes map[neti
 	}
 	for _, run := range runs {
 		v.Runs = append(v.Runs, runRow(g, run, v.Key.Namespace == "", notes[run.First]))
-	}
-}
-
-// lead has what is wrong with addresses lead to what was found about them.
-func (v *PoolView) lead(concerns map[string][]concern) {
-	for i := range v.Runs {
-		page := "/addresses/" + v.Runs[i].First
-		if v.Runs[i].Note != "" && len(concerns[page]) > 0 {
-			v.Runs[i].NoteHref = query{about: page}.href()
-		}
 	}
 }
 

@@ -142,7 +142,7 @@ func (s *Server) pool(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) findings(w http.ResponseWriter, r *http.Request) {
 	now, _ := s.follower.now()
-	s.show(w, r, now, page{name: "findings", title: "Findings", content: findingsView(now, queryOf(r.URL.Query())), ofFindings: true})
+	s.show(w, r, now, page{name: "findings", title: "Findings", content: findingsView(now, queryOf(r.URL.Query()))})
 }
 
 func (s *Server) address(w http.ResponseWriter, r *http.Request) {
@@ -154,7 +154,7 @@ func (s *Server) address(w http.ResponseWriter, r *http.Request) {
 	}
 	ip = ip.Unmap().WithZone("")
 	story := addressStory(now.graph, ip)
-	story.Beside = besideOf(now, addressHref(ip))
+	story.Beside = now.beside(addressHref(ip))
 	s.tell(w, r, now, story)
 }
 
@@ -166,7 +166,7 @@ func (s *Server) object(w http.ResponseWriter, r *http.Request) {
 		s.notFound(w, r, fmt.Sprintf("There is no %s %s, or it may not be seen.", kind, key))
 		return
 	}
-	story.Beside = besideOf(now, objectHref(kind, key.Namespace, key.Name))
+	story.Beside = now.beside(objectHref(kind, key.Namespace, key.Name))
 	s.tell(w, r, now, story)
 }
 
@@ -195,8 +195,6 @@ type page struct {
 	content     any
 	// status is that of the answer; 0 is OK.
 	status int
-	// ofFindings says that it needs what is read for findings alone.
-	ofFindings bool
 }
 
 func (s *Server) show(w http.ResponseWriter, r *http.Request, now state, p page) {
@@ -207,7 +205,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, now state, p page)
 	var whole bytes.Buffer
 	err := s.pages[p.name].Execute(&whole, map[string]any{
 		"Title": p.title, "Context": s.options.Context, "Where": where, "AsOf": now.graph.At.Format(time.TimeOnly),
-		"Lost": now.disconnected(), "Refresh": r.URL.RequestURI(), "Unseen": now.unseen(p.ofFindings), "Content": p.content,
+		"Lost": now.disconnected(), "Refresh": r.URL.RequestURI(), "Unseen": now.unseen(p.name == "findings"), "Content": p.content,
 		"Name": p.name, "Found": now.found(),
 	})
 	if err != nil {
@@ -249,16 +247,7 @@ func (s state) unseen(ofFindings bool) []string {
 
 // found says how much was found, empty while nobody can tell.
 func (s state) found() string {
-	if s.report == nil {
-		return ""
-	}
-	errors := 0
-	for i := range s.report.Findings {
-		if s.report.Findings[i].Severity == inventory.Failing {
-			errors++
-		}
-	}
-	count := counted(errors, len(s.report.Findings)-errors)
+	count := countOf(s.concerns)
 	if count == "" && s.unsure == 0 && len(s.report.LeftOut) == 0 {
 		return "none"
 	}

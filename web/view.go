@@ -90,9 +90,12 @@ type RunRow struct {
 	State                      inventory.State
 	Holder, Href               string
 	Device, Cluster, VM, Since string
-	// Note says what is wrong, and NoteHref leads to the findings of it.
-	Note, NoteHref string
+	// Note says what is wrong.
+	Note string
 }
+
+// NoteHref leads to the findings that the note is of: these are about the address, as it is.
+func (r RunRow) NoteHref() string { return query{about: "/addresses/" + r.First}.href() }
 
 // IsMany tells whether it is a run of addresses.
 func (r RunRow) IsMany() bool { return r.Last != "" }
