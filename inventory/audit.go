@@ -105,6 +105,14 @@ func (f *Finding) on(ip netip.Addr) *Finding {
 	return f
 }
 
+// in notes a pool that it is about, once.
+func (f *Finding) in(pool *Pool) *Finding {
+	if pool != nil && !slices.Contains(f.Pools, pool.PoolKey) {
+		f.Pools = append(f.Pools, pool.PoolKey)
+	}
+	return f
+}
+
 // Limits are for how long something may be as it is before it is a finding.
 type Limits struct {
 	// Claim is how long a claim may be without a machine.

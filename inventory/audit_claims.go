@@ -176,18 +176,24 @@ func (a *audit) claimFailed() []*Finding {
 // deletionHangs finds what is being deleted and waits for us alone.
 func (a *audit) deletionHangs() []*Finding {
 	var findings []*Finding
-	waits := func(kind string, obj client.Object) {
-		if allocator.IsDone(obj) && controllerutil.ContainsFinalizer(obj, ipam.ReleaseFinalizer) && a.At.Sub(obj.GetDeletionTimestamp().Time) >= hangsAfter {
-			findings = append(findings, about(DeletionHangs, Failing, involved(kind, obj)).
-				because("is being deleted since %s, and only finalizer %s is left", a.At.Sub(obj.GetDeletionTimestamp().Time).Round(time.Minute), ipam.ReleaseFinalizer).
-				remedy("see if the manager runs, and what its log says of it"))
+	waits := func(kind string, obj client.Object, bindings []ipam.Binding) {
+		if !allocator.IsDone(obj) || !controllerutil.ContainsFinalizer(obj, ipam.ReleaseFinalizer) || a.At.Sub(obj.GetDeletionTimestamp().Time) < hangsAfter {
+			return
 		}
+		f := about(DeletionHangs, Failing, involved(kind, obj)).
+			because("is being deleted since %s, and only finalizer %s is left", a.At.Sub(obj.GetDeletionTimestamp().Time).Round(time.Minute), ipam.ReleaseFinalizer).
+			remedy("see if the manager runs, and what its log says of it")
+		// It keeps all that it has.
+		for _, b := range bindings {
+			f.on(b.Address.Addr())
+		}
+		findings = append(findings, f)
 	}
 	for _, m := range a.Machines {
-		waits(capi.VSphereMachineKind.Kind, m)
+		waits(capi.VSphereMachineKind.Kind, m, m.Bindings)
 	}
 	for _, c := range a.Clusters {
-		waits(capi.VSphereClusterKind.Kind, c)
+		waits(capi.VSphereClusterKind.Kind, c, c.Bindings)
 	}
 	a.eachClaim(func(pool *Pool, claim *ipam.Claim) {
 		if claim.GetDeletionTimestamp().IsZero() || !ipam.IsProtected(claim) || ipam.IsReleased(claim) || a.isForEndpoint(claim) || a.isHeldForSomebody(claim) {

@@ -204,8 +204,7 @@ func (a *audit) eachAddress(do func(*Pool, *Address)) {
 
 // aboutClaim and aboutAddress are findings about one, whichever API it is of.
 func (a *audit) aboutClaim(check CheckID, severity Severity, pool *Pool, claim *ipam.Claim) *Finding {
-	f := about(check, severity, involved("claim", claim))
-	f.Pools = []PoolKey{pool.PoolKey}
+	f := about(check, severity, involved("claim", claim)).in(pool)
 	for _, address := range a.addressesOf(claim) {
 		f.on(address.IP)
 	}
@@ -213,7 +212,5 @@ func (a *audit) aboutClaim(check CheckID, severity Severity, pool *Pool, claim *
 }
 
 func aboutAddress(check CheckID, severity Severity, pool *Pool, address *Address) *Finding {
-	f := about(check, severity, involved("address", address)).on(address.IP)
-	f.Pools = []PoolKey{pool.PoolKey}
-	return f
+	return about(check, severity, involved("address", address)).on(address.IP).in(pool)
 }

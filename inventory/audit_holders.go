@@ -150,42 +150,6 @@ func (a *audit) twice(ip netip.Addr, shared []use, severity Severity) *Finding {
 	return f.remedy("give %s another address, or take %s out of %s", other.Name, ip, pool)
 }
 
-// besideOf names on what else an address is than on the one that has it from a pool, empty
-// if there is not exactly one.
-func besideOf(shared []use) string {
-	var bound []use
-	for _, one := range shared {
-		if one.bound {
-			bound = append(bound, one)
-		}
-	}
-	if len(bound) != 1 {
-		return ""
-	}
-	var others []string
-	for _, one := range shared {
-		if !one.bound {
-			others = append(others, one.nameFrom(bound[0].Namespace))
-		}
-	}
-	return "also on " + strings.Join(others, " and ")
-}
-
-// nameFrom names who has an address from no pool, and how, in a list of a namespace.
-func (u use) nameFrom(namespace string) string {
-	name := u.Kind + "/" + u.Name
-	if u.Namespace != namespace {
-		name = u.Kind + "/" + u.Namespace + "/" + u.Name
-	}
-	switch {
-	case u.byGuest:
-		name += " (its guest says so)"
-	case u.machine != nil:
-		name += " (static)"
-	}
-	return name
-}
-
 // endpointsOnMachines finds addresses that we gave to a machine, and that are the endpoint
 // which we gave to a VSphereCluster.
 func (a *audit) endpointsOnMachines() []*Finding {
@@ -384,11 +348,9 @@ func (a *audit) byHandInPool() []*Finding {
 			}
 			for _, pool := range a.poolsSeenFrom(m.Namespace) {
 				if a.wouldGive(pool, has) {
-					f := about(ByHandInPool, Risky, involved(capi.VSphereMachineKind.Kind, m)).on(has.IP).
+					findings = append(findings, about(ByHandInPool, Risky, involved(capi.VSphereMachineKind.Kind, m)).on(has.IP).in(pool).
 						because("has %s, written by hand, which %s may hand out", has.IP, pool).
-						remedy("take %s out of the pool", has.IP)
-					f.Pools = []PoolKey{pool.PoolKey}
-					findings = append(findings, f)
+						remedy("take %s out of the pool", has.IP))
 					break
 				}
 			}

@@ -24,10 +24,9 @@ func (a *audit) refusedForNothing() []*Finding {
 			continue
 		}
 		if pool := a.firstWithRoom(owner); pool != nil {
-			f := about(RefusedForNothing, Risky, involved(owner.Kind, owner)).
+			f := about(RefusedForNothing, Risky, involved(owner.Kind, owner)).in(pool).
 				because("was refused %s ago for want of addresses of %s, which has enough by now", a.At.Sub(since).Round(time.Minute), pool).
 				remedy("see if the manager runs; kubectl annotate %s %s -n %s %s- makes Cluster API try again", strings.ToLower(owner.Kind), owner.Name, owner.Namespace, ipam.RefusedByAnnotation)
-			f.Pools = []PoolKey{pool.PoolKey}
 			f.Involved = append(f.Involved, Involved{pool.Kind, types.NamespacedName{Namespace: pool.Namespace, Name: pool.Name}})
 			findings = append(findings, f)
 		}

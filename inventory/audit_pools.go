@@ -29,8 +29,8 @@ func aboutPool(check CheckID, pool *Pool) *Finding {
 	f := about(check, Risky, Involved{Kind: pool.Kind})
 	f.Object = pool.KindName() + " " + strings.TrimPrefix(pool.Namespace+"/"+pool.Name, "/")
 	f.Namespace, f.Name = pool.Namespace, pool.Name
-	f.Involved[0].NamespacedName, f.Pools = f.NamespacedName, []PoolKey{pool.PoolKey}
-	return f
+	f.Involved[0].NamespacedName = f.NamespacedName
+	return f.in(pool)
 }
 
 // poolRange is one range of a pool.
@@ -48,7 +48,7 @@ func (a *audit) poolsOverlap() []*Finding {
 		f := aboutPool(PoolsOverlap, pool)
 		for _, other := range overlaps[pool] {
 			names = append(names, other.String())
-			f.Pools = append(f.Pools, other.PoolKey)
+			f.in(other)
 		}
 		if len(names) > 0 {
 			findings = append(findings, f.because("has addresses that are also of %s", namesOf(names)).

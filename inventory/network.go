@@ -24,7 +24,7 @@ func (p *Pool) Network(most int) Network {
 	}
 	details := ipam.DetailsOf(p.Provider, p.Object)
 	n := Network{Gateways: details.Gateways, Nameservers: details.Nameservers}
-	if p.Object.GetAnnotations()[ipam.GatewayAnnotation] == ipam.NoGateway {
+	if ipam.SaysNoGateway(p.Object) {
 		n.Gateways = nil
 	}
 	length := ""
@@ -38,10 +38,22 @@ func (p *Pool) Network(most int) Network {
 		case r.From() == r.To():
 			n.Ranges = append(n.Ranges, r.From().String()+length)
 		default:
-			n.Ranges = append(n.Ranges, r.From().String()+"-"+r.To().String()+length)
+			n.Ranges = append(n.Ranges, r.String()+length)
 		}
 	}
 	return n
+}
+
+// GivenInWords is what its machines get, each in words.
+func (n Network) GivenInWords() []string {
+	var given []string
+	if len(n.Gateways) > 0 {
+		given = append(given, "gateway "+strings.Join(n.Gateways, ", "))
+	}
+	if len(n.Nameservers) > 0 {
+		given = append(given, "DNS "+strings.Join(n.Nameservers, ", "))
+	}
+	return given
 }
 
 // RangesInWords are the ranges in a line, empty if the pool does not say them.

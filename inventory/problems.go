@@ -20,12 +20,8 @@ func (a *audit) locate(f *Finding) {
 	}
 	for _, object := range f.Involved {
 		for _, b := range a.bindingsOf(object) {
-			// What hangs keeps all that it has.
-			if f.Check == DeletionHangs {
-				f.on(b.Address.Addr())
-			}
 			if slices.Contains(f.Addresses, b.Address.Addr()) {
-				f.isIn(a.PoolOf(object.Namespace, b.Pool))
+				f.in(a.PoolOf(object.Namespace, b.Pool))
 			}
 		}
 	}
@@ -35,14 +31,8 @@ func (a *audit) locate(f *Finding) {
 	for _, pool := range a.poolsSeenFrom(f.Involved[0].Namespace) {
 		ranges, known := a.ranges[pool]
 		if known && slices.ContainsFunc(f.Addresses, ranges.all.Contains) {
-			f.isIn(pool)
+			f.in(pool)
 		}
-	}
-}
-
-func (f *Finding) isIn(pool *Pool) {
-	if pool != nil && !slices.Contains(f.Pools, pool.PoolKey) {
-		f.Pools = append(f.Pools, pool.PoolKey)
 	}
 }
 
@@ -141,6 +131,42 @@ func (f *Finding) inShort() string {
 		text = f.Text
 	}
 	return string(f.Check) + ": " + text
+}
+
+// besideOf names on what else an address is than on the one that has it from a pool, empty
+// if there is not exactly one.
+func besideOf(shared []use) string {
+	var bound []use
+	for _, one := range shared {
+		if one.bound {
+			bound = append(bound, one)
+		}
+	}
+	if len(bound) != 1 {
+		return ""
+	}
+	var others []string
+	for _, one := range shared {
+		if !one.bound {
+			others = append(others, one.nameFrom(bound[0].Namespace))
+		}
+	}
+	return "also on " + strings.Join(others, " and ")
+}
+
+// nameFrom names who has an address from no pool, and how, in a list of a namespace.
+func (u use) nameFrom(namespace string) string {
+	name := u.Kind + "/" + u.Name
+	if u.Namespace != namespace {
+		name = u.Kind + "/" + u.Namespace + "/" + u.Name
+	}
+	switch {
+	case u.byGuest:
+		name += " (its guest says so)"
+	case u.machine != nil:
+		name += " (static)"
+	}
+	return name
 }
 
 // rank is where a pool stands in a list: those first that somebody should look at first.

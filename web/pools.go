@@ -159,18 +159,12 @@ func (v *PoolView) list(g *inventory.Graph, runs []inventory.Run, notes map[neti
 
 // saysOf is what the pool hands out, in sentences.
 func saysOf(p *inventory.Pool) []string {
-	var says, given []string
+	var says []string
 	network := p.Network(rangesMost)
 	if text := network.RangesInWords(); text != "" {
 		says = append(says, "Hands out "+text+".")
 	}
-	if len(network.Gateways) > 0 {
-		given = append(given, "gateway "+strings.Join(network.Gateways, ", "))
-	}
-	if len(network.Nameservers) > 0 {
-		given = append(given, "DNS "+strings.Join(network.Nameservers, ", "))
-	}
-	if len(given) > 0 {
+	if given := network.GivenInWords(); len(given) > 0 {
 		says = append(says, "Its machines get "+strings.Join(given, ", ")+".")
 	}
 	return says

@@ -168,7 +168,9 @@ func matches(pattern, name string) bool {
 }
 
 // SaysNoGateway tells whether the gateway of a pool is not to be injected.
-func SaysNoGateway(pool Pool) bool { return pool.GetAnnotations()[GatewayAnnotation] == NoGateway }
+func SaysNoGateway(pool client.Object) bool {
+	return pool.GetAnnotations()[GatewayAnnotation] == NoGateway
+}
 
 // StatesTheSame tells whether two versions of a pool say the same of what they are for, and
 // can be asked for by the same labels.

@@ -69,7 +69,7 @@ func (o *options) paint(c colour, text string) string {
 	return sequences[c] + text + reset
 }
 
-// painted is a cell that has a colour.
+// painted is a text, as that of a cell, that has a colour.
 type painted struct {
 	text   string
 	colour colour

@@ -100,13 +100,7 @@ func networkOf(pool *inventory.Pool) []string {
 	if text := network.RangesInWords(); text != "" {
 		parts = append(parts, text)
 	}
-	if len(network.Gateways) > 0 {
-		parts = append(parts, "gateway "+strings.Join(network.Gateways, ", "))
-	}
-	if len(network.Nameservers) > 0 {
-		parts = append(parts, "DNS "+strings.Join(network.Nameservers, ", "))
-	}
-	return parts
+	return append(parts, network.GivenInWords()...)
 }
 
 // holdingList are the addresses that somebody has, and those of which something is wrong.
@@ -164,18 +158,12 @@ const (
 	gridRow  = 32
 )
 
-// sign is how an address is drawn: in another colour than others, and by another letter.
-type sign struct {
-	text   string
-	colour colour
-}
-
-// signs are those of the states. Of what is wrong there is one for all of them.
+// signs are how the states are drawn. Of what is wrong there is one for all of them.
 var (
-	signs = map[inventory.State]sign{
+	signs = map[inventory.State]painted{
 		inventory.Used: {"#", plain}, inventory.Cooling: {"~", yellow}, inventory.Free: {".", green}, inventory.Reserved: {"x", plain},
 	}
-	wrong = sign{"!", red}
+	wrong = painted{"!", red}
 )
 
 // grid draws the addresses of a pool of IPv4, a sign each.
@@ -185,7 +173,7 @@ func (o *options) grid(graph *inventory.Graph, pool *inventory.Pool, notes map[n
 		fmt.Fprintf(o.streams.ErrOut, "warning: %s is not drawn: it has more than %d addresses, or does not say which\n", pool, gridMost)
 		return
 	}
-	draw := func(s sign) string { return o.paint(s.colour, s.text) }
+	draw := func(s painted) string { return o.paint(s.colour, s.text) }
 	fmt.Fprintf(o.streams.Out, "%s used   %s cooling   %s free   %s reserved   %s problem\n",
 		draw(signs[inventory.Used]), draw(signs[inventory.Cooling]), draw(signs[inventory.Free]), draw(signs[inventory.Reserved]), draw(wrong))
 	var row netip.Addr

@@ -179,7 +179,7 @@ func (p *previewer) run(ctx context.Context, replicas int) error {
 }
 
 func (p *previewer) previewWorkload(ctx context.Context, w *inventory.Workload) error {
-	fmt.Fprintf(p.streams.Out, "%s/%s (%s)\n", w.GetKind(), w.GetName(), count(w.Replicas, "machine"))
+	fmt.Fprintf(p.streams.Out, "%s/%s (%s)\n", w.GetKind(), w.GetName(), plural(w.Replicas, "machine"))
 	if w.AsksError != nil {
 		p.complain("would be refused: %v", w.AsksError)
 		return nil //nolint:nilerr // it is what was asked about
@@ -214,7 +214,7 @@ func (p *previewer) tellDemand(d inventory.Demand) {
 	}
 	fmt.Fprintf(p.streams.Out, "  %s: %d more of %s free\n", d.PoolNames(), d.Scale, inventory.InWords(free))
 	if short := d.Lacks(d.Scale); short > 0 {
-		p.complain("%s would be refused: add addresses to %s", count(short, "machine"), d.PoolNames())
+		p.complain("%s would be refused: add addresses to %s", plural(short, "machine"), d.PoolNames())
 	}
 }
 
@@ -281,13 +281,6 @@ func isDeferred(text string) bool {
 func (p *previewer) complain(format string, args ...any) {
 	p.refused = true
 	fmt.Fprintf(p.streams.Out, "  %s %s\n", p.paint(red, "!"), oneLine(fmt.Sprintf(format, args...)))
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }
 
 // machineOf is a machine as Cluster API makes it of its template for a workload.
