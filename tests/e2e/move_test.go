@@ -168,18 +168,7 @@ func (s *scene) moveBootstrapData() {
 // awaitJoined waits until each Machine knows its Node: clusterctl moves no others.
 func (s *scene) awaitJoined() {
 	s.Helper()
-	s.eventually(provisioned, "the machines to know their Nodes", func(ctx context.Context) error {
-		machines := &clusterv1.MachineList{}
-		if err := s.stack.Plane.Client.List(ctx, machines, client.InNamespace(s.ns)); err != nil {
-			return err
-		}
-		for i := range machines.Items {
-			if !machines.Items[i].Status.NodeRef.IsDefined() {
-				return fmt.Errorf("machine %s does not", machines.Items[i].Name)
-			}
-		}
-		return nil
-	})
+	s.eventually(provisioned, "the machines to know their Nodes", func(ctx context.Context) error { return s.stack.Joined(ctx, s.ns) })
 }
 
 func (r *relocation) lastEvent() int {

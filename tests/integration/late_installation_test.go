@@ -59,25 +59,30 @@ func TestMachinesFromBeforeTheInstallationAreServed(t *testing.T) {
 	})
 }
 
+// failOpen has machines stored while nobody is asked.
+func (s *scene) failOpen() {
+	s.Helper()
+	configurations := &admissionregistrationv1.MutatingWebhookConfigurationList{}
+	if err := s.env.Client.List(s.Context(), configurations); err != nil {
+		s.Fatal(err)
+	}
+	for i := range configurations.Items {
+		configuration := &configurations.Items[i]
+		s.change(configuration, func() {
+			for n := range configuration.Webhooks {
+				configuration.Webhooks[n].FailurePolicy = new(admissionregistrationv1.Ignore)
+			}
+		})
+	}
+}
+
 func TestFailOpen(t *testing.T) {
 	t.Parallel()
 	env := ownEnvironment(t, harness.Options{}, 1)
 	s := newScene(t, env)
 	f := harness.OfMetal3
 	s.pool(f)
-	configurations := &admissionregistrationv1.MutatingWebhookConfigurationList{}
-	if err := env.Client.List(t.Context(), configurations); err != nil {
-		t.Fatal(err)
-	}
-	for i := range configurations.Items {
-		configuration := &configurations.Items[i]
-		s.change(configuration, func() {
-			for n := range configuration.Webhooks {
-				ignore := admissionregistrationv1.Ignore
-				configuration.Webhooks[n].FailurePolicy = &ignore
-			}
-		})
-	}
+	s.failOpen()
 	env.managers[0].Kill()
 	machine := s.asks(f, "cp-0")
 	s.eventually("the machine to be stored", func(ctx context.Context) error {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -27,19 +26,15 @@ type faults struct{ *scene }
 func newFaults(t *testing.T) *faults {
 	t.Helper()
 	env := ownEnvironment(t, harness.Options{}, 1)
-	ns, err := env.CreateNamespace(t.Context(), "scene")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &faults{&scene{T: t, env: env, ns: ns}}
+	f := &faults{bareScene(t, env)}
 	f.pool(harness.OfMetal3, harness.OfMetal3.WithIPs(88, 99), moves)
 	f.create(f.aPool("shrunk", "10.16.60.10", "10.16.60.12"))
 	for _, name := range []string{"twice", "guest", "lost", "hangs"} {
 		f.create(f.asks(harness.OfMetal3, name))
 	}
-	f.create(harness.Machine(ns, "outside", harness.WithPool("shrunk")))
+	f.create(harness.Machine(f.ns, "outside", harness.WithPool("shrunk")))
 	f.eventually("the addresses to be adopted", f.adopted("twice", "guest", "lost", "hangs", "outside"))
-	f.failOpen()
+	f.failOpen() // SIP-011
 	if err := env.managers[0].Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -50,23 +45,6 @@ func newFaults(t *testing.T) *faults {
 func (f *faults) aPool(name, first, last string, options ...harness.Option) client.Object {
 	all := append([]harness.Option{harness.WithPoolName(name), harness.WithRange(first, last), harness.WithGateway("10.16.64.1"), moves}, options...)
 	return harness.OfMetal3.Pool(f.ns, all...)
-}
-
-// failOpen has machines stored while nobody is asked: SIP-011.
-func (f *faults) failOpen() {
-	f.Helper()
-	configurations := &admissionregistrationv1.MutatingWebhookConfigurationList{}
-	if err := f.env.Client.List(f.Context(), configurations); err != nil {
-		f.Fatal(err)
-	}
-	for i := range configurations.Items {
-		configuration := &configurations.Items[i]
-		f.change(configuration, func() {
-			for n := range configuration.Webhooks {
-				configuration.Webhooks[n].FailurePolicy = new(admissionregistrationv1.Ignore)
-			}
-		})
-	}
 }
 
 // breakClaims makes claims of nobody, of the adapter, and one that is refused: SIP-004,

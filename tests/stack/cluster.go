@@ -222,8 +222,22 @@ func (n Node) complete() error {
 	}
 }
 
-// ensureNamespace makes a namespace that may be there already.
-func (s *Stack) ensureNamespace(ctx context.Context, name string) error {
+// Joined sees that each Machine of a namespace knows its Node.
+func (s *Stack) Joined(ctx context.Context, namespace string) error {
+	machines := &clusterv1.MachineList{}
+	if err := s.Plane.Client.List(ctx, machines, client.InNamespace(namespace)); err != nil {
+		return err
+	}
+	for i := range machines.Items {
+		if !machines.Items[i].Status.NodeRef.IsDefined() {
+			return fmt.Errorf("machine %s knows no Node", machines.Items[i].Name)
+		}
+	}
+	return nil
+}
+
+// EnsureNamespace makes a namespace that may be there already.
+func (s *Stack) EnsureNamespace(ctx context.Context, name string) error {
 	err := s.Plane.Client.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		return fmt.Errorf("creating namespace %s: %w", name, err)

@@ -42,7 +42,7 @@ func (s *Stack) recordProviders(ctx context.Context) error {
 			},
 			"providerName": entry.name, "type": entry.kind, "version": "v1.0.0",
 		}}
-		if err := s.ensureNamespace(ctx, entry.namespace); err != nil {
+		if err := s.EnsureNamespace(ctx, entry.namespace); err != nil {
 			return err
 		}
 		if err := s.Plane.Client.Create(ctx, provider); err != nil {

@@ -70,7 +70,7 @@ func (t *trial) makeArenas(ctx context.Context) error {
 }
 
 func (t *trial) makeArena(ctx context.Context, a *arena, options ...harness.Option) error {
-	if err := t.makeNamespace(ctx, a.ns); err != nil {
+	if err := t.stack.EnsureNamespace(ctx, a.ns); err != nil {
 		return err
 	}
 	if err := t.stack.CreateCluster(ctx, a.ns, harness.DefaultCluster); err != nil {

@@ -64,14 +64,7 @@ func killAll(ctx context.Context, n *nemesis) (string, func() error) {
 
 func stopOurs(ctx context.Context, n *nemesis) (string, func() error) {
 	victim, d := n.anyOfOurs(ctx, n.rand.IntN(2) == 0), n.some(0, 3*time.Second)
-	return during(victim.name, d), func() error {
-		victim.mu.Lock()
-		defer victim.mu.Unlock()
-		// It stops taking requests first, as in a rolling update.
-		_ = victim.manager.Stop()
-		wait(ctx, d)
-		return victim.run(context.WithoutCancel(ctx))
-	}
+	return during(victim.name, d), func() error { return victim.down(ctx, true, d) }
 }
 
 // pauseOurs is longer than a lease, at times: another leads then, and the one that is

@@ -23,12 +23,14 @@ type kept struct {
 	name    string
 	process *harness.Process
 	start   func(context.Context) error
+	// stop asks it to end. A replica stops taking requests first, as in a rolling update.
+	stop func() error
 	// mu is held by whoever stops the program on purpose, or starts it.
 	mu sync.Mutex
 }
 
 func keep(process *harness.Process) *kept {
-	return &kept{name: process.Name, process: process, start: process.Start}
+	return &kept{name: process.Name, process: process, start: process.Start, stop: process.Stop}
 }
 
 // watch starts the program whenever it has ended, and nobody has stopped it on purpose.
@@ -67,7 +69,7 @@ func (k *kept) down(ctx context.Context, gently bool, during time.Duration) erro
 	defer k.mu.Unlock()
 	if gently {
 		// What it says on its way out is in its log.
-		_ = k.process.Stop()
+		_ = k.stop()
 	} else {
 		k.process.Kill()
 	}

@@ -5,7 +5,7 @@
 // that every machine was served that could be. See the package history for that.
 //
 //	make torture
-//	make torture MINUTES=5 SEED=42 WORKERS=8 FAULTS=kill-leader,restart-metal3
+//	make torture MINUTES=5 SEED=42 TORTUREFLAGS='-workers 8 -faults kill-leader,kill-metal3'
 //	make torture CHECK=history.jsonl
 //
 // What a worker or the nemesis does next follows from the seed. When it happens does not,

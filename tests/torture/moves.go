@@ -93,17 +93,9 @@ func (m *mover) move(ctx context.Context, from, to *stack.Stack) error {
 	if m.lost {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), moveTimeout)
-	defer cancel()
-	op := history.Op{ID: int(m.ids.Add(1)), Worker: -1, Kind: history.Move, Namespace: m.ns, Name: harness.DefaultCluster, Phase: history.Begin}
-	begin := op
-	m.to.Write(history.Record{Op: &begin})
-	err := m.moveOnce(ctx, from, to)
-	op.Phase, op.Outcome = history.End, outcomeOf(err)
-	if err != nil {
-		m.lost, op.Text = true, err.Error()
-	}
-	m.to.Write(history.Record{Op: &op})
+	op := history.Op{Worker: -1, Kind: history.Move, Namespace: m.ns, Name: harness.DefaultCluster}
+	err := m.record(ctx, moveTimeout, op, func(ctx context.Context) error { return m.moveOnce(ctx, from, to) })
+	m.lost = err != nil
 	return err
 }
 
@@ -111,7 +103,7 @@ func (m *mover) moveOnce(ctx context.Context, from, to *stack.Stack) error {
 	var before map[string]string
 	err := harness.Eventually(ctx, moveTimeout/2, "the machines to be movable", func(ctx context.Context) (err error) {
 		before, err = m.held(ctx, from)
-		return errors.Join(err, m.joined(ctx, from), m.initialize(ctx, from))
+		return errors.Join(err, from.Joined(ctx, m.ns), m.initialize(ctx, from))
 	})
 	if err != nil {
 		return err
@@ -164,18 +156,4 @@ func (m *mover) initialize(ctx context.Context, on *stack.Stack) error {
 		return err
 	}
 	return on.Initialize(ctx, cluster)
-}
-
-// joined sees that each Machine knows its Node: clusterctl moves no others.
-func (m *mover) joined(ctx context.Context, on *stack.Stack) error {
-	machines := &clusterv1.MachineList{}
-	if err := on.Plane.Client.List(ctx, machines, client.InNamespace(m.ns)); err != nil {
-		return err
-	}
-	for i := range machines.Items {
-		if !machines.Items[i].Status.NodeRef.IsDefined() {
-			return fmt.Errorf("machine %s knows no Node", machines.Items[i].Name)
-		}
-	}
-	return nil
 }

@@ -28,11 +28,9 @@ const mendTimeout = 3 * time.Minute
 func objectFaults() []fault {
 	return []fault{
 		{"delete-claim", 5, false, deleteOne(
-			metav1.GroupVersionKind{Group: ipamv1.GroupVersion.Group, Version: ipamv1.GroupVersion.Version, Kind: "IPClaim"},
-			metav1.GroupVersionKind{Group: capiipamv1.GroupVersion.Group, Version: capiipamv1.GroupVersion.Version, Kind: "IPAddressClaim"})},
+			ipamv1.GroupVersion.WithKind("IPClaim"), capiipamv1.GroupVersion.WithKind("IPAddressClaim"))},
 		{"delete-address", 5, false, deleteOne(
-			metav1.GroupVersionKind{Group: ipamv1.GroupVersion.Group, Version: ipamv1.GroupVersion.Version, Kind: "IPAddress"},
-			metav1.GroupVersionKind{Group: capiipamv1.GroupVersion.Group, Version: capiipamv1.GroupVersion.Version, Kind: "IPAddress"})},
+			ipamv1.GroupVersion.WithKind("IPAddress"), capiipamv1.GroupVersion.WithKind("IPAddress"))},
 		{"pause-cluster", 2, false, pauseCluster},
 		{"refuse-machines", 2, false, refuseMachines},
 		{"renew-certificate", 2, false, renewCertificate},
@@ -41,23 +39,26 @@ func objectFaults() []fault {
 	}
 }
 
-func gvkOf(gvk metav1.GroupVersionKind) schema.GroupVersionKind {
-	return schema.GroupVersionKind{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind}
+// list lists what there is of a kind in a namespace.
+func (t *trial) list(ctx context.Context, kind schema.GroupVersionKind, ns string) ([]metav1.PartialObjectMetadata, error) {
+	list := &metav1.PartialObjectMetadataList{}
+	list.SetGroupVersionKind(kind)
+	err := t.stack.Plane.Client.List(ctx, list, client.InNamespace(ns))
+	return list.Items, err
 }
 
 // deleteOne deletes an object of one of the kinds, as kubectl does: its finalizers stay.
-func deleteOne(kinds ...metav1.GroupVersionKind) act {
+func deleteOne(kinds ...schema.GroupVersionKind) act {
 	return func(ctx context.Context, n *nemesis) (string, func() error) {
 		a, kind := n.anyArena(), kinds[n.rand.IntN(len(kinds))]
 		ctx, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
-		list := &metav1.PartialObjectMetadataList{}
-		list.SetGroupVersionKind(gvkOf(kind))
-		if err := n.stack.Plane.Client.List(ctx, list, client.InNamespace(a.ns)); err != nil || len(list.Items) == 0 {
+		found, err := n.list(ctx, kind, a.ns)
+		if err != nil || len(found) == 0 {
 			return "", nil
 		}
-		victim := &list.Items[n.rand.IntN(len(list.Items))]
-		victim.SetGroupVersionKind(gvkOf(kind))
+		victim := &found[n.rand.IntN(len(found))]
+		victim.SetGroupVersionKind(kind)
 		return fmt.Sprintf("%s %s/%s", kind.Kind, a.ns, victim.Name), func() error {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opTimeout)
 			defer cancel()

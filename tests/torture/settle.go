@@ -8,6 +8,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	corev1 "k8s.io/api/core/v1"
@@ -42,7 +43,7 @@ func (t *trial) all() []*arena {
 // settle waits until all is in order, sees that each pool serves, and marks that.
 func (t *trial) settle(ctx context.Context) error {
 	began := time.Now()
-	err := t.await(ctx, t.unsettled)
+	err := t.await(ctx, settleTimeout, t.unsettled)
 	fmt.Printf("settled after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
 	for _, a := range t.all() {
 		for _, s := range a.sources {
@@ -65,7 +66,7 @@ func (t *trial) drain(ctx context.Context) error {
 			}
 		}
 	}
-	err := t.await(ctx, t.undrained)
+	err := t.await(ctx, settleTimeout, t.undrained)
 	fmt.Printf("drained after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
 	return t.mark(ctx, history.Drained)
 }
@@ -78,8 +79,8 @@ func orFine(err error) any {
 }
 
 // await looks again and again until nothing is left to wait for.
-func (t *trial) await(ctx context.Context, left func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+func (t *trial) await(ctx context.Context, timeout time.Duration, left func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
 		err := left(ctx)
@@ -182,22 +183,17 @@ func (t *trial) undrained(ctx context.Context) error {
 
 // leftIn says what of machines and addresses is in a namespace.
 func (t *trial) leftIn(ctx context.Context, ns string) error {
-	for _, gvk := range []metav1.GroupVersionKind{
-		{Group: clusterv1.GroupVersion.Group, Version: clusterv1.GroupVersion.Version, Kind: "Machine"},
-		{Group: capvv1.GroupVersion.Group, Version: capvv1.GroupVersion.Version, Kind: "VSphereMachine"},
-		{Group: capvv1.GroupVersion.Group, Version: capvv1.GroupVersion.Version, Kind: "VSphereVM"},
-		{Group: ipamv1.GroupVersion.Group, Version: ipamv1.GroupVersion.Version, Kind: "IPClaim"},
-		{Group: ipamv1.GroupVersion.Group, Version: ipamv1.GroupVersion.Version, Kind: "IPAddress"},
-		{Group: capiipamv1.GroupVersion.Group, Version: capiipamv1.GroupVersion.Version, Kind: "IPAddressClaim"},
-		{Group: capiipamv1.GroupVersion.Group, Version: capiipamv1.GroupVersion.Version, Kind: "IPAddress"},
+	for _, kind := range []schema.GroupVersionKind{
+		clusterv1.GroupVersion.WithKind("Machine"), capvv1.GroupVersion.WithKind("VSphereMachine"), capvv1.GroupVersion.WithKind("VSphereVM"),
+		ipamv1.GroupVersion.WithKind("IPClaim"), ipamv1.GroupVersion.WithKind("IPAddress"),
+		capiipamv1.GroupVersion.WithKind("IPAddressClaim"), capiipamv1.GroupVersion.WithKind("IPAddress"),
 	} {
-		list := &metav1.PartialObjectMetadataList{}
-		list.SetGroupVersionKind(gvkOf(gvk))
-		if err := t.stack.Plane.Client.List(ctx, list, client.InNamespace(ns)); err != nil {
+		left, err := t.list(ctx, kind, ns)
+		if err != nil {
 			return err
 		}
-		if count := len(list.Items); count > 0 {
-			return fmt.Errorf("%d %s are left in %s, such as %s", count, gvk.Kind, ns, list.Items[0].Name)
+		if count := len(left); count > 0 {
+			return fmt.Errorf("%d %s are left in %s, such as %s", count, kind.Kind, ns, left[0].Name)
 		}
 	}
 	return nil
@@ -213,15 +209,9 @@ func (t *trial) probe(ctx context.Context, a *arena, s source) {
 	op := history.Op{Worker: -1, Kind: history.Probe, Namespace: a.ns, Name: name, Pools: []string{s.ref()}}
 	machine := harness.Machine(a.ns, name, asking([]source{s}))
 	err = t.do(ctx, op, func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), probeTimeout)
-		defer cancel()
-		for {
-			err := t.stack.Plane.Client.Create(ctx, machine.DeepCopy())
-			if err == nil || ctx.Err() != nil {
-				return err
-			}
-			wait(ctx, lookAgain)
-		}
+		return t.await(context.WithoutCancel(ctx), probeTimeout, func(ctx context.Context) error {
+			return t.stack.Plane.Client.Create(ctx, machine.DeepCopy())
+		})
 	})
 	if err != nil {
 		return

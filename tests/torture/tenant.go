@@ -27,11 +27,6 @@ const (
 	tenantTimeout = 5 * time.Minute
 )
 
-// makeNamespace makes a namespace if it is not there.
-func (t *trial) makeNamespace(ctx context.Context, name string) error {
-	return client.IgnoreAlreadyExists(t.stack.Plane.Client.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}))
-}
-
 // newTenant makes a namespace of its own with pools, which is not for long.
 func (n *nemesis) newTenant(ctx context.Context) (*arena, error) {
 	number := firstTenant + int(n.ids.Add(1))
@@ -40,7 +35,7 @@ func (n *nemesis) newTenant(ctx context.Context) (*arena, error) {
 	for _, s := range a.sources {
 		objects = append(objects, s.object(a.ns))
 	}
-	err := n.mend(ctx, "a namespace to be made", func(ctx context.Context) error { return n.makeNamespace(ctx, a.ns) })
+	err := n.mend(ctx, "a namespace to be made", func(ctx context.Context) error { return n.stack.EnsureNamespace(ctx, a.ns) })
 	for _, object := range objects {
 		if err == nil {
 			err = n.mend(ctx, "a pool to be made", func(ctx context.Context) error {
@@ -82,9 +77,7 @@ func deleteNamespace(ctx context.Context, n *nemesis) (string, func() error) {
 		var all sync.WaitGroup
 		n.visit(ctx, a, &all)
 		wait(ctx, head)
-		all.Add(1)
 		defer all.Wait()
-		defer all.Done()
 		return n.removeNamespace(ctx, a)
 	}
 }

@@ -148,7 +148,7 @@ func (t *trial) startManagers(ctx context.Context) error {
 			return err
 		}
 		t.stack.Managers = append(t.stack.Managers, manager)
-		program := &kept{name: manager.Name, process: manager.Process, start: manager.Start}
+		program := &kept{name: manager.Name, process: manager.Process, start: manager.Start, stop: manager.Stop}
 		t.ours = append(t.ours, &replica{kept: program, manager: manager, through: through, late: late})
 	}
 	return nil
@@ -207,21 +207,10 @@ func (t *trial) tell(ctx context.Context) {
 	}
 }
 
-// do is an operation, which goes into the history with its outcome.
+// do is an operation of a worker, which is counted.
 func (t *trial) do(ctx context.Context, op history.Op, act func(context.Context) error) error {
-	op.ID, op.Phase = int(t.ids.Add(1)), history.Begin
-	begin := op
-	t.to.Write(history.Record{Op: &begin})
-	// What was begun is not cut off by the end of the round.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), opTimeout)
-	defer cancel()
-	err := act(ctx)
-	op.Phase, op.Outcome = history.End, outcomeOf(err)
-	if err != nil {
-		op.Text = err.Error()
-	}
-	t.to.Write(history.Record{Op: &op})
-	switch op.Outcome {
+	err := t.record(ctx, opTimeout, op, act)
+	switch outcomeOf(err) {
 	case history.Done:
 		t.counts.done.Add(1)
 	case history.Refused:
@@ -229,6 +218,23 @@ func (t *trial) do(ctx context.Context, op history.Op, act func(context.Context)
 	default:
 		t.counts.failed.Add(1)
 	}
+	return err
+}
+
+// record has an operation go into the history, with its outcome.
+func (t *trial) record(ctx context.Context, timeout time.Duration, op history.Op, act func(context.Context) error) error {
+	op.ID, op.Phase = int(t.ids.Add(1)), history.Begin
+	begin := op
+	t.to.Write(history.Record{Op: &begin})
+	// What was begun is not cut off by the end of the round.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	defer cancel()
+	err := act(ctx)
+	op.Phase, op.Outcome = history.End, outcomeOf(err)
+	if err != nil {
+		op.Text = err.Error()
+	}
+	t.to.Write(history.Record{Op: &op})
 	return err
 }
 

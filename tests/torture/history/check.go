@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -84,24 +85,13 @@ func Check(records []Record, limits Limits) []Violation {
 			c.changes = append(c.changes, r)
 		}
 	}
-	slices.SortStableFunc(c.changes, func(a, b Record) int { return compare(a.Object.Revision, b.Object.Revision) })
+	slices.SortStableFunc(c.changes, func(a, b Record) int { return cmp.Compare(a.Object.Revision, b.Object.Revision) })
 	c.found = append(c.found, c.vms.shared()...)
 	c.replay()
 	c.requests()
 	c.moves()
 	slices.SortStableFunc(c.found, func(a, b Violation) int { return a.To.Compare(b.To) })
 	return c.found
-}
-
-func compare(a, b int64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	default:
-		return 0
-	}
 }
 
 // replay makes all changes, and looks after each. What a mark claims is looked at when

@@ -14,9 +14,8 @@ func (o *Object) key() key { return key{o.Kind, o.Namespace, o.Name} }
 // seen is an object as it is at a moment of the history.
 type seen struct {
 	*Object
-	// since is the record by which an object of this UID came to be, and last the one of
-	// its last change.
-	since, last Record
+	// since is the record by which an object of this UID came to be.
+	since Record
 	// paused says that its Cluster was paused when it was made, or shortly before.
 	paused bool
 }
@@ -70,7 +69,7 @@ func (s *state) apply(r Record) []string {
 		s.index(before, nil, r)
 		return touched
 	}
-	now := &seen{Object: object, since: r, last: r}
+	now := &seen{Object: object, since: r}
 	now.paused = s.isPaused(object.Namespace, r.Time)
 	if before != nil && before.UID == object.UID {
 		now.since, now.paused = before.since, before.paused
