@@ -121,6 +121,7 @@ func (l *Ledger) setClaim(b *book, key types.NamespacedName, now claim) {
 	id := claimID{b.Name(), key}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.countTwinClaim(b, key, now)
 	if before, known := l.claims.known[id]; known {
 		if before == now {
 			return
@@ -132,6 +133,33 @@ func (l *Ledger) setClaim(b *book, key types.NamespacedName, now claim) {
 		l.claims.known[id] = now
 		l.claims.move(id, now, 1)
 	}
+}
+
+// countTwinClaim counts a claim in the accounts of the pools of other providers that it
+// names.
+func (l *Ledger) countTwinClaim(b *book, key types.NamespacedName, now claim) {
+	before, known := b.claimed[key]
+	if before == now.pool.Name {
+		return
+	}
+	for _, other := range b.twinOf {
+		if known {
+			l.countTwin(Pool{key.Namespace, other.ByName(before)}, -1)
+		}
+		if now.pool.Name != "" {
+			l.countTwin(Pool{key.Namespace, other.ByName(now.pool.Name)}, 1)
+		}
+	}
+	delete(b.claimed, key)
+	if now.pool.Name != "" && len(b.twinOf) > 0 {
+		b.claimed[key] = now.pool.Name
+	}
+}
+
+func (l *Ledger) countTwin(pool Pool, change int) {
+	a := l.account(pool)
+	a.twinClaims += change
+	l.forgetEmpty(pool, a)
 }
 
 // move counts a claim, and has it found by whom it was made for; or with -1 the opposite.

@@ -135,9 +135,9 @@ func mapKeys(maps ...map[types.NamespacedName]client.Object) func(func(types.Nam
 
 // counted is what somebody finds who lists the objects of a pool.
 type counted struct {
-	objects, odd int
-	cooling      map[netip.Addr]bool
-	claims       map[types.NamespacedName]bool
+	objects, twins, named, odd int
+	cooling                    map[netip.Addr]bool
+	claims                     map[types.NamespacedName]bool
 }
 
 // list counts what the informers know of a pool, one by one.
@@ -158,6 +158,11 @@ func (w *world) list(namespace string, pool ipam.PoolReference) counted {
 			}
 			c.objects++
 			c.claims[types.NamespacedName{Namespace: obj.GetNamespace(), Name: read.Claim}] = true
+			if !isOwn {
+				c.twins++
+			} else if isMetal3 && obj.GetName() == strings.TrimRight(pool.Name+"-"+strings.NewReplacer(".", "-", ":", "-").Replace(read.IP), "-") {
+				c.named++
+			}
 			ip, err := netip.ParseAddr(read.IP)
 			if err != nil || ip.Zone() != "" || ip.Is4In6() || read.Pool != pool {
 				c.odd++
@@ -165,6 +170,14 @@ func (w *world) list(namespace string, pool ipam.PoolReference) counted {
 			if err == nil && ip.Zone() == "" {
 				cooling, known := c.cooling[ip]
 				c.cooling[ip] = ipam.IsReleased(obj) && (cooling || !known)
+			}
+		}
+		if isOwn || !isMetal3 {
+			continue
+		}
+		for _, obj := range w.claims[provider.Name()].known {
+			if namespace != "" && in(obj) && provider.ReadClaim(obj).Pool.Name == pool.Name {
+				c.twins++
 			}
 		}
 	}
@@ -192,6 +205,17 @@ func (w *world) wantAsListed(random *rand.Rand, namespace string, pool ipam.Pool
 	compare("cooling", got.Cooling(), cooling)
 	compare("odd", got.Odd(), want.odd)
 	compare("claims", got.Claims(), len(want.claims))
+	if pool == metal3.PoolNamed(pool.Name) && namespace != "" {
+		twins, _ := got.Twins()
+		compare("twins", twins, want.twins)
+		own := 0
+		for _, obj := range w.addresses["metal3"].known {
+			if obj.GetNamespace() == namespace && obj.(*metal3v1.IPAddress).Spec.Pool.Name == pool.Name {
+				own++
+			}
+		}
+		compare("named otherwise", got.NamedOtherwise(pool.Name), own-want.named)
+	}
 	for _, text := range texts {
 		ip, err := netip.ParseAddr(text)
 		if _, has := want.cooling[ip]; err == nil && got.Has(ip) != has {

@@ -53,6 +53,7 @@ var (
 	_ ipam.Twinned   = Provider{}
 	_ ipam.Shorthand = Provider{}
 	_ ipam.Ranged    = Provider{}
+	_ ipam.Naming    = Provider{}
 )
 
 // Name implements ipam.Provider.
@@ -231,6 +232,15 @@ func (Provider) ReadAddress(obj client.Object) ipam.Address {
 		Claim:  address.Spec.Claim.Name,
 		IP:     string(address.Spec.Address),
 	}
+}
+
+// dashed writes an address as it stands in names.
+var dashed = strings.NewReplacer(".", "-", ":", "-")
+
+// NamePrefix implements ipam.Naming (ipam/ippool_manager.go, formatAddressName).
+func (Provider) NamePrefix(address ipam.Address) (string, bool) {
+	ending := strings.TrimRight("-"+dashed.Replace(address.IP), "-")
+	return strings.CutSuffix(address.GetName(), ending)
 }
 
 // Pool implements ipam.Pools. metal3 says nothing about a pool that it does not
