@@ -170,6 +170,7 @@ func (l *Ledger) putAddress(b *book, obj client.Object) {
 	key := client.ObjectKeyFromObject(obj)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.putTaken(b, obj, read.Pool)
 	before, known := b.addresses[key]
 	if known && before == now {
 		return
@@ -184,6 +185,7 @@ func (l *Ledger) putAddress(b *book, obj client.Object) {
 func (l *Ledger) dropAddress(b *book, key types.NamespacedName) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.set(claimID{b.Name(), true, key}, claim{})
 	if before, known := b.addresses[key]; known {
 		delete(b.addresses, key)
 		l.count(b, key.Namespace, before, -1)

@@ -56,7 +56,7 @@ func randomObject(random *rand.Rand) client.Object {
 		if chance(random, 2) {
 			meta.Name = pool.Name + "-" + strings.NewReplacer(".", "-", ":", "-", "%", "-").Replace(text)
 		}
-		return &metal3v1.IPAddress{ObjectMeta: meta, Spec: own(pool.Name, text).Spec}
+		return takenOf(random, &metal3v1.IPAddress{ObjectMeta: meta, Spec: own(pool.Name, text).Spec})
 	case 1:
 		return &ipamv1.IPAddress{ObjectMeta: meta, Spec: other(pool, meta.Name, text).Spec}
 	case 2:
@@ -73,6 +73,15 @@ func randomObject(random *rand.Rand) client.Object {
 	}
 	meta.Name = pick(random, holders)
 	return &capi.VSphereCluster{ObjectMeta: meta}
+}
+
+// takenOf puts the marks of one that was taken on an address.
+func takenOf(random *rand.Rand, address client.Object) client.Object {
+	annotations := address.GetAnnotations()
+	annotations[pick(random, []string{ipam.MachineNameAnnotation, ipam.MachineNameAnnotation, "x"})] = pick(random, holders)
+	annotations[pick(random, []string{ipam.RequestedByAnnotation, ipam.RequestedByAnnotation, "x"})] = ipam.RequestedBy(pick(random, owners))
+	address.SetFinalizers([]string{pick(random, []string{ipam.InUseFinalizer, ipam.InUseFinalizer, "x/x"})})
+	return address
 }
 
 // claimOf puts marks on a claim.
@@ -281,6 +290,11 @@ func (w *world) wantClaimsAsListed(provider ipam.Provider, namespace, poolName s
 				unstored++
 			}
 		}
+		for _, obj := range w.addresses[provider.Name()].known {
+			if obj.GetNamespace() == namespace && provider.ReadAddress(obj).Pool == pool && ipam.IsTaken(obj) && !stored(obj) {
+				unstored++
+			}
+		}
 		gotUnstored, _ := w.ledger.Unstored(provider, namespace, pool)
 		gotSetAside, _ := w.ledger.SetAside(provider, namespace, pool)
 		gotInAll, _ := w.ledger.SetAside(provider, "", pool)
@@ -299,6 +313,16 @@ func (w *world) wantClaimsAsListed(provider ipam.Provider, namespace, poolName s
 		slices.Sort(want)
 		if got, _ := w.ledger.Requested(provider, namespace, owner); !slices.Equal(got, want) {
 			w.t.Fatalf("requested by %v: got %v, want %v", owner, got, want)
+		}
+		var taken []string
+		for key, obj := range w.addresses[provider.Name()].known {
+			if key.Namespace == namespace && ipam.TakenFor(obj) == ipam.RequestedBy(owner) && !stored(obj) {
+				taken = append(taken, key.Name)
+			}
+		}
+		slices.Sort(taken)
+		if got, _ := w.ledger.Taken(provider, namespace, owner); !slices.Equal(got, taken) {
+			w.t.Fatalf("taken for %v: got %v, want %v", owner, got, taken)
 		}
 	}
 }
