@@ -132,6 +132,8 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 	switch next {
 	case adopt:
 		return r.adopt(ctx, s, h)
+	case claimTaken:
+		return r.claimTaken(ctx, s, h)
 	case protect:
 		return r.protect(ctx, s, h)
 	case recreate:
@@ -162,6 +164,8 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.handBack(ctx, h)
 	case deleteStray:
 		return r.deleteStray(ctx, h)
+	case giveBack:
+		return r.giveBack(ctx, s, h)
 	case dropFinalizers:
 		return ipam.DropFinalizers(ctx, r.client, r.providers.For(h.claim.Pool), h.claim.Object)
 	case idle:
