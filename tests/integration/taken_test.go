@@ -1,0 +1,642 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	admissionv1 "k8s.io/api/admission/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/tests/harness"
+)
+
+// byAddress has managers take addresses of metal3 pools without metal3.
+const byAddress = "--metal3-allocation=address"
+
+// TestAddressesAreTakenWithoutMetal3 has one environment for what happens to addresses
+// before they have claims, which nobody makes as long as no replica leads, and then for
+// what becomes of them.
+func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
+	t.Parallel()
+	env := ownEnvironment(t, harness.Options{}, 0)
+	lease := holdLease(t, env)
+	for range 2 {
+		manager, err := env.StartManager(t.Context(), harness.ManagerOptions{OrphanGracePeriod: gracePeriod, Args: []string{byAddress}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		env.managers = append(env.managers, manager)
+	}
+	// What has no claim yet is looked at again when a replica leads.
+	t.Run("while nobody leads", func(t *testing.T) {
+		for name, test := range map[string]func(*scene){
+			"a machine needs one write":                           machineTakesOneWrite,
+			"a copy of its manifest is denied":                    copyOfAClaimlessMachineIsDenied,
+			"a name that is asked for many times has one address": oneNameHasOneAddress,
+			"a full pool has as many machines as addresses":       poolIsFullWhenAllAreTaken,
+			"a webhook behind changes the machine":                machineIsChangedBehind,
+			"metal3 answers nobody, and nobody needs it":          metal3OnlyGuards,
+			"metal3 is asked where it has to be":                  metal3IsAskedWhereItMust,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				s := &scene{T: t, env: env}
+				var err error
+				if s.ns, err = env.CreateNamespace(t.Context(), "scene"); err != nil {
+					t.Fatal(err)
+				}
+				test(s)
+			})
+		}
+	})
+	if t.Failed() {
+		return
+	}
+	released(t, env, lease)
+	t.Run("with a leader", func(t *testing.T) {
+		for name, test := range map[string]func(*scene){
+			"all machines have claims":                         claimsCome,
+			"an address is as metal3 makes it":                 addressIsAsMetal3MakesIt,
+			"a machine that is refused gives it back":          refusedMachineGivesItBack,
+			"a machine that goes at once gives it back":        machineThatGoesAtOnceGivesItBack,
+			"metal3 and machines have different ones":          metal3AndMachinesHaveDifferentOnes,
+			"all of a machine's devices, and both families":    allDevicesAreServed,
+			"what is reserved, and what the network needs":     reservedAddressesAreNotTaken,
+			"a range that is taken out of a pool is not given": rangeThatIsTakenOutIsNotGiven,
+			"a machine of a deleted pool":                      poolGoesWithAMachine,
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				test(newScene(t, env))
+			})
+		}
+	})
+}
+
+// holdLease makes the lease of the leader, held by nobody who does anything.
+func holdLease(t *testing.T, env *environment) *coordinationv1.Lease {
+	t.Helper()
+	lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: harness.SystemNamespace, Name: "capv-static-ip-leader-election"}}
+	lease.Spec = coordinationv1.LeaseSpec{
+		HolderIdentity: new("nobody"), LeaseDurationSeconds: new(int32(24 * 60 * 60)),
+		AcquireTime: new(metav1.NowMicro()), RenewTime: new(metav1.NowMicro()),
+	}
+	if err := env.Client.Create(t.Context(), lease); err != nil {
+		t.Fatal(err)
+	}
+	return lease
+}
+
+// released lets a replica lead.
+func released(t *testing.T, env *environment, lease *coordinationv1.Lease) {
+	t.Helper()
+	lease.Spec.HolderIdentity, lease.Spec.LeaseDurationSeconds = new(""), new(int32(1))
+	if err := env.Client.Update(t.Context(), lease); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// takingPool makes a pool and waits until both replicas take addresses of it. That costs it
+// some, which the machines warm-0 and so on have.
+func (s *scene) takingPool(options ...harness.PoolOption) *ipamv1.IPPool {
+	s.Helper()
+	pool := harness.Pool(s.ns, options...)
+	s.create(pool)
+	s.isServed(pool)
+	s.takes(pool.Name)
+	for _, address := range s.addresses() {
+		if read := harness.ProviderOf(address).ReadAddress(address); read.Pool.Name == pool.Name {
+			s.Fatalf("address %s of claim %s is left", address.GetName(), read.Claim)
+		}
+	}
+	return pool
+}
+
+// takes waits until each replica takes addresses of a pool.
+func (s *scene) takes(pool string) {
+	s.Helper()
+	for i, replica := range s.env.managers {
+		tries := 0
+		s.eventually(replica.Name+" to take addresses of "+pool, func(context.Context) error {
+			// A name of which there is a claim is metal3's to serve.
+			name := fmt.Sprintf("warm-%d-%d", i, tries)
+			tries++
+			answer := s.ask(replica, s.creation(name, s.onOwnNetwork(s.manifest(harness.Machine(s.ns, name, harness.WithPool(pool))))))
+			if !answer.Allowed {
+				return errors.New(answer.Result.Message)
+			}
+			taken := s.takenFor(name)
+			s.forget(name)
+			if taken == nil {
+				return errors.New("it has made a claim")
+			}
+			return nil
+		})
+	}
+}
+
+// forget frees what a machine that is not stored has. metal3 is seen to make an address for a
+// claim that is gone by then, which it does not look at again.
+func (s *scene) forget(name string) {
+	s.Helper()
+	for _, claim := range s.claims() {
+		if ipam.MachineOf(claim) == name {
+			s.delete(claim)
+			s.gone(claim)
+		}
+	}
+	for _, address := range s.addresses() {
+		if claim := harness.ProviderOf(address).ReadAddress(address).Claim; claim == ipam.ClaimName(name, ipam.Slot{}) {
+			s.deleted(address, ipam.InUseFinalizer)
+			s.stripFinalizers(address)
+			s.gone(address)
+		}
+	}
+}
+
+// takenFor is the address that was taken for a machine and has no claim, nil if there is none.
+func (s *scene) takenFor(machine string) client.Object {
+	s.Helper()
+	for _, address := range s.addresses() {
+		if ipam.MachineOf(address) == machine && ipam.IsTaken(address) {
+			return address
+		}
+	}
+	return nil
+}
+
+// isTakenBy fails the test unless a machine that was created has an address that was taken,
+// and no claim.
+func (s *scene) isTakenBy(machine string) client.Object {
+	s.Helper()
+	taken := s.takenFor(machine)
+	if taken == nil {
+		s.Fatalf("no address was taken for %s", machine)
+	}
+	if ip := s.ip(machine); harness.ProviderOf(taken).ReadAddress(taken).IP != ip {
+		s.Errorf("%s has %s, and %s was taken for it", machine, ip, taken.GetName())
+	}
+	if claim, err := s.claim(machine); !apierrors.IsNotFound(err) {
+		s.Errorf("%s has claim %v, error %v", machine, claim, err)
+	}
+	return taken
+}
+
+func machineTakesOneWrite(s *scene) {
+	s.takingPool()
+	s.create(s.pooled("cp-0"))
+	address := s.isTakenBy("cp-0")
+	if !ipam.IsProtected(address) || address.GetAnnotations()[ipam.NetworkAnnotation] == "" {
+		s.Errorf("it is not protected, or says no network: %v", address.GetAnnotations())
+	}
+	// The one that was stored is the conflict, whatever happens to its claim.
+	if err := s.env.Client.Create(s.Context(), s.pooled("cp-0")); !apierrors.IsAlreadyExists(err) {
+		s.Errorf("a second create ended with %v, want a conflict", err)
+	}
+}
+
+func copyOfAClaimlessMachineIsDenied(s *scene) {
+	s.takingPool()
+	s.create(s.pooled("cp-0"))
+	s.isTakenBy("cp-0")
+	s.refused(s.copyOf("cp-0", "cp-1"), "cp-0")
+}
+
+func oneNameHasOneAddress(s *scene) {
+	s.takingPool(harness.PoolRange("10.16.56.20", "10.16.56.99"))
+	var tries sync.WaitGroup
+	var mu sync.Mutex
+	created := map[string]int{}
+	for try := range 40 {
+		name := fmt.Sprintf("cp-%d", try%8)
+		tries.Go(func() {
+			if err := s.env.Client.Create(s.Context(), s.pooled(name)); err == nil {
+				mu.Lock()
+				created[name]++
+				mu.Unlock()
+			}
+		})
+	}
+	tries.Wait()
+	for name := range 8 {
+		if n := created[fmt.Sprintf("cp-%d", name)]; n != 1 {
+			s.Errorf("cp-%d was created %d times", name, n)
+		}
+	}
+	holders := map[string]int{}
+	for _, address := range s.addresses() {
+		holders[ipam.MachineOf(address)]++
+	}
+	for name, n := range holders {
+		if n > 1 {
+			s.Errorf("%s has %d addresses", name, n)
+		}
+	}
+	s.eachHasItsOwn(slices.Collect(maps.Keys(created))...)
+}
+
+// eachHasItsOwn checks that no two machines have one address.
+func (s *scene) eachHasItsOwn(names ...string) {
+	s.Helper()
+	holders := map[string]string{}
+	for _, name := range names {
+		ip := s.ip(name)
+		if other, has := holders[ip]; has {
+			s.Errorf("%s and %s both have %s", name, other, ip)
+		}
+		holders[ip] = name
+	}
+}
+
+func poolIsFullWhenAllAreTaken(s *scene) {
+	s.takingPool(harness.PoolRange("10.16.56.20", "10.16.56.39"))
+	var creates sync.WaitGroup
+	var mu sync.Mutex
+	var stored []string
+	for i := range 40 {
+		name := fmt.Sprintf("cp-%d", i)
+		creates.Go(func() {
+			err := s.env.Client.Create(s.Context(), s.pooled(name))
+			mu.Lock()
+			defer mu.Unlock()
+			if err == nil {
+				stored = append(stored, name)
+			} else if !strings.Contains(err.Error(), "is exhausted") && !strings.Contains(err.Error(), "in time") {
+				s.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+	creates.Wait()
+	if len(stored) != 20 {
+		s.Errorf("%d machines are stored, want 20", len(stored))
+	}
+	s.eachHasItsOwn(stored...)
+	s.expectDenial(s.env.Client.Create(s.Context(), s.pooled("next")), exhausted(harness.OfMetal3, "20 of 20 addresses in use"))
+}
+
+func machineIsChangedBehind(s *scene) {
+	s.takingPool()
+	s.lateWebhook(func(*admissionv1.AdmissionRequest) string {
+		return `[{"op":"add","path":"/metadata/labels/changed","value":"behind"}]`
+	})
+	s.create(s.pooled("cp-0", late))
+	s.isTakenBy("cp-0")
+	if s.machine("cp-0").Labels["changed"] != "behind" {
+		s.Error("it was not changed")
+	}
+}
+
+// metal3OnlyGuards shows that nothing but metal3's webhooks is asked on the way.
+func metal3OnlyGuards(s *scene) {
+	s.takingPool()
+	before := s.ofMetal3()
+	s.create(s.pooled("cp-0"))
+	s.isTakenBy("cp-0")
+	if after := s.ofMetal3(); after != before {
+		s.Errorf("metal3 has made %d addresses, and %d before", after, before)
+	}
+}
+
+// ofMetal3 is how many addresses are there that were not taken.
+func (s *scene) ofMetal3() int {
+	s.Helper()
+	return len(slices.DeleteFunc(s.addresses(), ipam.IsTaken))
+}
+
+func metal3IsAskedWhereItMust(s *scene) {
+	asked := func(what, pool string, options ...harness.Option) {
+		s.Helper()
+		name := "cp-" + pool
+		s.eventually("machine "+name+" to be created", func(ctx context.Context) error {
+			return s.env.Client.Create(ctx, harness.Machine(s.ns, name, append([]harness.Option{harness.WithPool(pool)}, options...)...))
+		})
+		if taken := s.takenFor(name); taken != nil {
+			s.Errorf("%s: %s was taken", what, taken.GetName())
+		}
+		if _, err := s.claim(name); err != nil {
+			s.Errorf("%s: %v", what, err)
+		}
+	}
+	s.takingPool(harness.PoolNamed("twins"), harness.PoolRange("10.16.56.40", "10.16.56.49"))
+	claim := harness.AddressClaim(s.ns, "another", "IPPool", "twins")
+	claim.Spec.PoolRef.APIGroup = ipamv1.GroupVersion.Group
+	s.create(claim)
+	s.untilAsked("twins")
+	asked("an IPAddressClaim names the pool", "twins")
+
+	s.takingPool(harness.PoolNamed("named"), harness.PoolRange("10.16.56.20", "10.16.56.29"))
+	foreign := s.takenLike("named", "10.16.56.25")
+	foreign.SetName("by-hand")
+	s.create(foreign)
+	s.untilAsked("named")
+	asked("an address has another name than metal3 gives it", "named")
+
+	s.takingPool(harness.PoolNamed("given"), harness.PoolRange("10.16.56.30", "10.16.56.39"))
+	asked("a machine asks for a given address", "given", withPoolOf("0", "given=10.16.56.33"))
+}
+
+// takenLike is an address of a pool as somebody makes it by hand.
+func (s *scene) takenLike(pool, ip string) *ipamv1.IPAddress {
+	s.Helper()
+	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: s.ns}}
+	address.Spec.Pool.Name, address.Spec.Pool.Namespace = pool, s.ns
+	address.Spec.Claim.Name, address.Spec.Claim.Namespace = "somebodys", s.ns
+	address.Spec.Address, address.Spec.Prefix = ipamv1.IPAddressStr(ip), 24
+	return address
+}
+
+// untilAsked waits until no replica takes addresses of a pool any more.
+func (s *scene) untilAsked(pool string) {
+	s.Helper()
+	for i, replica := range s.env.managers {
+		tries := 0
+		s.eventually(replica.Name+" to ask metal3 for addresses of "+pool, func(context.Context) error {
+			name := fmt.Sprintf("cold-%s-%d-%d", pool, i, tries)
+			tries++
+			answer := s.ask(replica, s.creation(name, s.onOwnNetwork(s.manifest(harness.Machine(s.ns, name, harness.WithPool(pool))))))
+			taken := s.takenFor(name)
+			s.forget(name)
+			if !answer.Allowed || taken != nil {
+				return errors.New("it takes them")
+			}
+			return nil
+		})
+	}
+}
+
+// claimsCome looks at the machines that were stored while nobody led.
+func claimsCome(s *scene) {
+	s.takingPool()
+	s.create(s.pooled("cp-0"))
+	s.settled("cp-0")
+	address := s.addressOf("cp-0")
+	claim, err := s.claim("cp-0")
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.eventually("metal3 to bind the claim to it", func(context.Context) error {
+		if claim, err = s.claim("cp-0"); err != nil {
+			return err
+		}
+		if got := harness.ProviderOf(claim).ReadClaim(claim).Address; got != address.GetName() {
+			return fmt.Errorf("it names address %q, want %q", got, address.GetName())
+		}
+		return nil
+	})
+	if !ipam.Answers(address, claim.GetUID()) || ipam.IsTaken(address) {
+		s.Errorf("the address has owners %v and annotations %v", address.GetOwnerReferences(), address.GetAnnotations())
+	}
+	machine := s.machine("cp-0")
+	s.delete(machine)
+	s.gone(machine)
+	s.returned(harness.ProviderOf(address).ReadAddress(address).IP)
+}
+
+// addressOf is the address object that a machine has.
+func (s *scene) addressOf(machine string) client.Object {
+	s.Helper()
+	address, err := s.address(s.ip(machine))
+	if err != nil {
+		s.Fatal(err)
+	}
+	return address
+}
+
+// addressIsAsMetal3MakesIt has metal3 make the very address that was taken before.
+func addressIsAsMetal3MakesIt(s *scene) {
+	str := func(ip string) *ipamv1.IPAddressStr { return new(ipamv1.IPAddressStr(ip)) }
+	own := harness.Range("10.16.56.20", "10.16.56.29")
+	own.Prefix, own.Gateway, own.DNSServers = 25, str("10.16.56.3"), []ipamv1.IPAddressStr{"10.16.56.4"}
+	for name, entries := range map[string][]ipamv1.Pool{
+		"plain":   {harness.Range("10.16.56.60", "10.16.56.69")},
+		"own":     {own},
+		"overlap": {harness.Range("10.16.56.40", "10.16.56.45"), own, harness.Range("10.16.56.40", "10.16.56.59")},
+		"six":     {harness.Range("fd00:16::10", "fd00:16::1f")},
+	} {
+		s.takingPool(harness.PoolNamed(name), harness.PoolWith(func(p *ipamv1.IPPool) {
+			p.Spec.Pools = entries
+			if name == "six" {
+				p.Spec.Gateway, p.Spec.DNSServers, p.Spec.Prefix = str("fd00:16::1"), nil, 64
+			}
+		}))
+		machine := "cp-" + name
+		s.create(harness.Machine(s.ns, machine, harness.WithPool(name)))
+		ip := s.settled(machine)
+		taken := s.addressOf(machine).(*ipamv1.IPAddress)
+		claim, err := s.claim(machine)
+		if err != nil {
+			s.Fatal(err)
+		}
+		s.delete(s.machine(machine))
+		s.returned(ip)
+		s.gone(claim)
+
+		again := harness.Claim(s.ns, claim.GetName(), name)
+		again.Labels, again.Annotations = claim.GetLabels(), map[string]string{"ipAddress": ip}
+		s.create(again)
+		var made *ipamv1.IPAddress
+		s.eventually("metal3 to make "+ip, func(context.Context) error {
+			address, err := s.address(ip)
+			if err == nil {
+				made = address.(*ipamv1.IPAddress)
+			}
+			return err
+		})
+		kinds := func(a *ipamv1.IPAddress) (all []string) {
+			for _, owner := range a.OwnerReferences {
+				all = append(all, owner.APIVersion+" "+owner.Kind+" "+owner.Name)
+			}
+			return all
+		}
+		ours := func(f string) bool { return f == ipam.InUseFinalizer }
+		if got, want := fmt.Sprintf("%+v", values(taken.Spec)), fmt.Sprintf("%+v", values(made.Spec)); taken.Name != made.Name || got != want {
+			s.Errorf("%s: took %s %s, metal3 makes %s %s", name, taken.Name, got, made.Name, want)
+		}
+		if got, want := kinds(taken), kinds(made); !slices.Equal(got, want) {
+			s.Errorf("%s: it has owners %q, and %q of metal3", name, got, want)
+		}
+		if got, want := slices.DeleteFunc(taken.Finalizers, ours), slices.DeleteFunc(made.Finalizers, ours); !slices.Equal(got, want) {
+			s.Errorf("%s: it has finalizers %q, and %q of metal3", name, got, want)
+		}
+		if !maps.Equal(taken.Labels, made.Labels) {
+			s.Errorf("%s: it has labels %q, and %q of metal3", name, taken.Labels, made.Labels)
+		}
+		s.delete(again)
+		s.gone(again)
+	}
+}
+
+// values is a spec without pointers.
+func values(spec ipamv1.IPAddressSpec) map[string]any {
+	gateway := ipamv1.IPAddressStr("")
+	if spec.Gateway != nil {
+		gateway = *spec.Gateway
+	}
+	return map[string]any{
+		"address": spec.Address, "prefix": spec.Prefix, "gateway": gateway, "dns": spec.DNSServers,
+		"pool": spec.Pool.Namespace + "/" + spec.Pool.Name, "claim": spec.Claim.Namespace + "/" + spec.Claim.Name,
+	}
+}
+
+func refusedMachineGivesItBack(s *scene) {
+	s.takingPool()
+	s.rejectMarkedMachines()
+	set := s.machineSet("md-0")
+	start := time.Now()
+	owned := harness.WithOwner(set)
+	s.refused(s.pooled("cp-0", harness.WithLabel(rejectedLabel, ""), owned), "rejected by the test")
+	taken := s.takenFor("cp-0")
+	if taken == nil {
+		s.Fatal("no address was taken")
+	}
+	// Each try under a name of its own would cost an address.
+	s.eventually("the owner's next machine to be denied", func(ctx context.Context) error {
+		err := s.env.Client.Create(ctx, s.pooled("cp-1", harness.WithLabel(rejectedLabel, ""), owned))
+		if err == nil || !strings.Contains(err.Error(), "refused by something after this webhook") {
+			return fmt.Errorf("it ended with %v", err)
+		}
+		return nil
+	})
+	s.reaped(taken)
+	s.waitedForGrace(start)
+}
+
+func machineThatGoesAtOnceGivesItBack(s *scene) {
+	s.takingPool()
+	machine := s.pooled("cp-0")
+	s.create(machine)
+	ip := s.ip("cp-0")
+	s.delete(machine)
+	s.gone(machine)
+	s.within(gracePeriod+harness.Soon, ip+" to be back in its pool", s.isReturned(ip))
+}
+
+func metal3AndMachinesHaveDifferentOnes(s *scene) {
+	s.takingPool(harness.PoolRange("10.16.56.20", "10.16.56.99"))
+	var all sync.WaitGroup
+	for i := range 30 {
+		all.Go(func() {
+			if err := s.env.Client.Create(s.Context(), s.pooled(fmt.Sprintf("cp-%d", i))); err != nil {
+				s.Error(err)
+			}
+		})
+		all.Go(func() {
+			if err := s.env.Client.Create(s.Context(), harness.Claim(s.ns, fmt.Sprintf("other-%d", i), harness.DefaultPool)); err != nil {
+				s.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	s.eventually("all claims to be bound", func(context.Context) error {
+		bound := map[string]string{}
+		for _, claim := range s.claims() {
+			address := harness.ProviderOf(claim).ReadClaim(claim).Address
+			if address == "" {
+				return fmt.Errorf("claim %s is not bound", claim.GetName())
+			}
+			if other, has := bound[address]; has {
+				s.Fatalf("claims %s and %s both have %s", claim.GetName(), other, address)
+			}
+			bound[address] = claim.GetName()
+		}
+		if len(bound) < 60 {
+			return fmt.Errorf("%d claims are bound", len(bound))
+		}
+		return nil
+	})
+	var names []string
+	for i := range 30 {
+		names = append(names, fmt.Sprintf("cp-%d", i))
+		s.settled(names[i])
+	}
+	s.eachHasItsOwn(names...)
+}
+
+func allDevicesAreServed(s *scene) {
+	s.takingPool()
+	six := harness.Pool(s.ns, harness.PoolNamed("six"), harness.PoolRange("fd00:16::10", "fd00:16::2f"), harness.PoolWith(func(p *ipamv1.IPPool) {
+		p.Spec.Gateway, p.Spec.DNSServers, p.Spec.Prefix = nil, nil, 64
+	}))
+	s.create(six)
+	s.isServed(six)
+	s.create(harness.Machine(s.ns, "cp-0", harness.WithDevices(harness.StaticDevice(), harness.StaticDevice()),
+		withPoolOf("0", harness.DefaultPool+",six"), withPoolOf("1", harness.DefaultPool)))
+	addresses := harness.Addresses(s.machine("cp-0"))
+	if len(addresses) != 3 {
+		s.Fatalf("it has %v, want three addresses", addresses)
+	}
+	s.eventually("its three claims", func(context.Context) error {
+		claims := s.claims()
+		for _, claim := range claims {
+			if err := s.isOwned(s.Context(), claim, s.machine("cp-0")); err != nil {
+				return err
+			}
+		}
+		if len(claims) != 3 {
+			return fmt.Errorf("there are %v", names(claims))
+		}
+		return nil
+	})
+}
+
+func reservedAddressesAreNotTaken(s *scene) {
+	str := func(ip string) *ipamv1.IPAddressStr { return new(ipamv1.IPAddressStr(ip)) }
+	pool := s.takingPool(harness.PoolWith(func(p *ipamv1.IPPool) {
+		p.Spec.Pools = []ipamv1.Pool{harness.Range("10.16.56.0", "10.16.56.5")}
+		p.Spec.Gateway, p.Spec.DNSServers = str("10.16.56.1"), []ipamv1.IPAddressStr{"10.16.56.2"}
+		p.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{"kept-0": "10.16.56.4", "lb": "10.16.56.5"}
+	}))
+	s.create(s.pooled("cp-0"), s.pooled("kept"))
+	if one, kept := s.ip("cp-0"), s.ip("kept"); one != "10.16.56.3" || kept != "10.16.56.4" {
+		s.Errorf("they have %s and %s of pool %s, want 10.16.56.3 and 10.16.56.4", one, kept, pool.Name)
+	}
+	s.refused(s.pooled("cp-1"), "is exhausted")
+	s.settled("cp-0")
+	s.settled("kept")
+}
+
+// rangeThatIsTakenOutIsNotGiven changes a pool over and over while machines are made.
+func rangeThatIsTakenOutIsNotGiven(s *scene) {
+	pool := s.takingPool(harness.PoolRange("10.16.56.10", "10.16.56.99"))
+	for i := range 12 {
+		first, last := "10.16.56.20", "10.16.56.49"
+		if i%2 == 1 {
+			first, last = "10.16.56.50", "10.16.56.99"
+		}
+		s.change(pool, func() { pool.Spec.Pools = []ipamv1.Pool{harness.Range(first, last)} })
+		name := fmt.Sprintf("cp-%d", i)
+		s.create(s.pooled(name))
+		ip := netip.MustParseAddr(s.ip(name))
+		if ip.Less(netip.MustParseAddr(first)) || netip.MustParseAddr(last).Less(ip) {
+			s.Errorf("%s has %s, which was taken out of the pool before: it is %s to %s", name, ip, first, last)
+		}
+		machine := s.machine(name)
+		s.settled(name)
+		s.delete(machine)
+		s.returned(ip.String())
+	}
+}
+
+func poolGoesWithAMachine(s *scene) {
+	pool := s.takingPool()
+	machine := s.pooled("cp-0")
+	s.create(machine)
+	s.delete(pool)
+	s.settled("cp-0")
+	s.delete(machine)
+	s.gone(machine)
+	s.gone(pool)
+}
