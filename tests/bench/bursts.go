@@ -137,7 +137,7 @@ func (s *site) adopted(ctx context.Context, count int) error {
 			}
 		}
 		if adopted < count {
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(lookEach)
 			return fmt.Errorf("%d of %d are", adopted, count)
 		}
 		return nil

@@ -56,7 +56,7 @@ func (s *site) newExemplar(ctx context.Context) (*exemplar, error) {
 		return nil, fmt.Errorf("making a VM: %w", err)
 	}
 	before := machine.DeepCopy()
-	harness.WithProviderID("vsphere://" + string(machine.UID))(machine)
+	harness.WithProviderID("vsphere://" + exemplarName)(machine)
 	if err := s.client.Patch(ctx, machine, client.MergeFrom(before)); err != nil {
 		return nil, fmt.Errorf("giving a machine its VM: %w", err)
 	}

@@ -50,8 +50,8 @@ type plan struct {
 
 func thorough() plan {
 	return plan{
-		rounds: 4, creates: 50, claims: 15, counted: 20, bursts: []burstSize{{200, 2}, {1000, 1}}, throttled: burstSize{128, 1},
-		sizes: []int{10, 1000, 10000}, perSize: 24, ownSizes: []int{10, 1000, 10000}, ownSamples: 100, scrapes: 100, looks: 5,
+		rounds: 3, creates: 50, claims: 15, counted: 20, bursts: []burstSize{{200, 2}, {1000, 1}}, throttled: burstSize{128, 1},
+		sizes: []int{10, 1000, 10000}, perSize: 16, ownSizes: []int{10, 1000, 10000}, ownSamples: 100, scrapes: 100, looks: 5,
 	}
 }
 

@@ -99,11 +99,16 @@ func rested(ctx context.Context, manager *harness.Manager) error {
 			since = time.Now()
 		}
 		if time.Since(since) < restFor {
+			time.Sleep(lookEach)
 			return fmt.Errorf("%v of its work is left", busy)
 		}
 		return nil
 	})
 }
 
-// restFor is for how long a manager has nothing to do before it counts as at rest.
-const restFor = time.Second
+const (
+	// restFor is for how long a manager has nothing to do before it counts as at rest.
+	restFor = time.Second
+	// lookEach is how often that is asked at the most: each answer is work, too.
+	lookEach = 200 * time.Millisecond
+)

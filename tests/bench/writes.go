@@ -92,7 +92,7 @@ func (b *bench) settledWrites(ctx context.Context) (writes, error) {
 			last, since = now, time.Now()
 		}
 		if time.Since(since) < restOfAll {
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(lookEach)
 			return errors.New("something was written a moment ago")
 		}
 		return nil
