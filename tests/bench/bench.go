@@ -24,6 +24,8 @@ type bench struct {
 	metal3       *harness.Metal3
 	inCluster    *harness.InCluster
 	log          *measure.Progress
+	// entered are the sites that there are.
+	entered []*site
 	// made counts what was made, so that every name is new, and networks those of pools.
 	made, networks int
 	// failed counts the creates that failed for want of time and were tried again.

@@ -45,7 +45,7 @@ func measured() *results {
 			},
 			{
 				way:       engine,
-				alone:     alone{plain: of(4 * ms), dhcp: of(4 * ms), claim: of(16 * ms), injected: of(14 * ms)},
+				alone:     alone{plain: of(4 * ms), dhcp: of(5 * ms), claim: of(16 * ms), injected: of(14 * ms)},
 				throttled: []*bursts{{size: 128, claims: made(128, 16*time.Second), machines: made(128, time.Second)}},
 			},
 			{way: inCluster},
@@ -68,7 +68,7 @@ func TestReportComparesWithTheGoalsOfEachWay(t *testing.T) {
 		"| injection / plain create, p50, 1 client | metal3, claim | 7.00 | none |  | 28.0 ms; a plain create is 4.0 ms, a bare claim 16.0 ms |",
 		"| injection / plain create, p50, 1 client | metal3, address | 3.50 | at most 4 | met |",
 		"| injection / (plain create + bare claim), p50, 1 client | metal3, claim | 1.40 | at most 1.25 | MISSED |",
-		"| DHCP machine with us / without us, p50 | metal3, claim | 1.25 | at most 1.05 | MISSED |",
+		"| DHCP machine with us / without us, p50 | all | 1.25 | at most 1.05 | MISSED | 5.0 ms to 4.0 ms, 2 samples each |",
 		"| two addresses of a device / one, p50 | metal3, claim | 1.50 | none |",
 		"| second choice / only choice, p50 | metal3, claim | 1.25 | none |",
 		"| machines / bare claims, each second, 200 by 32 clients | metal3, claim | 0.50 | at least 0.8 | MISSED | 50.0 to 100.0; ",

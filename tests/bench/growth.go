@@ -16,6 +16,9 @@ type growth struct {
 	// starts are from the start of a manager until it was ready, and rests what it used of the
 	// processor until it had looked at everything.
 	starts, rests measure.Durations
+	// written is the most that was written between a start and the rest after it: of what all
+	// have come to rest with, there is nothing to write.
+	written int
 	// resident and peak are the most that a manager had in memory, in bytes: when it had come to
 	// rest, or had injected what was measured; and ever.
 	resident, peak int64
@@ -30,9 +33,6 @@ func (g *growth) note(manager *harness.Manager) {
 		g.peak = max(g.peak, most)
 	}
 }
-
-// growthRounds is how often the ways take turns at each size.
-const growthRounds = 2
 
 // growing measures in a pool that is filled more and more.
 func (b *bench) growing(ctx context.Context, p plan, all []*result) error {
@@ -57,12 +57,12 @@ func (b *bench) growing(ctx context.Context, p plan, all []*result) error {
 		held = size
 		b.log.Done()
 		b.log.Begin(fmt.Sprintf("one client, %d bindings", size))
-		for range growthRounds {
+		for range p.growthRounds {
 			for _, r := range all {
 				if r.source.Name != s.source.Name {
 					continue
 				}
-				if err := s.grown(ctx, r.way, p.perSize/growthRounds, r.growthOf(size)); err != nil {
+				if err := s.grown(ctx, r.way, p.perSize/p.growthRounds, r.growthOf(size)); err != nil {
 					return fmt.Errorf("%s: %w", r.name, err)
 				}
 				b.log.Tick()
@@ -75,6 +75,10 @@ func (b *bench) growing(ctx context.Context, p plan, all []*result) error {
 
 // grown takes a turn of samples in one way, with a manager that has just started.
 func (s *site) grown(ctx context.Context, w *way, count int, into *growth) error {
+	before, err := s.writes(ctx)
+	if err != nil {
+		return err
+	}
 	start := time.Now()
 	return s.with(ctx, w, func(manager *harness.Manager) error {
 		into.starts = append(into.starts, time.Since(start))
@@ -82,6 +86,11 @@ func (s *site) grown(ctx context.Context, w *way, count int, into *growth) error
 			return err
 		}
 		into.rests = append(into.rests, spent(manager.Process))
+		after, err := s.writes(ctx)
+		if err != nil {
+			return err
+		}
+		into.written = max(into.written, after.since(before).total())
 		into.note(manager)
 		if err := s.install(ctx, s); err != nil {
 			return err

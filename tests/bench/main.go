@@ -21,7 +21,7 @@ import (
 )
 
 func main() {
-	measure.Main("bench", "take a minute or two: few samples, small bursts, pools of up to 100 bindings", thorough().run, short().run)
+	measure.Main("bench", "take a minute or two: few samples, small bursts, pools of up to 100 bindings, no leader that goes", thorough().run, short().run)
 }
 
 // plan says how much is measured.
@@ -40,6 +40,10 @@ type plan struct {
 	// measured, and perSize the samples at each.
 	sizes   []int
 	perSize int
+	// growthRounds is how often the ways take turns at each size.
+	growthRounds int
+	// failover says whether it is measured what it takes when a leader goes: most of a minute.
+	failover bool
 	// ownSizes and ownSamples are the same for our own share of a create, where the
 	// provider answers at once.
 	ownSizes   []int
@@ -51,14 +55,14 @@ type plan struct {
 func thorough() plan {
 	return plan{
 		rounds: 3, creates: 50, claims: 15, counted: 20, bursts: []burstSize{{200, 2}, {1000, 1}}, throttled: burstSize{128, 1},
-		sizes: []int{10, 1000, 10000}, perSize: 16, ownSizes: []int{10, 1000, 10000}, ownSamples: 100, scrapes: 100, looks: 5,
+		sizes: []int{10, 1000, 10000}, perSize: 16, growthRounds: 2, failover: true, ownSizes: []int{10, 1000, 10000}, ownSamples: 100, scrapes: 100, looks: 5,
 	}
 }
 
 func short() plan {
 	return plan{
 		rounds: 1, creates: 20, claims: 10, counted: 5, bursts: []burstSize{{64, 1}}, throttled: burstSize{32, 1},
-		sizes: []int{10, 100}, perSize: 10, ownSizes: []int{10, 100}, ownSamples: 20, scrapes: 20, looks: 3,
+		sizes: []int{10, 100}, perSize: 10, growthRounds: 1, ownSizes: []int{10, 100}, ownSamples: 20, scrapes: 20, looks: 3,
 	}
 }
 
@@ -70,7 +74,10 @@ func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(b.plane.KeepLogs(ctx, err), b.plane.Stop()) }()
+	defer func() {
+		b.leaveAll()
+		err = errors.Join(b.plane.KeepLogs(ctx, err), b.plane.Stop())
+	}()
 	log.Done()
 	results := &results{machine: on}
 	// What was measured before an error, or an interrupt, is of use as well.
@@ -107,7 +114,12 @@ func (b *bench) measure(ctx context.Context, p plan, r *results) (err error) {
 		{"with many clients", func() error { return b.manyClients(ctx, p.bursts, known) }},
 		{"with metal3's own limit", func() error { return b.throttled(ctx, p.throttled, known) }},
 		{"with a growing pool", func() error { return b.growing(ctx, p, known) }},
-		{"failover", func() error { return b.failovers(ctx, known) }},
+		{"failover", func() error {
+			if !p.failover {
+				return nil
+			}
+			return b.failovers(ctx, known)
+		}},
 		{"the plugin", func() error { return b.plugin(ctx, p, r) }},
 	} {
 		if err := step.do(); err != nil {

@@ -60,8 +60,16 @@ func (b *bench) newSite(ctx context.Context, source measure.Source) (*site, erro
 	if s.claims, err = measure.NewWatch(ctx, b.client, source.Claims, namespace); err != nil {
 		return nil, err
 	}
+	b.entered = append(b.entered, s)
 	s.machines, err = measure.NewWatch(ctx, b.client, &capvv1.VSphereMachineList{}, namespace)
 	return s, err
+}
+
+// leaveAll lets nobody follow any more what happens anywhere: the API server stops.
+func (b *bench) leaveAll() {
+	for _, s := range b.entered {
+		s.leave()
+	}
 }
 
 func createAll(ctx context.Context, c client.Client, objects ...object) error {

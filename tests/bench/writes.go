@@ -78,16 +78,21 @@ func (w writes) each(machines int) string {
 // adopted a second after its machine.
 const restOfAll = 2500 * time.Millisecond
 
+// writes are those so far.
+func (b *bench) writes(ctx context.Context) (writes, error) {
+	families, err := b.plane.Scrape(ctx)
+	return writesOf(families), err
+}
+
 // settledWrites waits until nothing is written any more, and returns what was.
 func (b *bench) settledWrites(ctx context.Context) (writes, error) {
 	var last writes
 	since := time.Now()
 	err := harness.Eventually(ctx, patience, "everybody to come to rest", func(ctx context.Context) error {
-		families, err := b.plane.Scrape(ctx)
+		now, err := b.writes(ctx)
 		if err != nil {
 			return err
 		}
-		now := writesOf(families)
 		if !maps.Equal(now, last) {
 			last, since = now, time.Now()
 		}
