@@ -34,8 +34,9 @@ type worker struct {
 	rand   *rand.Rand
 	client client.Client
 	// step does one thing.
-	step  func(context.Context)
-	slots []slot
+	step func(context.Context)
+	// slots are for machines, and planes for control planes.
+	slots, planes []slot
 }
 
 // slot is a place for a machine of a worker.
@@ -43,15 +44,16 @@ type slot struct {
 	name   string
 	number int
 	taken  bool
-	// wanted is what the machine asks for.
+	// wanted is what the machine asks for, and given the name that the API server chose.
 	wanted []source
+	given  string
 }
 
 // newWorker is the worker of this number.
 func (t *trial) newWorker(id int) *worker {
 	w := &worker{
 		trial: t, arena: t.arenas[id/workersPerArena], id: id, client: t.stack.Plane.Client,
-		rand: rand.New(rand.NewPCG(t.options.seed, uint64(id))), //nolint:gosec // it is to be repeated
+		rand: t.random(uint64(id)), //nolint:gosec // it is a small number
 	}
 	count := slots
 	switch id % workersPerArena {
@@ -62,7 +64,10 @@ func (t *trial) newWorker(id int) *worker {
 	case 2:
 		w.step, count = w.withVM, slotsWithVMs
 	default:
-		w.step, count = w.deployment, 0
+		w.step, count = w.groups, 0
+		for i := range slotsForEndpoints {
+			w.planes = append(w.planes, slot{name: fmt.Sprintf("cp%d-%d", id, i)})
+		}
 	}
 	for i := range count {
 		w.slots = append(w.slots, slot{name: fmt.Sprintf("w%d-%d", id, i)})
@@ -95,7 +100,12 @@ func (w *worker) bare(ctx context.Context) {
 	case 3, 4:
 		w.recreate(ctx, s)
 	default:
-		w.edit(ctx, s)
+		err := w.edit(ctx, &capvv1.VSphereMachine{}, s.machineName(), []edit{
+			{"edit label", `{"metadata":{"labels":{"torture":"%d"}}}`},
+			{"edit bindings", `{"metadata":{"annotations":{"capv-static-ip.dev/bindings":null,"torture":"%d"}}}`},
+			{"edit finalizers", `{"metadata":{"finalizers":null,"annotations":{"torture":"%d"}}}`},
+		})
+		s.taken = !apierrors.IsNotFound(err)
 	}
 }
 
@@ -108,7 +118,12 @@ func (w *worker) create(ctx context.Context, s *slot) {
 	s.taken = w.createAs(ctx, s.machineName(), s.wanted) != history.Refused
 }
 
-func (s *slot) machineName() string { return fmt.Sprintf("%s-%d", s.name, s.number) }
+func (s *slot) machineName() string {
+	if s.given != "" {
+		return s.given
+	}
+	return fmt.Sprintf("%s-%d", s.name, s.number)
+}
 
 // createAs makes a machine. What may have been stored is taken to be.
 func (w *worker) createAs(ctx context.Context, name string, wanted []source) history.Outcome {
@@ -149,23 +164,16 @@ func (w *worker) recreate(ctx context.Context, s *slot) {
 	}
 }
 
-// edit changes a machine as its user may: what the product needs is there again soon.
-func (w *worker) edit(ctx context.Context, s *slot) {
-	edits := []struct {
-		kind, patch string
-	}{
-		{"edit label", `{"metadata":{"labels":{"torture":"%d"}}}`},
-		{"edit bindings", `{"metadata":{"annotations":{"capv-static-ip.dev/bindings":null,"torture":"%d"}}}`},
-		{"edit finalizers", `{"metadata":{"finalizers":null,"annotations":{"torture":"%d"}}}`},
-	}
+// edit is a change, with a number in it.
+type edit struct{ kind, patch string }
+
+// edit changes an object as its user may: what the product needs is there again soon.
+func (w *worker) edit(ctx context.Context, object client.Object, name string, edits []edit) error {
 	chosen := edits[w.rand.IntN(len(edits))]
 	patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, chosen.patch, w.rand.IntN(1000)))
-	err := w.do(ctx, w.about(chosen.kind, s.machineName()), func(ctx context.Context) error {
-		return w.client.Patch(ctx, harness.Machine(w.ns, s.machineName()), patch)
-	})
-	if apierrors.IsNotFound(err) {
-		s.taken = false
-	}
+	object.SetNamespace(w.ns)
+	object.SetName(name)
+	return w.do(ctx, w.about(chosen.kind, name), func(ctx context.Context) error { return w.client.Patch(ctx, object, patch) })
 }
 
 // forge makes machines like bare, and now and then one that brings along what is another's.
