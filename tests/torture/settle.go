@@ -18,6 +18,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/torture/history"
 )
@@ -128,7 +129,7 @@ func (t *trial) unsettled(ctx context.Context) error {
 		if err := t.going(ctx, a); err != nil {
 			return err
 		}
-		if err := t.withEndpoints(ctx, a); err != nil {
+		if err := errors.Join(t.withEndpoints(ctx, a), t.setAside(ctx, a)); err != nil {
 			return err
 		}
 	}
@@ -204,6 +205,22 @@ func (t *trial) withEndpoints(ctx context.Context, a *arena) error {
 	for i := range clusters.Items {
 		if clusters.Items[i].DeletionTimestamp != nil {
 			return fmt.Errorf("Cluster %s/%s is being deleted", a.ns, clusters.Items[i].Name)
+		}
+	}
+	return nil
+}
+
+// setAside says what is kept out of a pool: who had it by hand is gone by now.
+func (t *trial) setAside(ctx context.Context, a *arena) error {
+	for _, kind := range claimKinds {
+		claims, err := t.list(ctx, kind, a.ns)
+		if err != nil {
+			return err
+		}
+		for i := range claims {
+			if _, aside := claims[i].Labels[ipam.SetAsideLabel]; aside {
+				return fmt.Errorf("claim %s/%s is set aside", a.ns, claims[i].Name)
+			}
 		}
 	}
 	return nil

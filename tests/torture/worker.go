@@ -196,9 +196,16 @@ func (w *worker) forge(ctx context.Context) {
 		return
 	}
 	wait(ctx, time.Duration(w.rand.Int64N(int64(5*time.Second))))
-	_ = w.do(ctx, w.about("delete", name), func(ctx context.Context) error {
-		return client.IgnoreNotFound(w.client.Delete(ctx, harness.Machine(w.ns, name)))
-	})
+	// As long as it is there, the pool lacks what it brought along.
+	for range recreations {
+		err := w.do(ctx, w.about("delete", name), func(ctx context.Context) error {
+			return client.IgnoreNotFound(w.client.Delete(ctx, harness.Machine(w.ns, name)))
+		})
+		if err == nil {
+			return
+		}
+		wait(context.WithoutCancel(ctx), betweenOps)
+	}
 }
 
 // forgery is a machine with what another one has: all of it, or its bindings alone.
