@@ -20,8 +20,9 @@ const (
 	// slots is how many machines a worker has at most, of those without VMs and of those
 	// with one.
 	slots, slotsWithVMs = 4, 2
-	// betweenOps is how long a worker waits at most before it does something else.
-	betweenOps = 700 * time.Millisecond
+	// betweenOps is how long a worker waits at most before it does something else, and
+	// betweenBare the same for one whose machines have no VMs, and so are quick.
+	betweenOps, betweenBare = 700 * time.Millisecond, 300 * time.Millisecond
 	// recreations is how often the name of a machine that goes is tried again.
 	recreations = 10
 )
@@ -33,8 +34,9 @@ type worker struct {
 	id     int
 	rand   *rand.Rand
 	client client.Client
-	// step does one thing.
-	step func(context.Context)
+	// step does one thing, and pause is how long is waited at most before the next.
+	step  func(context.Context)
+	pause time.Duration
 	// slots are for machines, and planes for control planes.
 	slots, planes []slot
 }
@@ -53,14 +55,14 @@ type slot struct {
 func (t *trial) newWorker(id int) *worker {
 	w := &worker{
 		trial: t, arena: t.arenas[id/workersPerArena], id: id, client: t.stack.Plane.Client,
-		rand: t.random(uint64(id)), //nolint:gosec // it is a small number
+		rand: t.random(uint64(id)), pause: betweenOps,
 	}
 	count := slots
 	switch id % workersPerArena {
 	case 0:
-		w.step = w.bare
+		w.step, w.pause = w.bare, betweenBare
 	case 1:
-		w.step = w.forge
+		w.step, w.pause = w.forge, betweenBare
 	case 2:
 		w.step, count = w.withVM, slotsWithVMs
 	default:
@@ -78,7 +80,7 @@ func (t *trial) newWorker(id int) *worker {
 func (w *worker) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		w.step(ctx)
-		wait(ctx, time.Duration(w.rand.Int64N(int64(betweenOps))))
+		wait(ctx, time.Duration(w.rand.Int64N(int64(w.pause))))
 	}
 }
 
@@ -160,7 +162,7 @@ func (w *worker) recreate(ctx context.Context, s *slot) {
 		if s.taken = w.createAs(ctx, s.machineName(), s.wanted) != history.Refused; s.taken {
 			return
 		}
-		wait(ctx, time.Duration(w.rand.Int64N(int64(betweenOps))))
+		wait(ctx, time.Duration(w.rand.Int64N(int64(betweenBare))))
 	}
 }
 

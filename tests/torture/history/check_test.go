@@ -130,6 +130,8 @@ func TestWhatMustNotBeIsFound(t *testing.T) {
 			vmEvent(Configured, "vm-2", address)},
 		"two VMs one after the other": {script: newScript().vmEvent(Configured, "vm-1", address).vmEvent(Destroyed, "vm-1").
 			vmEvent(Configured, "vm-2", address)},
+		"two VMs have an address in two forms": {want: []Rule{Shared}, script: newScript().vmEvent(Configured, "vm-1", "fd00::1").
+			vmEvent(Configured, "vm-2", "fd00:0:0::1")},
 		"a VM that is configured again": {script: newScript().vmEvent(Configured, "vm-1", address).
 			vmEvent(Configured, "vm-1", address, "10.101.0.10")},
 		"a VM that has another address now": {script: newScript().vmEvent(Configured, "vm-1", address).
