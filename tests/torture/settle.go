@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -46,11 +47,15 @@ func (t *trial) settle(ctx context.Context) error {
 	began := time.Now()
 	err := t.await(ctx, settleTimeout, t.unsettled)
 	fmt.Printf("settled after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
+	var probes sync.WaitGroup
 	for _, a := range t.all() {
-		for _, s := range a.sources {
-			t.probe(ctx, a, s)
-		}
+		probes.Go(func() {
+			for _, s := range a.sources {
+				t.probe(ctx, a, s)
+			}
+		})
 	}
+	probes.Wait()
 	return t.mark(ctx, history.Settled)
 }
 
