@@ -24,19 +24,11 @@ func (r *results) findings() []measure.Finding {
 		(*result).ofOneClient, (*result).ofBursts, (*result).ofThrottled, (*result).ofGrowth, (*result).ofFailover, (*result).ofWrites,
 	} {
 		for _, way := range r.ways {
-			if way.unknown == "" {
-				all = append(all, each(way)...)
-			}
+			all = append(all, each(way)...)
 		}
 	}
 	all = append(all, r.ofDHCP()...)
-	all = append(all, r.ofOwn()...)
-	for _, way := range r.ways {
-		if way.unknown != "" {
-			all = append(all, measure.Finding{What: "all", Way: way.name, Not: way.unknown})
-		}
-	}
-	return all
+	return append(all, r.ofOwn()...)
 }
 
 func (r *result) finding(what string, measured float64, goal measure.Goal, of string) measure.Finding {

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"capv-static-ip.dev/tests/bench/measure"
@@ -91,16 +90,15 @@ func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {
 
 // measure does everything in its order: the pool is filled last.
 func (b *bench) measure(ctx context.Context, p plan, r *results) (err error) {
-	if r.ways, err = b.prove(ctx); err != nil {
+	if r.ways, err = b.prepare(ctx); err != nil {
 		return err
 	}
-	known := slices.DeleteFunc(slices.Clone(r.ways), func(r *result) bool { return r.unknown != "" })
 	for _, step := range []struct {
 		what string
 		do   func() error
 	}{
 		{"with a provider that answers at once", func() error {
-			return b.with(ctx, known[0].way, func(*harness.Manager) (err error) {
+			return b.with(ctx, r.ways[0].way, func(*harness.Manager) (err error) {
 				r.own, err = b.ownShare(ctx, p)
 				return err
 			})
@@ -109,16 +107,16 @@ func (b *bench) measure(ctx context.Context, p plan, r *results) (err error) {
 			b.inCluster, err = b.plane.StartInCluster(ctx)
 			return err
 		}},
-		{"with one client", func() error { return b.oneClient(ctx, p, known) }},
-		{"writes", func() error { return b.writesPerMachine(ctx, p.counted, known) }},
-		{"with many clients", func() error { return b.manyClients(ctx, p.bursts, known) }},
-		{"with metal3's own limit", func() error { return b.throttled(ctx, p.throttled, known) }},
-		{"with a growing pool", func() error { return b.growing(ctx, p, known) }},
+		{"with one client", func() error { return b.oneClient(ctx, p, r.ways) }},
+		{"writes", func() error { return b.writesPerMachine(ctx, p.counted, r.ways) }},
+		{"with many clients", func() error { return b.manyClients(ctx, p.bursts, r.ways) }},
+		{"with metal3's own limit", func() error { return b.throttled(ctx, p.throttled, r.ways) }},
+		{"with a growing pool", func() error { return b.growing(ctx, p, r.ways) }},
 		{"failover", func() error {
 			if !p.failover {
 				return nil
 			}
-			return b.failovers(ctx, known)
+			return b.failovers(ctx, r.ways)
 		}},
 		{"the plugin", func() error { return b.plugin(ctx, p, r) }},
 	} {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"capv-static-ip.dev/tests/bench/measure"
@@ -19,8 +18,6 @@ type way struct {
 	goals  goals
 	// bench runs managers one at a time, so one is enough for each way.
 	manager *harness.Manager
-	// unknown says why the manager does not have this way.
-	unknown string
 }
 
 // goals are what is aimed at in one way; the zero value of each is no goal.
@@ -44,21 +41,13 @@ func ways() []*way {
 	}
 }
 
-// prove finds out which ways the manager has: one that is older than the flag has metal3's
-// claims alone.
-func (b *bench) prove(ctx context.Context) ([]*result, error) {
+// prepare starts a manager for each way once, so that what is measured are restarts.
+func (b *bench) prepare(ctx context.Context) ([]*result, error) {
 	var all []*result
 	for _, w := range ways() {
 		all = append(all, &result{way: w})
-		err := b.with(ctx, w, func(*harness.Manager) error { return nil })
-		switch {
-		case err == nil:
-		case len(w.args) == 0 || !strings.Contains(err.Error(), "unknown flag"):
+		if err := b.with(ctx, w, func(*harness.Manager) error { return nil }); err != nil {
 			return nil, err
-		case w.args[0] == allocationFlag+"claim":
-			w.args = nil
-		default:
-			w.unknown = "this manager does not know " + allocationFlag
 		}
 	}
 	return all, nil

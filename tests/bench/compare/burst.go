@@ -17,7 +17,7 @@ import (
 func (b *bench) bursts(ctx context.Context, count int, into *results) error {
 	b.log.Begin(fmt.Sprintf("%d at once by %d clients", count, measure.Clients))
 	claims := map[string]measure.Crowd{}
-	for _, c := range b.contenders()[1:] {
+	for _, c := range contenders()[1:] {
 		result := burst{contender: c, count: count}
 		if _, done := claims[c.source.Name]; !done {
 			err := b.inNamespace(ctx, c.source, func(ctx context.Context, ns string) (err error) {

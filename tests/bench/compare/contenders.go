@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -32,8 +31,8 @@ const (
 	byAddress = "address"
 )
 
-// allContenders begin with the native one.
-func allContenders() []contender {
+// contenders begin with the native one.
+func contenders() []contender {
 	inCluster, metal3 := measure.InCluster(), measure.Metal3()
 	return []contender{
 		{name: native, source: inCluster, option: harness.WithDevices(harness.PooledDevice(harness.DefaultInClusterPool))},
@@ -41,15 +40,6 @@ func allContenders() []contender {
 		{name: "capv-static-ip, metal3, claim", source: metal3, option: metal3.Ask, allocation: byClaim, rate: 0.8},
 		{name: "capv-static-ip, metal3, address", source: metal3, option: metal3.Ask, allocation: byAddress, rate: 3},
 	}
-}
-
-// contenders are those that the manager has.
-func (b *bench) contenders() []contender {
-	all := allContenders()
-	if b.replicas[byAddress] == nil {
-		return all[:len(all)-1]
-	}
-	return all
 }
 
 // pool makes a pool with addresses that no other pool has.
@@ -81,15 +71,12 @@ func (b *bench) use(ctx context.Context, c contender) error {
 const allocationFlag = "--metal3-allocation="
 
 // prepare has replicas that allocate from metal3's pools by address beside those that the stack
-// has started. A manager that is older than the flag has none.
+// has started.
 func (b *bench) prepare(ctx context.Context) error {
 	b.replicas, b.used = map[string][]*harness.Manager{byClaim: b.stack.Managers}, byClaim
 	var started []*harness.Manager
 	for range b.stack.Managers {
 		replica, err := b.stack.Installation.StartManager(ctx, harness.ManagerOptions{Args: []string{allocationFlag + byAddress}})
-		if err != nil && strings.Contains(err.Error(), "unknown flag") {
-			return nil
-		}
 		if err != nil {
 			return fmt.Errorf("starting a manager that allocates by address: %w", err)
 		}

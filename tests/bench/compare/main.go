@@ -73,7 +73,6 @@ func onStack(ctx context.Context, p plan, limited bool, log *measure.Progress, i
 	if err := b.prepare(ctx); err != nil {
 		return err
 	}
-	into.withoutAddress = b.replicas[byAddress] == nil
 	for _, size := range p.sizes {
 		if !limited {
 			size.rounds = 1

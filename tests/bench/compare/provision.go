@@ -22,9 +22,9 @@ const patience = 10 * time.Minute
 
 // provision makes machines in each contender's way, in turns.
 func (b *bench) provision(ctx context.Context, size size, limited bool, into *results) error {
-	b.log.Begin(fmt.Sprintf("%d machines in a row, rate limit %v: %d rounds of %d ways", size.machines, limited, size.rounds, len(b.contenders())))
+	b.log.Begin(fmt.Sprintf("%d machines in a row, rate limit %v: %d rounds of %d ways", size.machines, limited, size.rounds, len(contenders())))
 	for range size.rounds {
-		for _, c := range b.contenders() {
+		for _, c := range contenders() {
 			if err := b.use(ctx, c); err != nil {
 				return err
 			}

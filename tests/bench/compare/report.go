@@ -20,8 +20,6 @@ type results struct {
 	machine    measure.Machine
 	provisions []*provision
 	bursts     []burst
-	// withoutAddress says that the manager does not allocate from metal3's pools by address.
-	withoutAddress bool
 }
 
 // provision is what was measured of one contender.
@@ -97,9 +95,6 @@ func (r *results) printBursts(out io.Writer) {
 		measure.Row(out, fmt.Sprintf("%d by %d clients", b.count, measure.Clients), b.name,
 			fmt.Sprintf("%.1f", b.claims.PerSecond()), fmt.Sprintf("%.1f", b.machines.PerSecond()), fmt.Sprintf("%.2f", rate),
 			goal.String(), goal.Verdict(rate), fmt.Sprint(b.failed), measure.MS(b.machines.Median()), measure.MS(b.machines.Max()))
-	}
-	if r.withoutAddress {
-		fmt.Fprintf(out, "\nThis manager does not know %s%s.\n", allocationFlag, byAddress)
 	}
 }
 

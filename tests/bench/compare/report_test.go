@@ -17,13 +17,13 @@ func TestReportComparesWithCAPVsOwnWay(t *testing.T) {
 		}
 	}
 	r := &results{machine: measure.Machine{Model: "some CPU", Load: "0.10", Cores: 2}}
-	native, ours := allContenders()[0].name, allContenders()[1].name
+	native, ours := contenders()[0].name, contenders()[1].name
 	r.of(native, 3, true).add(took(10*time.Second, 6*time.Second))
 	r.of(ours, 3, true).add(took(50*time.Millisecond, 3*time.Second))
 	r.of(native, 30, true).add(took(10*time.Second, 6*time.Second))
 	r.of(ours, 30, true).add(took(50*time.Millisecond, 6*time.Second))
 	r.bursts = []burst{{
-		contender: allContenders()[1], count: 200, failed: 1,
+		contender: contenders()[1], count: 200, failed: 1,
 		claims:   measure.Crowd{Durations: make(measure.Durations, 200), Wall: 5 * time.Second},
 		machines: measure.Crowd{Durations: make(measure.Durations, 200), Wall: 10 * time.Second},
 	}}

@@ -46,18 +46,12 @@ type Finding struct {
 	Goal      Goal
 	// Of says what it is made of, or what bounds it.
 	Of string
-	// Not says why it was not measured.
-	Not string
 }
 
 // PrintFindings prints findings as one table.
 func PrintFindings(out io.Writer, findings []Finding) {
 	Table(out, "what", "way", "measured", "goal", "", "made of, or bound by")
 	for _, f := range findings {
-		if f.Not != "" {
-			Row(out, f.What, f.Way, "not measured", f.Goal.String(), "", f.Not)
-			continue
-		}
 		Row(out, f.What, f.Way, fmt.Sprintf("%.2f%s", f.Measured, f.Goal.Unit), f.Goal.String(), f.Goal.Verdict(f.Measured), f.Of)
 	}
 }
