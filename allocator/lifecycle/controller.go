@@ -132,8 +132,6 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 	switch next {
 	case adopt:
 		return r.adopt(ctx, s, h)
-	case claimTaken:
-		return r.claimTaken(ctx, s, h)
 	case protect:
 		return r.protect(ctx, s, h)
 	case recreate:
@@ -164,13 +162,21 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.handBack(ctx, h)
 	case deleteStray:
 		return r.deleteStray(ctx, h)
-	case giveBack:
-		return r.giveBack(ctx, s, h)
 	case dropFinalizers:
 		return ipam.DropFinalizers(ctx, r.client, r.providers.For(h.claim.Pool), h.claim.Object)
+	case claimTaken, giveBack:
+		return r.performTaken(ctx, s, h, next)
 	case idle:
 	}
 	return nil
+}
+
+// performTaken is perform for an address that was taken.
+func (r *Reconciler) performTaken(ctx context.Context, s *state, h *holding, next step) error {
+	if next == giveBack {
+		return r.giveBack(ctx, s, h)
+	}
+	return r.claimTaken(ctx, s, h)
 }
 
 func (r *Reconciler) event(s *state, kind, reason, format string, args ...any) {

@@ -24,7 +24,7 @@ type burst struct {
 }
 
 func (b *burst) add(other burst) {
-	b.Crowd.Add(other.Crowd)
+	b.Add(other.Crowd)
 	b.used.add(other.used)
 	b.failed += other.failed
 	b.settled += other.settled

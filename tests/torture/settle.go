@@ -209,7 +209,7 @@ func (t *trial) withEndpoints(ctx context.Context, a *arena) error {
 	}
 	for i := range clusters.Items {
 		if clusters.Items[i].DeletionTimestamp != nil {
-			return fmt.Errorf("Cluster %s/%s is being deleted", a.ns, clusters.Items[i].Name)
+			return fmt.Errorf("the Cluster %s/%s is being deleted", a.ns, clusters.Items[i].Name)
 		}
 	}
 	return nil
