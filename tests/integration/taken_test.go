@@ -107,8 +107,7 @@ func released(t *testing.T, env *environment, lease *coordinationv1.Lease) {
 	}
 }
 
-// takingPool makes a pool and waits until both replicas take addresses of it. That costs it
-// some, which the machines warm-0 and so on have.
+// takingPool makes a pool and waits until both replicas take addresses of it. It is empty then.
 func (s *scene) takingPool(options ...harness.PoolOption) *ipamv1.IPPool {
 	s.Helper()
 	pool := harness.Pool(s.ns, options...)
@@ -132,18 +131,26 @@ func (s *scene) takes(pool string) {
 			// A name of which there is a claim is metal3's to serve.
 			name := fmt.Sprintf("warm-%d-%d", i, tries)
 			tries++
-			answer := s.ask(replica, s.creation(name, s.onOwnNetwork(s.manifest(harness.Machine(s.ns, name, harness.WithPool(pool))))))
+			answer, taken := s.probe(replica, name, pool)
 			if !answer.Allowed {
 				return errors.New(answer.Result.Message)
 			}
-			taken := s.takenFor(name)
-			s.forget(name)
 			if taken == nil {
 				return errors.New("it has made a claim")
 			}
 			return nil
 		})
 	}
+}
+
+// probe asks a replica for a machine that is not stored, and frees what was given to it. It
+// returns the address that was taken for it, nil if none was.
+func (s *scene) probe(replica *harness.Manager, name, pool string) (*admissionv1.AdmissionResponse, client.Object) {
+	s.Helper()
+	answer := s.ask(replica, s.creation(name, s.onOwnNetwork(s.manifest(harness.Machine(s.ns, name, harness.WithPool(pool))))))
+	taken := s.takenFor(name)
+	s.forget(name)
+	return answer, taken
 }
 
 // forget frees what a machine that is not stored has. metal3 is seen to make an address for a
@@ -364,9 +371,7 @@ func (s *scene) untilAsked(pool string) {
 		s.eventually(replica.Name+" to ask metal3 for addresses of "+pool, func(context.Context) error {
 			name := fmt.Sprintf("cold-%s-%d-%d", pool, i, tries)
 			tries++
-			answer := s.ask(replica, s.creation(name, s.onOwnNetwork(s.manifest(harness.Machine(s.ns, name, harness.WithPool(pool))))))
-			taken := s.takenFor(name)
-			s.forget(name)
+			answer, taken := s.probe(replica, name, pool)
 			if !answer.Allowed || taken != nil {
 				return errors.New("it takes them")
 			}
