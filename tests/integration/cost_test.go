@@ -101,6 +101,26 @@ var (
 			byProvider + "patch ippools.ipam.metal3.io/status":                2,
 		},
 	}
+	takenCosts = life{
+		create: cost{
+			"create ipaddresses.ipam.metal3.io":     1,
+			"get ippools.ipam.metal3.io":            1,
+			"get ipaddresses.ipam.cluster.x-k8s.io": 1,
+		},
+		adopt: cost{
+			"get vspheremachines.infrastructure.cluster.x-k8s.io": 1,
+			"create ipclaims.ipam.metal3.io":                      1,
+			"patch ipaddresses.ipam.metal3.io":                    1,
+			"create events.events.k8s.io":                         1,
+		},
+		release: metal3Costs.release,
+		bound: cost{
+			byUser + "create vspheremachines.infrastructure.cluster.x-k8s.io": 1,
+			byProvider + "patch ipclaims.ipam.metal3.io/status":               1,
+			byProvider + "patch ippools.ipam.metal3.io/status":                2,
+		},
+		freed: metal3Costs.freed,
+	}
 	inClusterCosts = life{
 		create: cost{
 			"create ipaddressclaims.ipam.cluster.x-k8s.io": 1,
@@ -146,11 +166,12 @@ const (
 
 func TestCostOfACommonMachine(t *testing.T) {
 	t.Parallel()
-	env := ownEnvironment(t, harness.Options{AuditLog: true, ControllerAccounts: true}, 1)
+	env := ownEnvironment(t, harness.Options{AuditLog: true, ControllerAccounts: true}, 0)
 	inCluster, err := env.StartInCluster(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	managed(t, env, byClaim)
 	t.Run("with an address of metal3", func(t *testing.T) {
 		s := newScene(t, env)
 		s.create(harness.Pool(s.ns))
@@ -165,6 +186,27 @@ func TestCostOfACommonMachine(t *testing.T) {
 			return s.inClusterMachine(name, harness.WithFinalizer(harness.MachineFinalizer))
 		})
 	})
+	if err := env.managers[0].Stop(); err != nil {
+		t.Fatal(err)
+	}
+	managed(t, env, byAddress)
+	t.Run("with an address that is taken from a pool of metal3", func(t *testing.T) {
+		s := newScene(t, env)
+		s.takingPool()
+		s.costs(env.metal3.Provider, takenCosts, func(name string) client.Object {
+			return s.pooled(name, harness.WithFinalizer(harness.MachineFinalizer))
+		})
+	})
+}
+
+// managed has one manager run, with an argument.
+func managed(t *testing.T, env *environment, arg string) {
+	t.Helper()
+	manager, err := env.StartManager(t.Context(), harness.ManagerOptions{OrphanGracePeriod: gracePeriod, Args: []string{arg}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	env.managers = []*harness.Manager{manager}
 }
 
 // costs lets a machine live, and compares what each step of it costs.
