@@ -109,6 +109,7 @@ var (
 		},
 		adopt: cost{
 			"get vspheremachines.infrastructure.cluster.x-k8s.io": 1,
+			"get ipclaims.ipam.metal3.io":                         1,
 			"create ipclaims.ipam.metal3.io":                      1,
 			"patch ipaddresses.ipam.metal3.io":                    1,
 			"create events.events.k8s.io":                         1,

@@ -260,8 +260,9 @@ func rangeThatIsTakenOutIsNotGiven(s *scene) {
 		if i%2 == 1 {
 			first, last = "10.16.56.50", "10.16.56.99"
 		}
-		// metal3 refuses to leave an address out of which it has not seen that it is free.
+		// metal3 refuses to leave an address out until it has looked at the pool again.
 		s.eventually("metal3 to let the pool have other addresses", func(context.Context) error {
+			s.change(pool, func() { harness.WithAnnotation("looked-at", time.Now().String())(pool) })
 			return s.tryToChange(pool, func() { pool.Spec.Pools = []ipamv1.Pool{harness.Range(first, last)} })
 		})
 		name := fmt.Sprintf("cp-%d", i)

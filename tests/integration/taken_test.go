@@ -178,7 +178,9 @@ func (s *scene) forget(name string) {
 // discard deletes an address that nobody has.
 func (s *scene) discard(address client.Object) {
 	s.Helper()
-	s.deleted(address, ipam.InUseFinalizer)
+	if err := s.env.Client.Delete(s.Context(), address); client.IgnoreNotFound(err) != nil {
+		s.Fatal(err)
+	}
 	s.stripFinalizers(address)
 }
 
