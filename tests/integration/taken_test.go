@@ -43,8 +43,10 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 		env.managers = append(env.managers, manager)
 	}
 	// What has no claim yet is looked at again when a replica leads.
+	var left string
 	t.Run("while nobody leads", func(t *testing.T) {
 		for name, test := range map[string]func(*scene){
+			"a leader that made a claim writes no more":           func(s *scene) { left = s.ns; claimIsMadeAndNoMore(s) },
 			"a machine needs one write":                           machineTakesOneWrite,
 			"a copy of its manifest is denied":                    copyOfAClaimlessMachineIsDenied,
 			"a name that is asked for many times has one address": oneNameHasOneAddress,
@@ -69,6 +71,10 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 	}
 	released(t, env, lease)
 	t.Run("with a leader", func(t *testing.T) {
+		t.Run("what one before it left is finished", func(t *testing.T) {
+			t.Parallel()
+			claimIsWhole(&scene{T: t, env: env, ns: left})
+		})
 		for name, test := range map[string]func(*scene){
 			"all machines have claims":                         claimsCome,
 			"an address is as metal3 makes it":                 addressIsAsMetal3MakesIt,
