@@ -164,12 +164,10 @@ func crdMetadata() *metav1.PartialObjectMetadata {
 	return crd
 }
 
-// kindOf is the kind of a source that a CRD of this name defines. CRDs are
-// named <plural>.<group>, and all our kinds have regular plurals.
+// kindOf is the kind of a source that a CRD of this name defines.
 func (k *Starter) kindOf(crd string) (schema.GroupKind, bool) {
 	for gk := range k.kinds {
-		plural, _ := meta.UnsafeGuessKindToResource(gk.WithVersion(""))
-		if crd == plural.Resource+"."+gk.Group {
+		if crd == crdOf(gk) {
 			return gk, true
 		}
 	}

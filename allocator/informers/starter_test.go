@@ -92,6 +92,20 @@ func (p *plane) define(name string, versions ...string) {
 	p.crds[name] = crd
 }
 
+// stored reads the CRDs.
+func (p *plane) stored(t *testing.T) client.Reader {
+	t.Helper()
+	var objects []client.Object
+	for _, crd := range p.crds {
+		objects = append(objects, crd)
+	}
+	scheme := runtime.NewScheme()
+	if err := apiextensionsv1.AddToScheme(scheme); err != nil {
+		t.Fatal(err)
+	}
+	return fake.NewClientBuilder().WithScheme(scheme).WithObjects(objects...).Build()
+}
+
 // starter is one over the plane, with these sources.
 func (p *plane) starter(t *testing.T, needed, others []Source) *Starter {
 	t.Helper()
@@ -99,18 +113,10 @@ func (p *plane) starter(t *testing.T, needed, others []Source) *Starter {
 	if err := capi.AddToScheme(scheme, nil); err != nil {
 		t.Fatal(err)
 	}
-	var objects []client.Object
-	for _, crd := range p.crds {
-		objects = append(objects, crd)
-	}
-	stored := runtime.NewScheme()
-	if err := apiextensionsv1.AddToScheme(stored); err != nil {
-		t.Fatal(err)
-	}
 	k := &Starter{
 		cache:    p,
 		log:      funcr.New(func(_, args string) { fmt.Fprintln(&p.log, args) }, funcr.Options{}),
-		live:     fake.NewClientBuilder().WithScheme(stored).WithObjects(objects...).Build(),
+		live:     p.stored(t),
 		choose:   func() (*runtime.Scheme, error) { return scheme, nil },
 		outdated: make(chan error, 1),
 	}
@@ -357,5 +363,73 @@ func TestKindsWithoutCRDAreSaidOnceAndNotWaitedFor(t *testing.T) {
 	}
 	if lines := p.said(); len(lines) != 2 || !strings.Contains(lines[1], `"Cluster.cluster.x-k8s.io"`) {
 		t.Errorf("it says %q, want that the kind is gone, once", lines)
+	}
+}
+
+// An API server that has just started shows the versions of a group one after the other.
+func TestVersionIsChosenByTheCRDWhereDiscoveryIsBehind(t *testing.T) {
+	for name, test := range map[string]struct {
+		shown, served []string
+		want          string
+	}{
+		"all are shown":             {[]string{"v1beta2", "v1beta1"}, []string{"v1beta2", "v1beta1"}, "v1beta2"},
+		"the newer is not shown":    {[]string{"v1beta1"}, []string{"v1beta2", "v1beta1"}, "v1beta2"},
+		"none is shown":             {nil, []string{"v1beta1"}, "v1beta1"},
+		"there is only the older":   {[]string{"v1beta1"}, []string{"v1beta1"}, "v1beta1"},
+		"its CRD is not there":      {nil, nil, "v1beta2"},
+		"it serves neither of them": {nil, []string{"v1alpha3"}, "v1beta2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlane()
+			if test.served != nil {
+				p.define(machines, test.served...)
+			}
+			shown := meta.NewDefaultRESTMapper(nil)
+			for _, version := range test.shown {
+				shown.Add(capi.VSphereMachineKind.WithVersion(version), meta.RESTScopeNamespace)
+			}
+			scheme := runtime.NewScheme()
+			if err := capi.AddToScheme(scheme, NewDefined(shown, p.stored(t))); err != nil {
+				t.Fatal(err)
+			}
+			if got := capi.InScheme(scheme, capi.VSphereMachineKind).Version; got != test.want {
+				t.Errorf("chose %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+// What is written in a version that is not the stored one is converted there and back.
+func TestProgramEndsWhenANewerVersionIsServedThatIsConverted(t *testing.T) {
+	for name, converted := range map[string]bool{"converted": true, "of one form": false} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlane()
+			p.define(machines, "v1beta1")
+			k := p.starter(t, []Source{{Object: &capi.VSphereMachine{}}}, nil)
+			k.kinds[capi.VSphereMachineKind].version = "v1beta1"
+			if _, err := k.reconcile(t, machines); err != nil {
+				t.Fatal(err)
+			}
+			p.define(machines, "v1beta1", "v1beta2")
+			crd := p.crds[machines]
+			crd.Generation++
+			if converted {
+				crd.Spec.Conversion = &apiextensionsv1.CustomResourceConversion{Strategy: apiextensionsv1.WebhookConverter}
+			}
+			k.live = p.stored(t)
+			if _, err := k.reconcile(t, machines); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-k.outdated:
+				if !converted || !strings.Contains(err.Error(), "is served in version v1beta2 which is converted to v1beta1") {
+					t.Errorf("it ends with %v", err)
+				}
+			default:
+				if converted {
+					t.Error("it goes on")
+				}
+			}
+		})
 	}
 }

@@ -33,6 +33,9 @@ const (
 type definition struct {
 	established bool
 	versions    []string
+	// converted says that objects have another form in each version.
+	converted  bool
+	namespaced bool
 }
 
 func (d definition) serves(version string) bool {
@@ -41,18 +44,22 @@ func (d definition) serves(version string) bool {
 
 // define reads a CRD. Only its metadata is cached: there may be hundreds of them,
 // some of a megabyte, and which versions are served changes once in a year.
-func (k *Starter) define(ctx context.Context, name string) (definition, error) {
+func define(ctx context.Context, live client.Reader, name string) (definition, error) {
 	obj := &unstructured.Unstructured{}
 	obj.SetGroupVersionKind(apiextensionsv1.SchemeGroupVersion.WithKind("CustomResourceDefinition"))
-	if err := k.live.Get(ctx, client.ObjectKey{Name: name}, obj); err != nil {
+	if err := live.Get(ctx, client.ObjectKey{Name: name}, obj); err != nil {
 		return definition{}, fmt.Errorf("reading CRD %s: %w", name, err)
 	}
 	var crd struct {
 		Spec struct {
+			Scope    apiextensionsv1.ResourceScope `json:"scope"`
 			Versions []struct {
 				Name   string `json:"name"`
 				Served bool   `json:"served"`
 			} `json:"versions"`
+			Conversion struct {
+				Strategy apiextensionsv1.ConversionStrategyType `json:"strategy"`
+			} `json:"conversion"`
 		} `json:"spec"`
 		Status struct {
 			Conditions []metav1.Condition `json:"conditions"`
@@ -61,7 +68,11 @@ func (k *Starter) define(ctx context.Context, name string) (definition, error) {
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(obj.Object, &crd); err != nil {
 		return definition{}, fmt.Errorf("reading CRD %s: %w", name, err)
 	}
-	d := definition{established: meta.IsStatusConditionTrue(crd.Status.Conditions, string(apiextensionsv1.Established))}
+	d := definition{
+		established: meta.IsStatusConditionTrue(crd.Status.Conditions, string(apiextensionsv1.Established)),
+		converted:   crd.Spec.Conversion.Strategy == apiextensionsv1.WebhookConverter,
+		namespaced:  crd.Spec.Scope == apiextensionsv1.NamespaceScoped,
+	}
 	for _, version := range crd.Spec.Versions {
 		if version.Served {
 			d.versions = append(d.versions, version.Name)
@@ -74,6 +85,10 @@ func (k *Starter) define(ctx context.Context, name string) (definition, error) {
 // does not, and another version would be chosen now, the program has to be started
 // again: its Deployment does that. Else that is said once, and nobody waits for
 // the kind: what needs it is refused until the CRD changes.
+//
+// It also has to be started again when objects are converted between its version and one
+// that would be chosen now: what is written then changes more than what was meant, which the
+// policy on the manager's writes refuses.
 func (k *Starter) review(ctx context.Context, gk schema.GroupKind, crd *metav1.PartialObjectMetadata) (reconcile.Result, error) {
 	known := k.kinds[gk]
 	if known.started && known.served == stateOf(crd) {
@@ -82,12 +97,17 @@ func (k *Starter) review(ctx context.Context, gk schema.GroupKind, crd *metav1.P
 	if known.reviewed != stateOf(crd) {
 		known.reviewed, known.looks = stateOf(crd), 0
 	}
-	d, err := k.define(ctx, crd.Name)
+	d, err := define(ctx, k.live, crd.Name)
 	if err != nil {
 		return reconcile.Result{}, client.IgnoreNotFound(err)
 	}
 	if d.serves(known.version) {
 		if known.started {
+			if d.converted {
+				if err := k.endIfChosenAnew(gk, d); err != nil {
+					return reconcile.Result{}, err
+				}
+			}
 			k.settle(gk, func(known *kind) { known.served, known.said = stateOf(crd), false })
 			return reconcile.Result{}, nil
 		}
@@ -98,19 +118,30 @@ func (k *Starter) review(ctx context.Context, gk schema.GroupKind, crd *metav1.P
 	if known.looks++; d.established || known.looks > maxLooksForNew {
 		k.say(ctx, gk, d)
 	}
-	version, err := k.chosen(gk)
-	if err != nil {
+	if err := k.endIfChosenAnew(gk, d); err != nil {
 		return reconcile.Result{}, err
-	}
-	if version != known.version && d.serves(version) {
-		k.end(fmt.Errorf("%s is served in version %s and not in %s, which was chosen when this program started: "+
-			"it ends, to be started again with the other version", gk, version, known.version))
-		return reconcile.Result{}, nil
 	}
 	if known.looks > maxLooks {
 		return reconcile.Result{}, nil
 	}
 	return reconcile.Result{RequeueAfter: recheckInterval}, nil
+}
+
+// endIfChosenAnew ends the program if a version of a kind would be chosen now that is not the
+// one that was.
+func (k *Starter) endIfChosenAnew(gk schema.GroupKind, d definition) error {
+	known := k.kinds[gk]
+	version, err := k.chosen(gk)
+	if err != nil || version == known.version || !d.serves(version) {
+		return err
+	}
+	instead := "and not in"
+	if d.serves(known.version) {
+		instead = "which is converted to"
+	}
+	k.end(fmt.Errorf("%s is served in version %s %s %s, which was chosen when this program started: "+
+		"it ends, to be started again with the other version", gk, version, instead, known.version))
+	return nil
 }
 
 // stateOf changes whenever somebody changes which versions a CRD serves.

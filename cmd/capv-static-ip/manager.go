@@ -64,14 +64,19 @@ func newScheme(config *rest.Config) (*runtime.Scheme, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client for discovery: %w", err)
 	}
-	mapper, err := apiutil.NewDynamicRESTMapper(config, httpClient)
+	discovered, err := apiutil.NewDynamicRESTMapper(config, httpClient)
 	if err != nil {
 		return nil, fmt.Errorf("discovering what is served: %w", err)
 	}
-	if err := capi.AddToScheme(s, mapper); err != nil {
+	live, err := client.New(config, client.Options{HTTPClient: httpClient, Mapper: discovered})
+	if err != nil {
+		return nil, fmt.Errorf("making a client for CRDs: %w", err)
+	}
+	served := informers.NewDefined(discovered, live)
+	if err := capi.AddToScheme(s, served); err != nil {
 		return nil, err
 	}
-	return s, contract.AddToScheme(s, mapper)
+	return s, contract.AddToScheme(s, served)
 }
 
 // newMapper makes the mapper of all clients, which tenants cannot keep busy with
