@@ -86,6 +86,11 @@ func (m *mover) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
+		// Cluster API may make a machine too many while its API server comes and goes.
+		if _, err := m.movable(ctx, m.stack); err != nil {
+			fmt.Fprintln(m.log, "the Cluster is not moved:", err)
+			continue
+		}
 		m.fault(moveFault, m.ns, func() error {
 			return errors.Join(m.move(ctx, m.stack, m.away), m.move(ctx, m.away, m.stack))
 		})
@@ -104,11 +109,7 @@ func (m *mover) move(ctx context.Context, from, to *stack.Stack) error {
 }
 
 func (m *mover) moveOnce(ctx context.Context, from, to *stack.Stack) error {
-	var before map[string]string
-	err := harness.Eventually(ctx, moveTimeout/2, "the machines to be movable", func(ctx context.Context) (err error) {
-		before, err = m.held(ctx, from)
-		return errors.Join(err, from.Joined(ctx, m.ns), m.initialize(ctx, from))
-	})
+	before, err := m.movable(ctx, from)
 	if err != nil {
 		return err
 	}
@@ -125,6 +126,15 @@ func (m *mover) moveOnce(ctx context.Context, from, to *stack.Stack) error {
 		}
 		return err
 	})
+}
+
+// movable waits until all machines are there and Ready, and returns what they hold.
+func (m *mover) movable(ctx context.Context, from *stack.Stack) (held map[string]string, err error) {
+	err = harness.Eventually(ctx, moveTimeout/2, "the machines to be movable", func(ctx context.Context) (err error) {
+		held, err = m.held(ctx, from)
+		return errors.Join(err, from.Joined(ctx, m.ns), m.initialize(ctx, from))
+	})
+	return held, err
 }
 
 // held are the addresses of the machines and of their VMs, which are the same, if the
