@@ -39,6 +39,8 @@ type Step struct {
 	// Text says what it does, and Objects what there is to do for it now.
 	Text    string
 	Objects []string
+	// Always says that it is done whatever there is.
+	Always bool
 	// AlreadyDone counts what it has done, or others have, where that can be told.
 	AlreadyDone int
 	// Do does it. It looks again at what there is.
