@@ -67,7 +67,7 @@ func (r *Removal) Plan(ctx context.Context) (*Plan, error) {
 }
 
 // Run does what was planned.
-func (r *Removal) Run(ctx context.Context, p *Plan) error { return p.Plan.Run(ctx, r.Report) }
+func (r *Removal) Run(ctx context.Context, p *Plan) error { return p.Run(ctx, r.Report) }
 
 func (r *Removal) steps(s *state) []Step {
 	steps := []Step{

@@ -26,7 +26,7 @@ func (o *options) showPlan(plan *procedure.Plan) error {
 		switch {
 		case step.AlreadyDone > 0:
 			fmt.Fprintf(o.streams.Out, "     done already: %d\n", step.AlreadyDone)
-		case len(step.Objects) == 0:
+		case len(step.Objects) == 0 && !step.Always:
 			fmt.Fprintln(o.streams.Out, "     nothing to do")
 		}
 	}
