@@ -3,6 +3,7 @@ package adoption
 import (
 	"context"
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -104,6 +105,46 @@ func TestOnlyWhatCameWithTheAdapterIsDeleted(t *testing.T) {
 	}
 	if s := readAdapters(t, a); len(s.belongings) > 0 {
 		t.Errorf("these are left: %v", s.named(s.belongings))
+	}
+}
+
+// Who deletes the adapter by hand does it by this list: its manifest has the Namespace of CAPV
+// in it, and a ClusterRole that is ours by then.
+func TestDocumentationListsWhatCanBeDeletedByHand(t *testing.T) {
+	page, err := os.ReadFile("../docs/adapter.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), "delete --ignore-not-found")
+	text, _, _ = strings.Cut(text, "```")
+	listed := slices.DeleteFunc(strings.Fields(text), func(word string) bool { return !strings.Contains(word, "/") })
+	want := []string{"deployment/" + adapterName}
+	for _, each := range slices.Concat(inNamespace(), everywhere()) {
+		name := each.name
+		if !each.whole {
+			name = adapterPrefix + name
+		}
+		if each.name != namesakeSuffix {
+			want = append(want, strings.ToLower(each.Kind)+"/"+name)
+		}
+	}
+	slices.Sort(listed)
+	slices.Sort(want)
+	expect(t, "listed", listed, want...)
+}
+
+func TestNoteWarnsOfTheManifestOfTheAdapter(t *testing.T) {
+	s := newWorld().state()
+	s.adapters = []appsv1.Deployment{*theAdapter()}
+	for _, keep := range []bool{false, true} {
+		a := adoptionOf(clientOf(t))
+		a.Keep = keep
+		notes := strings.Join(a.notes(s), "\n")
+		for _, text := range []string{"by its manifest", "Namespace capv-system", "ClusterRole capv-static-ip-metrics-reader"} {
+			if !strings.Contains(notes, text) {
+				t.Errorf("keeping the adapter is %v: got the notes\n%s\nwant %q in them", keep, notes, text)
+			}
+		}
 	}
 }
 

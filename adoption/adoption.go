@@ -87,7 +87,7 @@ func (a *Adoption) steps(s *state) []procedure.Step {
 		return steps
 	}
 	return append(steps, procedure.Step{
-		Name: "delete", Text: "delete what is the adapter's; not its Namespace, in which CAPV may be",
+		Name: "delete", Text: "delete what is the adapter's, object by object; not its Namespace, in which CAPV may be",
 		Objects: s.named(s.belongings), Do: a.deleteAdapter,
 	})
 }
@@ -227,9 +227,8 @@ func (a *Adoption) notes(s *state) []string {
 		notes = append(notes, fmt.Sprintf("there is no Deployment %s: if the adapter runs by another name, say --adapter=NAMESPACE/NAME", adapterName))
 	}
 	for _, d := range s.adapters {
-		if !a.Keep {
-			notes = append(notes, fmt.Sprintf("Namespace %s stays: do not delete the adapter by its manifest, which has the Namespace in it", d.Namespace))
-		}
+		notes = append(notes, fmt.Sprintf("do not delete the adapter by its manifest: that has Namespace %s in it, in which CAPV may be, and ClusterRole %s, which is one of ours, too; "+
+			"the step delete leaves both", d.Namespace, adapterPrefix+namesakeSuffix))
 	}
 	return notes
 }

@@ -74,7 +74,7 @@ func (o *options) adoptAdapter(ctx context.Context, f *adoptFlags) error {
 		return exit{exitNo, fmt.Errorf("not finished, and may be run again: %w", err)}
 	}
 	if f.keep {
-		fmt.Fprintln(o.streams.ErrOut, "The adapter is stopped, and can be deleted: run this again without --keep-adapter.")
+		fmt.Fprintln(o.streams.ErrOut, "The adapter is stopped, and can be deleted: run this again without --keep-adapter. Do not delete it by its manifest.")
 		return nil
 	}
 	fmt.Fprintln(o.streams.ErrOut, "The adapter is gone.")

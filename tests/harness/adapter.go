@@ -149,6 +149,11 @@ func (a *Adapter) Renew(ctx context.Context, lasts time.Duration) error {
 // Round looks once at every machine and VSphereCluster. Of what lacks a claim it makes one; of
 // what has one that is bound by then, it writes the address.
 func (a *Adapter) Round(ctx context.Context) error {
+	return errors.Join(a.ServeMachines(ctx), a.ServeClusters(ctx))
+}
+
+// ServeMachines is a round of machines alone.
+func (a *Adapter) ServeMachines(ctx context.Context) error {
 	machines := &capvv1.VSphereMachineList{}
 	if err := a.Client.List(ctx, machines); err != nil {
 		return err
@@ -159,10 +164,16 @@ func (a *Adapter) Round(ctx context.Context) error {
 			failed = append(failed, fmt.Errorf("serving machine %s as the adapter: %w", machines.Items[i].Name, err))
 		}
 	}
+	return errors.Join(failed...)
+}
+
+// ServeClusters is a round of VSphereClusters alone.
+func (a *Adapter) ServeClusters(ctx context.Context) error {
 	clusters := &capvv1.VSphereClusterList{}
 	if err := a.Client.List(ctx, clusters); err != nil {
 		return err
 	}
+	var failed []error
 	for i := range clusters.Items {
 		if err := a.serveCluster(ctx, &clusters.Items[i]); err != nil {
 			failed = append(failed, fmt.Errorf("serving VSphereCluster %s as the adapter: %w", clusters.Items[i].Name, err))

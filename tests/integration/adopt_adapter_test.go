@@ -99,16 +99,16 @@ func newComeOver(t *testing.T) *comeOver {
 		c.note(name)
 	}
 	c.endpointOfAdapter("prod")
-	c.claimedAs("prod", endpointIP)
-	c.round()
+	c.claimedAs("prod", endpointIP, c.adapter.Round)
+	c.round(c.adapter.Round)
 	c.expectEndpoint("prod", endpointIP, 6443)
 	prod := harness.Cluster(c.ns, "prod")
 	c.change(prod, func() { harness.WithEndpoint(endpointIP, 6443)(prod) })
 
 	c.machineOf(caughtMachine, template)
-	c.claimedAs(ipam.ClaimName(caughtMachine, ipam.Slot{}), caughtIP)
+	c.claimedAs(ipam.ClaimName(caughtMachine, ipam.Slot{}), caughtIP, c.adapter.ServeMachines)
 	c.endpointOfAdapter("half")
-	c.claimedAs("half", "10.16.56.92")
+	c.claimedAs("half", "10.16.56.92", c.adapter.ServeClusters)
 	return c
 }
 
@@ -127,25 +127,26 @@ func (c *comeOver) endpointOfAdapter(name string) {
 	c.create(harness.VSphereCluster(c.ns, name, harness.WithPool(harness.DefaultPool), harness.WithOwner(cluster)))
 }
 
-func (c *comeOver) round() {
+// round has the adapter look once at those of a kind, or at all.
+func (c *comeOver) round(serve func(context.Context) error) {
 	c.Helper()
-	if err := c.adapter.Round(c.Context()); err != nil {
+	if err := serve(c.Context()); err != nil {
 		c.Fatal(err)
 	}
 }
 
 // claimedAs has the adapter make the claim that is missing, and waits until it has an address.
-func (c *comeOver) claimedAs(name, ip string) {
+func (c *comeOver) claimedAs(name, ip string, serve func(context.Context) error) {
 	c.Helper()
-	c.round()
+	c.round(serve)
 	c.boundTo(harness.Claim(c.ns, name, harness.DefaultPool), ip)
 }
 
 // isGiven has the adapter serve a machine.
 func (c *comeOver) isGiven(name, ip string) {
 	c.Helper()
-	c.claimedAs(ipam.ClaimName(name, ipam.Slot{}), ip)
-	c.round()
+	c.claimedAs(ipam.ClaimName(name, ipam.Slot{}), ip, c.adapter.ServeMachines)
+	c.round(c.adapter.ServeMachines)
 	if got := harness.Addresses(c.machine(name)); !slices.Equal(got, []string{ip + "/24"}) {
 		c.Fatalf("the adapter has given %s %v, want %s", name, got, ip)
 	}
@@ -328,7 +329,7 @@ func (c *comeOver) expectOnlyTheAdapterGone() {
 // not find owners in a version that is not served.
 func (c *comeOver) expectCollected() {
 	c.delete(harness.Cluster(c.ns, "prod"))
-	c.delete(c.vsphereCluster("prod"))
+	c.gone(harness.VSphereCluster(c.ns, "prod"))
 	c.gone(harness.Claim(c.ns, "prod", harness.DefaultPool))
 	machine := c.machine(pausedMachine)
 	c.delete(machine)
