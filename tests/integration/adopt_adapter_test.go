@@ -66,6 +66,7 @@ const (
 	pausedMachine = "md-paused"
 	caughtMachine = "md-caught"
 	lateMachine   = "md-late"
+	newMachine    = "md-new"
 
 	servedIP, pausedIP, endpointIP, caughtIP = "10.16.56.88", "10.16.56.89", "10.16.56.90", "10.16.56.91"
 )
@@ -274,6 +275,7 @@ func (c *comeOver) adopts() {
 		}
 		c.env.managers = append(c.env.managers, manager)
 	}
+	c.servesBesideTheAdapters()
 	for _, step := range []string{"step 4 of 7 is done", "step 5 of 7 is done"} {
 		c.start("adopt-adapter", "--yes", "--timeout=1m").killed(step)
 	}
@@ -289,7 +291,7 @@ func (c *comeOver) adopts() {
 	if got := c.ip(caughtMachine); got != caughtIP {
 		c.Errorf("the machine that had a claim of the adapter has %s, want the address of that, %s", got, caughtIP)
 	}
-	for _, name := range []string{caughtMachine, lateMachine} {
+	for _, name := range []string{caughtMachine, lateMachine, newMachine} {
 		if err := c.isFullyAdopted(name, c.ip(name)); err != nil {
 			c.Error(err)
 		}
@@ -298,6 +300,16 @@ func (c *comeOver) adopts() {
 		c.Error("the endpoint that the adapter had not written is not given")
 	}
 	c.expectEndpoint("prod", endpointIP, 6443)
+}
+
+// servesBesideTheAdapters makes a machine while claims of the adapter are not adopted: it is given
+// an address that none of them has, be it claimed or taken.
+func (c *comeOver) servesBesideTheAdapters() {
+	c.Helper()
+	c.create(harness.Clone(harness.Template(c.ns, "md"), newMachine))
+	if ip := c.ip(newMachine); slices.Contains([]string{servedIP, pausedIP, endpointIP, caughtIP}, ip) {
+		c.Errorf("a new machine is given %s, which the adapter has claimed", ip)
+	}
 }
 
 // expectUnchanged checks that what the adapter has served is as it was.
