@@ -25,7 +25,7 @@ BUILDER ?= golang:1.26
 IMAGE_ARGS = $(if $(COMPILED),,--target prebuilt) --build-arg BUILDER=$(BUILDER) \
 	--build-arg BASE=$(BASE) --build-arg VERSION=$(VERSION) --platform linux/$(ARCH) --tag $(IMG)
 
-UNIT := ./webhook/... ./machine/... ./allocator/... ./collector/... ./inventory/... ./cli/... ./installation/... ./removal/... ./web/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/... ./tests/torture/...
+UNIT := ./webhook/... ./machine/... ./allocator/... ./collector/... ./inventory/... ./cli/... ./installation/... ./removal/... ./procedure/... ./adoption/... ./web/... ./cmd/... ./tests/docs/... ./tests/programs/... ./tests/stack/... ./tests/demo/... ./tests/lab/... ./tests/bench/... ./tests/torture/...
 INTEGRATION := ./tests/harness/... ./tests/integration/... ./tests/install/... ./tests/monitoring/...
 E2E := ./tests/e2e/...
 # For one package of tests.
@@ -80,8 +80,8 @@ demo: ## Play the whole scenario on a real control plane; KEEP=1 keeps it runnin
 	@KEEP='$(KEEP)' $(GO) run ./tests/demo
 
 .PHONY: lab
-lab: ## Run the whole stack, vCenter included, until Ctrl-C; ONCE=1 only tries it.
-	@ONCE='$(ONCE)' $(GO) run ./tests/lab
+lab: ## Run the whole stack, vCenter included, until Ctrl-C; ONCE=1 only tries it; PLAY=adapter plays a journey.
+	@ONCE='$(ONCE)' PLAY='$(PLAY)' $(GO) run ./tests/lab
 
 .PHONY: build
 build: ## Build bin/capv-static-ip.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -82,38 +83,44 @@ const (
 	Provider      = "addon-capv-static-ip"
 )
 
-// OwnersOf are those who installed these objects, each once.
+// OwnersOf are those who installed these objects of ours, each once.
 func OwnersOf(ctx context.Context, c client.Client, objects []client.Object) ([]Owner, error) {
-	var owners []Owner
-	add := func(owner Owner) {
-		for _, known := range owners {
-			if known.Name == owner.Name {
-				return
-			}
-		}
-		owners = append(owners, owner)
-	}
-	for _, object := range objects {
-		if owner, ok := marked(object); ok {
-			add(owner)
-		}
-		if by := metav1.GetControllerOf(object); by != nil {
-			add(Owner{
-				Name: fmt.Sprintf("%s %q", word(by.Kind), by.Name),
-				Stop: fmt.Sprintf("see to it that %s %s does not make it anew", word(by.Kind), word(by.Name)),
-			})
-		}
-	}
+	owners := MakersOf(objects)
 	for _, kind := range providerKinds {
 		found, err := providers(ctx, c, kind)
 		if err != nil {
 			return nil, err
 		}
 		for _, provider := range found {
-			add(ownerOf(provider))
+			owners = withOwner(owners, ownerOf(provider))
 		}
 	}
 	return owners, nil
+}
+
+// MakersOf are those who installed these objects, whosever they are, by what they wrote on
+// them, each once.
+func MakersOf(objects []client.Object) []Owner {
+	var owners []Owner
+	for _, object := range objects {
+		if owner, ok := marked(object); ok {
+			owners = withOwner(owners, owner)
+		}
+		if by := metav1.GetControllerOf(object); by != nil {
+			owners = withOwner(owners, Owner{
+				Name: fmt.Sprintf("%s %q", word(by.Kind), by.Name),
+				Stop: fmt.Sprintf("see to it that %s %s does not make it anew", word(by.Kind), word(by.Name)),
+			})
+		}
+	}
+	return owners
+}
+
+func withOwner(owners []Owner, owner Owner) []Owner {
+	if slices.ContainsFunc(owners, func(known Owner) bool { return known.Name == owner.Name }) {
+		return owners
+	}
+	return append(owners, owner)
 }
 
 // isName tells whether a text is what installers call things. What it becomes part of is

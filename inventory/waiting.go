@@ -12,6 +12,14 @@ import (
 	"capv-static-ip.dev/machine"
 )
 
+// What a machine waits for, other than pools and the reason of a refusal.
+const (
+	// WaitsInVain: its VM exists without the address.
+	WaitsInVain = "nothing: too late"
+	// WaitsForName: nobody names a pool.
+	WaitsForName = "a pool to be named"
+)
+
 // WaitsFor is what a machine without an address waits for, empty if it does not wait: the
 // pools that it or its template names, or that somebody names one.
 func (g *Graph) WaitsFor(m *Machine) string {
@@ -20,7 +28,7 @@ func (g *Graph) WaitsFor(m *Machine) string {
 		return ""
 	}
 	if hasBegun(m, g.vmOf[m.UID]) {
-		return "nothing: too late"
+		return WaitsInVain
 	}
 	askers := []machine.Asker{{Object: &bare.ObjectMeta, Name: "the VSphereMachine"}}
 	name := m.Annotations[clusterv1.TemplateClonedFromNameAnnotation]
@@ -41,7 +49,7 @@ func (g *Graph) WaitsFor(m *Machine) string {
 		}
 	}
 	if len(pools) == 0 {
-		return "a pool to be named"
+		return WaitsForName
 	}
 	return strings.Join(pools, ",")
 }

@@ -3,10 +3,27 @@ package machine
 import (
 	"slices"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/allocator/ipam"
 )
+
+// TemplateWaits tells whether machines of a VSphereMachineTemplate have a device without a
+// source of addresses. One without devices gets them from a failure domain.
+func TemplateWaits(template *unstructured.Unstructured) bool {
+	devices, _, _ := unstructured.NestedSlice(template.Object, "spec", "template", "spec", "network", "devices")
+	return len(devices) == 0 || slices.ContainsFunc(devices, func(entry any) bool {
+		device, ok := entry.(map[string]any)
+		return ok && device["dhcp4"] != true && device["dhcp6"] != true && device["skipIPAllocation"] != true &&
+			isEmpty(device["ipAddrs"]) && isEmpty(device["addressesFromPools"])
+	})
+}
+
+func isEmpty(value any) bool {
+	list, _ := value.([]any)
+	return len(list) == 0
+}
 
 // ChangesTemplate tells whether an update makes a machine one of another template, as
 // CAPI does when it updates a machine in place. One that goes is left alone.

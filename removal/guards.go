@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -47,8 +46,8 @@ func (r *Removal) stops(ctx context.Context, s *state) ([]*Stop, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(missing) > 0 {
-		stops = append(stops, &Stop{What: "you may not", Because: missing, Next: "ask somebody who may; the removal would stop half-way"})
+	if missing != nil {
+		stops = append(stops, missing)
 	}
 	return stops, nil
 }
@@ -86,13 +85,13 @@ func (s *state) relying() []string {
 			used[key] = true
 			relying = append(relying, fmt.Sprintf("%s %s/%s: VSphereMachineTemplate %s needs an address for device %d, asked for by %s",
 				w.GetKind(), w.GetNamespace(), w.GetName(), w.Template, w.Asks[0].Device.Index, w.Asks[0].AskedBy))
-		case w.AsksError != nil && template != nil && needsAddress(template):
+		case w.AsksError != nil && template != nil && machine.TemplateWaits(template):
 			used[key] = true
 			relying = append(relying, fmt.Sprintf("%s %s/%s: %v", w.GetKind(), w.GetNamespace(), w.GetName(), w.AsksError))
 		}
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(s.graph.Templates), func(a, b client.ObjectKey) int { return strings.Compare(a.String(), b.String()) }) {
-		if template := s.graph.Templates[key]; !used[key] && asks(template) && needsAddress(template) {
+		if template := s.graph.Templates[key]; !used[key] && asks(template) && machine.TemplateWaits(template) {
 			relying = append(relying, fmt.Sprintf("VSphereMachineTemplate %s: it asks for a pool, and a device has no other source of addresses", key))
 		}
 	}
@@ -121,22 +120,6 @@ func poolsAnnotation(o client.Object) string {
 		}
 	}
 	return ""
-}
-
-// needsAddress tells whether a template has a device without a source of addresses. One
-// without devices gets them from a failure domain.
-func needsAddress(template *unstructured.Unstructured) bool {
-	devices, _, _ := unstructured.NestedSlice(template.Object, "spec", "template", "spec", "network", "devices")
-	return len(devices) == 0 || slices.ContainsFunc(devices, func(entry any) bool {
-		device, ok := entry.(map[string]any)
-		return ok && device["dhcp4"] != true && device["dhcp6"] != true && device["skipIPAllocation"] != true &&
-			isEmpty(device["ipAddrs"]) && isEmpty(device["addressesFromPools"])
-	})
-}
-
-func isEmpty(value any) bool {
-	list, _ := value.([]any)
-	return len(list) == 0
 }
 
 // paused are the Clusters and machines of ours that are paused.

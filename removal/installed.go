@@ -18,6 +18,7 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/installation"
 	"capv-static-ip.dev/inventory"
+	"capv-static-ip.dev/procedure"
 )
 
 // installedKinds are the kinds of what the ways to install bring, in the order in which
@@ -244,7 +245,7 @@ func (r *Removal) deleteRest(ctx context.Context) error {
 	if err := r.deleteAll(ctx, (*state).restObjects); err != nil {
 		return err
 	}
-	return r.until(ctx, func(ctx context.Context) ([]string, time.Duration, error) {
+	return procedure.Until(ctx, r.Report, func(ctx context.Context) ([]string, time.Duration, error) {
 		s, err := r.read(ctx)
 		if err != nil {
 			return nil, 0, err

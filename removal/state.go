@@ -16,6 +16,7 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/installation"
 	"capv-static-ip.dev/inventory"
+	"capv-static-ip.dev/procedure"
 )
 
 // object is an object with the name of its kind.
@@ -25,12 +26,7 @@ type object struct {
 }
 
 // String names it for people.
-func (o object) String() string {
-	if o.GetNamespace() == "" {
-		return fmt.Sprintf("%s %s", o.kind, o.GetName())
-	}
-	return fmt.Sprintf("%s %s/%s", o.kind, o.GetNamespace(), o.GetName())
-}
+func (o object) String() string { return procedure.NameOf(o.kind, o) }
 
 // state is what there was when it was read.
 type state struct {
@@ -175,7 +171,7 @@ func hasEnded(pod object) bool {
 
 // isStopped tells whether no manager is meant to run.
 func (s *state) isStopped() bool {
-	return !slices.ContainsFunc(s.deployments, func(d appsv1.Deployment) bool { return d.Spec.Replicas == nil || *d.Spec.Replicas > 0 })
+	return !slices.ContainsFunc(s.deployments, func(d appsv1.Deployment) bool { return !procedure.IsScaledDown(&d) })
 }
 
 // startAgain is what to type when somebody has to mend what was deleted.
@@ -191,7 +187,7 @@ func (s *state) startAgain() string {
 func (s *state) running() []string {
 	texts := s.named(s.pods)
 	for i := range s.deployments {
-		if d := s.deployments[i]; d.Spec.Replicas == nil || *d.Spec.Replicas > 0 {
+		if d := s.deployments[i]; !procedure.IsScaledDown(&d) {
 			texts = append(texts, fmt.Sprintf("Deployment %s/%s", d.Namespace, d.Name))
 		}
 	}

@@ -118,12 +118,15 @@ type Finding struct {
 	Remedy          string `json:"remedy"`
 }
 
-// Step is printed by uninstall: a step of the removal.
+// Step is printed by uninstall and adopt-adapter: a step of theirs.
 type Step struct {
 	metav1.TypeMeta `json:",inline"`
-	Metadata        Meta     `json:"metadata"`
-	Does            string   `json:"does"`
-	Objects         []string `json:"objects,omitempty"`
+	Metadata        Meta   `json:"metadata"`
+	Does            string `json:"does"`
+	// Objects are what there is to do for it, in words.
+	Objects []string `json:"objects,omitempty"`
+	// AlreadyDone counts what has been done already, where that can be told.
+	AlreadyDone int `json:"alreadyDone,omitempty"`
 }
 
 // Version is printed by version.

@@ -20,7 +20,7 @@ func TestFieldsKeepTheirNames(t *testing.T) {
 		"Demand":      {Demand{}, "allOwners autoscalerMax cools else free has metadata note owner pool rollOut scale short"},
 		"Check":       {Check{}, "found metadata remedy state"},
 		"Finding":     {Finding{}, "check finding metadata object remedy severity"},
-		"Step":        {Step{}, "does metadata objects"},
+		"Step":        {Step{}, "alreadyDone does metadata objects"},
 		"Version":     {Version{}, "image metadata skew version where"},
 		"Meta":        {Meta{}, "name namespace"},
 		"List":        {List[Pool]{}, "items metadata"},

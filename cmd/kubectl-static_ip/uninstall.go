@@ -1,16 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/removal"
 )
 
@@ -53,14 +50,11 @@ func (o *options) uninstall(ctx context.Context, f *uninstallFlags) error {
 		return exit{exitUsage, fmt.Errorf("%d machines and VSphereClusters hold addresses: say --drain to wait until they are gone, "+
 			"or --keep-machines to leave them as they are", plan.Holding)}
 	}
-	if err := o.showPlan(plan); err != nil {
+	if err := o.showPlan(&plan.Plan); err != nil {
 		return err
 	}
-	for _, stop := range plan.Stops {
-		fmt.Fprintln(o.streams.ErrOut, "stop:", stop)
-	}
 	switch {
-	case len(plan.Stops) > 0:
+	case o.stopped(&plan.Plan):
 		return exit{exitNo, errors.New("nothing was changed")}
 	case f.dryRun:
 		return nil
@@ -70,9 +64,7 @@ func (o *options) uninstall(ctx context.Context, f *uninstallFlags) error {
 	if err := r.Run(ctx, plan); err != nil {
 		return exit{exitNo, fmt.Errorf("not finished, and may be run again: %w", err)}
 	}
-	for _, note := range plan.Notes {
-		fmt.Fprintln(o.streams.ErrOut, "note:", note)
-	}
+	o.showNotes(&plan.Plan)
 	fmt.Fprintln(o.streams.ErrOut, "capv-static-ip is removed.")
 	return nil
 }
@@ -86,42 +78,10 @@ func (o *options) removal(f *uninstallFlags) (*removal.Removal, error) {
 	}
 	r := &removal.Removal{
 		Client: checker.Client, Source: sourceOf(checker.Client, ""), Timeout: f.timeout, Settle: min(settle, f.timeout), OwnerStopped: f.ownerStopped,
-		Report: func(format string, args ...any) { fmt.Fprintf(o.streams.ErrOut, format+"\n", args...) },
+		Report: o.report,
 	}
 	if f.keep {
 		r.Mode = removal.Keep
 	}
 	return r, nil
-}
-
-// showPlan prints the steps with what there is to do for them now.
-func (o *options) showPlan(plan *removal.Plan) error {
-	l := &list{kind: "Step"}
-	for _, step := range plan.Steps {
-		l.add(&v1alpha1.Step{Metadata: meta("", step.Name), Does: step.Text, Objects: step.Objects})
-	}
-	if !o.isTable() {
-		return o.show(l)
-	}
-	for i, step := range plan.Steps {
-		fmt.Fprintf(o.streams.Out, "%d. %s (%s)\n", i+1, step.Text, step.Name)
-		for _, object := range step.Objects {
-			fmt.Fprintf(o.streams.Out, "     %s\n", object)
-		}
-		if len(step.Objects) == 0 {
-			fmt.Fprintln(o.streams.Out, "     nothing to do")
-		}
-	}
-	return nil
-}
-
-// agreed asks, and tells whether the answer was yes.
-func (o *options) agreed() bool {
-	fmt.Fprint(o.streams.ErrOut, "Do this? [y/N] ")
-	answer, err := bufio.NewReader(o.streams.In).ReadString('\n')
-	if err != nil {
-		return false
-	}
-	answer = strings.ToLower(strings.TrimSpace(answer))
-	return answer == "y" || answer == "yes"
 }

@@ -42,9 +42,9 @@ func TestUninstallCommand(t *testing.T) {
 
 func (u *uninstall) in(t *testing.T) *uninstall { return &uninstall{u.removal.in(t)} }
 
-// running is the command while it runs.
+// running is a command of the plugin while it runs.
 type running struct {
-	*uninstall
+	*scene
 	cmd *exec.Cmd
 
 	mu    sync.Mutex
@@ -55,18 +55,24 @@ type running struct {
 // begin starts the command.
 func (u *uninstall) begin(args ...string) *running {
 	u.Helper()
+	return u.start(append([]string{"uninstall"}, args...)...)
+}
+
+// start starts a command of the plugin.
+func (s *scene) start(args ...string) *running {
+	s.Helper()
 	path, err := builtPlugin()
 	if err != nil {
-		u.Fatal(err)
+		s.Fatal(err)
 	}
-	r := &running{uninstall: u, cmd: exec.CommandContext(u.Context(), path, append([]string{"--kubeconfig", u.env.Kubeconfig, "uninstall"}, args...)...)}
+	r := &running{scene: s, cmd: exec.CommandContext(s.Context(), path, append([]string{"--kubeconfig", s.env.Kubeconfig}, args...)...)}
 	output, err := r.cmd.StderrPipe()
 	if err != nil {
-		u.Fatal(err)
+		s.Fatal(err)
 	}
 	r.cmd.Stdout = io.Discard
 	if err := r.cmd.Start(); err != nil {
-		u.Fatal(err)
+		s.Fatal(err)
 	}
 	go func() {
 		lines := bufio.NewScanner(output)

@@ -6,10 +6,12 @@
 //
 //	make lab
 //	make lab ONCE=1
+//	make lab PLAY=adapter
 //
 // It runs until it is interrupted; with ONCE set, only until it has looked
 // whether every virtual machine was given the addresses of its machine, and whether
-// the plugin's commands that it would suggest work.
+// the plugin's commands that it would suggest work. With PLAY set, it plays a journey
+// instead, and shows what a user would type and see: see plays.
 package main
 
 import (
@@ -18,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"capv-static-ip.dev/tests/harness"
@@ -36,12 +39,25 @@ func main() {
 
 func run(ctx context.Context) (err error) {
 	began := time.Now()
+	p, playing, err := playNamed(os.Getenv("PLAY"))
+	if err != nil {
+		return err
+	}
+	options := p.options
+	options.Progress = os.Stdout
 	fmt.Println("Starting a management cluster; the first time, its programs are built, for about 20 minutes.")
-	s, err := stack.Start(ctx, stack.Options{Progress: os.Stdout})
+	s, err := stack.Start(ctx, options)
 	if err != nil {
 		return explain(ctx, err)
 	}
 	defer func() { err = end(ctx, s, err) }()
+	plugin, err := buildPlugin(ctx, s)
+	if err != nil {
+		return err
+	}
+	if playing {
+		return perform(ctx, p, &stage{Stack: s, plugin: plugin, out: os.Stdout})
+	}
 	sample, err := createSample(ctx, s)
 	if err != nil {
 		return err
@@ -50,17 +66,30 @@ func run(ctx context.Context) (err error) {
 	if err := sample.show(os.Stdout); err != nil {
 		return err
 	}
-	plugin, err := buildPlugin(ctx, s)
-	if err != nil {
-		return err
-	}
-	if once := os.Getenv("ONCE"); once != "" && once != "0" {
+	if isOnce() {
 		return plugin.try(ctx, sample.trials())
 	}
 	suggest(os.Stdout, s, func(to io.Writer) { plugin.suggest(to, sample.trials()) })
 	<-ctx.Done()
 	fmt.Println("Stopping.")
 	return nil
+}
+
+// perform plays a play, and leaves its stage as it is.
+func perform(ctx context.Context, p play, s *stage) error {
+	fmt.Fprintf(s.out, "\n%s\n", strings.ToUpper(p.what))
+	if err := p.act(ctx, s); err != nil || isOnce() {
+		return err
+	}
+	fmt.Fprintf(s.out, "\nIn another terminal:\n\n  export KUBECONFIG=%s\n  export PATH=%s:$PATH\n\nCtrl-C ends all of it.\n", s.Plane.Kubeconfig, s.plugin.dir)
+	<-ctx.Done()
+	return nil
+}
+
+// isOnce tells whether the lab ends by itself.
+func isOnce() bool {
+	once := os.Getenv("ONCE")
+	return once != "" && once != "0"
 }
 
 // end stops everything. What failed can be read about in the logs, so they stay.

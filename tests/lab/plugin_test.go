@@ -36,3 +36,17 @@ func TestEveryCommandIsTried(t *testing.T) {
 		}
 	}
 }
+
+func TestPlayIsFoundByItsName(t *testing.T) {
+	if _, playing, err := playNamed(""); playing || err != nil {
+		t.Errorf("without a name it plays is %v, %v", playing, err)
+	}
+	for name, p := range plays() {
+		if found, playing, err := playNamed(name); !playing || err != nil || found.what != p.what || p.act == nil {
+			t.Errorf("play %q: got %+v, %v, %v", name, found, playing, err)
+		}
+	}
+	if _, _, err := playNamed("hamlet"); err == nil || !strings.Contains(err.Error(), "adapter") {
+		t.Errorf("got %v, want the names that there are", err)
+	}
+}

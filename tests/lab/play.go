@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"capv-static-ip.dev/tests/stack"
+)
+
+// play is a journey that the lab plays, in place of its sample. Each has a file of its own,
+// and a line in plays.
+type play struct {
+	// what it shows, in a line.
+	what string
+	// options say how its stack differs from the usual one.
+	options stack.Options
+	// act plays it, and fails where something is not as it says.
+	act func(context.Context, *stage) error
+}
+
+// plays are those that PLAY can name.
+func plays() map[string]play {
+	return map[string]play{
+		"adapter": adapterPlay(),
+	}
+}
+
+// playNamed is the play of this name, false for the lab without one.
+func playNamed(name string) (play, bool, error) {
+	if name == "" {
+		return play{}, false, nil
+	}
+	all := plays()
+	p, ok := all[name]
+	if !ok {
+		return play{}, false, fmt.Errorf("there is no play %q: PLAY can be %s", name, strings.Join(slices.Sorted(maps.Keys(all)), ", "))
+	}
+	return p, true, nil
+}
+
+// stage is where a play is played: it prints what a user would see.
+type stage struct {
+	*stack.Stack
+	plugin *plugin
+	out    io.Writer
+}
+
+// tell says what happens next.
+func (s *stage) tell(format string, args ...any) {
+	fmt.Fprintf(s.out, "\n# "+format+"\n", args...)
+}
+
+// static runs kubectl static-ip and shows what it prints. It has to exit with this code, and
+// to say a word.
+func (s *stage) static(ctx context.Context, code int, says string, args ...string) error {
+	return s.show(s.plugin.command(ctx, args...), "kubectl static-ip "+strings.Join(args, " "), code, says)
+}
+
+// kubectl runs kubectl likewise.
+func (s *stage) kubectl(ctx context.Context, args ...string) error {
+	return s.show(s.plugin.anyCommand(ctx, args...), "kubectl "+strings.Join(args, " "), 0, "")
+}
+
+func (s *stage) show(cmd *exec.Cmd, typed string, code int, says string) error {
+	fmt.Fprintf(s.out, "\n$ %s\n", typed)
+	var output strings.Builder
+	cmd.Stdout = io.MultiWriter(s.out, &output)
+	cmd.Stderr = cmd.Stdout
+	err := cmd.Run()
+	var exited *exec.ExitError
+	switch {
+	case err != nil && !errors.As(err, &exited):
+		return fmt.Errorf("%s: %w", typed, err)
+	case cmd.ProcessState.ExitCode() != code:
+		return fmt.Errorf("%s exits with %d, want %d", typed, cmd.ProcessState.ExitCode(), code)
+	case !strings.Contains(output.String(), says):
+		return fmt.Errorf("%s does not say %q", typed, says)
+	}
+	return nil
+}
