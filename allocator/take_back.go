@@ -51,6 +51,10 @@ func (a *Allocator) takeBack(ctx context.Context, al *allocation) error {
 	if err != nil || exists {
 		return err
 	}
+	// What was frozen since it was claimed is reaped when that is over.
+	if frozen, err := a.Frozen(ctx, al.Machine.Namespace, al.provider.ReadClaim(claim).Pool); err != nil || frozen {
+		return err
+	}
 	if keep {
 		if err := a.unprotect(ctx, al.provider, al.provider.ReadClaim(claim), ""); err != nil {
 			return err

@@ -22,12 +22,16 @@ import (
 
 // verdict is an engine that says the same of each claim.
 type verdict struct {
-	pool  client.Object
-	unfit bool
+	pool          client.Object
+	unfit, frozen bool
 }
 
 func (v verdict) IsStillUnfit(context.Context, ipam.Claim, ipam.SetAside) (client.Object, bool, error) {
 	return v.pool, v.unfit, nil
+}
+
+func (v verdict) Frozen(context.Context, string, ipam.PoolReference) (bool, error) {
+	return v.frozen, nil
 }
 
 func testPool() *ipamv1.IPPool {

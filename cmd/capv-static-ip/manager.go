@@ -10,6 +10,8 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -145,6 +147,10 @@ func cacheOptions(opts *options) cache.Options {
 	}
 	if opts.namespace != "" {
 		options.DefaultNamespaces = map[string]cache.Config{opts.namespace: {}}
+		// There is no right to see others.
+		options.ByObject = map[client.Object]cache.ByObject{
+			allocator.Namespaces(): {Field: fields.OneTermEqualSelector(metav1.ObjectNameField, opts.namespace)},
+		}
 	}
 	return options
 }
@@ -219,6 +225,7 @@ func newAllocator(providers ipam.Providers, cached, live client.Client, opts *op
 	counts := ledger.New(providers)
 	alloc := allocator.New(providers, counts.Client(cached), live)
 	alloc.ReuseAfter, alloc.Counts = opts.reuseAfter, counts
+	alloc.Freezer = allocator.Freezer{Providers: providers, Live: live, Flag: opts.freeze}
 	return alloc
 }
 
@@ -237,7 +244,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	if err != nil {
 		return nil, err
 	}
-	lifecycleSources, err := lifecycle.Setup(mgr, providers, events, refusals, lifecycle.Periods{OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
+	lifecycleSources, err := lifecycle.Setup(mgr, providers, events, refusals, lifecycle.Periods{Freezer: alloc.Freezer, OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
 	if err != nil {
 		return nil, err
 	}
@@ -245,11 +252,11 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	if err != nil {
 		return nil, err
 	}
-	retrySources, err := retry.Setup(mgr, providers)
+	retrySources, err := retry.Setup(mgr, providers, alloc.Freezer)
 	if err != nil {
 		return nil, err
 	}
-	endpointSources, err := endpoint.Setup(mgr, providers, events, endpoint.Periods{OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
+	endpointSources, err := endpoint.Setup(mgr, providers, events, endpoint.Periods{Freezer: alloc.Freezer, OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
 	if err != nil {
 		return nil, err
 	}
