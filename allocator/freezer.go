@@ -39,6 +39,11 @@ func Namespaces() *metav1.PartialObjectMetadata {
 	return kube.MetadataOf(corev1.SchemeGroupVersion.WithKind("Namespace"))
 }
 
+// NamespaceList is to lists of them what Namespaces is to one.
+func NamespaceList() *metav1.PartialObjectMetadataList {
+	return kube.MetadataListOf(corev1.SchemeGroupVersion.WithKind("Namespace"))
+}
+
 // FreezesOrThaws passes the events after which a namespace is frozen, or is so no more.
 func FreezesOrThaws() predicate.Predicate {
 	return predicate.Funcs{
