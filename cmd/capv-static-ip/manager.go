@@ -286,7 +286,22 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	}
 	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
 
-	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, alloc.Counts, kinds, live}, opts), addChecks(mgr, kinds))
+	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, alloc.Counts, kinds, live}, opts), addChecks(mgr, kinds), watchNamespaces(ctx, mgr))
+}
+
+// watchNamespaces has every replica know which namespaces are frozen before it is ready. They
+// have no CRD that would have to be waited for.
+func watchNamespaces(ctx context.Context, mgr manager.Manager) error {
+	informer, err := mgr.GetCache().GetInformer(ctx, allocator.Namespaces(), cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watching namespaces: %w", err)
+	}
+	return mgr.AddReadyzCheck("namespaces", func(*http.Request) error {
+		if !informer.HasSynced() {
+			return errors.New("the cache has not all namespaces yet")
+		}
+		return nil
+	})
 }
 
 // registerWebhooks has the webhook server answer for machines and for VSphereClusters.
