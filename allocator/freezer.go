@@ -64,10 +64,11 @@ func (f Freezer) Namespace(ctx context.Context, reader client.Reader, namespace 
 	}
 	object := Namespaces()
 	err := reader.Get(ctx, types.NamespacedName{Name: namespace}, object)
-	if kube.IsAbsent(err) {
+	switch {
+	case kube.IsAbsent(err), apierrors.IsForbidden(err):
+		// Whoever took the right away is not to hold up machines.
 		return nil, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("reading namespace %s: %w", namespace, err)
 	}
 	return ipam.FrozenBy(ipam.Pool{}, object, ""), nil
@@ -82,7 +83,6 @@ func (f Freezer) Claims(ctx context.Context, namespace string, ref ipam.PoolRefe
 	pool, err := f.Providers.For(ref).Read(ctx, f.Live, f.Live, namespace, ref)
 	switch {
 	case apierrors.IsForbidden(err):
-		// Whoever took the right away is not to hold up machines.
 		return nil, nil
 	case err != nil || pool == nil:
 		return nil, err

@@ -276,11 +276,11 @@ func (s *survey) read(ctx context.Context, al *allocation, o *offer) error {
 		s.pools[o.want.Pool] = pool
 	}
 	o.pool = pool
-	if freeze := ipam.FrozenBy(pool, nil, ""); freeze != nil {
-		return ipam.WithShortages(freeze.Refuse(), s.shortages(o.want, append([]ipam.PoolReference{o.want.Pool}, o.want.AlsoMissing...))...)
-	}
 	if err := ipam.CheckStatement(pool, al.Machine, o.want); err != nil {
 		return ipam.WithShortages(err, s.shortages(o.want, o.want.AlsoMissing)...)
+	}
+	if freeze := ipam.FrozenBy(pool, nil, ""); freeze != nil {
+		return ipam.WithShortages(freeze.Refuse(), s.shortages(o.want, append([]ipam.PoolReference{o.want.Pool}, o.want.AlsoMissing...))...)
 	}
 	return nil
 }

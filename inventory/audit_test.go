@@ -213,7 +213,11 @@ func TestFindings(t *testing.T) {
 			s.claim.DeletionTimestamp, s.claim.Finalizers = ago(time.Second), []string{ipam.InUseFinalizer}
 		}, ""},
 
-		"a pool that is frozen":      {func(s *scene) { s.pool.Annotations[ipam.FrozenAnnotation] = "restore" }, "SIP-019 warning IPPool ns/pool"},
+		"a pool that is frozen": {func(s *scene) { s.pool.Annotations[ipam.FrozenAnnotation] = "restore" }, "SIP-019 warning IPPool ns/pool"},
+		"an owner that was refused because its pool is frozen": {func(s *scene) {
+			s.pool.Annotations[ipam.FrozenAnnotation] = "restore"
+			s.more = []client.Object{refused(time.Hour)}
+		}, "SIP-019 warning IPPool ns/pool"},
 		"a namespace that is frozen": {func(s *scene) { s.more = []client.Object{frozen("ns")} }, "SIP-019 warning Namespace ns"},
 		"a namespace that is not":    {func(s *scene) { s.more = []client.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}} }, ""},
 		"a deletion that waits for the end of a freeze": {func(s *scene) {
