@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/tests/harness"
 )
@@ -20,11 +18,10 @@ import (
 // drilled are the machines of the drill of docs/restore.md.
 var drilled = []string{"cp-0", "md-0", "md-1", "md-2"}
 
-// drill is a Cluster with an endpoint and some machines that run, and a backup of it.
+// drill is a Cluster with some machines that run, and a backup of it.
 type drill struct {
-	f        harness.Fixture
-	ips      map[string]string
-	endpoint string
+	f   harness.Fixture
+	ips map[string]string
 	// saved are in the order in which Velero restores: by the name of the resource, with
 	// Clusters last. Of each there is neither owner, nor finalizer, nor status.
 	saved []*unstructured.Unstructured
@@ -34,14 +31,9 @@ type drill struct {
 // cluster that is lost.
 func backedUp(t *testing.T, f harness.Fixture) drill {
 	t.Helper()
-	s, d := newScene(t, shared), drill{f: f, ips: map[string]string{}, endpoint: f.IP(88)}
+	s, d := newScene(t, shared), drill{f: f, ips: map[string]string{}}
 	cluster := harness.Cluster(s.ns, harness.DefaultCluster)
-	s.create(f.Pool(s.ns, f.WithIPs(88, 99)), cluster, harness.VSphereCluster(s.ns, harness.DefaultCluster, endpointOf(f)))
-	s.change(cluster, func() {
-		cluster.Spec.ControlPlaneEndpoint = clusterv1.APIEndpoint{Host: d.endpoint, Port: 6443}
-		cluster.Spec.InfrastructureRef = clusterv1.ContractVersionedObjectReference{APIGroup: capvv1.GroupName, Kind: "VSphereCluster", Name: harness.DefaultCluster}
-	})
-	s.eventually("the endpoint to be held", func(context.Context) error { return s.endpointIsHeld(harness.DefaultCluster, d.endpoint) })
+	s.create(f.Pool(s.ns, f.WithIPs(88, 99)), cluster)
 	for _, name := range drilled {
 		s.create(s.asks(f, name))
 		d.ips[name] = s.settled(name)
@@ -52,7 +44,6 @@ func backedUp(t *testing.T, f harness.Fixture) drill {
 	d.add(s, s.claims()...)
 	d.add(s, s.addresses()...)
 	d.add(s, f.Pool(s.ns))
-	d.add(s, harness.VSphereCluster(s.ns, harness.DefaultCluster))
 	for _, name := range drilled {
 		d.add(s, harness.Machine(s.ns, name), &capvv1.VSphereVM{ObjectMeta: s.machine(name).ObjectMeta})
 	}
@@ -97,7 +88,7 @@ func (d drill) frozenTarget(t *testing.T) (s *scene, mark client.Object) {
 	return s, mark
 }
 
-// isWhole returns an error unless these machines, and the endpoint, have what is theirs.
+// isWhole returns an error unless these machines have what is theirs.
 func (d drill) isWhole(s *scene, machines ...string) error {
 	for _, name := range machines {
 		ip := d.ips[name]
@@ -108,7 +99,7 @@ func (d drill) isWhole(s *scene, machines ...string) error {
 			return fmt.Errorf("%s has %s, want %s", name, got, ip)
 		}
 	}
-	return errors.Join(s.heldOnce(), s.endpointIsHeld(harness.DefaultCluster, d.endpoint))
+	return s.heldOnce()
 }
 
 // errorsOfAudit are the checks that kubectl static-ip audit finds errors by.
@@ -161,7 +152,7 @@ func TestClusterIsWholeAfterTheDrill(t *testing.T) {
 				if err := d.isWhole(s, drilled...); err != nil {
 					t.Error(err)
 				}
-				s.expectClaims(len(drilled) + 2)
+				s.expectClaims(len(drilled) + 1)
 			})
 		})
 	}
