@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
@@ -75,6 +76,78 @@ func TestNothingIsClaimedOfWhatIsFrozen(t *testing.T) {
 				t.Errorf("got the claims %v, %v; want none", claims.Items, err)
 			}
 		})
+	}
+}
+
+// frozenServedPool is a pool that metal3 has looked at, and that says that it is frozen.
+func frozenServedPool() *ipamv1.IPPool {
+	pool := servedPool()
+	kube.SetAnnotation(pool, ipam.FrozenAnnotation, "restore")
+	return pool
+}
+
+func TestNothingIsTakenOfWhatIsFrozen(t *testing.T) {
+	for name, a := range map[string]*Allocator{
+		"pool":      freezing(t, "", frozenServedPool()),
+		"all":       freezing(t, "restore", servedPool()),
+		"namespace": freezing(t, "", servedPool()),
+	} {
+		t.Run(name, func(t *testing.T) {
+			a.TakesAddresses = true
+			count(t, a)
+			a.freeze(t, name == "namespace")
+
+			if attempt, err := a.Claim(t.Context(), requestOf("cp-0")); !IsFrozen(err) {
+				t.Errorf("got %v, error %v; want a refusal because it is frozen", attempt.Bindings, err)
+			}
+			if there := onServer(t, a); len(there) > 0 {
+				t.Errorf("%d addresses are there, want none", len(there))
+			}
+		})
+	}
+}
+
+// It is given back when the freeze is over.
+func TestAddressThatADeniedRequestTookStaysWhileItIsFrozen(t *testing.T) {
+	for name, frozen := range map[string]bool{"frozen": true, "not": false} {
+		t.Run(name, func(t *testing.T) {
+			a := freezing(t, "", servedPool())
+			a.TakesAddresses = true
+			count(t, a)
+			attempt, err := a.Claim(t.Context(), requestOf("cp-0"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.freeze(t, frozen)
+
+			if err := a.TakeBack(t.Context(), attempt); err != nil {
+				t.Fatal(err)
+			}
+
+			there := onServer(t, a)[attempt.Bindings[0].Address.Addr().String()]
+			if stays := there != nil && ipam.IsTaken(there); stays != frozen {
+				t.Errorf("the address is %+v, want that it stays: %t", there, frozen)
+			}
+		})
+	}
+}
+
+// The cache does not know yet that the pool is frozen.
+func TestAddressThatTurnsOutToBeUnfitStaysWhileItIsFrozen(t *testing.T) {
+	first, _ := firstAndSecond(t)
+	twin := &capiipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "one-" + dashed(first)}}
+	twin.Spec.Address, twin.Spec.PoolRef.Name = first.String(), "one"
+	a := freezing(t, "", frozenServedPool(), twin)
+	a.client = behind{a.client, freezing(t, "", servedPool()).client}
+	a.TakesAddresses = true
+	count(t, a)
+
+	if attempt, err := a.Claim(t.Context(), requestOf("cp-0")); !IsFrozen(err) {
+		t.Errorf("got %v, error %v; want a refusal because it is frozen", attempt.Bindings, err)
+	}
+
+	if there := onServer(t, a); len(there) != 1 || there[first.String()] == nil {
+		t.Errorf("the addresses %v are there, want %s alone", there, first)
 	}
 }
 

@@ -55,8 +55,8 @@ func (r *Reconciler) thaw(t *testing.T) {
 }
 
 func TestStepsThatGiveBackAreNotTakenWhileFrozen(t *testing.T) {
-	kept := []step{cool, release, unprotect, reap, handBack, dropFinalizers, deleteStray, removeClaimFinalizer}
-	all := append([]step{idle, adopt, protect, recreate, deleteFailed, report, verify, note, awaitMachine, markMoved}, kept...)
+	kept := []step{cool, release, unprotect, reap, handBack, dropFinalizers, deleteStray, removeClaimFinalizer, giveBack}
+	all := append([]step{idle, adopt, claimTaken, protect, recreate, deleteFailed, report, verify, note, awaitMachine, markMoved}, kept...)
 	for _, s := range all {
 		if got, want := s.givesBack(absent(), bound()), slices.Contains(kept, s); got != want {
 			t.Errorf("%s gives back: %t, want %t", s, got, want)
@@ -169,5 +169,49 @@ func TestAddressOfALivingMachineIsProtectedWhileFrozen(t *testing.T) {
 	}
 	if got := <-told.Events; !strings.Contains(got, "AddressBound") {
 		t.Errorf("it told %s, want that the address is bound", got)
+	}
+}
+
+// withoutItsClaim makes an address one that was taken for cp-0 an hour ago.
+func withoutItsClaim(a *ipamv1.IPAddress) {
+	a.OwnerReferences = nil
+	kube.SetAnnotation(a, ipam.RequestedByAnnotation, "none")
+	ipam.Use(a, ipam.Stamp{Time: now.Add(-time.Hour), Request: "request"})
+}
+
+func TestAddressThatWasTakenForNobodyIsGivenBackWhenTheFreezeIsOver(t *testing.T) {
+	address := answering(withoutItsClaim)
+	r := reconciler(t, address, frozenPool())
+	r.looksForFrost(t)
+	r.at(now)
+	r.settle(t.Context(), t) // it is seen
+	r.at(now.Add(2 * restorePatience))
+	r.settle(t.Context(), t)
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || !ipam.IsTaken(address) {
+		t.Fatalf("the address is %+v, %v; want it as it was taken", address.ObjectMeta, err)
+	}
+
+	r.thaw(t)
+	r.settle(t.Context(), t)
+
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); client.IgnoreNotFound(err) != nil || err == nil {
+		t.Errorf("got error %v, want the address to be gone", err)
+	}
+}
+
+// It is the machine's, and without its claim it would be lost.
+func TestAddressThatWasTakenForAMachineIsClaimedWhileFrozen(t *testing.T) {
+	machine := cp0(onItsDevice, annotatedWith("cp-0-0", "10.0.0.1/24"), func(m *capi.VSphereMachine) { m.Finalizers = []string{ipam.ReleaseFinalizer} })
+	address := answering(withoutItsClaim)
+	r := reconciler(t, machine, address, frozenPool())
+	r.looksForFrost(t)
+	r.settle(t.Context(), t)
+
+	claim := &ipamv1.IPClaim{}
+	if err := r.live.Get(t.Context(), client.ObjectKey{Namespace: "ns", Name: "cp-0-0"}, claim); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.live.Get(t.Context(), client.ObjectKeyFromObject(address), address); err != nil || ipam.IsTaken(address) || !ipam.IsProtected(address) {
+		t.Errorf("the address is %+v, %v; want it protected, and its claim's", address.ObjectMeta, err)
 	}
 }
