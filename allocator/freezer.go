@@ -23,13 +23,13 @@ import (
 // given back meanwhile.
 const FrozenCheck = 10 * time.Second
 
-// Freezer finds what is frozen. Who claims asks it by the cache; who is about to give
-// something back asks the API server, since the cache may be behind. Its zero value knows of
-// nothing that is.
+// Freezer finds what is frozen. Who claims asks it by the cache. Who is about to give
+// something back asks the API server, unless the cache says that it is frozen: that it is
+// not may be what the cache does not know yet. Its zero value knows of nothing that is.
 type Freezer struct {
 	Providers ipam.Providers
-	// Live reads past the cache.
-	Live client.Reader
+	// Cached reads from the cache, Live past it.
+	Cached, Live client.Reader
 	// Flag is why all is frozen, empty if it is not.
 	Flag string
 }
@@ -74,13 +74,23 @@ func (f Freezer) Namespace(ctx context.Context, reader client.Reader, namespace 
 	return ipam.FrozenBy(ipam.Pool{}, object, ""), nil
 }
 
-// Claims finds what freezes the claims of a namespace on a pool, by what the API server says.
+// Claims finds what freezes the claims of a namespace on a pool, for who is about to give one
+// back. While it is frozen, each that waits asks again and again: these the cache can answer.
 func (f Freezer) Claims(ctx context.Context, namespace string, ref ipam.PoolReference) (*ipam.Freeze, error) {
-	freeze, err := f.Namespace(ctx, f.Live, namespace)
+	if f.Cached != nil {
+		if freeze, err := f.claims(ctx, f.Cached, namespace, ref); err == nil && freeze != nil {
+			return freeze, nil
+		}
+	}
+	return f.claims(ctx, f.Live, namespace, ref)
+}
+
+func (f Freezer) claims(ctx context.Context, reader client.Reader, namespace string, ref ipam.PoolReference) (*ipam.Freeze, error) {
+	freeze, err := f.Namespace(ctx, reader, namespace)
 	if freeze != nil || err != nil || f.Live == nil || ref == (ipam.PoolReference{}) {
 		return freeze, err
 	}
-	pool, err := f.Providers.For(ref).Read(ctx, f.Live, f.Live, namespace, ref)
+	pool, err := f.Providers.For(ref).Read(ctx, reader, f.Live, namespace, ref)
 	switch {
 	case apierrors.IsForbidden(err):
 		return nil, nil

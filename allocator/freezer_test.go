@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -242,5 +243,40 @@ func TestPoolThatMayNotBeReadHoldsNothingUp(t *testing.T) {
 
 	if freeze, err := a.Freezer.Claims(t.Context(), "ns", metal3.PoolNamed("one")); freeze != nil || err != nil {
 		t.Errorf("got %v, %v", freeze, err)
+	}
+}
+
+// Of a thousand claims that wait for the end of a freeze each asks every ten seconds.
+func TestWhatTheCacheSaysIsFrozenIsNotReadLive(t *testing.T) {
+	for name, frozen := range map[string]func(t *testing.T) *Allocator{
+		"pool": func(t *testing.T) *Allocator { return freezing(t, "", frozenPool("one")) },
+		"namespace": func(t *testing.T) *Allocator {
+			a := freezing(t, "", poolOf("one", "10.0.0.20"))
+			a.freeze(t, true)
+			return a
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := frozen(t)
+			a.Freezer.Cached, a.Freezer.Live = a.client, interceptor.NewClient(a.client.(client.WithWatch), interceptor.Funcs{
+				Get: func(_ context.Context, _ client.WithWatch, key client.ObjectKey, _ client.Object, _ ...client.GetOption) error {
+					t.Errorf("%s is read live", key)
+					return errors.New("it is not to be read")
+				},
+			})
+
+			if freeze, err := a.Freezer.Claims(t.Context(), "ns", metal3.PoolNamed("one")); freeze == nil || err != nil {
+				t.Errorf("got %v, %v; want that it is frozen", freeze, err)
+			}
+		})
+	}
+}
+
+func TestWhatTheCacheDoesNotKnowToBeFrozenIsReadLive(t *testing.T) {
+	a := freezing(t, "", frozenPool("one"))
+	a.Freezer.Cached = freezing(t, "", poolOf("one", "10.0.0.20")).client
+
+	if freeze, err := a.Freezer.Claims(t.Context(), "ns", metal3.PoolNamed("one")); freeze == nil || err != nil {
+		t.Errorf("got %v, %v; want that it is frozen", freeze, err)
 	}
 }

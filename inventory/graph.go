@@ -176,7 +176,7 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 		At: s.Now(), byKey: map[PoolKey]*Pool{}, byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
 		Templates: map[types.NamespacedName]*unstructured.Unstructured{}, makers: newMakers(), reuseAfter: s.ReuseAfter,
 		frozen: map[string]*metav1.PartialObjectMetadata{},
-		asked: s.Namespace, ofSome: s.Namespace != "" || len(s.namespaces) > 0,
+		asked:  s.Namespace, ofSome: s.Namespace != "" || len(s.namespaces) > 0,
 	}
 	if s.ParseBindings == nil {
 		s.ParseBindings = ipam.ParseBindings

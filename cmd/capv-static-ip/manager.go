@@ -225,7 +225,7 @@ func newAllocator(providers ipam.Providers, cached, live client.Client, opts *op
 	counts := ledger.New(providers)
 	alloc := allocator.New(providers, counts.Client(cached), live)
 	alloc.ReuseAfter, alloc.Counts, alloc.TakesAddresses = opts.reuseAfter, counts, opts.metal3Allocation == allocationByAddress
-	alloc.Freezer = allocator.Freezer{Providers: providers, Live: live, Flag: opts.freeze}
+	alloc.Freezer = allocator.Freezer{Providers: providers, Cached: cached, Live: live, Flag: opts.freeze}
 	return alloc
 }
 

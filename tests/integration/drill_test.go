@@ -149,6 +149,7 @@ func TestClusterIsWholeAfterTheDrill(t *testing.T) {
 				})
 				s.thaw(mark)
 				s.eventually("a machine to be made", func(ctx context.Context) error { return s.env.Client.Create(ctx, s.asks(f, "next")) })
+				s.settled("next")
 				if err := d.isWhole(s, drilled...); err != nil {
 					t.Error(err)
 				}

@@ -240,3 +240,62 @@ func TestFlagOfTheManagerFreezesEverything(t *testing.T) {
 	s.gone(machine)
 	s.returned(ip)
 }
+
+func whatIsFrozenIsNotTaken(s *scene) {
+	f, pool := harness.OfMetal3, s.takingPool()
+	s.freeze(f, pool, poolText(f))
+
+	s.expectDenial(s.env.Client.Create(s.Context(), s.pooled("cp-0")), frozenText(poolText(f)))
+	if taken := s.takenFor("cp-0"); taken != nil {
+		s.Errorf("%s was taken", taken.GetName())
+	}
+
+	s.thaw(pool)
+	s.eventually("a machine to be made", func(ctx context.Context) error { return s.env.Client.Create(ctx, s.pooled("cp-0")) })
+	s.isTakenBy("cp-0")
+}
+
+// frozenBehindAMachine leaves a machine in a frozen namespace that has an address, and no
+// claim.
+func frozenBehindAMachine(s *scene) {
+	s.takingPool()
+	s.create(s.pooled("cp-0"))
+	s.isTakenBy("cp-0")
+	by := byMark["namespace"]
+	s.freeze(harness.OfMetal3, by.mark(s, harness.OfMetal3), by.what(harness.OfMetal3))
+}
+
+// claimComesWhileItIsFrozen looks at what frozenBehindAMachine left.
+func claimComesWhileItIsFrozen(s *scene) {
+	ip, machine := s.settled("cp-0"), s.machine("cp-0")
+	s.delete(machine)
+	s.told("cp-0", "ReleaseFrozen")
+	if err := errors.Join(s.exists(machine), s.isHeld("cp-0", ip)); err != nil {
+		s.Error(err)
+	}
+
+	s.thaw(byMark["namespace"].mark(s, harness.OfMetal3))
+	s.gone(machine)
+	s.returned(ip)
+}
+
+// whatWasTakenStaysWhileItIsFrozen has an address taken for a machine that is never stored.
+func whatWasTakenStaysWhileItIsFrozen(s *scene) {
+	f, pool := harness.OfMetal3, s.takingPool()
+	if answer := s.ask(s.env.managers[0], s.creation("never", s.onOwnNetwork(s.manifest(s.pooled("never"))))); !answer.Allowed {
+		s.Fatal(answer.Result.Message)
+	}
+	taken := s.takenFor("never")
+	if taken == nil {
+		s.Fatal("no address was taken")
+	}
+	s.freeze(f, pool, poolText(f))
+
+	s.outlives(f)
+	if s.takenFor("never") == nil {
+		s.Errorf("%s was given back", taken.GetName())
+	}
+
+	s.thaw(pool)
+	s.reaped(taken)
+}

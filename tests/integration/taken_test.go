@@ -39,6 +39,7 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 		env.managers = append(env.managers, manager)
 	}
 	// What has no claim yet is looked at again when a replica leads.
+	var frozen string
 	t.Run("while nobody leads", func(t *testing.T) {
 		for name, test := range map[string]func(*scene){
 			"a machine needs one write":                           machineTakesOneWrite,
@@ -48,6 +49,11 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			"a webhook behind changes the machine":                machineIsChangedBehind,
 			"metal3 answers nobody, and nobody needs it":          metal3OnlyGuards,
 			"metal3 is asked where it has to be":                  metal3IsAskedWhereItMust,
+			"what is frozen is not taken":                         whatIsFrozenIsNotTaken,
+			"a namespace is frozen behind a machine": func(s *scene) {
+				frozenBehindAMachine(s)
+				frozen = s.ns
+			},
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -75,6 +81,10 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			"what is reserved, and what the network needs":     reservedAddressesAreNotTaken,
 			"a range that is taken out of a pool is not given": rangeThatIsTakenOutIsNotGiven,
 			"a machine of a deleted pool":                      poolGoesWithAMachine,
+			"what is frozen is not given back":                 whatWasTakenStaysWhileItIsFrozen,
+			"a machine whose namespace is frozen has its claim": func(s *scene) {
+				claimComesWhileItIsFrozen(&scene{T: s.T, env: env, ns: frozen})
+			},
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
