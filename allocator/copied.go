@@ -47,18 +47,23 @@ func (a *Allocator) CheckNotCopied(ctx context.Context, machine ipam.Machine, bi
 }
 
 // takerOf is the machine that the address of a binding was taken for, while there is no claim,
-// empty if there is none.
+// empty if there is none. An address of another claim has gone to somebody else since: the
+// binding is no copy.
 func (a *Allocator) takerOf(ctx context.Context, machine ipam.Machine, b ipam.Binding) (string, error) {
 	name, ok, err := a.nameTaken(ctx, machine, b)
 	if err != nil || !ok {
 		return "", err
 	}
-	address, key := ipam.EmptyAddress(a.providers.For(b.Pool)), types.NamespacedName{Namespace: machine.Namespace, Name: name}
+	provider := a.providers.For(b.Pool)
+	address, key := ipam.EmptyAddress(provider), types.NamespacedName{Namespace: machine.Namespace, Name: name}
 	if err := a.live.Get(ctx, key, address); err != nil {
 		if kube.IsAbsent(err) {
 			return "", nil
 		}
 		return "", fmt.Errorf("reading address %s: %w", key, err)
+	}
+	if provider.ReadAddress(address).Claim != b.Claim {
+		return "", nil
 	}
 	return ipam.MachineOf(address), nil
 }

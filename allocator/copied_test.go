@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"net/netip"
 	"testing"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
@@ -50,6 +51,32 @@ func TestBindingsOfAnotherMachineThatLivesAreRefused(t *testing.T) {
 			a.live = played(t, claim, storedMachine("cp-9"), storedMachine("cp-0")).client
 			bindings := ipam.Bindings{Machine: "cp-0", Bindings: []ipam.Binding{
 				{Pool: metal3.PoolNamed("one"), Claim: "cp-0-0"}, {Pool: metal3.PoolNamed("one"), Claim: "cp-9-0"},
+			}}
+
+			err := a.CheckNotCopied(t.Context(), cp0(), bindings)
+
+			if refused := isRefusedFor(err, ipam.BindingsShared); refused != test.refused || !refused && err != nil {
+				t.Errorf("got error %v, want a refusal %s: %t", err, ipam.BindingsShared, test.refused)
+			}
+		})
+	}
+}
+
+// Whoever was restored has bindings of its own, and whether it may share its address with
+// the one that was given it meanwhile is decided elsewhere.
+func TestCopyOfAMachineWithoutAClaimIsKnownByTheClaimOfItsAddress(t *testing.T) {
+	ip := netip.MustParseAddr("10.0.0.10")
+	for name, test := range map[string]struct {
+		claim   string
+		refused bool
+	}{
+		"a copy of the one that has the address": {"cp-9-0", true},
+		"one that had the address before":        {"cp-0-0", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := taking(t, servedPool(), ofMachine("cp-9", ip), storedMachine("cp-9"))
+			bindings := ipam.Bindings{Machine: "cp-0", Bindings: []ipam.Binding{
+				{Pool: metal3.PoolNamed("one"), Claim: test.claim, Address: netip.PrefixFrom(ip, 24)},
 			}}
 
 			err := a.CheckNotCopied(t.Context(), cp0(), bindings)
