@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -124,15 +125,21 @@ func orFine(err error) any {
 	return err
 }
 
-// await looks again and again until nothing is left to wait for.
+// await looks again and again until nothing is left to wait for. Its error is what was found
+// left when there was still time to look.
 func (t *trial) await(ctx context.Context, timeout time.Duration, left func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	var found error
 	for {
 		err := left(ctx)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil {
+			return nil
 		}
+		if ctx.Err() != nil {
+			return cmp.Or(found, err)
+		}
+		found = err
 		wait(ctx, lookAgain)
 	}
 }
