@@ -27,6 +27,8 @@ type Allocator struct {
 	live client.Reader
 	// ReuseAfter is for how long addresses cool down whose pools say nothing of that.
 	ReuseAfter time.Duration
+	// Freezer finds what is frozen.
+	Freezer Freezer
 	// Each of these wakes waiting requests, by the key of an object. bound: the claim, or
 	// an address of it, has changed; full: the pool says that it is full; stored: the
 	// machine has changed.

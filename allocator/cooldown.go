@@ -19,8 +19,6 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get
-
 // coolingCheck is how often it is looked at a pool, of what cools down, that is not
 // watched: it may be gone, or say something else by now.
 const coolingCheck = time.Minute

@@ -21,7 +21,7 @@ import (
 // bindings: it asks for nothing any more, for less or for other pools, or it was too late.
 // Nobody else would: the machine owns the claims, and lives. What anything uses stays, and
 // of a machine that has an address of ours without saying so, everything. It returns
-// ErrMachineGone if the machine is gone.
+// ErrMachineGone if the machine is gone, and a Refusal if something of it is frozen.
 func (a *Allocator) GiveUp(ctx context.Context, machine ipam.Machine, uid types.UID) error {
 	req := Request{Machine: machine, UID: uid}
 	claims, err := a.madeFor(ctx, req)
@@ -34,6 +34,9 @@ func (a *Allocator) GiveUp(ctx context.Context, machine ipam.Machine, uid types.
 	}
 	stored, err := a.storedMachine(ctx, req)
 	if err != nil {
+		return err
+	}
+	if err := a.checkThawedOf(ctx, claims, left); err != nil {
 		return err
 	}
 	held, err := a.Held(ctx, machine, uid)
@@ -54,6 +57,21 @@ func (a *Allocator) GiveUp(ctx context.Context, machine ipam.Machine, uid types.
 		}
 	}
 	return a.unprotectAll(ctx, req, left)
+}
+
+// checkThawedOf refuses to give up claims, or addresses, of which one is frozen.
+func (a *Allocator) checkThawedOf(ctx context.Context, claims []ipam.Claim, left []client.Object) error {
+	for _, claim := range claims {
+		if err := a.checkFrozen(ctx, claim.GetNamespace(), claim.Pool); err != nil {
+			return err
+		}
+	}
+	for _, address := range left {
+		if err := a.checkFrozen(ctx, address.GetNamespace(), a.providers.OfAddress(address).ReadAddress(address).Pool); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // placeOf is the address of a binding, on any network.
@@ -212,6 +230,9 @@ func (a *Allocator) unprotectLeft(ctx context.Context, req Request) error {
 	}
 	left, err := a.leftOf(ctx, req)
 	if err != nil || len(left) == 0 {
+		return err
+	}
+	if err := a.checkThawedOf(ctx, nil, left); err != nil {
 		return err
 	}
 	return a.unprotectAll(ctx, req, left)

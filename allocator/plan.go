@@ -24,6 +24,9 @@ func (a *Allocator) plan(ctx context.Context, attempt *Attempt) error {
 }
 
 func (a *Allocator) planFrom(ctx context.Context, reader client.Reader, attempt *Attempt) error {
+	if err := a.checkThawed(ctx, reader, attempt); err != nil {
+		return err
+	}
 	survey := newSurvey(a, reader)
 	for _, al := range attempt.allocations {
 		if !attempt.claiming {
@@ -51,6 +54,19 @@ func (a *Allocator) planFrom(ctx context.Context, reader client.Reader, attempt 
 		al.follow(choosing.chosen[i])
 	}
 	return nil
+}
+
+// checkThawed refuses whoever asks for anything while the namespace, or all, is frozen. What a
+// pool says is looked at with the pool: another one may serve.
+func (a *Allocator) checkThawed(ctx context.Context, reader client.Reader, attempt *Attempt) error {
+	if len(attempt.allocations) == 0 {
+		return nil
+	}
+	freeze, err := a.Freezer.Namespace(ctx, reader, attempt.allocations[0].Machine.Namespace)
+	if err != nil || freeze == nil {
+		return err
+	}
+	return freeze.Refuse()
 }
 
 // follow has an allocation go on with what was chosen.
@@ -294,6 +310,9 @@ func (s *survey) read(ctx context.Context, al *allocation, o *offer) error {
 	if err := ipam.CheckStatement(pool, al.Machine, o.want); err != nil {
 		return ipam.WithShortages(err, s.shortages(o.want, o.want.AlsoMissing)...)
 	}
+	if freeze := ipam.FrozenBy(pool, nil, ""); freeze != nil {
+		return ipam.WithShortages(freeze.Refuse(), s.shortages(o.want, append([]ipam.PoolReference{o.want.Pool}, o.want.AlsoMissing...))...)
+	}
 	return nil
 }
 
@@ -332,5 +351,5 @@ func (s *survey) passedOver(chosen []*offer) (warnings []string) {
 
 // passes tells whether what a pool is refused for ends by itself, as a rule.
 func passes(reason ipam.Reason) bool {
-	return reason == ipam.PoolExhausted || reason == ipam.PoolTerminating || reason == ipam.PoolNotServed || reason == ipam.AddressTaken
+	return reason == ipam.PoolExhausted || reason == ipam.PoolTerminating || reason == ipam.PoolNotServed || reason == ipam.AddressTaken || reason == ipam.Frozen
 }

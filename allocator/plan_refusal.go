@@ -117,6 +117,7 @@ func causeOf(c candidate, refusal *ipam.Refusal) string {
 		ipam.PoolExhausted:           "is exhausted",
 		ipam.PoolNotFound:            "not found",
 		ipam.PoolTerminating:         "is being deleted",
+		ipam.Frozen:                  "is frozen",
 		ipam.PoolNotServed:           "is not served",
 		ipam.PoolForbidden:           "cannot be read",
 		ipam.PoolNotForNetwork:       "is for other networks",

@@ -272,7 +272,7 @@ func (a *Allocator) confirmPool(ctx context.Context, al *allocation) error {
 }
 
 // takeBackAddress deletes the address that a request took, unless another one has used it
-// since, or its machine exists.
+// since, or its machine exists. It returns a Refusal if it was frozen since.
 func (a *Allocator) takeBackAddress(ctx context.Context, al *allocation) error {
 	if al.took == "" {
 		return nil
@@ -287,6 +287,9 @@ func (a *Allocator) takeBackAddress(ctx context.Context, al *allocation) error {
 	}
 	exists, err := holderExists(ctx, a.live, al.Machine.Namespace, al.Machine.Holder())
 	if err != nil || exists {
+		return err
+	}
+	if err := a.checkFrozen(ctx, al.Machine.Namespace, al.want.Pool); err != nil {
 		return err
 	}
 	al.took = ""

@@ -14,7 +14,8 @@ import (
 
 // TakeBack deletes the claims that a failed attempt made and that nobody used since,
 // and unprotects their addresses; likewise the addresses that it took. What it merely found is left to the
-// controller that reaps: another request may have been answered with it. It gives
+// controller that reaps: another request may have been answered with it; and so is what
+// was frozen since, until that is over. It gives
 // up on a claim whose machine exists: the same create may have come in twice.
 //
 // A claim that its provider was too slow to bind is kept for the next machine of
@@ -23,7 +24,7 @@ import (
 func (a *Allocator) TakeBack(ctx context.Context, attempt *Attempt) error {
 	var errs []error
 	for _, al := range attempt.allocations {
-		if err := kube.RetryOnConflict(func() error { return a.takeBackAddress(ctx, al) }); err != nil {
+		if err := kube.RetryOnConflict(func() error { return a.takeBackAddress(ctx, al) }); err != nil && !IsFrozen(err) {
 			errs = append(errs, fmt.Errorf("taking back address %q of claim %s: %w", al.took, al.claimKey(), err))
 		}
 		if !al.used {
@@ -52,6 +53,9 @@ func (a *Allocator) takeBack(ctx context.Context, al *allocation) error {
 	}
 	exists, err := holderExists(ctx, a.live, al.Machine.Namespace, al.Machine.Holder())
 	if err != nil || exists {
+		return err
+	}
+	if frozen, err := a.Frozen(ctx, al.Machine.Namespace, al.provider.ReadClaim(claim).Pool); err != nil || frozen {
 		return err
 	}
 	if keep {

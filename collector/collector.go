@@ -188,7 +188,8 @@ func (w watchedOnly) List(ctx context.Context, list client.ObjectList, options .
 	if _, whole := list.(*unstructured.UnstructuredList); whole && slices.Contains(inventory.WorkloadKinds(), kind) {
 		watches = w.WatchesWhole
 	}
-	if !watches(kind) {
+	// Namespaces have no CRD, and are always watched.
+	if !watches(kind) && kind != (schema.GroupKind{Kind: "Namespace"}) {
 		return errNotWatched
 	}
 	return w.Cache.List(ctx, list, append(options, client.UnsafeDisableDeepCopy)...)

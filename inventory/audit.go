@@ -48,6 +48,7 @@ const (
 	ClaimFailed       CheckID = "SIP-016"
 	ByHandInPool      CheckID = "SIP-017"
 	DeletionHangs     CheckID = "SIP-018"
+	FrozenNow         CheckID = "SIP-019"
 )
 
 // Finding is something that is not as it should be.
@@ -171,6 +172,7 @@ func checks() []check {
 		{ClaimFailed, claimKinds, (*audit).claimFailed, false},
 		{ByHandInPool, slices.Concat(machineKinds, poolKinds, claimKinds), (*audit).byHandInPool, false},
 		{DeletionHangs, slices.Concat(vmKinds, endpointKinds, claimKinds), (*audit).deletionHangs, false},
+		{FrozenNow, poolKinds, (*audit).frozenNow, true},
 	}
 }
 

@@ -1,6 +1,7 @@
 package inventory
 
 import (
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -42,9 +43,13 @@ func (a *audit) claimOfNobody() []*Finding {
 			return
 		}
 		if age := a.At.Sub(stamp.Time); age >= a.limits.Claim {
-			findings = append(findings, a.aboutClaim(ClaimOfNobody, Failing, pool, claim).
+			f := a.aboutClaim(ClaimOfNobody, Failing, pool, claim).
 				because("is of %s %q, which does not exist, and was last used %s ago", nounOf(holder), holder.Name, age.Round(time.Second)).
-				remedy("see if the manager runs; it deletes the claim, after an hour if it had a machine once"))
+				remedy("see if the manager runs; it deletes the claim, after an hour if it had a machine once")
+			if freeze := a.freezeOf(claim.GetNamespace(), pool); freeze != nil {
+				f.remedy("%s: bring back what the claim is of before that ends, or it is deleted then", freeze)
+			}
+			findings = append(findings, f)
 		}
 	})
 	return findings
@@ -177,7 +182,8 @@ func (a *audit) claimFailed() []*Finding {
 func (a *audit) deletionHangs() []*Finding {
 	var findings []*Finding
 	waits := func(kind string, obj client.Object, bindings []ipam.Binding) {
-		if !allocator.IsDone(obj) || !controllerutil.ContainsFinalizer(obj, ipam.ReleaseFinalizer) || a.At.Sub(obj.GetDeletionTimestamp().Time) < hangsAfter {
+		// What is frozen stays, and is found as that.
+		if a.isFrozen(obj.GetNamespace(), bindings) || !allocator.IsDone(obj) || !controllerutil.ContainsFinalizer(obj, ipam.ReleaseFinalizer) || a.At.Sub(obj.GetDeletionTimestamp().Time) < hangsAfter {
 			return
 		}
 		f := about(DeletionHangs, Failing, involved(kind, obj)).
@@ -196,7 +202,8 @@ func (a *audit) deletionHangs() []*Finding {
 		waits(capi.VSphereClusterKind.Kind, c, c.Bindings)
 	}
 	a.eachClaim(func(pool *Pool, claim *ipam.Claim) {
-		if claim.GetDeletionTimestamp().IsZero() || !ipam.IsProtected(claim) || ipam.IsReleased(claim) || a.isForEndpoint(claim) || a.isHeldForSomebody(claim) {
+		if claim.GetDeletionTimestamp().IsZero() || !ipam.IsProtected(claim) || ipam.IsReleased(claim) || a.isForEndpoint(claim) || a.isHeldForSomebody(claim) ||
+			a.freezeOf(claim.GetNamespace(), pool) != nil {
 			return
 		}
 		findings = append(findings, a.aboutClaim(DeletionHangs, Failing, pool, claim).
@@ -204,6 +211,14 @@ func (a *audit) deletionHangs() []*Finding {
 			remedy("see if the manager runs; if it stays so, take finalizer %s off", ipam.InUseFinalizer))
 	})
 	return findings
+}
+
+// isFrozen tells whether one of these bindings is frozen.
+func (a *audit) isFrozen(namespace string, bindings []ipam.Binding) bool {
+	return slices.ContainsFunc(bindings, func(b ipam.Binding) bool {
+		pool := a.PoolOf(namespace, b.Pool)
+		return pool != nil && a.freezeOf(namespace, pool) != nil
+	})
 }
 
 // isHeldForSomebody tells whether the machine of a claim exists, or a VM has its address.

@@ -20,6 +20,7 @@ var meanings = map[CheckID]string{
 	ClaimFailed:       "a claim that its provider has given up",
 	ByHandInPool:      "an address written by hand that a pool may hand out",
 	DeletionHangs:     "a deletion that hangs",
+	FrozenNow:         "what is frozen",
 }
 
 // Means says in a few words what the check finds.

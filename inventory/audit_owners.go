@@ -46,11 +46,11 @@ func (owner *Owner) Since() (time.Time, bool) {
 }
 
 // firstWithRoom is a pool of those that an owner waits for that has what it needs, nil if
-// none has.
+// none has. One that is frozen gives it nothing.
 func (a *audit) firstWithRoom(owner *Owner) *Pool {
 	for _, obstacle := range slices.SortedFunc(maps.Keys(owner.Shortages), func(a, b retry.Obstacle) int { return cmp.Compare(a.String(), b.String()) }) {
 		pool := a.PoolOf(owner.Namespace, obstacle.Pool)
-		if obstacle.Reason != "" || pool == nil || a.isPartOf(pool) {
+		if obstacle.Reason != "" || pool == nil || a.isPartOf(pool) || a.freezeOf(owner.Namespace, pool) != nil {
 			continue
 		}
 		if usage := pool.Usage(); usage.Known && usage.Free.Cmp(new(big.Int).SetUint64(owner.Shortages[obstacle])) >= 0 {

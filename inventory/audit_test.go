@@ -8,6 +8,7 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -211,12 +212,45 @@ func TestFindings(t *testing.T) {
 		"a claim that is held for its machine": {func(s *scene) {
 			s.claim.DeletionTimestamp, s.claim.Finalizers = ago(time.Second), []string{ipam.InUseFinalizer}
 		}, ""},
+
+		"a pool that is frozen": {func(s *scene) { s.pool.Annotations[ipam.FrozenAnnotation] = "restore" }, "SIP-019 warning IPPool ns/pool"},
+		"an owner that was refused because its pool is frozen": {func(s *scene) {
+			s.pool.Annotations[ipam.FrozenAnnotation] = "restore"
+			s.more = []client.Object{refused(time.Hour)}
+		}, "SIP-019 warning IPPool ns/pool"},
+		"a namespace that is frozen": {func(s *scene) { s.more = []client.Object{frozen("ns")} }, "SIP-019 warning Namespace ns"},
+		"a namespace that is not":    {func(s *scene) { s.more = []client.Object{&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "ns"}}} }, ""},
+		"a deletion that waits for the end of a freeze": {func(s *scene) {
+			s.machine.DeletionTimestamp = ago(time.Hour)
+			s.more = []client.Object{frozen("ns")}
+		}, "SIP-019 warning Namespace ns"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene()
 			test.change(s)
 			s.expect(t, test.want)
 		})
+	}
+}
+
+// frozen is a namespace that is.
+func frozen(name string) client.Object {
+	return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{ipam.FrozenAnnotation: "restore"}}}
+}
+
+// Who ends the freeze has to know what goes then.
+func TestClaimOfNobodyIsSaidToGoWithTheFreeze(t *testing.T) {
+	s := newScene()
+	s.gone = []client.Object{s.machine, s.vm}
+	s.pool.Annotations[ipam.FrozenAnnotation] = "restore"
+	graph, err := s.source(t).Read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	findings, _ := graph.Findings(limits, ClaimOfNobody)
+	const want = `IPPool "pool" in namespace "ns" is frozen (restore): bring back what the claim is of before that ends, or it is deleted then`
+	if len(findings) != 1 || findings[0].Remedy != want {
+		t.Errorf("got %+v, want the remedy %s", findings, want)
 	}
 }
 
@@ -247,8 +281,8 @@ func (s *scene) expect(t *testing.T, want string) {
 // Each of them is found in one of the scenes above, or below.
 func TestChecksAreNumbered(t *testing.T) {
 	ids := CheckIDs()
-	if len(ids) != 18 || !slices.IsSorted(ids) || len(slices.Compact(slices.Clone(ids))) != len(ids) {
-		t.Errorf("got %q, want 18 of them in order", ids)
+	if len(ids) != 19 || !slices.IsSorted(ids) || len(slices.Compact(slices.Clone(ids))) != len(ids) {
+		t.Errorf("got %q, want 19 of them in order", ids)
 	}
 }
 

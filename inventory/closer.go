@@ -100,7 +100,9 @@ func (s Source) askMachine(ctx context.Context, m *Machine) *asked {
 
 // check asks the allocator whether something could be given now. It changes nothing.
 func (s Source) check(ctx context.Context, who ipam.Machine, uid types.UID, asks []ipam.Ask) error {
-	_, err := allocator.New(s.Providers, s.Client, s.Client).Check(ctx, allocator.Request{Machine: who, UID: uid, Asks: asks})
+	a := allocator.New(s.Providers, s.Client, s.Client)
+	a.Freezer = allocator.Freezer{Providers: s.Providers, Live: s.Client}
+	_, err := a.Check(ctx, allocator.Request{Machine: who, UID: uid, Asks: asks})
 	return err
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -57,6 +58,8 @@ type Graph struct {
 	byClaim map[types.NamespacedName]*Machine
 	vmOf    map[types.UID]*capi.VSphereVM
 	makers  makers
+	// frozen are the namespaces that are, by their names.
+	frozen map[string]*metav1.PartialObjectMetadata
 	// reuseAfter is for how long addresses cool down of pools that say nothing.
 	reuseAfter time.Duration
 }
@@ -172,7 +175,8 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	g := &Graph{
 		At: s.Now(), byKey: map[PoolKey]*Pool{}, byClaim: map[types.NamespacedName]*Machine{}, vmOf: map[types.UID]*capi.VSphereVM{},
 		Templates: map[types.NamespacedName]*unstructured.Unstructured{}, makers: newMakers(), reuseAfter: s.ReuseAfter,
-		asked: s.Namespace, ofSome: s.Namespace != "" || len(s.namespaces) > 0,
+		frozen: map[string]*metav1.PartialObjectMetadata{},
+		asked:  s.Namespace, ofSome: s.Namespace != "" || len(s.namespaces) > 0,
 	}
 	if s.ParseBindings == nil {
 		s.ParseBindings = ipam.ParseBindings
@@ -200,6 +204,7 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	}
 	if s.ForFindings {
 		s.webhooks(ctx, g)
+		s.frozenNamespaces(ctx, g)
 	} else {
 		g.unread = append(g.unread, webhookKinds...)
 	}

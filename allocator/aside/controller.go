@@ -29,6 +29,8 @@ type engine interface {
 	// IsStillUnfit tells whether the cause lasts for which an address was set
 	// aside. The pool is nil if it cannot be read.
 	IsStillUnfit(ctx context.Context, claim ipam.Claim, content ipam.SetAside) (pool client.Object, unfit bool, err error)
+	// Frozen tells whether claims of a namespace on a pool are frozen.
+	Frozen(ctx context.Context, namespace string, pool ipam.PoolReference) (bool, error)
 }
 
 // reconciler reviews the claims of one provider.
@@ -71,13 +73,25 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 		return reconcile.Result{RequeueAfter: wait}, nil
 	}
 	if !unfit {
-		return reconcile.Result{}, r.giveBack(ctx, obj, content)
+		return r.giveBackUnlessFrozen(ctx, claim, content)
 	}
 	if r.note(req.NamespacedName, content) && pool != nil {
 		r.events.Eventf(pool, obj, corev1.EventTypeWarning, "AddressSetAside", "Review",
 			"%s cannot be given to a machine (%s): claim %s keeps it from being handed out while that lasts", content.IP, content.Cause, obj.GetName())
 	}
 	return reconcile.Result{RequeueAfter: reviewInterval}, nil
+}
+
+// giveBackUnlessFrozen lets the provider have the address again, or waits.
+func (r *reconciler) giveBackUnlessFrozen(ctx context.Context, claim ipam.Claim, content ipam.SetAside) (reconcile.Result, error) {
+	frozen, err := r.engine.Frozen(ctx, claim.GetNamespace(), claim.Pool)
+	switch {
+	case err != nil:
+		return reconcile.Result{}, fmt.Errorf("reviewing claim %s: %w", klog.KObj(claim), err)
+	case frozen:
+		return reconcile.Result{RequeueAfter: allocator.FrozenCheck}, nil
+	}
+	return reconcile.Result{}, r.giveBack(ctx, claim.Object, content)
 }
 
 // giveBack lets the provider have the address again.

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/kube"
@@ -22,12 +23,16 @@ import (
 
 // verdict is an engine that says the same of each claim.
 type verdict struct {
-	pool  client.Object
-	unfit bool
+	pool          client.Object
+	unfit, frozen bool
 }
 
 func (v verdict) IsStillUnfit(context.Context, ipam.Claim, ipam.SetAside) (client.Object, bool, error) {
 	return v.pool, v.unfit, nil
+}
+
+func (v verdict) Frozen(context.Context, string, ipam.PoolReference) (bool, error) {
+	return v.frozen, nil
 }
 
 func testPool() *ipamv1.IPPool {
@@ -83,6 +88,14 @@ func TestClaimIsDeletedWhenItsAddressIsFitAgain(t *testing.T) {
 	}
 	if len(told.Events) > 0 {
 		t.Errorf("it told: %s", <-told.Events)
+	}
+}
+
+func TestClaimIsNotDeletedWhileItsPoolIsFrozen(t *testing.T) {
+	r, _ := reviewer(t, verdict{pool: testPool(), frozen: true}, asideClaim())
+
+	if wait := r.review(t); wait != allocator.FrozenCheck || !r.hasClaim(t) {
+		t.Errorf("it looks again after %s, and the claim is there: %t; want %s and the claim", wait, r.hasClaim(t), allocator.FrozenCheck)
 	}
 }
 

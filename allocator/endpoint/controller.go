@@ -37,6 +37,8 @@ type reconciler struct {
 	grace     time.Duration
 	// reuseAfter is for how long addresses cool down whose pools say nothing of that.
 	reuseAfter time.Duration
+	// freezer finds what is frozen.
+	freezer allocator.Freezer
 	// pools reads pools from the cache.
 	pools client.Reader
 	// now is the leader's own clock.
@@ -94,7 +96,13 @@ func (r *reconciler) performAll(ctx context.Context, s *state) (time.Duration, e
 // both decisions are the same.
 func (r *reconciler) decide(ctx context.Context, s *state, h *holding) (step, time.Duration, error) {
 	next, wait := decide(s.clusterState, *h, r.now(), r.grace)
-	if !next.frees() {
+	frozen, err := r.keepFrozen(ctx, s, h, next)
+	switch {
+	case err != nil:
+		return idle, 0, err
+	case frozen:
+		return idle, allocator.FrozenCheck, nil
+	case !next.frees():
 		return next, wait, nil
 	}
 	if err := r.rereadClaim(ctx, s, h); err != nil {
@@ -109,7 +117,6 @@ func (r *reconciler) decide(ctx context.Context, s *state, h *holding) (step, ti
 		return idle, 0, err
 	}
 	fresh.paused = s.paused
-	var err error
 	if h.used, err = r.isUsed(ctx, s.key, h); err != nil {
 		return idle, 0, err
 	}

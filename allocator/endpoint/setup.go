@@ -36,8 +36,10 @@ const (
 	byCoolingPool = "capv-static-ip.dev/endpoint-cooling"
 )
 
-// Periods are how long things are left as they are.
+// Periods are how long things are left as they are, and until when they must be.
 type Periods struct {
+	// Freezer finds what is not to be given back at all now.
+	Freezer allocator.Freezer
 	// OrphanGrace is for claims whose VSphereCluster was never stored.
 	OrphanGrace time.Duration
 	// ReuseAfter is for addresses whose Clusters are gone, where their pool says nothing.
@@ -49,7 +51,7 @@ type Periods struct {
 func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventRecorder, periods Periods) ([]informers.Source, error) {
 	r := &reconciler{
 		providers: providers, client: mgr.GetClient(), live: mgr.GetAPIReader(), events: recorder,
-		grace: periods.OrphanGrace, reuseAfter: periods.ReuseAfter, pools: mgr.GetCache(), now: time.Now,
+		grace: periods.OrphanGrace, reuseAfter: periods.ReuseAfter, freezer: periods.Freezer, pools: mgr.GetCache(), now: time.Now,
 	}
 	c, err := controller.New("endpoint", mgr, controller.Options{
 		Reconciler: r, RateLimiter: limit.Failures[reconcile.Request](), LogConstructor: kube.Logger(mgr, "VSphereCluster"),

@@ -21,6 +21,7 @@ import (
 // state is the VSphereCluster of one name and everything that is or was its own.
 type state struct {
 	clusterState
+	frost
 	key types.NamespacedName
 	// object is the VSphereCluster, nil if it does not exist.
 	object *capi.VSphereCluster

@@ -170,9 +170,9 @@ func (r *reconciler) removeClaimFinalizer(ctx context.Context, claim client.Obje
 }
 
 // removeFinalizer takes our finalizer off a VSphereCluster that is otherwise done. An
-// address that a Cluster still has stays claimed without it.
+// address that a Cluster still has stays claimed without it; one that is frozen keeps it.
 func (r *reconciler) removeFinalizer(ctx context.Context, s *state) error {
-	if !s.done || s.moving || !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer) {
+	if !s.done || s.moving || !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer) || r.isFrozen(s) {
 		return nil
 	}
 	before := s.object.DeepCopy()

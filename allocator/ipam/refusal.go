@@ -52,6 +52,8 @@ const (
 	AllocationFailed Reason = "AllocationFailed"
 	// AskedInVain is of a machine that was admitted nevertheless.
 	AskedInVain Reason = "AskedInVain"
+	// Frozen is of a pool, a namespace or an installation that somebody has frozen.
+	Frozen Reason = "Frozen"
 )
 
 // Refusal is an error that its reader can act upon: one sentence with the

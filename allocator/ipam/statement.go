@@ -32,7 +32,7 @@ const (
 
 // Statements are the annotations by which a pool says what it is for, and how it is used.
 func Statements() []string {
-	return []string{NetworksAnnotation, FailureDomainsAnnotation, UsedByAnnotation, GatewayAnnotation, ReuseAfterAnnotation}
+	return []string{NetworksAnnotation, FailureDomainsAnnotation, UsedByAnnotation, GatewayAnnotation, ReuseAfterAnnotation, FrozenAnnotation}
 }
 
 // CheckStatement refuses a pool that, by its annotations, is not for the device or

@@ -49,7 +49,7 @@ type Allocator interface {
 	// Held are the addresses that are protected for a machine.
 	Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error)
 	// GiveUp deletes what tries have claimed and what the machine does not have, or fails
-	// with allocator.ErrMachineGone.
+	// with allocator.ErrMachineGone, or with a Refusal if something of it is frozen.
 	GiveUp(ctx context.Context, machine ipam.Machine, uid types.UID) error
 }
 
@@ -113,7 +113,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	if !due {
 		// One that does not wait for an address any more may have claimed some.
 		r.memory.end(req.NamespacedName)
-		return reconcile.Result{}, r.giveUp(ctx, cached)
+		return r.giveUp(ctx, cached)
 	}
 	r.memory.ask(cached.UID)
 	m, err := r.read(ctx, req.NamespacedName)
@@ -123,23 +123,27 @@ func (r *Reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 	err = r.serve(ctx, m)
 	if errors.Is(err, errNothing) || errors.Is(err, errTooLate) {
 		r.memory.end(req.NamespacedName)
-		if err := r.giveUp(ctx, cached); err != nil {
-			return reconcile.Result{}, err
+		result, err := r.giveUp(ctx, cached)
+		if err == nil && result.IsZero() {
+			r.memory.answer(cached)
 		}
-		r.memory.answer(cached)
-		return reconcile.Result{}, nil
+		return result, err
 	}
 	return r.result(ctx, m, err)
 }
 
 // giveUp deletes what was claimed for a machine and what it does not have. One that has
-// gone meanwhile is not ours any more.
-func (r *Reconciler) giveUp(ctx context.Context, m *capi.VSphereMachine) error {
+// gone meanwhile is not ours any more. What is frozen is looked at again.
+func (r *Reconciler) giveUp(ctx context.Context, m *capi.VSphereMachine) (reconcile.Result, error) {
 	identity := (&machine.Machine{ObjectMeta: m.ObjectMeta}).Identity()
-	if err := r.allocator.GiveUp(ctx, identity, m.UID); !errors.Is(err, allocator.ErrMachineGone) {
-		return err
+	err := r.allocator.GiveUp(ctx, identity, m.UID)
+	switch {
+	case errors.Is(err, allocator.ErrMachineGone):
+		return reconcile.Result{}, nil
+	case allocator.IsFrozen(err):
+		return reconcile.Result{RequeueAfter: allocator.FrozenCheck}, nil
 	}
-	return nil
+	return reconcile.Result{}, err
 }
 
 // isDue is isDue, also of a machine whose failure domain may take DHCP away.
@@ -318,7 +322,7 @@ func (r *Reconciler) result(ctx context.Context, m *candidate, err error) (recon
 		machinesLate.WithLabelValues(r.causeOf(ctx, m)).Inc()
 		r.memory.end(key)
 		// It may have asked for more once, or for other pools.
-		return reconcile.Result{}, r.giveUp(ctx, m.object)
+		return r.giveUp(ctx, m.object)
 	case errors.Is(err, allocator.ErrMachineGone):
 		return reconcile.Result{}, nil
 	case errors.Is(err, ipam.ErrUndecided):

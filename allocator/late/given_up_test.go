@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
@@ -68,6 +69,21 @@ func TestMachineThatCouldNotGiveUpIsTriedAgain(t *testing.T) {
 	}
 	if p.engine.givenUp != 2 {
 		t.Errorf("it has given up %d times, want two", p.engine.givenUp)
+	}
+}
+
+// What it has claimed in vain is given up when the freeze is over.
+func TestMachineWhoseClaimsAreFrozenIsTriedAgain(t *testing.T) {
+	p := newPlay(t, machineDue())
+	p.asked.nothing = true
+	p.engine.err = (&ipam.Freeze{What: "all"}).Refuse()
+	for range 2 {
+		if result := p.reconcile(t); result.RequeueAfter != allocator.FrozenCheck {
+			t.Errorf("it is looked at again after %s, want %s", result.RequeueAfter, allocator.FrozenCheck)
+		}
+	}
+	if p.engine.givenUp != 2 {
+		t.Errorf("it has tried to give up %d times, want two", p.engine.givenUp)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
@@ -60,7 +61,24 @@ func Setup(mgr manager.Manager, engine Allocator, demand Demand, providers ipam.
 	if err != nil {
 		return nil, err
 	}
+	if err := watchNamespaces(c, mgr.GetCache(), r.memory); err != nil {
+		return nil, err
+	}
 	return append(pools, r.machineSources(c, mgr.GetCache())...), nil
+}
+
+// watchNamespaces has those tried again that were refused in a namespace which somebody has
+// frozen, or ended that.
+func watchNamespaces(c controller.Controller, from cache.Cache, waiting *memory) error {
+	enqueue := func(_ context.Context, namespace client.Object, q workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		for i, key := range waiting.waitingNear(namespace.GetName()) {
+			q.AddAfter(reconcile.Request{NamespacedName: key}, settleTime+time.Duration(i)*wakeInterval)
+		}
+	}
+	if err := c.Watch(source.Kind[client.Object](from, allocator.Namespaces(), changes(enqueue), allocator.FreezesOrThaws())); err != nil {
+		return fmt.Errorf("watching namespaces: %w", err)
+	}
+	return nil
 }
 
 // machineSources are the machines, and what may let them be served, or ask anew.

@@ -38,6 +38,9 @@ func SetupEndpoints(mgr manager.Manager, engine Allocator, demand EndpointDemand
 	if err != nil {
 		return nil, err
 	}
+	if err := watchNamespaces(c, mgr.GetCache(), r.memory); err != nil {
+		return nil, err
+	}
 	object, cluster := &capi.VSphereCluster{}, &capi.Cluster{}
 	watch := func(kind client.Object, handle handler.EventHandler) func(context.Context, cache.Informer) error {
 		return func(context.Context, cache.Informer) error {

@@ -36,7 +36,8 @@ func (r *Reconciler) decideAll(ctx context.Context, s *state) []decision {
 	var freeing []*decision
 	for i, h := range s.holdings {
 		decisions[i] = r.decide(s, h)
-		if decisions[i].step.frees() {
+		r.keepFrozen(ctx, s, &decisions[i])
+		if decisions[i].step.frees() && decisions[i].err == nil {
 			freeing = append(freeing, &decisions[i])
 		}
 	}

@@ -41,6 +41,8 @@ type Reconciler struct {
 	grace     time.Duration
 	// reuseAfter is for how long addresses cool down whose pools say nothing of that.
 	reuseAfter time.Duration
+	// freezer finds what is frozen.
+	freezer allocator.Freezer
 	// pools reads pools from the cache.
 	pools client.Reader
 	// now is the leader's own clock.

@@ -138,9 +138,9 @@ func (r *Reconciler) deleteStray(ctx context.Context, h *holding) error {
 }
 
 // removeMachineFinalizer takes our finalizer off a machine that is otherwise done. What its VMs
-// still use stays protected without it.
+// still use stays protected without it; what is frozen keeps it.
 func (r *Reconciler) removeMachineFinalizer(ctx context.Context, s *state) error {
-	if !s.done || s.moving || !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer) {
+	if !s.done || s.moving || !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer) || r.isFrozen(s) {
 		return nil
 	}
 	before := s.object.DeepCopy()

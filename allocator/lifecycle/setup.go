@@ -31,8 +31,10 @@ import (
 // waits for the API server.
 const workers = 10
 
-// Periods are how long things are left as they are.
+// Periods are how long things are left as they are, and until when they must be.
 type Periods struct {
+	// Freezer finds what is not to be given back at all now.
+	Freezer allocator.Freezer
 	// OrphanGrace is for claims whose machine was never stored.
 	OrphanGrace time.Duration
 	// ReuseAfter is for addresses whose machines are gone, where their pool says nothing.
@@ -52,6 +54,7 @@ func Setup(mgr manager.Manager, providers ipam.Providers, recorder events.EventR
 		refusals:   refusals,
 		grace:      periods.OrphanGrace,
 		reuseAfter: periods.ReuseAfter,
+		freezer:    periods.Freezer,
 		pools:      mgr.GetCache(),
 		now:        time.Now,
 	}

@@ -21,6 +21,7 @@ import (
 // state is the machine of one name and everything that is or was its own.
 type state struct {
 	machineState
+	frost
 	namespace string
 	// object is the machine, nil if it does not exist.
 	object   *capi.VSphereMachine

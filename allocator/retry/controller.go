@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
@@ -69,7 +70,9 @@ type poolKey struct {
 type reconciler struct {
 	pools  pools
 	client client.Client
-	now    func() time.Time
+	// freezer finds what is frozen.
+	freezer allocator.Freezer
+	now     func() time.Time
 	// watched are the kinds of pools that are read from the cache.
 	watched map[schema.GroupKind]bool
 
@@ -117,6 +120,9 @@ func (r *reconciler) Reconcile(ctx context.Context, key poolKey) (reconcile.Resu
 	}
 	if err != nil {
 		return reconcile.Result{}, fmt.Errorf("reading %s: %w", key.PoolReference, err)
+	}
+	if _, frozen := ipam.IsFrozen(pool); frozen {
+		return r.lookAgain(key, owners, again), nil
 	}
 	if pool.GetNamespace() != key.Namespace {
 		key.Namespace = pool.GetNamespace()
@@ -252,11 +258,14 @@ func (r *reconciler) owners(ctx context.Context, namespace, value string) ([]met
 	return owners, nil
 }
 
-// isHeldUp tells whether CAPI would not act on a touch. A Cluster that does not
-// exist is not paused.
+// isHeldUp tells whether CAPI would not act on a touch, or would be refused for certain. A
+// Cluster that does not exist is not paused.
 func (r *reconciler) isHeldUp(ctx context.Context, owner *metav1.PartialObjectMetadata) (bool, error) {
 	if annotations.HasPaused(owner) {
 		return true, nil
+	}
+	if freeze, err := r.freezer.Namespace(ctx, r.client, owner.Namespace); freeze != nil || err != nil {
+		return true, err
 	}
 	name := owner.Labels[clusterv1.ClusterNameLabel]
 	if name == "" {

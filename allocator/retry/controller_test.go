@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -18,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
@@ -211,6 +213,72 @@ func TestOwnerOfAPausedClusterIsNotTouchedInVain(t *testing.T) {
 	owners, err := r.waiting(t.Context(), poolKey{})
 	if err != nil || len(owners) != 1 || owners[0].Namespace != "a" {
 		t.Errorf("still waiting: %v, %v; want the one that is paused", owners, err)
+	}
+}
+
+// They would be refused for certain.
+func TestOwnerOfAFrozenNamespaceIsTouchedWhenThatIsOver(t *testing.T) {
+	r := controllerOn(t, nil, interceptor.Funcs{}, "a", "b")
+	if err := corev1.AddToScheme(r.client.Scheme()); err != nil {
+		t.Fatal(err)
+	}
+	r.freezer = allocator.Freezer{Live: r.client}
+	frozen := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a", Annotations: map[string]string{ipam.FrozenAnnotation: "restore"}}}
+	if err := r.client.Create(t.Context(), frozen); err != nil {
+		t.Fatal(err)
+	}
+	for _, namespace := range []string{"a", "b"} {
+		refusedFor(t, r, namespace, ipam.Frozen)
+		patrolAt(t, r, 0, namespace)
+		patrolAt(t, r, time.Minute, namespace)
+	}
+	if owners, err := r.waiting(t.Context(), poolKey{}); err != nil || len(owners) != 1 || owners[0].Namespace != "a" {
+		t.Fatalf("still waiting: %v, %v; want the one of the namespace that is frozen", owners, err)
+	}
+
+	if err := r.client.Delete(t.Context(), frozen); err != nil {
+		t.Fatal(err)
+	}
+	if keys := r.ownersIn(t.Context(), frozen); len(keys) != 1 || keys[0] != (poolKey{Namespace: "a"}) {
+		t.Errorf("the end of it leads to %v", keys)
+	}
+	patrolAt(t, r, time.Minute, "a")
+
+	if owners, err := r.waiting(t.Context(), poolKey{}); err != nil || len(owners) > 0 {
+		t.Errorf("still waiting: %v, %v; want nobody", owners, err)
+	}
+}
+
+func TestOwnerIsNotTouchedForAPoolThatIsFrozen(t *testing.T) {
+	r := controllerOn(t, nil, interceptor.Funcs{}, "a")
+	r.pools = frozenPools{}
+
+	result, err := r.Reconcile(t.Context(), poolKey{ref, "a"})
+
+	if err != nil || result.RequeueAfter != resync || len(waitingIn(t, r)) != 1 {
+		t.Errorf("got %v, %v and %v; want that it waits, and the pool is looked at again after %s", result, err, waitingIn(t, r), resync)
+	}
+}
+
+// frozenPools have many free addresses, and are frozen.
+type frozenPools struct{}
+
+func (frozenPools) Pool(ctx context.Context, reader client.Reader, machine ipam.Machine, want ipam.Want) (ipam.Pool, error) {
+	pool, err := fakePools{machine.Namespace: 100}.Pool(ctx, reader, machine, want)
+	kube.SetAnnotation(pool.Object, ipam.FrozenAnnotation, "")
+	return pool, err
+}
+
+// refusedFor has the MachineSet of a namespace wait because of this.
+func refusedFor(t *testing.T, r *reconciler, namespace string, reason ipam.Reason) {
+	t.Helper()
+	set := &clusterv1.MachineSet{}
+	if err := r.client.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: "md"}, set); err != nil {
+		t.Fatal(err)
+	}
+	set.Annotations[ipam.RefusedByAnnotation] = string(reason)
+	if err := r.client.Update(t.Context(), set); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/informers"
 	"capv-static-ip.dev/allocator/ipam"
@@ -41,8 +42,9 @@ const byUID = "capv-static-ip.dev/uid"
 
 // Setup adds the controller to the manager. It runs on the elected replica
 // only. The sources that it returns must be started, on every replica.
-func Setup(mgr manager.Manager, providers ipam.Providers) ([]informers.Source, error) {
+func Setup(mgr manager.Manager, providers ipam.Providers, freezer allocator.Freezer) ([]informers.Source, error) {
 	r := newReconciler(providers, mgr.GetClient())
+	r.freezer = freezer
 	c, err := controller.NewTyped("retry", mgr, controller.TypedOptions[poolKey]{
 		Reconciler:              r,
 		MaxConcurrentReconciles: 1,
@@ -60,6 +62,9 @@ func Setup(mgr manager.Manager, providers ipam.Providers) ([]informers.Source, e
 	pools, err := r.poolSources(c, mgr, providers)
 	if err != nil {
 		return nil, err
+	}
+	if err := c.Watch(source.TypedKind[client.Object](mgr.GetCache(), allocator.Namespaces(), handler.TypedEnqueueRequestsFromMapFunc(r.ownersIn), allocator.FreezesOrThaws())); err != nil {
+		return nil, fmt.Errorf("watching namespaces: %w", err)
 	}
 	return append(pools, r.ownerSources(c, mgr.GetCache())...), nil
 }
@@ -221,6 +226,12 @@ func poolsOfOwner(_ context.Context, owner client.Object) []poolKey {
 func (r *reconciler) ownersOfTemplate(_ context.Context, template client.Object) []poolKey {
 	r.changes.note(template.GetNamespace(), r.now())
 	return []poolKey{{Namespace: template.GetNamespace()}}
+}
+
+// ownersIn are all refused owners of a namespace: it was frozen, or is so no more.
+func (r *reconciler) ownersIn(_ context.Context, namespace client.Object) []poolKey {
+	r.changes.note(namespace.GetName(), r.now())
+	return []poolKey{{Namespace: namespace.GetName()}}
 }
 
 // poolsOfCluster are those that somebody waits for in a Cluster's namespace. A

@@ -10,6 +10,8 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -150,6 +152,10 @@ func cacheOptions(opts *options) cache.Options {
 	}
 	if opts.namespace != "" {
 		options.DefaultNamespaces = map[string]cache.Config{opts.namespace: {}}
+		// There is no right to see others.
+		options.ByObject = map[client.Object]cache.ByObject{
+			allocator.Namespaces(): {Field: fields.OneTermEqualSelector(metav1.ObjectNameField, opts.namespace)},
+		}
 	}
 	return options
 }
@@ -224,6 +230,7 @@ func newAllocator(providers ipam.Providers, cached, live client.Client, opts *op
 	counts := ledger.New(providers)
 	alloc := allocator.New(providers, counts.Client(cached), live)
 	alloc.ReuseAfter, alloc.Counts, alloc.TakesAddresses = opts.reuseAfter, counts, opts.metal3Allocation == allocationByAddress
+	alloc.Freezer = allocator.Freezer{Providers: providers, Cached: cached, Live: live, Flag: opts.freeze}
 	return alloc
 }
 
@@ -242,7 +249,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	if err != nil {
 		return nil, err
 	}
-	lifecycleSources, err := lifecycle.Setup(mgr, providers, events, refusals, lifecycle.Periods{OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
+	lifecycleSources, err := lifecycle.Setup(mgr, providers, events, refusals, lifecycle.Periods{Freezer: alloc.Freezer, OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
 	if err != nil {
 		return nil, err
 	}
@@ -250,11 +257,11 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	if err != nil {
 		return nil, err
 	}
-	retrySources, err := retry.Setup(mgr, providers)
+	retrySources, err := retry.Setup(mgr, providers, alloc.Freezer)
 	if err != nil {
 		return nil, err
 	}
-	endpointSources, err := endpoint.Setup(mgr, providers, events, endpoint.Periods{OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
+	endpointSources, err := endpoint.Setup(mgr, providers, events, endpoint.Periods{Freezer: alloc.Freezer, OrphanGrace: opts.orphanGracePeriod, ReuseAfter: opts.reuseAfter})
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +291,22 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	}
 	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
 
-	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, alloc.Counts, kinds, live}, opts), addChecks(mgr, kinds))
+	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, alloc.Counts, kinds, live}, opts), addChecks(mgr, kinds), watchNamespaces(ctx, mgr))
+}
+
+// watchNamespaces has every replica know which namespaces are frozen before it is ready. They
+// have no CRD that would have to be waited for.
+func watchNamespaces(ctx context.Context, mgr manager.Manager) error {
+	informer, err := mgr.GetCache().GetInformer(ctx, allocator.Namespaces(), cache.BlockUntilSynced(false))
+	if err != nil {
+		return fmt.Errorf("watching namespaces: %w", err)
+	}
+	return mgr.AddReadyzCheck("namespaces", func(*http.Request) error {
+		if !informer.HasSynced() {
+			return errors.New("the cache has not all namespaces yet")
+		}
+		return nil
+	})
 }
 
 // registerWebhooks has the webhook server answer for machines and for VSphereClusters.

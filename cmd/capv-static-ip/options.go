@@ -60,6 +60,7 @@ type options struct {
 	metal3Allocation  string
 	drainDelay        time.Duration
 	capacityWarnings  bool
+	freeze            string
 
 	logging     *logs.Options
 	showVersion bool
@@ -130,6 +131,8 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 
 	fs.BoolVar(&o.capacityWarnings, "capacity-warnings", true,
 		"Warn whoever changes a MachineDeployment, a KubeadmControlPlane or a Cluster that its pools have too few addresses for it, and tell of that in metrics. Nothing of them is watched if false.")
+	fs.StringVar(&o.freeze, "freeze", "",
+		"Why everything is frozen, as in \"restoring the backup of Monday\": machines and endpoints are refused, and no address is given back. What exists is adopted and rebuilt. Nothing is frozen if empty.")
 	fs.BoolVar(&o.showVersion, "version", false, "Print the version and exit.")
 	logsapi.AddFlags(o.logging, fs)
 	o.addKubeconfigFlag(fs)
@@ -184,11 +187,15 @@ func (o *options) Validate() error {
 
 // warnings are what can work, and is dangerous.
 func (o *options) warnings() []string {
+	var warnings []string
 	if o.orphanGracePeriod < safeGracePeriod {
-		return []string{fmt.Sprintf("--orphan-grace-period %s is below %s: the claim of a machine that the API server is still storing may be deleted",
-			o.orphanGracePeriod, safeGracePeriod)}
+		warnings = append(warnings, fmt.Sprintf("--orphan-grace-period %s is below %s: the claim of a machine that the API server is still storing may be deleted",
+			o.orphanGracePeriod, safeGracePeriod))
 	}
-	return nil
+	if o.freeze != "" {
+		warnings = append(warnings, fmt.Sprintf("--freeze is set (%s): nothing is claimed, and nothing given back", o.freeze))
+	}
+	return warnings
 }
 
 func (o *options) setUpLogging(ctx context.Context) error {

@@ -96,6 +96,16 @@ func TestShortGracePeriodIsWarnedOf(t *testing.T) {
 	}
 }
 
+func TestFreezeOfEverythingIsWarnedOf(t *testing.T) {
+	opts, err := parseOptions([]string{"--freeze=restoring the backup of Monday"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := opts.warnings(); len(got) != 1 || !strings.Contains(got[0], "(restoring the backup of Monday)") {
+		t.Errorf("got the warnings %q", got)
+	}
+}
+
 func TestHelpIsNoFailure(t *testing.T) {
 	if _, err := parseOptions([]string{"--help"}); !errors.Is(err, pflag.ErrHelp) {
 		t.Errorf("got %v", err)

@@ -71,7 +71,7 @@ func checksNamed(names []string) ([]inventory.CheckID, error) {
 	for _, name := range names {
 		id := inventory.CheckID(strings.ToUpper(strings.TrimSpace(name)))
 		if !slices.Contains(inventory.CheckIDs(), id) {
-			return nil, exit{exitUsage, fmt.Errorf("there is no check %q: they are %s to %s", name, inventory.AddressTwice, inventory.DeletionHangs)}
+			return nil, exit{exitUsage, fmt.Errorf("there is no check %q: they are %s to %s", name, inventory.AddressTwice, inventory.FrozenNow)}
 		}
 		only = append(only, id)
 	}

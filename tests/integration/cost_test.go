@@ -77,8 +77,11 @@ var (
 			"create events.events.k8s.io":                         1,
 		},
 		release: cost{
-			"get vspheremachines.infrastructure.cluster.x-k8s.io":   3,
-			"list vspherevms.infrastructure.cluster.x-k8s.io":       1,
+			"get vspheremachines.infrastructure.cluster.x-k8s.io": 3,
+			"list vspherevms.infrastructure.cluster.x-k8s.io":     1,
+			// Whether it is frozen.
+			"get namespaces":                                        1,
+			"get ippools.ipam.metal3.io":                            1,
 			"get ipaddresses.ipam.metal3.io":                        2,
 			"patch ipaddresses.ipam.metal3.io":                      1,
 			"patch ipclaims.ipam.metal3.io":                         1,
@@ -136,8 +139,10 @@ var (
 			"create events.events.k8s.io":                         1,
 		},
 		release: cost{
-			"get vspheremachines.infrastructure.cluster.x-k8s.io":   3,
-			"list vspherevms.infrastructure.cluster.x-k8s.io":       1,
+			"get vspheremachines.infrastructure.cluster.x-k8s.io": 3,
+			"list vspherevms.infrastructure.cluster.x-k8s.io":     1,
+			"get namespaces": 1,
+			"get inclusterippools.ipam.cluster.x-k8s.io":            1,
 			"get ipaddresses.ipam.cluster.x-k8s.io":                 2,
 			"patch ipaddresses.ipam.cluster.x-k8s.io":               1,
 			"delete ipaddressclaims.ipam.cluster.x-k8s.io":          1,

@@ -82,8 +82,8 @@ func (f *faults) older(object client.Object, by time.Duration) {
 	}
 }
 
-// breakPools makes pools that are wrong: SIP-002, SIP-003, SIP-008, SIP-009, SIP-010, SIP-013
-// and SIP-015.
+// breakPools makes pools that are wrong: SIP-002, SIP-003, SIP-008, SIP-009, SIP-010, SIP-013,
+// SIP-015 and SIP-019.
 func (f *faults) breakPools() {
 	f.Helper()
 	shrunk := &ipamv1.IPPool{}
@@ -96,6 +96,7 @@ func (f *faults) breakPools() {
 		harness.InClusterPool(f.ns, harness.InClusterNamed("one-name"), harness.InClusterAddresses("10.16.63.20-10.16.63.29")),
 		f.aPool("small", "10.16.66.10", "10.16.66.10"), f.aPool("roomy", "10.16.67.10", "10.16.67.19"),
 		harness.OfMetal3.Pool(f.ns, harness.WithPoolName("stays"), harness.WithRange("10.16.68.10", "10.16.68.19")),
+		f.aPool("frozen", "10.16.69.10", "10.16.69.19", harness.WithAnnotation(ipam.FrozenAnnotation, because)),
 	)
 	template := harness.Template(f.ns, "md", harness.WithPool("small"))
 	set := harness.MachineSet(f.ns, "refused", "other", harness.WithAnnotation(ipam.RefusedByAnnotation, "IPPool.ipam.metal3.io/roomy"))

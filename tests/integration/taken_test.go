@@ -43,7 +43,7 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 		env.managers = append(env.managers, manager)
 	}
 	// What has no claim yet is looked at again when a replica leads.
-	var left string
+	var left, frozen string
 	t.Run("while nobody leads", func(t *testing.T) {
 		for name, test := range map[string]func(*scene){
 			"a leader that made a claim writes no more":           func(s *scene) { left = s.ns; claimIsMadeAndNoMore(s) },
@@ -54,6 +54,8 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			"a webhook behind changes the machine":                machineIsChangedBehind,
 			"metal3 answers nobody, and nobody needs it":          metal3OnlyGuards,
 			"metal3 is asked where it has to be":                  metal3IsAskedWhereItMust,
+			"what is frozen is not taken":                         whatIsFrozenIsNotTaken,
+			"a namespace is frozen behind a machine":              func(s *scene) { frozen = s.ns; frozenBehindAMachine(s) },
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -75,6 +77,10 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			t.Parallel()
 			claimIsWhole(&scene{T: t, env: env, ns: left})
 		})
+		t.Run("a machine whose namespace is frozen has its claim", func(t *testing.T) {
+			t.Parallel()
+			claimComesWhileItIsFrozen(&scene{T: t, env: env, ns: frozen})
+		})
 		for name, test := range map[string]func(*scene){
 			"all machines have claims":                         claimsCome,
 			"an address is as metal3 makes it":                 addressIsAsMetal3MakesIt,
@@ -85,6 +91,7 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			"what is reserved, and what the network needs":     reservedAddressesAreNotTaken,
 			"a range that is taken out of a pool is not given": rangeThatIsTakenOutIsNotGiven,
 			"a machine of a deleted pool":                      poolGoesWithAMachine,
+			"what is frozen is not given back":                 whatWasTakenStaysWhileItIsFrozen,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
