@@ -50,7 +50,7 @@ func (s *state) missesMarks(h *holding) bool {
 	case h.annotated != nil:
 		return !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer)
 	}
-	return h.claim != nil && h.address != nil && (h.belongsTo(s.machineState) || isOffered(h.claim, s.name))
+	return h.claim != nil && h.address != nil && (h.belongsTo(s.machineState) || isOffered(h.claim, s.name)) && !s.isBoundOtherwise(h)
 }
 
 // foundFor is the holding of a claim that is marked for the machine, is bound to
@@ -78,7 +78,7 @@ func (s *state) foundFor(lost *holding) *holding {
 func restoredBindings(stored *capi.VSphereMachine, s *state) []ipam.Binding {
 	var bindings []ipam.Binding
 	for _, h := range s.holdings {
-		if h.annotated == nil {
+		if h.annotated == nil && !s.isBoundOtherwise(h) {
 			h.annotated = restored(stored, s.machineState, h)
 		}
 		if h.annotated != nil {
@@ -90,7 +90,7 @@ func restoredBindings(stored *capi.VSphereMachine, s *state) []ipam.Binding {
 
 // restored is the binding that a claim and a device agree upon, nil if none.
 func restored(stored *capi.VSphereMachine, m machineState, h *holding) *ipam.Binding {
-	if h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
+	if h.paused || h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}
 	if !h.belongsTo(m) && !isOffered(h.claim, m.name) {
