@@ -36,11 +36,13 @@ func TestBothClaimsOfAMoveAreLeftAlone(t *testing.T) {
 		holding holding
 		want    bool
 	}{
-		"the one that it comes from":         {"cp-0", bound(withoutAnnotation), true},
-		"the one that it goes to":            {"cp-0", bound(target, withoutAnnotation), true},
-		"an address before its claim":        {"cp-0", bound(target, withoutClaim, withoutAnnotation), true},
-		"a binding whose claim is gone":      {"cp-0", bound(withoutClaim, withoutAddress), true},
-		"a claim of another pool":            {"cp-0", bound(withoutAnnotation, func(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) { c.Spec.Pool.Name, a.Spec.Pool.Name = "x", "x" }), false},
+		"the one that it comes from":    {"cp-0", bound(withoutAnnotation), true},
+		"the one that it goes to":       {"cp-0", bound(target, withoutAnnotation), true},
+		"an address before its claim":   {"cp-0", bound(target, withoutClaim, withoutAnnotation), true},
+		"a binding whose claim is gone": {"cp-0", bound(withoutClaim, withoutAddress), true},
+		"a claim of another pool": {"cp-0", bound(withoutAnnotation, func(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
+			c.Spec.Pool.Name, a.Spec.Pool.Name = "x", "x"
+		}), false},
 		"said by a manifest that was copied": {"cp-9", bound(withoutAnnotation), false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"go4.org/netipx"
@@ -93,12 +94,26 @@ func forNobody(ips []netip.Addr) map[string]ipamv1.IPAddressStr {
 	return kept
 }
 
+func keptForNobody(pool *ipamv1.IPPool) []netip.Addr {
+	var ips []netip.Addr
+	for key, text := range pool.Spec.PreAllocations {
+		if ip := capi.ParseAddress(string(text)); ip.IsValid() && strings.HasPrefix(key, nobodys) {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}
+
 // Freeze implements ipam.Migratable: the pool consists of what is in use, and each of that
 // is kept for nobody. metal3's webhook takes nothing less.
 func (Provider) Freeze(object client.Object, used []netip.Addr) error {
 	pool, r, err := recordOf(object)
 	if err != nil {
 		return err
+	}
+	if r.Before != nil {
+		// What has been freed stays: the webhook goes by a status that lags behind.
+		used = slices.Concat(used, keptForNobody(pool))
 	}
 	original := r.original(pool)
 	r = record{Before: &original}
