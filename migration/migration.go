@@ -161,7 +161,7 @@ func (m *Migration) advance(ctx context.Context, machine Machine, back bool) err
 	for again := 0; ; {
 		if err == nil {
 			d := next(o)
-			switch d.step {
+			switch d.task {
 			case done:
 				return cause
 			case blocked:
@@ -171,7 +171,7 @@ func (m *Migration) advance(ctx context.Context, machine Machine, back bool) err
 			default:
 				err = m.perform(ctx, &o, d)
 			}
-			if err == nil && d.step == discard {
+			if err == nil && d.task == discard {
 				return errors.New(d.why)
 			}
 		}
@@ -202,7 +202,7 @@ func (m *Migration) await(ctx context.Context, o *observed, d decision) error {
 			return err
 		}
 		switch now := next(*o); {
-		case now.step != await || now.journey != d.journey:
+		case now.task != await || now.journey != d.journey:
 			return nil
 		case time.Since(began) > m.Timeout:
 			return fmt.Errorf("after %s, %s", m.Timeout, now.why)

@@ -19,9 +19,9 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// perform takes a step, and reads again what may have changed by it.
+// perform does a task, and reads again what may have changed by it.
 func (m *Migration) perform(ctx context.Context, o *observed, d decision) error {
-	switch d.step {
+	switch d.task {
 	case announce:
 		return m.announce(ctx, o, o.back)
 	case finish:
@@ -33,14 +33,14 @@ func (m *Migration) perform(ctx context.Context, o *observed, d decision) error 
 		return m.rebind(ctx, o, j.To, j.From)
 	}
 	j := &o.journeys[d.journey]
-	if err := m.change(ctx, o.machine, j, d.step); err != nil {
-		return fmt.Errorf("step %s: %w", d.step, err)
+	if err := m.change(ctx, o.machine, j, d.task); err != nil {
+		return fmt.Errorf("%s: %w", d.task, err)
 	}
 	return m.look(ctx, o, d.journey)
 }
 
 // change writes one of the claims or addresses of a move.
-func (m *Migration) change(ctx context.Context, machine *capi.VSphereMachine, j *journey, s step) error {
+func (m *Migration) change(ctx context.Context, machine *capi.VSphereMachine, j *journey, s task) error {
 	switch s {
 	case place:
 		return ignoreExists(m.Client.Create(ctx, m.newAddress(machine, j)))
@@ -67,7 +67,7 @@ func (m *Migration) change(ctx context.Context, machine *capi.VSphereMachine, j 
 	case drop:
 		return m.drop(ctx, j.From.Pool, j.old)
 	}
-	return fmt.Errorf("%q is no step", s)
+	return fmt.Errorf("%q is no task", s)
 }
 
 // patch changes an object against the version that was read, and then what is known of it.

@@ -99,7 +99,7 @@ func oldLost(_ *observed, j *journey)   { j.old.claim = nil }
 func TestNextStepOfAMachine(t *testing.T) {
 	for name, test := range map[string]struct {
 		state observed
-		want  step
+		want  task
 	}{
 		"nothing is begun":                           {beginning(), announce},
 		"nothing is begun, the old claim is missing": {beginning(oldLost), blocked},
@@ -140,8 +140,8 @@ func TestNextStepOfAMachine(t *testing.T) {
 		"undone without a beginning":                    {beginning(func(o *observed, _ *journey) { o.back = true }), done},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := next(test.state); got.step != test.want {
-				t.Errorf("got %q (%s), want %q", got.step, got.why, test.want)
+			if got := next(test.state); got.task != test.want {
+				t.Errorf("got %q (%s), want %q", got.task, got.why, test.want)
 			}
 		})
 	}
@@ -157,7 +157,7 @@ func TestAddressesOfAMachineAreMovedOneAfterTheOther(t *testing.T) {
 	o.bindings = append(o.bindings, b)
 	o.journeys = append(o.journeys, journey{Move: second, places: true})
 
-	if got := next(o); got.step != place || got.journey != 1 {
-		t.Errorf("got %q of move %d, want the address of the second", got.step, got.journey)
+	if got := next(o); got.task != place || got.journey != 1 {
+		t.Errorf("got %q of move %d, want the address of the second", got.task, got.journey)
 	}
 }

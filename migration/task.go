@@ -7,28 +7,28 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// step is what is to be done next about a machine. Each is one write.
-type step string
+// task is what is to be done next about a machine. As a rule it is one write.
+type task string
 
 const (
-	done       step = "done"
-	blocked    step = "blocked"     // somebody has to do something first
-	await      step = "await"       // the provider has to do something first
-	announce   step = "announce"    // say on the machine what is to be moved
-	place      step = "place"       // make the address before its claim
-	claim      step = "claim"       // make the claim in the new pool
-	discard    step = "discard"     // delete a claim in the new pool that failed
-	protect    step = "protect"     // put our finalizer on the new address
-	switchTo   step = "switch-to"   // have the bindings say that the new claim is the current one
-	unprotect  step = "unprotect"   // take our finalizer off the old address
-	release    step = "release"     // delete the old claim
-	drop       step = "drop"        // do what a provider that rests would do about that
-	reprotect  step = "reprotect"   // put our finalizer on the old address again
-	switchBack step = "switch-back" // have the bindings say that the old claim is the current one
-	giveUp     step = "give-up"     // take our finalizer off the new address
-	withdraw   step = "withdraw"    // delete the new claim
-	displace   step = "displace"    // delete the new address, which has no claim
-	finish     step = "finish"      // take off the machine what was announced
+	done       task = "done"
+	blocked    task = "blocked"     // somebody has to do something first
+	await      task = "await"       // the provider has to do something first
+	announce   task = "announce"    // say on the machine what is to be moved
+	place      task = "place"       // make the address before its claim
+	claim      task = "claim"       // make the claim in the new pool
+	discard    task = "discard"     // delete a claim in the new pool that failed
+	protect    task = "protect"     // put our finalizer on the new address
+	switchTo   task = "switch-to"   // have the bindings say that the new claim is the current one
+	unprotect  task = "unprotect"   // take our finalizer off the old address
+	release    task = "release"     // delete the old claim
+	drop       task = "drop"        // do what a provider that rests would do about that
+	reprotect  task = "reprotect"   // put our finalizer on the old address again
+	switchBack task = "switch-back" // have the bindings say that the old claim is the current one
+	giveUp     task = "give-up"     // take our finalizer off the new address
+	withdraw   task = "withdraw"    // delete the new claim
+	displace   task = "displace"    // delete the new address, which has no claim
+	finish     task = "finish"      // take off the machine what was announced
 )
 
 // side is one end of a move, as far as it exists.
@@ -73,9 +73,9 @@ type observed struct {
 	journeys        []journey
 }
 
-// decision is a step, the journey that it is for, and why it is taken where that has to be told.
+// decision is a task, the journey that it is for, and why it is taken where that has to be told.
 type decision struct {
-	step
+	task
 	journey int
 	why     string
 }
@@ -84,14 +84,14 @@ type decision struct {
 func next(o observed) decision {
 	if o.machine == nil || !o.machine.DeletionTimestamp.IsZero() {
 		// The manager releases both claims.
-		return decision{step: done}
+		return decision{task: done}
 	}
 	for i, j := range o.journeys {
 		current, known := j.Current(o.bindings)
-		d := decision{step: blocked, why: fmt.Sprintf("it does not hold %s by either of the two claims any more", j.Address)}
+		d := decision{task: blocked, why: fmt.Sprintf("it does not hold %s by either of the two claims any more", j.Address)}
 		switch {
 		case !known && !o.announced && o.back:
-			d = decision{step: done}
+			d = decision{task: done}
 		case !known:
 		case o.back && current == j.From:
 			d = withdrawn(j)
@@ -102,15 +102,15 @@ func next(o observed) decision {
 		default:
 			d = released(j)
 		}
-		if d.step != done {
+		if d.task != done {
 			d.journey = i
 			return d
 		}
 	}
 	if o.announced {
-		return decision{step: finish}
+		return decision{task: finish}
 	}
-	return decision{step: done}
+	return decision{task: done}
 }
 
 // moved makes the new claim the current one. Before the machine says that it is moved, the old
@@ -118,25 +118,25 @@ func next(o observed) decision {
 func moved(j journey, announced bool) decision {
 	switch {
 	case !announced && !(j.old.isWhole(j.Move) && j.old.isProtected()):
-		return decision{step: blocked, why: fmt.Sprintf("claim %s is not whole: see kubectl static-ip explain", j.From.Claim)}
+		return decision{task: blocked, why: fmt.Sprintf("claim %s is not whole: see kubectl static-ip explain", j.From.Claim)}
 	case !announced:
-		return decision{step: announce}
+		return decision{task: announce}
 	case j.new.address != nil && !j.isOwn():
-		return decision{step: blocked, why: fmt.Sprintf("IPAddress %s is in the way, which is for %s", j.new.address.GetName(), j.new.address.IP)}
+		return decision{task: blocked, why: fmt.Sprintf("IPAddress %s is in the way, which is for %s", j.new.address.GetName(), j.new.address.IP)}
 	case j.new.address == nil && j.new.claim == nil && j.places:
-		return decision{step: place}
+		return decision{task: place}
 	case j.new.claim == nil:
-		return decision{step: claim}
+		return decision{task: claim}
 	case j.new.isGoing():
-		return decision{step: await, why: fmt.Sprintf("claim %s is being deleted", j.To.Claim)}
+		return decision{task: await, why: fmt.Sprintf("claim %s is being deleted", j.To.Claim)}
 	case j.new.claim.Failure != "":
-		return decision{step: discard, why: fmt.Sprintf("%s refuses %s: %s", j.To.Pool, j.Address, j.new.claim.Failure)}
+		return decision{task: discard, why: fmt.Sprintf("%s refuses %s: %s", j.To.Pool, j.Address, j.new.claim.Failure)}
 	case !j.new.isWhole(j.Move):
-		return decision{step: await, why: fmt.Sprintf("claim %s is not bound: is the IPAM provider of %s running?", j.To.Claim, j.To.Pool)}
+		return decision{task: await, why: fmt.Sprintf("claim %s is not bound: is the IPAM provider of %s running?", j.To.Claim, j.To.Pool)}
 	case !j.new.isProtected() || j.new.address.GetAnnotations()[ipam.MachineUIDAnnotation] == "":
-		return decision{step: protect}
+		return decision{task: protect}
 	}
-	return decision{step: switchTo}
+	return decision{task: switchTo}
 }
 
 // isOwn tells whether the address object in the new pool is the one that is wanted.
@@ -149,34 +149,34 @@ func (j journey) isOwn() bool {
 func released(j journey) decision {
 	switch {
 	case j.old.isProtected():
-		return decision{step: unprotect}
+		return decision{task: unprotect}
 	case !j.old.isGoing():
-		return decision{step: release}
+		return decision{task: release}
 	case j.rests && (j.old.claim != nil || j.old.address != nil):
-		return decision{step: drop}
+		return decision{task: drop}
 	}
-	return decision{step: done}
+	return decision{task: done}
 }
 
 // returned makes the old claim the current one again. It is whole.
 func returned(j journey) decision {
 	if !j.old.isProtected() {
-		return decision{step: reprotect}
+		return decision{task: reprotect}
 	}
-	return decision{step: switchBack}
+	return decision{task: switchBack}
 }
 
 // withdrawn gives the new claim back when the old one is the current one.
 func withdrawn(j journey) decision {
 	switch {
 	case j.new.isProtected():
-		return decision{step: giveUp}
+		return decision{task: giveUp}
 	case !j.new.isGoing():
-		return decision{step: withdraw}
+		return decision{task: withdraw}
 	case j.new.claim == nil && j.new.address != nil:
-		return decision{step: displace}
+		return decision{task: displace}
 	case j.new.claim != nil && j.new.address != nil:
-		return decision{step: await, why: fmt.Sprintf("claim %s is being deleted: is the IPAM provider of %s running?", j.To.Claim, j.To.Pool)}
+		return decision{task: await, why: fmt.Sprintf("claim %s is being deleted: is the IPAM provider of %s running?", j.To.Claim, j.To.Pool)}
 	}
-	return decision{step: done}
+	return decision{task: done}
 }
