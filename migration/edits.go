@@ -183,6 +183,7 @@ func poolEdits(from, to *inventory.Pool) []Edit {
 			add("annotations", key, value, kube.SetAnnotation)
 		}
 	}
+	// Name servers that metal3 has in its spec are an annotation of pools of other providers.
 	details := ipam.DetailsOf(from.Provider, from.Object)
 	missing := len(ipam.DetailsOf(to.Provider, to.Object).Nameservers) == 0 && old[ipam.NameserversAnnotation] == ""
 	if _, isMetal3 := to.Provider.(ipam.Twinned); missing && !isMetal3 && len(details.Nameservers) > 0 {

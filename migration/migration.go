@@ -85,10 +85,11 @@ func (m *Migration) end(ctx context.Context) error {
 	if half := p.halfWay(); len(half) > 0 {
 		return fmt.Errorf("%d machines are half way, as %s: run this again", len(half), half[0].Key)
 	}
-	if len(p.ready()) == 0 {
-		if err := m.close(ctx); err != nil {
-			return err
-		}
+	if more := p.ready(); len(more) > 0 {
+		return fmt.Errorf("%d machines have come meanwhile, as %s: run this again", len(more), more[0].Key)
+	}
+	if err := m.close(ctx); err != nil {
+		return err
 	}
 	if err := m.reserve(ctx, p); err != nil {
 		return err

@@ -179,7 +179,7 @@ func (n names) free(api string, machine types.NamespacedName, slot ipam.Slot) st
 func (m *Migration) planMachine(graph *inventory.Graph, machine *inventory.Machine, to *target, names names) (Machine, bool) {
 	planned := Machine{Key: client.ObjectKeyFromObject(machine), UID: machine.UID, State: Ready}
 	if migration, ok := ipam.MigrationOf(machine); ok {
-		return m.planBegun(graph, planned, machine, migration)
+		return m.planBegun(planned, machine, migration)
 	}
 	for _, b := range machine.Bindings {
 		if !m.isOf(m.From, machine.Namespace, b.Pool) {
@@ -203,7 +203,7 @@ func (m *Migration) planMachine(graph *inventory.Graph, machine *inventory.Machi
 }
 
 // planBegun plans a machine that says that it is being moved.
-func (m *Migration) planBegun(_ *inventory.Graph, planned Machine, machine *inventory.Machine, migration ipam.Migration) (Machine, bool) {
+func (m *Migration) planBegun(planned Machine, machine *inventory.Machine, migration ipam.Migration) (Machine, bool) {
 	planned.Moves, planned.State = migration.Moves, HalfWay
 	isOurs := slices.ContainsFunc(migration.Moves, func(move ipam.Move) bool {
 		return m.isOf(m.From, machine.Namespace, move.From.Pool) && m.isOf(m.To, machine.Namespace, move.To.Pool)

@@ -4,16 +4,14 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"net/netip"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -37,7 +35,7 @@ func (m *Migration) stops(from, to *inventory.Pool) []string {
 	if m.From.Namespace != m.To.Namespace && m.To.Namespace != "" {
 		stops = append(stops, fmt.Sprintf("%s is not for the machines of %s: name pools of one namespace", m.To, m.From))
 	}
-	if why := clash(from, to); why != "" {
+	if why := cmp.Or(m.migratable(m.From).Clash(from.Object, to.Object), m.migratable(m.To).Clash(to.Object, from.Object)); why != "" {
 		stops = append(stops, why)
 	}
 	_, isFrozen := from.Object.GetAnnotations()[ipam.PoolMigrationAnnotation]
@@ -75,19 +73,6 @@ func isKnown(pool *inventory.Pool) bool {
 	requester, ok := pool.Provider.(ipam.Requester)
 	_, _, ranged := ipam.Ranges(pool.Provider, pool.Object)
 	return ok && ranged && requester.CanRequest(pool.PoolReference)
-}
-
-// clash says why the IPAM providers cannot tell two pools apart, empty if they can.
-func clash(from, to *inventory.Pool) string {
-	a, isA := from.Object.(*ipamv1.IPPool)
-	b, isB := to.Object.(*ipamv1.IPPool)
-	switch {
-	case isA && isB && a.Spec.NamePrefix == b.Spec.NamePrefix && a.Name != b.Name:
-		return fmt.Sprintf("both pools have the namePrefix %q, so that their addresses have the same names: give the new one another", a.Spec.NamePrefix)
-	case isA != isB && from.Name == to.Name:
-		return fmt.Sprintf("both pools are named %q, and metal3 takes claims on the one for claims on the other: give the new one another name", from.Name)
-	}
-	return ""
 }
 
 // mayWrite asks the API server, in dry runs, whether what is to be written to a machine would be

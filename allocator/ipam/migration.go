@@ -95,6 +95,9 @@ type Migratable interface {
 	Reserve(pool client.Object, kept map[string]netip.Addr) error
 	// HasNoted tells whether the provider is seen to know the pool as it is now.
 	HasNoted(pool client.Object) bool
+	// Clash says why addresses cannot be moved between a pool of this provider and another
+	// one, empty if they can.
+	Clash(pool, other client.Object) string
 	// RestsWhenFrozen tells whether the provider frees nothing of a frozen pool: then its
 	// part has to be done for it.
 	RestsWhenFrozen() bool

@@ -172,3 +172,6 @@ func (c Provider) HasNoted(object client.Object) bool {
 
 // RestsWhenFrozen implements ipam.Migratable: it does nothing for claims on a paused pool.
 func (Provider) RestsWhenFrozen() bool { return true }
+
+// Clash implements ipam.Migratable: claims and addresses name the kind of their pool.
+func (Provider) Clash(_, _ client.Object) string { return "" }

@@ -206,3 +206,22 @@ func (Provider) HasNoted(client.Object) bool { return true }
 
 // RestsWhenFrozen implements ipam.Migratable.
 func (Provider) RestsWhenFrozen() bool { return false }
+
+// Clash implements ipam.Migratable. metal3 names addresses by the prefix of their pool, and
+// serves claims of both APIs on pools of the name that they give, whatever the kind.
+func (Provider) Clash(object, other client.Object) string {
+	pool, ok := object.(*ipamv1.IPPool)
+	if !ok {
+		return ""
+	}
+	if twin, ok := other.(*ipamv1.IPPool); ok {
+		if pool.Name != twin.Name && pool.Spec.NamePrefix == twin.Spec.NamePrefix {
+			return fmt.Sprintf("both pools have the namePrefix %q, so that their addresses have the same names: give the new one another", pool.Spec.NamePrefix)
+		}
+		return ""
+	}
+	if pool.Name == other.GetName() {
+		return fmt.Sprintf("both pools are named %q, and metal3 takes claims on the one for claims on the other: give the new one another name", pool.Name)
+	}
+	return ""
+}
