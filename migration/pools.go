@@ -244,26 +244,37 @@ func (m *Migration) read(ctx context.Context, key inventory.PoolKey) (client.Obj
 
 // used are the addresses of a pool that exist.
 func (m *Migration) used(ctx context.Context, key inventory.PoolKey) ([]netip.Addr, error) {
+	addresses, err := m.addresses(ctx, key)
+	var used []netip.Addr
+	for _, address := range addresses {
+		if ip := capi.ParseAddress(address.IP); ip.IsValid() {
+			used = append(used, ip)
+		}
+	}
+	slices.SortFunc(used, netip.Addr.Compare)
+	return slices.Compact(used), err
+}
+
+// addresses are the address objects of a pool, of all claim APIs that its provider serves.
+func (m *Migration) addresses(ctx context.Context, key inventory.PoolKey) ([]ipam.Address, error) {
 	provider := m.Source.Providers.For(key.PoolReference)
 	kinds := []ipam.Objects{provider}
 	if twinned, ok := provider.(ipam.Twinned); ok {
 		kinds = append(kinds, twinned.Twin())
 	}
-	var used []netip.Addr
+	var found []ipam.Address
 	for _, kind := range kinds {
 		objects, err := kube.List(ctx, m.Client, ipam.EmptyAddress(kind), client.InNamespace(key.Namespace))
-		if err != nil {
+		if err != nil && !kube.IsAbsent(err) {
 			return nil, fmt.Errorf("listing the addresses of %s: %w", key, err)
 		}
 		for _, object := range objects {
-			address := kind.ReadAddress(object)
-			if ip := capi.ParseAddress(address.IP); address.Pool == key.PoolReference && ip.IsValid() {
-				used = append(used, ip)
+			if address := kind.ReadAddress(object); address.Pool == key.PoolReference {
+				found = append(found, address)
 			}
 		}
 	}
-	slices.SortFunc(used, netip.Addr.Compare)
-	return slices.Compact(used), nil
+	return found, nil
 }
 
 func (m *Migration) migratable(key inventory.PoolKey) ipam.Migratable {

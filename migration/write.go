@@ -13,7 +13,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
@@ -100,14 +99,15 @@ func (m *Migration) announce(ctx context.Context, o *observed, back bool) error 
 // has bound it, and so knows of it: whom it has given the address before that is seen now.
 func (m *Migration) switchTo(ctx context.Context, o *observed, i int) error {
 	j := o.journeys[i]
-	recreation := allocator.Recreation{Providers: m.Source.Providers, Client: m.Client, Live: m.Client, Pools: m.Client}
-	others, err := recreation.Others(ctx, o.machine.Namespace, bindingOf(j.Move, j.To), m.Client)
+	addresses, err := m.addresses(ctx, m.To)
 	if err != nil {
 		return err
 	}
-	if len(others) > 0 {
-		return &takenError{fmt.Sprintf("%s has given %s to claim %s/%s as well: release that, and run this again",
-			j.To.Pool, j.Address, others[0].GetNamespace(), others[0].Claim)}
+	for _, other := range addresses {
+		if capi.ParseAddress(other.IP) == j.Address && other.GetUID() != j.new.address.GetUID() {
+			return &takenError{fmt.Sprintf("%s has given %s to claim %s/%s as well: release that, and run this again",
+				j.To.Pool, j.Address, other.GetNamespace(), other.Claim)}
+		}
 	}
 	return m.rebind(ctx, o, j.From, j.To)
 }
