@@ -184,6 +184,7 @@ func TestMachinesKeepTheirAddressesInAnotherPool(t *testing.T) {
 		if got, want := r.ip("next"), from.IP(91); got != want {
 			t.Errorf("the next machine got %s, want %s", got, want)
 		}
+		r.devices["next"] = r.machine("next").Spec.Network.Devices
 		r.goes()
 	})
 }
