@@ -52,6 +52,16 @@ func (m *Migration) Run(ctx context.Context) error {
 	if err := m.moveAll(ctx, p.halfWay(), false); err != nil {
 		return fmt.Errorf("finishing what was begun: %w", err)
 	}
+	if p, err = m.Plan(ctx); err != nil {
+		return err
+	}
+	if len(p.ready()) == 0 {
+		// Freezing what is closed would only undo that.
+		if err := m.edit(ctx, p); err != nil {
+			return err
+		}
+		return m.end(ctx)
+	}
 	if err := m.freeze(ctx); err != nil {
 		return err
 	}

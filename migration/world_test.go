@@ -307,3 +307,22 @@ func TestMigrationThatIsKilledAfterAnyWriteIsUndone(t *testing.T) {
 		})
 	}
 }
+
+// Each run is killed at its first write, and comes further than the one before.
+func TestMigrationThatIsKilledAtEachWriteComesToAnEnd(t *testing.T) {
+	for name, d := range directions() {
+		t.Run(name, func(t *testing.T) {
+			const most = 50
+			w := newWorld(t, d[0])
+			runs := 0
+			for w.migration(d[0], d[1], 1).Run(t.Context()) != nil {
+				if runs++; runs > most {
+					t.Fatalf("it has not come to an end after %d runs", runs)
+				}
+			}
+			if pool, addresses := w.holds(); pool != d[1].Name || addresses != 1 {
+				t.Errorf("the machine is held by %s, and %d addresses exist", pool, addresses)
+			}
+		})
+	}
+}
