@@ -196,7 +196,7 @@ fuzz: ## Fuzz each fuzz target for FUZZTIME.
 	done
 
 .PHONY: bench
-bench: ## Measure what an injected address costs, in one run on one control plane; QUICK=1 in a minute.
+bench: ## Measure what an injected address costs, in one run on one control plane; QUICK=1 in two minutes.
 	@$(GO) run ./tests/bench $(if $(QUICK),-quick)
 
 .PHONY: bench-stack

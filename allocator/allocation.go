@@ -59,6 +59,11 @@ type allocation struct {
 	used bool
 	// late says that the claim was made, and not bound in time.
 	late bool
+	// isTaken says that the address of an earlier request for the machine was there when the
+	// pool was chosen, and no claim: see take.
+	isTaken bool
+	// took is the name of the address object that this request took, or may have.
+	took string
 }
 
 // attempt is a request for which nothing is chosen, and nothing claimed, yet.

@@ -33,6 +33,12 @@ type Allocator struct {
 	bound, full, stored notifier
 	// queue are those of the requests that want to claim from a pool.
 	queue queue
+	// TakesAddresses has addresses taken without their provider, where that is possible.
+	TakesAddresses bool
+	// taking are the requests that take an address, by its claim, and inFlight the addresses
+	// that the cache does not have yet.
+	taking   queue
+	inFlight inFlight
 	// underWay are the claims of the requests that are being answered here.
 	underWay underWay
 	// Counts are of the claims that wait. They are listed where it is nil, or does not know.
@@ -45,7 +51,7 @@ type Allocator struct {
 // of the providers' kinds; live reads past them. Its Sources must be started,
 // or requests wait until their deadline.
 func New(providers ipam.Providers, c client.Client, live client.Reader) *Allocator {
-	return &Allocator{providers: providers, client: c, live: live}
+	return &Allocator{providers: providers, client: c, live: live, taking: queue{places: 1}}
 }
 
 // Check checks that the request can be served now: that for every ask there is a pool

@@ -62,7 +62,7 @@ func TestAddressesThatAPoolSetsAsideAreBounded(t *testing.T) {
 					Asks: []ipam.Ask{askOf(metal3.PoolNamed("pool"))},
 				}).allocations[0]
 				pool := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "pool"}}
-				al.take(&offer{
+				al.follow(&offer{
 					candidate: candidate{want: ipam.Want{Ask: al.want.Ask, Pool: metal3.PoolNamed("pool")}},
 					provider:  metal3.Provider{}, pool: ipam.Pool{Object: pool, Reference: metal3.PoolNamed("pool")},
 				})

@@ -58,26 +58,70 @@ func (t *Attempt) rounds() [][]int {
 // bindRound claims an address for each of these allocations, and then waits for them.
 func (a *Allocator) bindRound(ctx context.Context, attempt *Attempt, round []int, claims *requestClaims, bindings []ipam.Binding) error {
 	made := make([]ipam.Claim, len(attempt.allocations))
+	var claimed []int
+	var taken turns
+	defer func() { taken.end() }()
 	for _, i := range round {
-		var err error
-		if made[i], err = a.claim(ctx, attempt.allocations[i], claims); err != nil {
+		al := attempt.allocations[i]
+		binding, end, err := a.takeOrWait(ctx, attempt, al, claims)
+		taken = append(taken, end...)
+		if err == nil {
+			if bindings[i], err = binding, attempt.add(al, binding); err != nil {
+				return err
+			}
+			continue
+		}
+		if !errors.Is(err, errNotTaken) {
 			return err
 		}
+		if made[i], err = a.claim(ctx, al, claims); err != nil {
+			return err
+		}
+		claimed = append(claimed, i)
 	}
-	for _, i := range round {
+	for _, i := range claimed {
 		al := attempt.allocations[i]
 		binding, err := a.bind(ctx, attempt, al, bindingOf{claims, made[i]})
 		if err != nil {
 			attempt.noteLate(i, err)
 			return err
 		}
-		if err := checkDistinct(attempt.Bindings, binding, al.Machine.Namespace); err != nil {
+		if bindings[i], err = binding, attempt.add(al, binding); err != nil {
 			return err
 		}
-		attempt.Bindings = append(attempt.Bindings, binding)
-		bindings[i] = binding
 	}
 	return nil
+}
+
+// add notes a binding, unless it is of an address that the attempt has already.
+func (t *Attempt) add(al *allocation, binding ipam.Binding) error {
+	if err := checkDistinct(t.Bindings, binding, al.Machine.Namespace); err != nil {
+		return err
+	}
+	t.Bindings = append(t.Bindings, binding)
+	return nil
+}
+
+// takeOrWait takes an address without the provider. It returns errNotTaken if the provider is
+// to be asked: where it had looked as if it need not be, with a turn to do so.
+func (a *Allocator) takeOrWait(ctx context.Context, attempt *Attempt, al *allocation, claims *requestClaims) (ipam.Binding, turns, error) {
+	if !a.takes(al) {
+		return ipam.Binding{}, nil, errNotTaken
+	}
+	claims.note(al.claimKey())
+	binding, err := a.take(ctx, al)
+	if !errors.Is(err, errNotTaken) {
+		return binding, nil, err
+	}
+	// The cache was behind, or all that is left is used by somebody else.
+	if err := a.planFrom(ctx, a.live, attempt); err != nil {
+		return ipam.Binding{}, nil, err
+	}
+	_, end, err := a.takeTurn(ctx, al)
+	if err != nil {
+		return ipam.Binding{}, nil, notBoundInTime(al)
+	}
+	return ipam.Binding{}, turns{end}, errNotTaken
 }
 
 // noteLate notes, where an allocation was not bound in time, that neither were those after
@@ -172,6 +216,9 @@ func (a *Allocator) tryTurns(ctx context.Context, attempt *Attempt) (taken turns
 	pools := chosenBy(allocations)
 	waited := false
 	for _, al := range allocations {
+		if a.takesAllOf(attempt, al.want.Pool) {
+			continue
+		}
 		had, end, err := a.takeTurn(ctx, al)
 		if err != nil {
 			return taken, false, notBoundInTime(al)
@@ -192,6 +239,11 @@ func (a *Allocator) tryTurns(ctx context.Context, attempt *Attempt) (taken turns
 		}
 	}
 	return taken, false, nil
+}
+
+// takesAllOf tells whether all that is wanted of a pool is taken without its provider.
+func (a *Allocator) takesAllOf(attempt *Attempt, pool ipam.PoolReference) bool {
+	return !slices.ContainsFunc(attempt.allocations, func(al *allocation) bool { return al.want.Pool == pool && !a.takes(al) })
 }
 
 func chosenBy(allocations []*allocation) []ipam.PoolReference {

@@ -19,6 +19,8 @@ type offer struct {
 	claim string
 	// existing is the claim of another name that is to be used, see noteKept.
 	existing string
+	// isTaken says that there is no claim, but an address of the pool that was taken for it.
+	isTaken bool
 }
 
 // choosing chooses a pool for each of several addresses: the first combination, in the

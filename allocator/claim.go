@@ -76,9 +76,13 @@ func (a *Allocator) makeClaim(ctx context.Context, al *allocation) (client.Objec
 	case apierrors.IsAlreadyExists(err):
 		return nil, nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
-		return nil, ipam.Refuse(ipam.NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", al.Machine.Namespace)
+		return nil, namespaceGone(al)
 	}
 	return nil, notWritten(ctx, al, obj, err)
+}
+
+func namespaceGone(al *allocation) error {
+	return ipam.Refuse(ipam.NamespaceGone, "namespace %q is being deleted: nothing can be claimed in it; use another namespace", al.Machine.Namespace)
 }
 
 // sign writes on a claim whose it is, and which request uses it for what.

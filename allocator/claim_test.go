@@ -39,6 +39,9 @@ func slow(t *testing.T) *Allocator {
 	for name, index := range indexUnadopted(metal3.Provider{}) {
 		builder.WithIndex(claim, name, index)
 	}
+	for name, index := range indexAddresses(metal3.Provider{}) {
+		builder.WithIndex(&ipamv1.IPAddress{}, name, index)
+	}
 	c := builder.Build()
 	live := interceptor.NewClient(c, interceptor.Funcs{
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {

@@ -9,6 +9,7 @@ import (
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // CheckNotCopied checks that none of the bindings' claims belongs to another
@@ -20,22 +21,44 @@ func (a *Allocator) CheckNotCopied(ctx context.Context, machine ipam.Machine, bi
 		if client.IgnoreNotFound(err) != nil {
 			return fmt.Errorf("reading claim %s/%s: %w", machine.Namespace, b.Claim, err)
 		}
-		owner := capi.OwnerMachine(claim)
-		if owner.Name == "" {
-			owner.Name = ipam.MachineOf(claim)
+		owner := capi.OwnerMachine(claim).Name
+		if owner == "" {
+			owner = ipam.MachineOf(claim)
 		}
-		if err != nil || owner.Name == "" || owner.Name == machine.Name {
+		if err != nil {
+			if owner, err = a.takerOf(ctx, machine, b); err != nil {
+				return err
+			}
+		}
+		if owner == "" || owner == machine.Name {
 			continue
 		}
-		exists, err := machineExists(ctx, a.live, types.NamespacedName{Namespace: machine.Namespace, Name: owner.Name})
+		exists, err := machineExists(ctx, a.live, types.NamespacedName{Namespace: machine.Namespace, Name: owner})
 		if err != nil {
 			return err
 		}
 		if exists {
 			return ipam.Refuse(ipam.BindingsShared, "annotation %s names claim %q, which belongs to VSphereMachine %q: "+
 				"remove the annotation and the copied ipAddrs, so that the machine gets addresses of its own",
-				ipam.BindingsAnnotation, b.Claim, owner.Name)
+				ipam.BindingsAnnotation, b.Claim, owner)
 		}
 	}
 	return nil
+}
+
+// takerOf is the machine that the address of a binding was taken for, while there is no claim,
+// empty if there is none.
+func (a *Allocator) takerOf(ctx context.Context, machine ipam.Machine, b ipam.Binding) (string, error) {
+	name, ok, err := a.nameTaken(ctx, machine, b)
+	if err != nil || !ok {
+		return "", err
+	}
+	address, key := ipam.EmptyAddress(a.providers.For(b.Pool)), types.NamespacedName{Namespace: machine.Namespace, Name: name}
+	if err := a.live.Get(ctx, key, address); err != nil {
+		if kube.IsAbsent(err) {
+			return "", nil
+		}
+		return "", fmt.Errorf("reading address %s: %w", key, err)
+	}
+	return ipam.MachineOf(address), nil
 }

@@ -3,7 +3,8 @@
 // It is the only code that talks to IPAM objects. A request has an ask for each
 // address; the allocator chooses a pool for each that can serve, makes the claims,
 // waits on watches until their providers have bound them all, and answers
-// with bindings. It never chooses an address: the provider does.
+// with bindings. The provider chooses the addresses, except where they are taken without it
+// (take.go).
 //
 // Each ask becomes an allocation, which goes through choices.go, plan.go (with choose.go),
 // bind.go, claim.go, await.go, accept.go and protect.go, in this order, and through take_back.go if the

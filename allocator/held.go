@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 )
@@ -74,7 +76,7 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 	key := types.NamespacedName{Namespace: machine.Namespace, Name: b.Claim}
 	obj := ipam.EmptyClaim(provider)
 	if err := reader.Get(ctx, key, obj); kube.IsAbsent(err) {
-		return false, nil
+		return a.isTakenNow(ctx, reader, machine, b)
 	} else if err != nil {
 		return false, fmt.Errorf("reading claim %s: %w", key, err)
 	}
@@ -96,6 +98,40 @@ func (a *Allocator) isUnderWay(ctx context.Context, reader client.Reader, machin
 	ip, err := netip.ParseAddr(provider.ReadAddress(answer).IP)
 	return err == nil && ip.Unmap() == b.Address.Addr() && ipam.Answers(answer, obj.GetUID()) && ipam.MachineOf(answer) == machine.Name &&
 		answer.GetDeletionTimestamp().IsZero() && answer.GetAnnotations()[ipam.MachineUIDAnnotation] == "", nil
+}
+
+// isTakenNow is isUnderWay for a binding without a claim: its address was taken.
+func (a *Allocator) isTakenNow(ctx context.Context, reader client.Reader, machine ipam.Machine, b ipam.Binding) (bool, error) {
+	provider := a.providers.For(b.Pool)
+	name, ok, err := a.nameTaken(ctx, machine, b)
+	if err != nil || !ok {
+		return false, err
+	}
+	key := types.NamespacedName{Namespace: machine.Namespace, Name: name}
+	obj := ipam.EmptyAddress(provider)
+	if err := reader.Get(ctx, key, obj); kube.IsAbsent(err) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("reading address %s: %w", key, err)
+	}
+	address := provider.ReadAddress(obj)
+	stamp, err := ipam.StampOf(obj)
+	slot, isSlot := ipam.SlotOfClaim(&metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: address.Claim}}, machine.Name)
+	return err == nil && time.Since(stamp.Time) < apiRequestLimit && ipam.IsTaken(obj) && ipam.HolderOf(obj) == machine.Holder() &&
+		address.Pool == b.Pool && address.Claim == b.Claim && isSlot && slot == b.Slot() && capi.ParseAddress(address.IP) == b.Address.Addr(), nil
+}
+
+// nameTaken is the name of the object of a binding's address, if its pool is one of which
+// addresses are taken.
+func (a *Allocator) nameTaken(ctx context.Context, machine ipam.Machine, b ipam.Binding) (string, bool, error) {
+	pool, err := a.providers.Pool(ctx, a.client, machine, ipam.Want{Pool: b.Pool})
+	if _, refused := ipam.AsRefusal(err); refused || err == nil && pool.Taking == nil {
+		return "", false, nil
+	}
+	if err != nil {
+		return "", false, err
+	}
+	return pool.Taking.Object(b.Claim, b.Address.Addr()).GetName(), true, nil
 }
 
 // isOfRequest tells whether a claim was used for the machine of this name within

@@ -17,6 +17,21 @@ var (
 		Help: "Claims made for machines, at admission or later.",
 	})
 
+	addressesTaken = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_addresses_taken_total",
+		Help: "Addresses taken for machines without their provider, see --metal3-allocation.",
+	})
+
+	addressCollisions = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_address_collisions_total",
+		Help: "Addresses that were to be taken and that somebody else had taken a moment before.",
+	})
+
+	addressesGivenBack = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "capv_static_ip_addresses_given_back_total",
+		Help: "Addresses that were taken for machines which were denied, or never came, and that were given back before they had a claim.",
+	})
+
 	addressesSetAside = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "capv_static_ip_addresses_set_aside_total",
 		Help: "Addresses that no machine can be given and that were kept from being handed out again, by cause.",
@@ -48,5 +63,5 @@ var (
 )
 
 func init() {
-	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack, addressesSetAside, claimsRecreated, addressesLost, addressesCooling, strayAddressesDeleted)
+	metrics.Registry.MustRegister(providerWait, claimsMade, claimsTakenBack, addressesTaken, addressCollisions, addressesGivenBack, addressesSetAside, claimsRecreated, addressesLost, addressesCooling, strayAddressesDeleted)
 }

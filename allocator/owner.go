@@ -77,8 +77,64 @@ func (a *Allocator) checkEarlier(ctx context.Context, req Request, attempt *Atte
 				return err
 			}
 		}
+		if err := a.checkEarlierTaken(ctx, req, provider); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// checkEarlierTaken is checkEarlier for the addresses of a provider that were taken without
+// it, and that have no claims yet.
+func (a *Allocator) checkEarlierTaken(ctx context.Context, req Request, provider ipam.Provider) error {
+	addresses, err := a.takenFor(ctx, provider, req)
+	if err != nil {
+		return fmt.Errorf("listing the addresses that were taken for %s %s: %w", req.Owner.Kind, req.Owner.Name, err)
+	}
+	for _, obj := range addresses {
+		address := provider.ReadAddress(obj)
+		key := types.NamespacedName{Namespace: obj.GetNamespace(), Name: address.Claim}
+		if ipam.MachineOf(obj) == req.Machine.Name || a.underWay.has(key) {
+			continue
+		}
+		stored, err := a.isStored(ctx, obj)
+		if err != nil {
+			return err
+		}
+		if !stored {
+			return earlierNotStored(req, address.IP)
+		}
+	}
+	return nil
+}
+
+// takenFor are the addresses that were taken for the owner of a request, and that no machine
+// is known to be stored for, where that is counted.
+func (a *Allocator) takenFor(ctx context.Context, provider ipam.Provider, req Request) ([]client.Object, error) {
+	names, counted := a.Counts.Taken(provider, req.Machine.Namespace, req.Owner)
+	if !counted {
+		return kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(req.Machine.Namespace),
+			client.MatchingFields{byRequester: ipam.RequestedBy(req.Owner)})
+	}
+	return a.cached(ctx, req.Machine.Namespace, names, func() client.Object { return ipam.EmptyAddress(provider) },
+		func(obj client.Object) bool { return ipam.TakenFor(obj) == ipam.RequestedBy(req.Owner) })
+}
+
+// cached are the objects of these names that the cache has, and that are wanted.
+func (a *Allocator) cached(ctx context.Context, namespace string, names []string, empty func() client.Object, wanted func(client.Object) bool) ([]client.Object, error) {
+	var found []client.Object
+	for _, name := range names {
+		obj := empty()
+		err := a.client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, obj)
+		switch {
+		case kube.IsAbsent(err):
+		case err != nil:
+			return nil, err
+		case wanted(obj):
+			found = append(found, obj)
+		}
+	}
+	return found, nil
 }
 
 // requested are the claims that were made for the owner of a request and that no machine has
@@ -90,19 +146,8 @@ func (a *Allocator) requested(ctx context.Context, provider ipam.Provider, req R
 		return kube.List(ctx, a.client, ipam.EmptyClaim(provider), client.InNamespace(req.Machine.Namespace),
 			client.MatchingFields{byRequester: ipam.RequestedBy(req.Owner)})
 	}
-	var claims []client.Object
-	for _, name := range names {
-		obj := ipam.EmptyClaim(provider)
-		err := a.client.Get(ctx, client.ObjectKey{Namespace: req.Machine.Namespace, Name: name}, obj)
-		switch {
-		case kube.IsAbsent(err):
-		case err != nil:
-			return nil, err
-		case ipam.UnadoptedBy(obj) == ipam.RequestedBy(req.Owner):
-			claims = append(claims, obj)
-		}
-	}
-	return claims, nil
+	return a.cached(ctx, req.Machine.Namespace, names, func() client.Object { return ipam.EmptyClaim(provider) },
+		func(obj client.Object) bool { return ipam.UnadoptedBy(obj) == ipam.RequestedBy(req.Owner) })
 }
 
 // checkStored refuses a request whose owner has a claim that was answered, and
@@ -113,7 +158,7 @@ func (a *Allocator) checkStored(ctx context.Context, req Request, claim ipam.Cla
 	if claim.Address == "" || claim.Failure != "" || a.underWay.has(key) {
 		return nil
 	}
-	stored, err := a.isStored(ctx, claim)
+	stored, err := a.isStored(ctx, claim.Object)
 	if err != nil || stored {
 		return err
 	}
@@ -126,14 +171,18 @@ func (a *Allocator) checkStored(ctx context.Context, req Request, claim ipam.Cla
 	if !ipam.IsProtected(address) {
 		return nil
 	}
-	return ipam.Refuse(ipam.MachineNotStored, "an earlier machine of %s %q was given %s and then refused by something after this webhook "+
-		"(a policy, a quota, the schema): see what is said about it there, and correct that; the address comes back after the grace period",
-		req.Owner.Kind, req.Owner.Name, provider.ReadAddress(address).IP)
+	return earlierNotStored(req, provider.ReadAddress(address).IP)
 }
 
-// isStored tells whether the machine of a claim exists. One that was answered a
-// moment ago is given the time to be stored.
-func (a *Allocator) isStored(ctx context.Context, claim ipam.Claim) (bool, error) {
+func earlierNotStored(req Request, ip string) error {
+	return ipam.Refuse(ipam.MachineNotStored, "an earlier machine of %s %q was given %s and then refused by something after this webhook "+
+		"(a policy, a quota, the schema): see what is said about it there, and correct that; the address comes back after the grace period",
+		req.Owner.Kind, req.Owner.Name, ip)
+}
+
+// isStored tells whether the machine of a claim, or of an address that was taken, exists.
+// One that was answered a moment ago is given the time to be stored.
+func (a *Allocator) isStored(ctx context.Context, claim client.Object) (bool, error) {
 	key := types.NamespacedName{Namespace: claim.GetNamespace(), Name: ipam.MachineOf(claim)}
 	stored, done := a.stored.subscribe(key)
 	defer done()
@@ -203,16 +252,11 @@ func (a *Allocator) unstored(ctx context.Context, al *allocation) (unstored, set
 	if count, counted := a.Counts.Unstored(al.provider, al.Machine.Namespace, al.want.Pool); counted && count < maxUnstored {
 		return 0, 0, nil
 	}
-	claims, err := kube.List(ctx, a.client, ipam.EmptyClaim(al.provider), client.InNamespace(al.Machine.Namespace),
-		client.MatchingFields{unadopted: al.want.Pool.String()}, client.UnsafeDisableDeepCopy)
-	if err != nil {
-		return 0, 0, fmt.Errorf("listing the claims on %s: %w", al.want.Pool, err)
+	waiting, err := a.unadopted(ctx, al)
+	if err != nil || len(waiting) < maxUnstored {
+		return 0, 0, err
 	}
-	if len(claims) < maxUnstored {
-		return 0, 0, nil
-	}
-	for _, claim := range claims {
-		key := client.ObjectKeyFromObject(claim)
+	for key, claim := range waiting {
 		if a.underWay.has(key) {
 			continue
 		}
@@ -229,6 +273,27 @@ func (a *Allocator) unstored(ctx context.Context, al *allocation) (unstored, set
 		}
 	}
 	return unstored, settling, nil
+}
+
+// unadopted are the claims of a namespace on a pool that no machine has adopted, and the
+// addresses that were taken for claims which are not made yet, by the key of the claim.
+func (a *Allocator) unadopted(ctx context.Context, al *allocation) (map[types.NamespacedName]client.Object, error) {
+	found := map[types.NamespacedName]client.Object{}
+	for _, kind := range []client.Object{ipam.EmptyAddress(al.provider), ipam.EmptyClaim(al.provider)} {
+		objects, err := kube.List(ctx, a.client, kind, client.InNamespace(al.Machine.Namespace),
+			client.MatchingFields{unadopted: al.want.Pool.String()}, client.UnsafeDisableDeepCopy)
+		if err != nil {
+			return nil, fmt.Errorf("listing the claims on %s: %w", al.want.Pool, err)
+		}
+		for _, obj := range objects {
+			key := client.ObjectKeyFromObject(obj)
+			if ipam.IsTaken(obj) {
+				key.Name = al.provider.ReadAddress(obj).Claim
+			}
+			found[key] = obj
+		}
+	}
+	return found, nil
 }
 
 func tooManyUnstored(al *allocation) error {

@@ -48,14 +48,14 @@ func (a *Allocator) planFrom(ctx context.Context, reader client.Reader, attempt 
 		attempt.Warnings = survey.passedOver(choosing.chosen)
 	}
 	for i, al := range attempt.allocations {
-		al.take(choosing.chosen[i])
+		al.follow(choosing.chosen[i])
 	}
 	return nil
 }
 
-// take has an allocation go on with what was chosen.
-func (al *allocation) take(chosen *offer) {
-	al.want, al.provider, al.pool, al.isNew = chosen.want, chosen.provider, chosen.pool, chosen.claim != ""
+// follow has an allocation go on with what was chosen.
+func (al *allocation) follow(chosen *offer) {
+	al.want, al.provider, al.pool, al.isNew, al.isTaken = chosen.want, chosen.provider, chosen.pool, chosen.claim != "", chosen.isTaken
 	if !al.used && chosen.existing != "" {
 		al.use(chosen.existing)
 	}
@@ -134,7 +134,35 @@ func (s *survey) claimed(ctx context.Context, al *allocation, candidates []candi
 			return i, nil
 		}
 	}
+	return s.taken(ctx, al, candidates)
+}
+
+// taken is the candidate of whose pool an address was taken for an allocation by an earlier
+// request, which has no claim yet. It is the first if there is none.
+func (s *survey) taken(ctx context.Context, al *allocation, candidates []candidate) (int, error) {
+	for i, c := range candidates {
+		if c.refusal != nil {
+			continue
+		}
+		isTaken, err := s.hasTaken(ctx, al, c.want.Pool)
+		if err != nil || isTaken {
+			return i, err
+		}
+	}
 	return 0, nil
+}
+
+// hasTaken tells whether an address of a pool was taken for an allocation already: it needs
+// no other.
+func (s *survey) hasTaken(ctx context.Context, al *allocation, pool ipam.PoolReference) (bool, error) {
+	if al.took != "" {
+		return true, nil
+	}
+	obj, err := s.takenBefore(ctx, al, pool)
+	if err != nil || obj == nil {
+		return false, err
+	}
+	return ipam.IsTaken(obj) && ipam.HolderOf(obj) == al.Machine.Holder(), nil
 }
 
 // keptFor is the place of a claim among those that were kept for an allocation that is on
@@ -206,6 +234,9 @@ func (s *survey) lookAnew(ctx context.Context, al *allocation, c candidate) (*of
 	}
 	claim, err := s.existingClaim(ctx, o.provider, al)
 	if err != nil || claim != nil {
+		return o, err
+	}
+	if o.isTaken, err = s.hasTaken(ctx, al, c.want.Pool); err != nil || o.isTaken {
 		return o, err
 	}
 	o.claim = al.claim

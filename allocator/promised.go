@@ -27,6 +27,8 @@ type promise struct {
 	machine holderKey
 	pool    ipam.PoolReference
 	claim   types.NamespacedName
+	// taken is the name of the address, if it was taken and has no claim.
+	taken string
 	// networks are those on which the machine may be.
 	networks []string
 	at       time.Time
@@ -126,22 +128,42 @@ func (p *promised) keep(ip netip.Addr, wanted func(promise) bool) {
 func (a *Allocator) promise(ctx context.Context, al *allocation, b ipam.Binding) error {
 	next := promise{
 		machine: keyOf(al.Machine), pool: b.Pool, networks: al.want.Networks(), at: time.Now(),
-		claim: types.NamespacedName{Namespace: al.Machine.Namespace, Name: b.Claim},
+		claim: types.NamespacedName{Namespace: al.Machine.Namespace, Name: b.Claim}, taken: al.took,
 	}
 	for _, made := range a.promised.add(b.Address.Addr(), next) {
-		claim := ipam.EmptyClaim(a.providers.For(made.pool))
-		err := a.client.Get(ctx, made.claim, claim)
-		if kube.IsAbsent(err) || err == nil && (!claim.GetDeletionTimestamp().IsZero() || ipam.IsSetAside(claim)) {
+		kept, err := a.isKept(ctx, made)
+		if err == nil && !kept {
 			a.promised.drop(b.Address.Addr(), made.machine)
 			continue
 		}
 		a.promised.drop(b.Address.Addr(), next.machine)
 		if err != nil {
-			return fmt.Errorf("reading claim %s: %w", made.claim, err)
+			return err
 		}
 		return inUse(al, b, []User{made.machine.user()})
 	}
 	return nil
+}
+
+// isKept tells whether a promise may have been kept. One of an address that was taken is
+// looked for live: the cache need not have it yet.
+func (a *Allocator) isKept(ctx context.Context, made promise) (bool, error) {
+	provider := a.providers.For(made.pool)
+	claim := ipam.EmptyClaim(provider)
+	err := a.client.Get(ctx, made.claim, claim)
+	if kube.IsAbsent(err) && made.taken != "" {
+		address := ipam.EmptyAddress(provider)
+		err := a.live.Get(ctx, types.NamespacedName{Namespace: made.claim.Namespace, Name: made.taken}, address)
+		if err != nil && !kube.IsAbsent(err) {
+			return true, fmt.Errorf("reading address %q of claim %s: %w", made.taken, made.claim, err)
+		}
+		holder := ipam.Holder{Kind: made.machine.kind, Name: made.machine.Name}
+		return err == nil && address.GetDeletionTimestamp().IsZero() && ipam.IsProtected(address) && ipam.HolderOf(address) == holder, nil
+	}
+	if err != nil && !kube.IsAbsent(err) {
+		return true, fmt.Errorf("reading claim %s: %w", made.claim, err)
+	}
+	return err == nil && claim.GetDeletionTimestamp().IsZero() && !ipam.IsSetAside(claim), nil
 }
 
 // checkProtectedOnce refuses an address that is protected for another machine in

@@ -37,6 +37,8 @@ func (a *Allocator) protect(ctx context.Context, al *allocation, address ipam.Ad
 		return nil
 	}
 	ipam.ProtectFor(obj, al.Machine.Holder())
+	// From now on what is known of the request stands on the claim.
+	ipam.HandOver(obj)
 	if al.isStored() && al.Machine.Kind == ipam.OfMachine {
 		kube.SetAnnotation(obj, ipam.MachineUIDAnnotation, string(al.UID))
 	}

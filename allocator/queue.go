@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"cmp"
 	"context"
 	"sync"
 
@@ -19,6 +20,9 @@ const waitingClaims = 4
 
 // queue lets the requests for a pool claim in the order in which they came.
 type queue struct {
+	// places is for how many at a time there is a turn, waitingClaims if it is zero.
+	places int64
+
 	mu    sync.Mutex
 	pools map[queueKey]*queueOfPool
 }
@@ -66,7 +70,7 @@ func (q *queue) join(pool queueKey) *queueOfPool {
 		q.pools = map[queueKey]*queueOfPool{}
 	}
 	if q.pools[pool] == nil {
-		q.pools[pool] = &queueOfPool{Weighted: semaphore.NewWeighted(waitingClaims)}
+		q.pools[pool] = &queueOfPool{Weighted: semaphore.NewWeighted(cmp.Or(q.places, waitingClaims))}
 	}
 	q.pools[pool].users++
 	return q.pools[pool]

@@ -216,6 +216,9 @@ func (r Recreation) losesTo(ctx context.Context, own, other ipam.Address) (bool,
 	return !ipam.IsRecreated(claim) || other.GetUID() < own.GetUID(), nil
 }
 
+// CountClaimed counts a claim that was made for an address which was there before.
+func (Recreation) CountClaimed() { claimsMade.Inc() }
+
 // CountRecreated counts a claim that was made anew, and is its holder's.
 func (Recreation) CountRecreated() { claimsRecreated.Inc() }
 

@@ -27,6 +27,7 @@ func (a *Allocator) Sources() []informers.Source {
 				a.bound.notify(client.ObjectKeyFromObject(claim))
 			})},
 			informers.Source{Object: address, Indexes: indexAddresses(provider), Started: informers.OnChange(func(address client.Object) {
+				a.inFlight.end(client.ObjectKeyFromObject(address))
 				a.bound.notify(types.NamespacedName{Namespace: address.GetNamespace(), Name: provider.ReadAddress(address).Claim})
 			})})
 		for _, pool := range provider.PoolKinds() {
@@ -88,6 +89,18 @@ func indexAddresses(provider ipam.Provider) map[string]client.IndexerFunc {
 				return nil
 			}
 			return []string{uid}
+		},
+		byRequester: func(address client.Object) []string {
+			if requester := ipam.TakenFor(address); requester != "" {
+				return []string{requester}
+			}
+			return nil
+		},
+		unadopted: func(address client.Object) []string {
+			if !ipam.IsTaken(address) {
+				return nil
+			}
+			return []string{provider.ReadAddress(address).Pool.String()}
 		},
 	}
 }

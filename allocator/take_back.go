@@ -13,7 +13,7 @@ import (
 )
 
 // TakeBack deletes the claims that a failed attempt made and that nobody used since,
-// and unprotects their addresses. What it merely found is left to the
+// and unprotects their addresses; likewise the addresses that it took. What it merely found is left to the
 // controller that reaps: another request may have been answered with it. It gives
 // up on a claim whose machine exists: the same create may have come in twice.
 //
@@ -23,6 +23,9 @@ import (
 func (a *Allocator) TakeBack(ctx context.Context, attempt *Attempt) error {
 	var errs []error
 	for _, al := range attempt.allocations {
+		if err := kube.RetryOnConflict(func() error { return a.takeBackAddress(ctx, al) }); err != nil {
+			errs = append(errs, fmt.Errorf("taking back address %q of claim %s: %w", al.took, al.claimKey(), err))
+		}
 		if !al.used {
 			continue
 		}

@@ -43,6 +43,7 @@ func ProtectFor(address client.Object, holder Holder) {
 // machine. The label that it has of its claim stays.
 func Unprotect(address client.Object) {
 	controllerutil.RemoveFinalizer(address, InUseFinalizer)
+	HandOver(address)
 	annotations := address.GetAnnotations()
 	for _, key := range []string{MachineNameAnnotation, ClusterNameAnnotation, MachineUIDAnnotation, NetworkAnnotation, MovedAnnotation, ReleasedAtAnnotation} {
 		delete(annotations, key)

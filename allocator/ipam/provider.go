@@ -61,6 +61,9 @@ type Pool struct {
 	Silent bool
 	// Watched says that the pool is watched, and may say itself that it is full.
 	Watched bool
+	// Taking is how its addresses are taken without the provider. It is nil where they
+	// cannot be.
+	Taking *Taking
 }
 
 // ClaimSpec is what a new claim is to say.

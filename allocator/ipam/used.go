@@ -22,6 +22,12 @@ type Used interface {
 	// this is one of them.
 	Claims() int
 	HasClaim(claim types.NamespacedName) bool
+	// NamedOtherwise is how many objects of the pool's own claim API have not the names
+	// that they would have with this prefix, see Naming.
+	NamedOtherwise(prefix string) int
+	// Twins is how many claims and addresses of another claim API name the pool, see
+	// Twinned. It is false while not all of them are known.
+	Twins() (count int, known bool)
 }
 
 // Counter is a reader that counts addresses as they come and go, so that they need not be
@@ -40,4 +46,11 @@ func UsedBy(reader client.Reader, namespace string, pool PoolReference) (Used, b
 		return nil, false
 	}
 	return counter.Used(namespace, pool)
+}
+
+// Naming is a provider that names an address by what it is.
+type Naming interface {
+	// NamePrefix is the name of an address object without the part that comes from the
+	// address. It is false if the object is not named by its address.
+	NamePrefix(address Address) (prefix string, ok bool)
 }

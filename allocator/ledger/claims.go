@@ -13,7 +13,8 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 )
 
-// claims is what is counted of claims. Those that are adopted are most, and are not kept.
+// claims is what is counted of claims, and of addresses that were taken before their claims.
+// Those that are adopted are most, and are not kept.
 type claims struct {
 	known map[claimID]claim
 	// waiting are the claims that wait, by whom they were made for, and stored are those
@@ -28,9 +29,11 @@ type claims struct {
 	setAside map[poolOfAPI]int
 }
 
-// claimID tells claims apart: those of two claim APIs may share a name.
+// claimID tells claims apart: those of two claim APIs may share a name, and so may an address
+// that was taken.
 type claimID struct {
 	provider string
+	taken    bool
 	types.NamespacedName
 }
 
@@ -49,6 +52,8 @@ type poolOfAPI struct {
 // requester is on whose behalf claims are made, see ipam.RequestedByAnnotation.
 type requester struct {
 	provider, namespace, value string
+	// taken says that it has addresses that were taken, and no claims.
+	taken bool
 }
 
 // claim is what of a claim is counted.
@@ -116,11 +121,24 @@ func (l *Ledger) dropClaim(b *book, key types.NamespacedName) {
 	l.setClaim(b, key, claim{})
 }
 
-// setClaim counts a claim as it is now, in place of what was there under its name.
 func (l *Ledger) setClaim(b *book, key types.NamespacedName, now claim) {
-	id := claimID{b.Name(), key}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.countTwinClaim(b, key, now)
+	l.set(claimID{b.Name(), false, key}, now)
+}
+
+// putTaken counts an address that was taken before its claim, which waits like a claim.
+func (l *Ledger) putTaken(b *book, obj client.Object, pool ipam.PoolReference) {
+	var now claim
+	if requester := ipam.TakenFor(obj); requester != "" {
+		now = claim{pool: pool, requester: requester, holder: holder{obj.GetNamespace(), ipam.HolderOf(obj)}}
+	}
+	l.set(claimID{b.Name(), true, client.ObjectKeyFromObject(obj)}, now)
+}
+
+// set counts a claim as it is now, in place of what was there under its name.
+func (l *Ledger) set(id claimID, now claim) {
 	if before, known := l.claims.known[id]; known {
 		if before == now {
 			return
@@ -132,6 +150,33 @@ func (l *Ledger) setClaim(b *book, key types.NamespacedName, now claim) {
 		l.claims.known[id] = now
 		l.claims.move(id, now, 1)
 	}
+}
+
+// countTwinClaim counts a claim in the accounts of the pools of other providers that it
+// names.
+func (l *Ledger) countTwinClaim(b *book, key types.NamespacedName, now claim) {
+	before, known := b.claimed[key]
+	if before == now.pool.Name {
+		return
+	}
+	for _, other := range b.twinOf {
+		if known {
+			l.countTwin(Pool{key.Namespace, other.ByName(before)}, -1)
+		}
+		if now.pool.Name != "" {
+			l.countTwin(Pool{key.Namespace, other.ByName(now.pool.Name)}, 1)
+		}
+	}
+	delete(b.claimed, key)
+	if now.pool.Name != "" && len(b.twinOf) > 0 {
+		b.claimed[key] = now.pool.Name
+	}
+}
+
+func (l *Ledger) countTwin(pool Pool, change int) {
+	a := l.account(pool)
+	a.twinClaims += change
+	l.forgetEmpty(pool, a)
 }
 
 // move counts a claim, and has it found by whom it was made for; or with -1 the opposite.
@@ -158,7 +203,7 @@ func (c *claims) count(id claimID, what claim, change int) {
 		add(c.unstored, poolOfAPI{id.provider, Pool{id.Namespace, what.pool}}, change)
 	}
 	if !stored || what.kept {
-		put(c.requested, requester{id.provider, id.Namespace, what.requester}, id.Name, change > 0)
+		put(c.requested, requester{id.provider, id.Namespace, what.requester, id.taken}, id.Name, change > 0)
 	}
 }
 
@@ -177,14 +222,15 @@ func put[K, V comparable](sets map[K]map[V]struct{}, key K, value V, in bool) {
 }
 
 // Unstored is how many claims of a namespace on a pool no machine has adopted, and have none
-// that could. It is false while not all of them are counted.
+// that could, with the addresses that were taken before their claims. It is false while not
+// all of them are counted.
 func (l *Ledger) Unstored(provider ipam.Provider, namespace string, pool ipam.PoolReference) (int, bool) {
 	if l == nil {
 		return 0, false
 	}
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.claims.unstored[poolOfAPI{provider.Name(), Pool{namespace, pool}}], l.knowsUnstored(provider)
+	return l.claims.unstored[poolOfAPI{provider.Name(), Pool{namespace, pool}}], l.knowsUnstored(provider) && l.book(provider).followed.synced()
 }
 
 func (l *Ledger) knowsUnstored(provider ipam.Provider) bool {
@@ -198,10 +244,22 @@ func (l *Ledger) Requested(provider ipam.Provider, namespace string, owner ipam.
 	if l == nil {
 		return nil, false
 	}
+	return l.requested(requester{provider.Name(), namespace, ipam.RequestedBy(owner), false}), l.knowsUnstored(provider)
+}
+
+// Taken are likewise the names of the addresses that were taken for an owner before their
+// claims.
+func (l *Ledger) Taken(provider ipam.Provider, namespace string, owner ipam.Owner) ([]string, bool) {
+	if l == nil {
+		return nil, false
+	}
+	return l.requested(requester{provider.Name(), namespace, ipam.RequestedBy(owner), true}), l.book(provider).followed.synced() && l.machines.synced()
+}
+
+func (l *Ledger) requested(by requester) []string {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	names := slices.Sorted(maps.Keys(l.claims.requested[requester{provider.Name(), namespace, ipam.RequestedBy(owner)}]))
-	return names, l.knowsUnstored(provider)
+	return slices.Sorted(maps.Keys(l.claims.requested[by]))
 }
 
 // SetAside is how many addresses of a pool are set aside; of one without a namespace, in

@@ -51,6 +51,8 @@ func (f *follow) synced() bool {
 type book struct {
 	ipam.Provider
 	addresses map[types.NamespacedName]entry
+	// claimed are the names of the pools that claims name, where they may be a twin's.
+	claimed map[types.NamespacedName]string
 	// shared says that pools of this API may be of all namespaces.
 	shared bool
 	// twinOf are the providers that take addresses of this API to be of their own pools.
@@ -65,14 +67,20 @@ type entry struct {
 	claim   string
 	ip      netip.Addr
 	cooling bool
+	// prefix is that of its name, see ipam.Naming.
+	prefix string
 }
+
+// unnamed is the prefix of an address object that is not named by its address. No name
+// begins like that.
+const unnamed = "/"
 
 // New makes a Ledger, whose Sources must be started: until then it knows nothing.
 func New(providers ipam.Providers) *Ledger {
 	l := &Ledger{providers: providers, accounts: map[Pool]*account{}, claims: newClaims()}
 	for _, provider := range providers {
 		l.books = append(l.books, &book{
-			Provider: provider, shared: isShared(provider), addresses: map[types.NamespacedName]entry{},
+			Provider: provider, shared: isShared(provider), addresses: map[types.NamespacedName]entry{}, claimed: map[types.NamespacedName]string{},
 		})
 	}
 	for _, provider := range providers {
@@ -154,9 +162,15 @@ func (l *Ledger) started(f *follow) func(hasSynced func() bool) {
 func (l *Ledger) putAddress(b *book, obj client.Object) {
 	read := b.ReadAddress(obj)
 	now := entry{pool: read.Pool, claim: read.Claim, ip: parse(read.IP), cooling: ipam.IsReleased(obj)}
+	if naming, ok := b.Provider.(ipam.Naming); ok {
+		if now.prefix, ok = naming.NamePrefix(read); !ok {
+			now.prefix = unnamed
+		}
+	}
 	key := client.ObjectKeyFromObject(obj)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.putTaken(b, obj, read.Pool)
 	before, known := b.addresses[key]
 	if known && before == now {
 		return
@@ -171,6 +185,7 @@ func (l *Ledger) putAddress(b *book, obj client.Object) {
 func (l *Ledger) dropAddress(b *book, key types.NamespacedName) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.set(claimID{b.Name(), true, key}, claim{})
 	if before, known := b.addresses[key]; known {
 		delete(b.addresses, key)
 		l.count(b, key.Namespace, before, -1)
@@ -190,27 +205,42 @@ func parse(text string) netip.Addr {
 // count adds an address to the accounts that it is in, or with -1 takes it off.
 func (l *Ledger) count(b *book, namespace string, e entry, change int) {
 	own := Pool{namespace, e.pool}
-	l.countIn(own, namespace, e, change)
+	as := standing{twin: l.providers.For(e.pool).Name() != b.Name()}
+	l.countIn(own, namespace, counted{e, as}, change)
 	if b.shared {
-		l.countIn(Pool{PoolReference: e.pool}, namespace, e, change)
+		l.countIn(Pool{PoolReference: e.pool}, namespace, counted{e, as}, change)
 	}
 	for _, other := range b.twinOf {
 		if taken := (Pool{namespace, other.ByName(e.pool.Name)}); taken != own {
-			l.countIn(taken, namespace, e, change)
+			l.countIn(taken, namespace, counted{e, standing{twin: true, named: true}}, change)
 		}
 	}
 }
 
-// countIn adds an address to the account of a pool, which is begun with the first and forgotten
-// with the last.
-func (l *Ledger) countIn(pool Pool, namespace string, e entry, change int) {
+// counted is an address object, and what it is to an account.
+type counted struct {
+	entry
+	standing
+}
+
+func (l *Ledger) countIn(pool Pool, namespace string, what counted, change int) {
+	a := l.account(pool)
+	a.count(namespace, what.entry, what.standing, change)
+	l.forgetEmpty(pool, a)
+}
+
+// account is that of a pool, which is begun if there is none.
+func (l *Ledger) account(pool Pool) *account {
 	a := l.accounts[pool]
 	if a == nil {
 		a = newAccount()
 		l.accounts[pool] = a
 	}
-	a.count(namespace, e, pool.PoolReference != e.pool, change)
-	if a.objects == 0 {
+	return a
+}
+
+func (l *Ledger) forgetEmpty(pool Pool, a *account) {
+	if a.isEmpty() {
 		delete(l.accounts, pool)
 	}
 }

@@ -148,11 +148,48 @@ func TestAddressesOfBothAPIsAreThoseOfTheMetal3PoolOfTheirName(t *testing.T) {
 	if view.Objects() != 4 || view.Distinct() != 3 {
 		t.Errorf("got %d objects and %d addresses, want 4 and 3", view.Objects(), view.Distinct())
 	}
+	if twins, known := view.Twins(); twins != 3 || !known {
+		t.Errorf("got %d twins, known: %t; want 3", twins, known)
+	}
 	if view := w.used(aNamespace, inCluster); view.Objects() != 1 || view.Has(addr("10.0.0.1")) || !view.Has(addr("10.0.0.3")) {
 		t.Error("the pool of the other API has addresses of metal3's")
 	}
 	if view := w.used("elsewhere", aPool); view.Objects() != 0 {
 		t.Error("another namespace has them, too")
+	}
+}
+
+func TestClaimsOfTheOtherAPIThatNameAMetal3PoolAreSeen(t *testing.T) {
+	w := newWorld(t)
+	w.begin(all)
+	claim := &ipamv1.IPAddressClaim{ObjectMeta: named("bare")}
+	claim.Spec.PoolRef = ipamv1.IPPoolReference{APIGroup: "x", Kind: "Y", Name: "pool"}
+	w.add(claim)
+	if twins, _ := w.used(aNamespace, aPool).Twins(); twins != 1 {
+		t.Errorf("got %d, want the one claim", twins)
+	}
+	renamed := claim.DeepCopy()
+	renamed.Spec.PoolRef.Name = "elsewhere"
+	w.add(renamed)
+	if twins, _ := w.used(aNamespace, aPool).Twins(); twins != 0 {
+		t.Errorf("got %d, want none: it names another pool now", twins)
+	}
+	w.remove(renamed)
+	if twins, _ := w.used(aNamespace, metal3.PoolNamed("elsewhere")).Twins(); twins != 0 {
+		t.Errorf("got %d, want none: it is gone", twins)
+	}
+}
+
+func TestTwinsAreNotKnownBeforeAllClaimsAreTold(t *testing.T) {
+	w := newWorld(t)
+	w.claims["contract"].unsynced = true
+	w.begin(all)
+	if _, known := w.used(aNamespace, aPool).Twins(); known {
+		t.Error("claims that are not all told count as all")
+	}
+	w.claims["contract"].unsynced = false
+	if _, known := w.used(aNamespace, aPool).Twins(); !known {
+		t.Error("all claims are told, and they are not known")
 	}
 }
 
@@ -165,6 +202,25 @@ func TestPoolOfAllNamespacesHasTheAddressesOfAll(t *testing.T) {
 	view := w.used("", shared("pool"))
 	if view.Claims() != 2 || !view.HasClaim(types.NamespacedName{Namespace: "elsewhere", Name: "a"}) || view.HasClaim(types.NamespacedName{Namespace: "ns", Name: "b"}) {
 		t.Errorf("got %d claims, want one in each of two namespaces", view.Claims())
+	}
+}
+
+func TestAddressesThatAreNotNamedByTheirPrefixAreSeen(t *testing.T) {
+	w := newWorld(t)
+	w.begin(all)
+	odd, cut := own("pool", "10.0.0.2"), own("pool", "fd00::")
+	odd.Name = "pool-by-hand"
+	cut.Name = "pool-fd00"
+	w.add(own("pool", "10.0.0.1"), own("pool", "fd00::1"), cut, other(aPool, "twin", "10.0.0.3"))
+	if got := w.used(aNamespace, aPool).NamedOtherwise("pool"); got != 0 {
+		t.Errorf("%d are named otherwise, want none", got)
+	}
+	w.add(odd)
+	if got := w.used(aNamespace, aPool).NamedOtherwise("pool"); got != 1 {
+		t.Errorf("%d are named otherwise, want one", got)
+	}
+	if got := w.used(aNamespace, aPool).NamedOtherwise("elsewhere"); got != 4 {
+		t.Errorf("%d are named otherwise than with another prefix, want all", got)
 	}
 }
 

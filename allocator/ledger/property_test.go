@@ -56,7 +56,7 @@ func randomObject(random *rand.Rand) client.Object {
 		if chance(random, 2) {
 			meta.Name = pool.Name + "-" + strings.NewReplacer(".", "-", ":", "-", "%", "-").Replace(text)
 		}
-		return &metal3v1.IPAddress{ObjectMeta: meta, Spec: own(pool.Name, text).Spec}
+		return takenOf(random, &metal3v1.IPAddress{ObjectMeta: meta, Spec: own(pool.Name, text).Spec})
 	case 1:
 		return &ipamv1.IPAddress{ObjectMeta: meta, Spec: other(pool, meta.Name, text).Spec}
 	case 2:
@@ -73,6 +73,15 @@ func randomObject(random *rand.Rand) client.Object {
 	}
 	meta.Name = pick(random, holders)
 	return &capi.VSphereCluster{ObjectMeta: meta}
+}
+
+// takenOf puts the marks of one that was taken on an address.
+func takenOf(random *rand.Rand, address client.Object) client.Object {
+	annotations := address.GetAnnotations()
+	annotations[pick(random, []string{ipam.MachineNameAnnotation, ipam.MachineNameAnnotation, "x"})] = pick(random, holders)
+	annotations[pick(random, []string{ipam.RequestedByAnnotation, ipam.RequestedByAnnotation, "x"})] = ipam.RequestedBy(pick(random, owners))
+	address.SetFinalizers([]string{pick(random, []string{ipam.InUseFinalizer, ipam.InUseFinalizer, "x/x"})})
+	return address
 }
 
 // claimOf puts marks on a claim.
@@ -135,9 +144,9 @@ func mapKeys(maps ...map[types.NamespacedName]client.Object) func(func(types.Nam
 
 // counted is what somebody finds who lists the objects of a pool.
 type counted struct {
-	objects, odd int
-	cooling      map[netip.Addr]bool
-	claims       map[types.NamespacedName]bool
+	objects, twins, named, odd int
+	cooling                    map[netip.Addr]bool
+	claims                     map[types.NamespacedName]bool
 }
 
 // list counts what the informers know of a pool, one by one.
@@ -158,6 +167,11 @@ func (w *world) list(namespace string, pool ipam.PoolReference) counted {
 			}
 			c.objects++
 			c.claims[types.NamespacedName{Namespace: obj.GetNamespace(), Name: read.Claim}] = true
+			if !isOwn {
+				c.twins++
+			} else if isMetal3 && obj.GetName() == strings.TrimRight(pool.Name+"-"+strings.NewReplacer(".", "-", ":", "-").Replace(read.IP), "-") {
+				c.named++
+			}
 			ip, err := netip.ParseAddr(read.IP)
 			if err != nil || ip.Zone() != "" || ip.Is4In6() || read.Pool != pool {
 				c.odd++
@@ -165,6 +179,14 @@ func (w *world) list(namespace string, pool ipam.PoolReference) counted {
 			if err == nil && ip.Zone() == "" {
 				cooling, known := c.cooling[ip]
 				c.cooling[ip] = ipam.IsReleased(obj) && (cooling || !known)
+			}
+		}
+		if isOwn || !isMetal3 {
+			continue
+		}
+		for _, obj := range w.claims[provider.Name()].known {
+			if namespace != "" && in(obj) && provider.ReadClaim(obj).Pool.Name == pool.Name {
+				c.twins++
 			}
 		}
 	}
@@ -192,6 +214,17 @@ func (w *world) wantAsListed(random *rand.Rand, namespace string, pool ipam.Pool
 	compare("cooling", got.Cooling(), cooling)
 	compare("odd", got.Odd(), want.odd)
 	compare("claims", got.Claims(), len(want.claims))
+	if pool == metal3.PoolNamed(pool.Name) && namespace != "" {
+		twins, _ := got.Twins()
+		compare("twins", twins, want.twins)
+		own := 0
+		for _, obj := range w.addresses["metal3"].known {
+			if obj.GetNamespace() == namespace && obj.(*metal3v1.IPAddress).Spec.Pool.Name == pool.Name {
+				own++
+			}
+		}
+		compare("named otherwise", got.NamedOtherwise(pool.Name), own-want.named)
+	}
 	for _, text := range texts {
 		ip, err := netip.ParseAddr(text)
 		if _, has := want.cooling[ip]; err == nil && got.Has(ip) != has {
@@ -257,6 +290,11 @@ func (w *world) wantClaimsAsListed(provider ipam.Provider, namespace, poolName s
 				unstored++
 			}
 		}
+		for _, obj := range w.addresses[provider.Name()].known {
+			if obj.GetNamespace() == namespace && provider.ReadAddress(obj).Pool == pool && ipam.IsTaken(obj) && !stored(obj) {
+				unstored++
+			}
+		}
 		gotUnstored, _ := w.ledger.Unstored(provider, namespace, pool)
 		gotSetAside, _ := w.ledger.SetAside(provider, namespace, pool)
 		gotInAll, _ := w.ledger.SetAside(provider, "", pool)
@@ -275,6 +313,16 @@ func (w *world) wantClaimsAsListed(provider ipam.Provider, namespace, poolName s
 		slices.Sort(want)
 		if got, _ := w.ledger.Requested(provider, namespace, owner); !slices.Equal(got, want) {
 			w.t.Fatalf("requested by %v: got %v, want %v", owner, got, want)
+		}
+		var taken []string
+		for key, obj := range w.addresses[provider.Name()].known {
+			if key.Namespace == namespace && ipam.TakenFor(obj) == ipam.RequestedBy(owner) && !stored(obj) {
+				taken = append(taken, key.Name)
+			}
+		}
+		slices.Sort(taken)
+		if got, _ := w.ledger.Taken(provider, namespace, owner); !slices.Equal(got, taken) {
+			w.t.Fatalf("taken for %v: got %v, want %v", owner, got, taken)
 		}
 	}
 }

@@ -78,6 +78,20 @@ func (v View) Cooling() int { return read(v, func(a *account) int { return a.add
 // finds who looks for the objects that name the pool.
 func (v View) Odd() int { return read(v, func(a *account) int { return a.odd }) }
 
+// NamedOtherwise implements ipam.Used.
+func (v View) NamedOtherwise(prefix string) int {
+	return read(v, func(a *account) int { return a.objects - a.twins - a.prefixes[prefix] })
+}
+
+// Twins implements ipam.Used.
+func (v View) Twins() (int, bool) {
+	count := read(v, func(a *account) int { return a.twins + a.twinClaims })
+	v.ledger.mu.RLock()
+	defer v.ledger.mu.RUnlock()
+	twin := v.ledger.twin(v.ledger.providers.For(v.pool.PoolReference))
+	return count, twin == nil || twin.followed.synced() && twin.followedClaims.synced()
+}
+
 // Client is a client that reads from a cache whose events feed the ledger, and that knows
 // what is counted of it (ipam.Counter).
 func (l *Ledger) Client(cached client.Client) client.Client {

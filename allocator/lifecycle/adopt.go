@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,7 +42,7 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 		return fmt.Errorf("adopting claim %s: %w", klog.KObj(h.claim), err)
 	}
 	klog.FromContext(ctx).Info("Adopted a binding", "claim", klog.KObj(h.claim), "address", h.annotated.Address)
-	r.event(s, corev1.EventTypeNormal, "AddressBound", "Holding %s from %s %s", h.annotated.Address, h.annotated.Pool.Kind, h.annotated.Pool.Name)
+	r.tellBound(s, h.annotated)
 	return nil
 }
 
@@ -81,6 +80,7 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
 	ipam.Protect(address, s.name)
+	ipam.HandOver(address)
 	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
 	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.Name == h.address.Claim && (h.claim == nil || owner.UID != h.claim.GetUID())

@@ -164,9 +164,19 @@ func (r *Reconciler) perform(ctx context.Context, s *state, h *holding, next ste
 		return r.deleteStray(ctx, h)
 	case dropFinalizers:
 		return ipam.DropFinalizers(ctx, r.client, r.providers.For(h.claim.Pool), h.claim.Object)
+	case claimTaken, giveBack:
+		return r.performTaken(ctx, s, h, next)
 	case idle:
 	}
 	return nil
+}
+
+// performTaken is perform for an address that was taken.
+func (r *Reconciler) performTaken(ctx context.Context, s *state, h *holding, next step) error {
+	if next == giveBack {
+		return r.giveBack(ctx, s, h)
+	}
+	return r.claimTaken(ctx, s, h)
 }
 
 func (r *Reconciler) event(s *state, kind, reason, format string, args ...any) {

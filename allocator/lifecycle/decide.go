@@ -12,6 +12,7 @@ type step string
 const (
 	idle                 step = "idle"
 	adopt                step = "adopt"                  // tie claim and address to the machine
+	claimTaken           step = "claim-taken"            // make the claim of an address that was taken
 	protect              step = "protect"                // put our finalizer on the address
 	recreate             step = "recreate"               // recreate a claim that is missing, for the same address
 	deleteFailed         step = "delete-failed"          // delete a claim that failed, to recreate it
@@ -28,6 +29,7 @@ const (
 	handBack             step = "hand-back"              // take our marks off a claim that somebody offered to a machine in vain
 	dropFinalizers       step = "drop-finalizers"        // finish the deletion of a claim without a pool
 	deleteStray          step = "delete-stray"           // delete an address that the provider has lost
+	giveBack             step = "give-back"              // delete an address that was taken, and that no machine uses
 )
 
 // frees tells whether others may have an address after a step, now or when the cool-down
@@ -39,7 +41,7 @@ const (
 // addresses to others. Each write of theirs is against the version that was judged.
 func (s step) frees() bool {
 	switch s {
-	case cool, release, removeClaimFinalizer, unprotect, reap, handBack, deleteStray:
+	case cool, release, removeClaimFinalizer, unprotect, reap, handBack, deleteStray, giveBack:
 		return true
 	}
 	return false
@@ -142,6 +144,8 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 		return decideSpare(h, now, grace)
 	case h.isSpareClaim(m):
 		return decideSpareClaim(m, h, now, grace)
+	case h.isTaken():
+		return decideTaken(m, h, now)
 	case h.claim == nil:
 		return decideWithoutClaim(m, h)
 	case h.isHeldBack(m.name) && h.belongsTo(m):
@@ -173,15 +177,34 @@ func decideLiving(m machineState, h holding, now time.Time, grace time.Duration)
 	return adopt, 0
 }
 
-// decideSpare unprotects a spare address, which makes it a stray one.
+// decideSpare unprotects a spare address, which makes it a stray one. One that was taken has
+// no provider who would know of it, and is deleted.
 func decideSpare(h holding, now time.Time, grace time.Duration) (step, time.Duration) {
 	switch wait := grace - now.Sub(h.lastMade(now)); {
 	case wait > 0:
 		return idle, wait
 	case h.isStillUsed():
 		return idle, vmCheck
+	case h.isTaken():
+		return giveBack, 0
 	}
 	return unprotect, 0
+}
+
+// decideTaken has the claim made of an address that was taken for a machine which is stored
+// by now. A provider that finds two addresses for a claim takes either of them, so that one
+// that is left over has to be gone before. And it can wait while others wait for theirs: the
+// address is the machine's.
+func decideTaken(m machineState, h holding, now time.Time) (step, time.Duration) {
+	switch {
+	case h.annotated == nil || h.offDevice || !h.belongsTo(m) || !h.isAnnotatedAddress():
+		return idle, 0
+	case h.hasTwin:
+		return idle, 0
+	case h.busy && now.Sub(m.created) < adoptionPatience:
+		return idle, busyCheck
+	}
+	return claimTaken, failedClaimAge
 }
 
 // decideSpareClaim is decideOrphan for a claim whose machine lives without it. It
@@ -228,6 +251,9 @@ func decideWithoutClaim(m machineState, h holding) (step, time.Duration) {
 	switch {
 	case h.annotated == nil:
 		return idle, 0
+	case h.address == nil && h.hasTwin:
+		// The claim would be given that one.
+		return idle, 0
 	case h.address == nil && h.offDevice:
 		return idle, 0
 	case h.address == nil && h.requestable:
@@ -265,6 +291,11 @@ func decideDeleting(m machineState, h holding) step {
 		return idle
 	case !h.vmExists && h.hasToCool():
 		return cool
+	case !h.vmExists && h.isTaken() && h.madeFor != nil:
+		// Its claim is there by now, and the cache behind.
+		return idle
+	case !h.vmExists && h.isTaken():
+		return giveBack
 	case !h.vmExists:
 		return release
 	case h.address != nil && h.address.GetDeletionTimestamp().IsZero() && !ipam.IsProtected(h.address):
@@ -284,6 +315,8 @@ func decideGone(m machineState, h holding, now time.Time, grace time.Duration) (
 		return idle, 0
 	case h.isClaimed():
 		return decideOrphan(m, h, now, grace)
+	case h.isTaken() && !h.moved && !hasMoved(h.address):
+		return decideTakenAlone(m, h, now, grace)
 	case h.address != nil && h.isProtectedFor(m.name):
 		return decideLeft(h, now)
 	case h.isHeldBack(m.name) && !h.vmExists:
@@ -315,6 +348,20 @@ func decideOrphan(m machineState, h holding, now time.Time, grace time.Duration)
 	return reapOrHandBack(h), 0
 }
 
+// decideTakenAlone is decideOrphan for an address that was taken, and has no claim.
+func decideTakenAlone(m machineState, h holding, now time.Time, grace time.Duration) (step, time.Duration) {
+	switch wait := grace - now.Sub(h.lastMade(now)); {
+	case m.exists || h.madeFor != nil:
+		// It is its machine's, or its claim is there by now, and the cache behind.
+		return idle, behindCheck
+	case wait > 0:
+		return decideUnstored(h, now, wait)
+	case h.vmExists:
+		return idle, vmCheck
+	}
+	return giveBack, 0
+}
+
 // reapOrHandBack is how a claim ends that no machine uses: ours is deleted, and one that
 // somebody offered becomes its maker's again.
 func reapOrHandBack(h holding) step {
@@ -328,7 +375,7 @@ func reapOrHandBack(h holding) step {
 // again and again for as long as its claim is there: whatever refuses it leaves no
 // trace that could be watched, so the owner is to go on trying.
 func decideUnstored(h holding, now time.Time, wait time.Duration) (step, time.Duration) {
-	switch unstored := storingPatience - now.Sub(h.lastUsed(now)); {
+	switch unstored := storingPatience - now.Sub(h.lastRequested(now)); {
 	case !h.wasAnswered():
 		return idle, wait
 	case unstored > 0:

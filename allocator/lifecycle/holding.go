@@ -57,6 +57,9 @@ type holding struct {
 	abandoned bool
 	// busy says that many claims wait for the provider to bind them.
 	busy bool
+	// hasTwin says that there is another address for the same claim: one that was taken, if
+	// the holding has none.
+	hasTwin bool
 	// requestable says that its provider can be asked for a given address.
 	requestable bool
 	// placed says that it is asked by an address object that is there before the
@@ -266,8 +269,28 @@ func (h holding) isStray(machine string) bool {
 // wasAnswered tells whether an owner's request was answered with the claim, as far
 // as can be seen: its address is protected for a machine.
 func (h holding) wasAnswered() bool {
-	_, kept := h.claim.GetAnnotations()[ipam.KeptAnnotation]
-	return !kept && h.address != nil && ipam.IsProtected(h.address) && ipam.RequesterOf(h.claim) != ""
+	_, kept := h.requested().GetAnnotations()[ipam.KeptAnnotation]
+	return !kept && h.address != nil && ipam.IsProtected(h.address) && ipam.RequesterOf(h.requested()) != ""
+}
+
+// isTaken tells whether the address was taken for a machine without its provider, and has no
+// claim yet. It bears the marks of the request in its place.
+func (h holding) isTaken() bool {
+	return h.claim == nil && h.address != nil && ipam.IsTaken(h.address)
+}
+
+// isTakenOnDevice tells whether the machine has an address on a device that was taken for it,
+// whatever its annotation says.
+func (h holding) isTakenOnDevice(m machineState) bool {
+	return h.isTaken() && h.onDevice && h.sharedWith == "" && ipam.MachineOf(h.address) == m.name
+}
+
+// requested is what bears the marks of the request: the claim, or an address that was taken.
+func (h holding) requested() client.Object {
+	if h.isTaken() {
+		return h.address.Object
+	}
+	return h.claim.Object
 }
 
 // isOrphan tells whether the claim waits for a machine of this name that never
@@ -299,17 +322,26 @@ func graceOf(claim client.Object, grace time.Duration) time.Duration {
 // lastUsed is the latest of when a request used the claim, when it was made, and
 // when this leader first saw it as it is.
 func (h holding) lastUsed(now time.Time) time.Time {
-	times := []time.Time{h.claim.GetCreationTimestamp().Time}
-	if stamp, err := ipam.StampOf(h.claim); err == nil {
-		times = append(times, stamp.Time)
-	}
-	return latest(now, h.seen, times...)
+	return latest(now, h.seen, timesOf(h.claim)...)
 }
 
-// lastMade is the latest of when the address was made, and when this leader first
-// saw it as it is.
+// lastMade is lastUsed for an address.
 func (h holding) lastMade(now time.Time) time.Time {
-	return latest(now, h.seen, h.address.GetCreationTimestamp().Time)
+	return latest(now, h.seen, timesOf(h.address)...)
+}
+
+// lastRequested is it for what bears the marks of the request.
+func (h holding) lastRequested(now time.Time) time.Time {
+	return latest(now, h.seen, timesOf(h.requested())...)
+}
+
+// timesOf are when an object was made, and when a request used it.
+func timesOf(obj client.Object) []time.Time {
+	times := []time.Time{obj.GetCreationTimestamp().Time}
+	if stamp, err := ipam.StampOf(obj); err == nil {
+		times = append(times, stamp.Time)
+	}
+	return times
 }
 
 // latest is the latest of when this leader saw an object, by its own clock, and of

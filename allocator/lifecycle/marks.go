@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"slices"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/capi"
@@ -49,6 +50,8 @@ func (s *state) missesMarks(h *holding) bool {
 		return false
 	case h.annotated != nil:
 		return !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer)
+	case h.isTaken():
+		return h.isTakenOnDevice(s.machineState) && !s.isBoundOtherwise(h)
 	}
 	return h.claim != nil && h.address != nil && (h.belongsTo(s.machineState) || isOffered(h.claim, s.name)) && !s.isBoundOtherwise(h)
 }
@@ -90,15 +93,32 @@ func restoredBindings(stored *capi.VSphereMachine, s *state) []ipam.Binding {
 
 // restored is the binding that a claim and a device agree upon, nil if none.
 func restored(stored *capi.VSphereMachine, m machineState, h *holding) *ipam.Binding {
-	if h.paused || h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
+	if h.paused {
+		return nil
+	}
+	if h.isTakenOnDevice(m) {
+		return injected(stored, namedAsClaimOf(h.address), h)
+	}
+	if h.claim == nil || h.address == nil || h.sharedWith != "" || !h.claim.GetDeletionTimestamp().IsZero() {
 		return nil
 	}
 	if !h.belongsTo(m) && !isOffered(h.claim, m.name) {
 		return nil
 	}
-	binding, ok := machine.Injected(stored.Spec.Network.Devices, *h.claim, capi.ParseAddress(h.address.IP))
+	return injected(stored, *h.claim, h)
+}
+
+// injected is the binding of a claim that is read back from the device, nil if none has the
+// address.
+func injected(stored *capi.VSphereMachine, claim ipam.Claim, h *holding) *ipam.Binding {
+	binding, ok := machine.Injected(stored.Spec.Network.Devices, claim, capi.ParseAddress(h.address.IP))
 	if !ok {
 		return nil
 	}
 	return &binding
+}
+
+// namedAsClaimOf is what is known of the claim of an address that is not made yet.
+func namedAsClaimOf(address *ipam.Address) ipam.Claim {
+	return ipam.Claim{Object: &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: address.Claim}}, Pool: address.Pool}
 }

@@ -23,12 +23,17 @@ func (s *state) isMigrating(h *holding) bool {
 
 // isBoundOtherwise tells whether the machine says that it has the address in this place by
 // another claim. When an address has been moved to another pool, the cache may show the
-// claim that it came from for a moment longer than the mark that says so.
+// claim that it came from, or that it was taken, for a moment longer than the mark that says
+// so.
 func (s *state) isBoundOtherwise(h *holding) bool {
-	if h.annotated != nil || h.claim == nil || h.address == nil {
+	if h.annotated != nil || h.address == nil || h.claim == nil && !h.isTaken() {
 		return false
 	}
-	slot, ok := ipam.SlotOfClaim(h.claim, s.name)
+	claim := namedAsClaimOf(h.address)
+	if h.claim != nil {
+		claim = *h.claim
+	}
+	slot, ok := ipam.SlotOfClaim(claim, s.name)
 	return ok && slices.ContainsFunc(s.holdings, func(other *holding) bool {
 		return other.annotated != nil && other.annotated.Slot() == slot && other.annotated.Address.Addr() == capi.ParseAddress(h.address.IP)
 	})

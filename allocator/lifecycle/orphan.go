@@ -8,6 +8,7 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/ipam"
 )
 
@@ -27,7 +28,7 @@ func (r *Reconciler) tellAwaited(s *state, h *holding) {
 // something refuses its machines, so that it is made to try again. The machine may
 // have been stored after all, which costs its owner a try that finds nothing to do.
 func (r *Reconciler) noteUnstored(ctx context.Context, s *state, h *holding) error {
-	if err := r.refusals.NoteUnstored(ctx, s.namespace, ipam.RequesterOf(h.claim)); err != nil {
+	if err := r.refusals.NoteUnstored(ctx, s.namespace, ipam.RequesterOf(h.requested())); err != nil {
 		return fmt.Errorf("noting a machine that was not stored: %w", err)
 	}
 	return nil
@@ -47,6 +48,21 @@ func (r *Reconciler) reap(ctx context.Context, s *state, h *holding) error {
 	}
 	claimsReaped.Inc()
 	klog.FromContext(ctx).Info("Reaped a claim that no machine uses", "claim", klog.KObj(h.claim))
+	return nil
+}
+
+// giveBack deletes an address that was taken for a machine which never came, goes without
+// a claim, or was given another one. Who has used it since it was read has changed its stamp,
+// and the write conflicts.
+func (r *Reconciler) giveBack(ctx context.Context, s *state, h *holding) error {
+	if !s.exists && h.wasAnswered() {
+		if err := r.noteUnstored(ctx, s, h); err != nil {
+			return err
+		}
+	}
+	if err := allocator.GiveBack(ctx, r.client, r.providers.For(h.address.Pool), *h.address); err != nil {
+		return fmt.Errorf("giving back address %s: %w", klog.KObj(h.address), err)
+	}
 	return nil
 }
 

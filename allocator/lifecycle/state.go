@@ -82,6 +82,7 @@ func (r *Reconciler) observeHolding(ctx context.Context, key types.NamespacedNam
 			return err
 		}
 	}
+	h.hasTwin = s.hasTwin(h)
 	if h.annotated != nil {
 		h.requestable, h.placed = r.recreation().CanRequest(key.Namespace, *h.annotated)
 		h.offDevice = s.exists && deviceOf(s.object, h.annotated.Address.Addr()) < 0
@@ -219,6 +220,19 @@ func (s *state) addRemaining(addresses []ipam.Address, holdingOf func(ipam.Addre
 	}
 }
 
+// hasTwin tells whether there is another address for the claim of a holding.
+func (s *state) hasTwin(h *holding) bool {
+	return slices.ContainsFunc(s.holdings, func(other *holding) bool {
+		switch {
+		case other == h || other.address == nil:
+			return false
+		case h.address != nil:
+			return other.address.Claim == h.address.Claim && other.address.Pool == h.address.Pool
+		}
+		return h.annotated != nil && other.isTaken() && other.address.Claim == h.annotated.Claim && other.address.Pool == h.annotated.Pool
+	})
+}
+
 // isPaused tells whether the machine, or the Cluster of machine, claim or
 // address, is paused, or the holding is on its way from one pool to another. A Cluster
 // that does not exist is not.
@@ -312,14 +326,20 @@ func (s *state) networkOf(ip netip.Addr) string {
 }
 
 // isBusy tells whether many requests wait for the provider of a claim that is to
-// be adopted, on the same pool.
+// be adopted, or made, on the same pool.
 func (r *Reconciler) isBusy(ctx context.Context, h *holding) (bool, error) {
-	if h.claim == nil || len(h.claim.GetOwnerReferences()) > 0 {
+	var pool ipam.PoolReference
+	switch {
+	case h.isTaken():
+		pool = h.address.Pool
+	case h.claim != nil && len(h.claim.GetOwnerReferences()) == 0:
+		pool = h.claim.Pool
+	default:
 		return false, nil
 	}
-	claim := ipam.EmptyClaim(r.providers.For(h.claim.Pool))
-	claims, err := kube.List(ctx, r.client, claim, client.InNamespace(h.claim.GetNamespace()),
-		client.MatchingFields{waiting: h.claim.Pool.String()}, client.UnsafeDisableDeepCopy)
+	claim := ipam.EmptyClaim(r.providers.For(pool))
+	claims, err := kube.List(ctx, r.client, claim, client.InNamespace(h.requested().GetNamespace()),
+		client.MatchingFields{waiting: pool.String()}, client.UnsafeDisableDeepCopy)
 	if err != nil {
 		return false, fmt.Errorf("listing the claims that wait: %w", err)
 	}

@@ -218,7 +218,7 @@ func addRefusals(mgr manager.Manager, events *recorder.Recorder) (*retry.Recorde
 func newAllocator(providers ipam.Providers, cached, live client.Client, opts *options) *allocator.Allocator {
 	counts := ledger.New(providers)
 	alloc := allocator.New(providers, counts.Client(cached), live)
-	alloc.ReuseAfter, alloc.Counts = opts.reuseAfter, counts
+	alloc.ReuseAfter, alloc.Counts, alloc.TakesAddresses = opts.reuseAfter, counts, opts.metal3Allocation == allocationByAddress
 	return alloc
 }
 

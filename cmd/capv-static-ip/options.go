@@ -26,6 +26,12 @@ var version = "unknown"
 // may be that of a machine which is still being stored.
 const safeGracePeriod = 75 * time.Second
 
+// The values of --metal3-allocation.
+const (
+	allocationByClaim   = "claim"
+	allocationByAddress = "address"
+)
+
 // options are the command line, with flags named as CAPI's providers name them.
 type options struct {
 	namespace  string
@@ -51,6 +57,7 @@ type options struct {
 
 	orphanGracePeriod time.Duration
 	reuseAfter        time.Duration
+	metal3Allocation  string
 	drainDelay        time.Duration
 	capacityWarnings  bool
 
@@ -116,6 +123,8 @@ func (o *options) addFlags(fs *pflag.FlagSet) {
 		"Time after its last use at which a claim whose machine was never stored is deleted. It must be longer than any request that the API server allows.")
 	fs.DurationVar(&o.reuseAfter, "reuse-after", 0,
 		"Time for which an address is kept from being handed out again after its machine and its VM went, where its pool says nothing.")
+	fs.StringVar(&o.metal3Allocation, "metal3-allocation", allocationByClaim,
+		"How addresses of metal3 IPPools are allocated: with \"claim\" metal3 is asked by a claim before the machine is admitted; with \"address\" the address object is made at admission, and the claim when the machine is stored.")
 	fs.DurationVar(&o.drainDelay, "drain-delay", 5*time.Second,
 		"Time for which a terminated replica goes on serving, until the API server no longer sends it requests.")
 
@@ -160,6 +169,9 @@ func (o *options) Validate() error {
 	}
 	if o.reuseAfter < 0 {
 		errs = append(errs, fmt.Errorf("--reuse-after %s must not be negative", o.reuseAfter))
+	}
+	if o.metal3Allocation != allocationByClaim && o.metal3Allocation != allocationByAddress {
+		errs = append(errs, fmt.Errorf("--metal3-allocation %q is neither %q nor %q", o.metal3Allocation, allocationByClaim, allocationByAddress))
 	}
 	if o.drainDelay < 0 {
 		errs = append(errs, fmt.Errorf("--drain-delay %s must not be negative", o.drainDelay))

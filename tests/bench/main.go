@@ -1,6 +1,6 @@
 // Command bench measures what an injected address costs, and prints it as
 // tables. Everything is measured in one run on one control plane, and what is
-// compared is measured in turns, so that noise hits both sides alike.
+// compared is measured in turns, so that noise hits all sides alike.
 //
 //	make bench
 //	go run ./tests/bench -quick
@@ -15,14 +15,12 @@ import (
 	"io"
 	"time"
 
-	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
-
 	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
 )
 
 func main() {
-	measure.Main("bench", "take a minute: few samples, pools of up to 100 bindings", thorough().run, short().run)
+	measure.Main("bench", "take a minute or two: few samples, small bursts, pools of up to 100 bindings, no leader that goes", thorough().run, short().run)
 }
 
 // plan says how much is measured.
@@ -32,94 +30,116 @@ type plan struct {
 	// creates and claims are the samples in each turn: of what takes a few
 	// milliseconds, and of what waits for the provider.
 	creates, claims int
-	// crowdRounds is how often those with many clients do, and perClient what
-	// each of the clients makes in a turn.
-	crowdRounds, perClient int
-	// sizes are the numbers of bindings in the pool at which growth is measured,
-	// and perSize the samples at each.
+	// counted are the machines whose writes are counted.
+	counted int
+	// bursts are made by many clients, and throttled while metal3 has its own limit.
+	bursts    []burstSize
+	throttled burstSize
+	// sizes are the numbers of machines with addresses of one pool at which growth is
+	// measured, and perSize the samples at each.
 	sizes   []int
 	perSize int
+	// growthRounds is how often the ways take turns at each size.
+	growthRounds int
+	// failover says whether it is measured what it takes when a leader goes: most of a minute.
+	failover bool
 	// ownSizes and ownSamples are the same for our own share of a create, where the
 	// provider answers at once.
 	ownSizes   []int
 	ownSamples int
-	// scrapes are the samples of a scrape.
-	scrapes int
-	// machines are what the plugin looks at, and looks how often.
-	machines, looks int
+	// scrapes are the samples of a scrape, and looks those of the plugin.
+	scrapes, looks int
 }
 
-// crowd is the number of clients that create at once.
-const crowd = 32
-
 func thorough() plan {
-	return plan{rounds: 10, creates: 50, claims: 12, crowdRounds: 3, perClient: 4, sizes: []int{10, 100, 1000, 5000}, perSize: 30, ownSizes: []int{10, 1000, 10000}, ownSamples: 100, scrapes: 100, machines: 10000, looks: 5}
+	return plan{
+		rounds: 3, creates: 50, claims: 15, counted: 20, bursts: []burstSize{{200, 2}, {1000, 1}}, throttled: burstSize{128, 1},
+		sizes: []int{10, 1000, 10000}, perSize: 16, growthRounds: 2, failover: true, ownSizes: []int{10, 1000, 10000}, ownSamples: 100, scrapes: 100, looks: 5,
+	}
 }
 
 func short() plan {
-	return plan{rounds: 3, creates: 20, claims: 7, crowdRounds: 1, perClient: 2, sizes: []int{10, 100}, perSize: 20, ownSizes: []int{10, 100}, ownSamples: 20, scrapes: 20, machines: 300, looks: 3}
+	return plan{
+		rounds: 1, creates: 20, claims: 10, counted: 5, bursts: []burstSize{{64, 1}}, throttled: burstSize{32, 1},
+		sizes: []int{10, 100}, perSize: 10, growthRounds: 1, ownSizes: []int{10, 100}, ownSamples: 20, scrapes: 20, looks: 3,
+	}
 }
 
 func (p plan) run(ctx context.Context, out, progress io.Writer) (err error) {
 	start, on := time.Now(), measure.ThisMachine()
 	log := measure.NewProgress(progress)
 	log.Begin("starting a control plane, metal3 and capv-static-ip")
-	plane, err := harness.Start(ctx, harness.Options{Progress: log})
+	b, err := startBench(ctx, log)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(plane.KeepLogs(ctx, err), plane.Stop()) }()
-	b, err := prepare(ctx, plane)
-	if err != nil {
-		return err
-	}
-	b.log = log
+	defer func() {
+		b.leaveAll()
+		err = errors.Join(b.plane.KeepLogs(ctx, err), b.plane.Stop())
+	}()
 	log.Done()
-
 	results := &results{machine: on}
-	if err := b.measure(ctx, p, results); err != nil {
+	// What was measured before an error, or an interrupt, is of use as well.
+	defer func() {
+		results.failed = b.failed.Load()
+		results.print(out)
+		fmt.Fprintf(out, "\nMeasured in %s.\n", time.Since(start).Round(time.Second))
+	}()
+	return b.measure(ctx, p, results)
+}
+
+// measure does everything in its order: the pool is filled last.
+func (b *bench) measure(ctx context.Context, p plan, r *results) (err error) {
+	if r.ways, err = b.prepare(ctx); err != nil {
 		return err
 	}
-	log.Begin(fmt.Sprintf("looking at %d machines with the plugin", p.machines))
-	if results.looks, err = look(ctx, p.machines, p.looks); err != nil {
-		return fmt.Errorf("measuring the plugin: %w", err)
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"with a provider that answers at once", func() error {
+			return b.with(ctx, r.ways[0].way, func(*harness.Manager) (err error) {
+				r.own, err = b.ownShare(ctx, p)
+				return err
+			})
+		}},
+		{"with the in-cluster provider", func() (err error) {
+			b.inCluster, err = b.plane.StartInCluster(ctx)
+			return err
+		}},
+		{"with one client", func() error { return b.oneClient(ctx, p, r.ways) }},
+		{"writes", func() error { return b.writesPerMachine(ctx, p.counted, r.ways) }},
+		{"with many clients", func() error { return b.manyClients(ctx, p.bursts, r.ways) }},
+		{"with metal3's own limit", func() error { return b.throttled(ctx, p.throttled, r.ways) }},
+		{"with a growing pool", func() error { return b.growing(ctx, p, r.ways) }},
+		{"failover", func() error {
+			if !p.failover {
+				return nil
+			}
+			return b.failovers(ctx, r.ways)
+		}},
+		{"the plugin", func() error { return b.plugin(ctx, p, r) }},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("measuring %s: %w", step.what, err)
+		}
 	}
-	log.Done()
-	results.print(out)
-	fmt.Fprintf(out, "\nMeasured in %s.\n", time.Since(start).Round(time.Second))
+	b.log.Begin(fmt.Sprintf("scraping the metrics of %d addresses", scrapedAddresses))
+	defer b.log.Done()
+	if r.scrape, err = scrapes(ctx, p.scrapes); err != nil {
+		return fmt.Errorf("measuring scrapes: %w", err)
+	}
 	return nil
 }
 
-func prepare(ctx context.Context, plane *harness.ControlPlane) (*bench, error) {
-	if _, err := plane.StartMetal3(ctx, harness.Metal3Options{}); err != nil {
-		return nil, fmt.Errorf("starting metal3: %w", err)
+// plugin is measured last, while nobody else asks the API server.
+func (b *bench) plugin(ctx context.Context, p plan, r *results) (err error) {
+	if err := errors.Join(b.metal3.Stop(), b.inCluster.Stop()); err != nil {
+		return err
 	}
-	installation, err := plane.Install(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("installing: %w", err)
-	}
-	if _, err := installation.StartManager(ctx, harness.ManagerOptions{WithoutLeaderElection: true}); err != nil {
-		return nil, fmt.Errorf("starting the manager: %w", err)
-	}
-	namespace, err := plane.CreateNamespace(ctx, "bench")
-	if err != nil {
-		return nil, err
-	}
-	template := harness.Template(namespace, "static", harness.WithPool(harness.DefaultPool))
-	pool := harness.Pool(namespace, harness.PoolRange(firstAddress, lastAddress))
-	full := harness.Pool(namespace, harness.PoolNamed(fullPool), harness.PoolRange("10.17.0.1", "10.17.0.1"))
-	holder := harness.Claim(namespace, "somebody", fullPool)
-	for _, object := range []object{harness.Cluster(namespace, harness.DefaultCluster), template, pool, full, holder} {
-		if err := plane.Client.Create(ctx, object); err != nil {
-			return nil, fmt.Errorf("creating %s: %w", object.GetName(), err)
-		}
-	}
-	if _, err := harness.WaitBound(ctx, plane.Client, holder, harness.Soon); err != nil {
-		return nil, fmt.Errorf("filling a pool: %w", err)
-	}
-	watched, err := measure.NewWatch(ctx, plane.Client, &ipamv1.IPClaimList{}, namespace)
-	if err != nil {
-		return nil, err
-	}
-	return &bench{client: plane.Client, installation: installation, namespace: namespace, template: template, claims: watched}, nil
+	machines := p.sizes[len(p.sizes)-1]
+	b.log.Begin(fmt.Sprintf("looking at %d machines with the plugin", machines))
+	defer b.log.Done()
+	r.looks, err = b.look(ctx, machines, p.looks)
+	return err
 }

@@ -15,20 +15,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/bench/measure"
 	"capv-static-ip.dev/tests/harness"
 )
 
 const (
-	// promptPool is the name of a pool whose provider answers at once.
-	promptPool = "prompt"
-	// firstPrompt is its first address, and promptAddresses is how many it has.
-	firstPrompt, promptRange, promptAddresses = "10.32.0.1", "10.32.0.0/16", 1<<16 - 2
 	// ownWarmUp is how many samples of each kind do not count.
 	ownWarmUp = 10
 	// ownQuiet is a pause for what goes on after a sample.
 	ownQuiet = 20 * time.Millisecond
+	// promptAddresses is how many the pool of a prompt provider has: a network's, but for
+	// its first and its last.
+	promptAddresses = 1<<16 - 2
 )
 
 // own is what was measured with this many bindings in the pool of a prompt provider.
@@ -42,49 +40,72 @@ func (o own) share() time.Duration {
 	return o.injected.Median() - o.plain.Median() - o.claim.Median()
 }
 
-// prompt is a provider that answers each claim as soon as it sees it, however many there
-// are: what a create takes is then the API server's share and ours.
+// promptSource is a provider that answers each claim as soon as it sees it, however many
+// there are: what a create takes is then the API server's share and ours. It plays the
+// in-cluster provider, which does not run meanwhile.
+func promptSource() measure.Source {
+	source := measure.InCluster()
+	source.Name = "prompt"
+	source.Pool = func(namespace string, network int) client.Object {
+		return harness.InClusterPool(namespace, harness.InClusterAddresses(fmt.Sprintf("10.%d.0.0/16", network)),
+			harness.InClusterField(int64(16), "prefix"), harness.InClusterField(nil, "gateway"))
+	}
+	return source
+}
+
+// prompt is a site of that provider.
 type prompt struct {
-	*bench
-	answered *measure.Watch
+	*site
 	// last counts the addresses that were handed out.
 	last atomic.Int64
 }
 
-// ownShare measures what grows with the bindings of a pool where its provider does not.
-func (b *bench) ownShare(ctx context.Context, p plan, r *results) error {
+// ownShare measures what grows with the bindings of a pool where its provider does not. A
+// manager has to run.
+func (b *bench) ownShare(ctx context.Context, p plan) ([]own, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	provider, err := b.startPrompt(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	kinds := []sample{
+		provider.untouched("prompt-plain", harness.WithDevices(harness.DHCPDevice())), provider.claim(), provider.asking("prompt", 1),
+	}
+	var all []own
 	held := 0
 	for _, size := range p.ownSizes {
 		b.log.Begin(fmt.Sprintf("a provider that answers at once: filling its pool to %d bindings", size))
-		if err := provider.fill(ctx, held, size); err != nil {
-			return err
+		if err := provider.fill(ctx, size-held); err != nil {
+			return nil, err
 		}
 		held = size
 		b.log.Done()
 		b.log.Begin(fmt.Sprintf("one client, %d bindings", size))
-		measured := own{bindings: size}
-		if err := provider.measure(ctx, p.ownSamples, &measured); err != nil {
-			return err
+		if _, err := provider.inTurn(ctx, pace{ownWarmUp, ownQuiet, 0}, kinds...); err != nil {
+			return nil, err
 		}
-		r.own = append(r.own, measured)
+		took, err := provider.inTurn(ctx, pace{p.ownSamples, ownQuiet, 0}, kinds...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, own{bindings: size, plain: took[0], claim: took[1], injected: took[2]})
 		b.log.Done()
 	}
-	return nil
+	provider.leave()
+	return all, provider.clear(ctx)
 }
 
-// startPrompt makes the pool, in the namespace of the bench, and answers until the context
-// ends.
+// startPrompt makes the pool, and answers until the context ends.
 func (b *bench) startPrompt(ctx context.Context) (*prompt, error) {
-	pool := harness.InClusterPool(b.namespace, harness.InClusterNamed(promptPool), harness.InClusterAddresses(promptRange),
-		harness.InClusterField(int64(16), "prefix"), harness.InClusterField(nil, "gateway"))
-	if err := b.client.Create(ctx, pool); err != nil {
-		return nil, fmt.Errorf("making the pool of a prompt provider: %w", err)
+	s, err := b.newSite(ctx, promptSource())
+	if err != nil {
+		return nil, err
+	}
+	provider := &prompt{site: s}
+	pool, ok := s.pool.(*unstructured.Unstructured)
+	if !ok {
+		return nil, fmt.Errorf("counting the addresses of a prompt provider: its pool is a %T", s.pool)
 	}
 	counts := map[string]any{"total": int64(promptAddresses), "free": int64(promptAddresses), "used": int64(0), "outOfRange": int64(0)}
 	if err := unstructured.SetNestedMap(pool.Object, counts, "status", "ipAddresses"); err != nil {
@@ -93,15 +114,10 @@ func (b *bench) startPrompt(ctx context.Context) (*prompt, error) {
 	if err := b.client.Status().Update(ctx, pool); err != nil {
 		return nil, fmt.Errorf("counting the addresses of a prompt provider: %w", err)
 	}
-	answered, err := measure.NewWatch(ctx, b.client, &ipamv1.IPAddressClaimList{}, b.namespace)
-	if err != nil {
-		return nil, err
-	}
-	claims, err := b.client.Watch(ctx, &ipamv1.IPAddressClaimList{}, client.InNamespace(b.namespace))
+	claims, err := b.client.Watch(ctx, &ipamv1.IPAddressClaimList{}, client.InNamespace(s.namespace))
 	if err != nil {
 		return nil, fmt.Errorf("watching claims: %w", err)
 	}
-	provider := &prompt{bench: b, answered: answered}
 	go provider.run(ctx, claims)
 	return provider, nil
 }
@@ -129,8 +145,7 @@ const fillerAnnotation = "bench/filler"
 // answer binds a claim.
 func (p *prompt) answer(ctx context.Context, claim *ipamv1.IPAddressClaim) error {
 	n := p.last.Add(1)
-	first := netip.MustParseAddr(firstPrompt).As4()
-	ip := netip.AddrFrom4([4]byte{first[0], first[1], byte(n >> 8), byte(n)}) //nolint:gosec // the pool has no more
+	ip := netip.AddrFrom4([4]byte{10, byte(p.network), byte(n >> 8), byte(n)}) //nolint:gosec // the pool has no more
 	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: claim.Namespace, Name: claim.Name}}
 	address.Spec = ipamv1.IPAddressSpec{
 		ClaimRef: ipamv1.IPAddressClaimReference{Name: claim.Name}, PoolRef: claim.Spec.PoolRef, Address: ip.String(), Prefix: new(int32(16)),
@@ -147,13 +162,15 @@ func (p *prompt) answer(ctx context.Context, claim *ipamv1.IPAddressClaim) error
 }
 
 // fill raises the number of bindings in the pool.
-func (p *prompt) fill(ctx context.Context, from, to int) error {
+func (p *prompt) fill(ctx context.Context, by int) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(fillers)
-	for range to - from {
-		name := p.name("filler")
+	for _, name := range p.names("filler", by) {
 		group.Go(func() error {
-			claim := p.newClaim(name)
+			claim, ok := p.source.Claim(p.namespace, name).(*ipamv1.IPAddressClaim)
+			if !ok {
+				return fmt.Errorf("filling the pool: %s is no IPAddressClaim", name)
+			}
 			harness.WithAnnotation(fillerAnnotation, "x")(claim)
 			if err := p.client.Create(ctx, claim); err != nil {
 				return fmt.Errorf("filling the pool: %w", err)
@@ -164,73 +181,12 @@ func (p *prompt) fill(ctx context.Context, from, to int) error {
 	return group.Wait()
 }
 
-func (p *prompt) newClaim(name string) *ipamv1.IPAddressClaim {
-	return harness.AddressClaim(p.namespace, name, harness.InClusterPoolKind, promptPool)
-}
-
-// claimed is a bare claim until it is answered.
-func (p *prompt) claimed() sample {
-	return sample{
-		kind: "prompt-claim",
-		make: func(ctx context.Context, name string) error {
-			bound := p.answered.Expect(name, func(event watch.Event) bool {
-				return event.Object.(*ipamv1.IPAddressClaim).Status.AddressRef.Name != ""
-			})
-			if err := p.client.Create(ctx, p.newClaim(name)); err != nil {
-				return fmt.Errorf("making a claim: %w", err)
-			}
-			return bound(ctx)
-		},
-		remove: func(ctx context.Context, name string) error {
-			gone := p.goneFrom(name)
-			if err := p.client.Delete(ctx, p.newClaim(name)); err != nil {
-				return fmt.Errorf("deleting a claim: %w", err)
-			}
-			return gone(ctx)
-		},
-	}
-}
-
-func (p *prompt) goneFrom(claim string) func(context.Context) error {
-	return p.answered.Expect(claim, func(event watch.Event) bool { return event.Type == watch.Deleted })
-}
-
-// given is a machine that is stored with an address of the pool.
-func (p *prompt) given() sample {
-	given := p.asking("prompt", 1, harness.WithAnnotation(firstDevice, harness.InClusterPoolKind+"/"+promptPool))
-	given.remove = func(ctx context.Context, name string) error {
-		gone := p.goneFrom(ipam.ClaimName(name, ipam.Slot{}))
-		if err := p.client.Delete(ctx, harness.Machine(p.namespace, name)); err != nil {
-			return fmt.Errorf("deleting a machine: %w", err)
-		}
-		return gone(ctx)
-	}
-	return given
-}
-
-// measure takes samples of each kind in turns, and removes what they made.
-func (p *prompt) measure(ctx context.Context, count int, into *own) error {
-	kinds := []struct {
-		sample
-		into *measure.Durations
-	}{
-		{p.untouched("prompt-plain", harness.WithDevices(harness.DHCPDevice())), &into.plain}, {p.claimed(), &into.claim}, {p.given(), &into.injected},
-	}
-	for i := range ownWarmUp + count {
-		for _, kind := range kinds {
-			time.Sleep(ownQuiet)
-			name, took, err := p.once(ctx, kind.sample)
-			if err != nil {
-				return err
-			}
-			if i >= ownWarmUp {
-				*kind.into = append(*kind.into, took)
-			}
-			time.Sleep(ownQuiet)
-			if err := p.removeAll(ctx, kind.sample, []string{name}); err != nil {
-				return err
-			}
+// clear takes the pool and all that is bound away, so that nobody else sees it.
+func (p *prompt) clear(ctx context.Context) error {
+	for _, kind := range []client.ObjectList{&ipamv1.IPAddressClaimList{}, &ipamv1.IPAddressList{}} {
+		if err := p.wipeAll(ctx, kind); err != nil {
+			return fmt.Errorf("removing what a prompt provider bound: %w", err)
 		}
 	}
-	return nil
+	return p.client.Delete(ctx, p.pool)
 }

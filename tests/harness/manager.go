@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -106,6 +107,10 @@ func (i *Installation) StartManager(ctx context.Context, options ManagerOptions)
 	return manager, nil
 }
 
+// AllocationVariable is the environment variable that has managers run with this value of
+// --metal3-allocation.
+const AllocationVariable = "METAL3_ALLOCATION"
+
 func (m *Manager) args(webhookPort int) ([]string, error) {
 	kubeconfig := m.installation.identity.Kubeconfig
 	if m.options.Through != nil {
@@ -134,6 +139,9 @@ func (m *Manager) args(webhookPort int) ([]string, error) {
 	}
 	if m.options.OrphanGracePeriod != 0 {
 		args = append(args, "--orphan-grace-period="+m.options.OrphanGracePeriod.String())
+	}
+	if allocation := os.Getenv(AllocationVariable); allocation != "" {
+		args = append(args, "--metal3-allocation="+allocation)
 	}
 	if !m.options.WithoutLeaderElection {
 		args = append(args,

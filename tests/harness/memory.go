@@ -3,9 +3,6 @@ package harness
 import (
 	"errors"
 	"fmt"
-	"os"
-	"regexp"
-	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -40,21 +37,3 @@ func limitsOf(objects manifests) (limits, error) {
 
 // MemoryLimit is what the manager's Deployment allows it, in bytes.
 func (m *Manager) MemoryLimit() int64 { return m.installation.limits.memory }
-
-var peak = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`)
-
-// PeakMemory is the most that the process has had in memory so far, in bytes.
-// This is what a limit counts, so no container is needed to see whether the
-// manager would have been killed. Linux alone tells it.
-func (m *Manager) PeakMemory() (int64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.PID()))
-	if err != nil {
-		return 0, fmt.Errorf("reading the memory of %s: %w", m.Name, err)
-	}
-	match := peak.FindSubmatch(status)
-	if match == nil {
-		return 0, fmt.Errorf("reading the memory of %s: the system does not tell its peak", m.Name)
-	}
-	kib, err := strconv.ParseInt(string(match[1]), 10, 64)
-	return kib << 10, err
-}

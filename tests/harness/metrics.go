@@ -8,6 +8,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"k8s.io/client-go/rest"
 )
 
 // Metric returns the sum of a metric over all series that carry the given
@@ -44,11 +45,24 @@ func (m *Manager) Series(ctx context.Context, name string, labels map[string]str
 
 // Scrape returns all metrics of the manager, by their names.
 func (m *Manager) Scrape(ctx context.Context) (map[string]*dto.MetricFamily, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.diagnostics+"/metrics", nil)
+	return scrape(ctx, http.DefaultClient, "http://"+m.diagnostics+"/metrics")
+}
+
+// Scrape returns all metrics of the API server, by their names.
+func (c *ControlPlane) Scrape(ctx context.Context) (map[string]*dto.MetricFamily, error) {
+	as, err := rest.HTTPClientFor(c.Config)
+	if err != nil {
+		return nil, fmt.Errorf("scraping the API server: %w", err)
+	}
+	return scrape(ctx, as, c.Config.Host+"/metrics")
+}
+
+func scrape(ctx context.Context, as *http.Client, url string) (map[string]*dto.MetricFamily, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := as.Do(request)
 	if err != nil {
 		return nil, err
 	}

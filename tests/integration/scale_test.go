@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -83,7 +84,8 @@ func TestHundredMachinesAtOnceGetHundredAddressesInARow(t *testing.T) {
 			found++
 		}
 	}
-	if skipped > excused {
+	// What is taken without metal3 is in no row.
+	if inARow := os.Getenv(harness.AllocationVariable) != "address"; inARow && skipped > excused {
 		t.Errorf("more addresses were skipped than the %d for which there is a reason", excused)
 	}
 

@@ -41,20 +41,25 @@ func (w *worker) withVM(ctx context.Context) {
 }
 
 func (w *worker) createWithVM(ctx context.Context, s *slot) {
-	if w.rand.IntN(2) == 0 {
+	if s.given = ""; w.rand.IntN(2) == 0 {
 		s.number++
 	}
 	from := w.sources[w.rand.IntN(len(w.sources))]
-	name, wanted := s.machineName(), []source{from}
-	machine := harness.Clone(w.template(w.arena, from, 0), name, asking(wanted))
-	op := w.about(history.Create, name)
-	op.Pools = refs(wanted)
+	machine := harness.Clone(w.template(w.arena, from, 0), s.machineName(), asking([]source{from}))
+	op := w.about(history.Create, s.machineName())
+	op.Pools = refs([]source{from})
+	if w.rand.IntN(4) == 0 {
+		// One that has no name yet gets its address when its Machine owns it.
+		machine.GenerateName, machine.Name = s.machineName()+"-", ""
+		op.Kind, op.Pools = "create without name", nil
+	}
 	err := w.do(ctx, op, func(ctx context.Context) error { return w.client.Create(ctx, machine) })
-	if s.taken = outcomeOf(err) != history.Refused; !s.taken {
+	if s.taken = outcomeOf(err) != history.Refused && machine.Name != ""; !s.taken {
 		return
 	}
-	err = w.do(ctx, w.about("create Machine", name), func(ctx context.Context) error {
-		return w.client.Create(ctx, stack.Machine(w.ns, harness.DefaultCluster, name))
+	s.given = machine.Name
+	err = w.do(ctx, w.about("create Machine", s.given), func(ctx context.Context) error {
+		return w.client.Create(ctx, stack.Machine(w.ns, harness.DefaultCluster, s.given))
 	})
 	if err != nil {
 		w.deleteWithVM(ctx, s)
@@ -69,6 +74,15 @@ func (w *worker) deleteWithVM(ctx context.Context, s *slot) {
 		return errors.Join(client.IgnoreNotFound(w.client.Delete(ctx, machine)), client.IgnoreNotFound(w.client.Delete(ctx, harness.Machine(w.ns, name))))
 	})
 	s.taken = err != nil
+}
+
+// groups makes what machines come of: deployments and control planes.
+func (w *worker) groups(ctx context.Context) {
+	if w.rand.IntN(2) == 0 {
+		w.endpoint(ctx)
+		return
+	}
+	w.deployment(ctx)
 }
 
 // deployment makes, scales, rolls and deletes a MachineDeployment, and machines of it.
@@ -87,7 +101,7 @@ func (w *worker) deployment(ctx context.Context) {
 		w.change(ctx, workers)
 	}
 	// Machines with VMs take their time.
-	wait(ctx, 4*betweenOps)
+	wait(ctx, 2*betweenOps)
 }
 
 func (w *worker) createDeployment(ctx context.Context, name string) {

@@ -13,6 +13,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -68,7 +69,7 @@ func parse() options {
 	flag.StringVar(&o.path, "history", "", "the file for the history; one for the seed in the folder for temporary files if empty")
 	flag.StringVar(&o.check, "check", "", "a history to look at again, instead of a run")
 	flag.BoolVar(&o.clocks, "clocks", true, "build the managers with clocks that can be wrong; takes some minutes the first time")
-	flag.BoolVar(&o.moves, "moves", false, "move a Cluster to another management cluster and back")
+	flag.BoolVar(&o.moves, "moves", true, "move a Cluster to another management cluster and back")
 	flag.StringVar(&args, "manager-args", "", "more flags for the managers, separated by spaces")
 	flag.Parse()
 	o.args = strings.Fields(args)
@@ -88,9 +89,13 @@ func run(ctx context.Context, o options) error {
 	if o.check != "" {
 		return judge(os.Stdout, o.check)
 	}
-	fmt.Printf("seed %d: %d minutes, %d workers\n", o.seed, o.minutes, o.workers)
+	fmt.Printf("seed %d: %d minutes, %d workers, addresses of metal3's pools by %s\n", o.seed, o.minutes, o.workers, metal3Allocation())
 	return torture(ctx, o)
 }
+
+// metal3Allocation is how the managers are told, by the harness, to ask for addresses of
+// metal3's pools.
+func metal3Allocation() string { return cmp.Or(os.Getenv("METAL3_ALLOCATION"), "claim") }
 
 // judge checks a history and prints what was in it.
 func judge(to io.Writer, path string) error {
@@ -103,14 +108,14 @@ func judge(to io.Writer, path string) error {
 	if len(records) > 0 && records[0].Run != nil {
 		seed = records[0].Run.Seed
 	}
-	for i, v := range found {
-		fmt.Fprintf(to, "\nviolation %d of %d, seed %d\n", i+1, len(found), seed)
+	for i, v := range found.Violations {
+		fmt.Fprintf(to, "\nviolation %d of %d, seed %d\n", i+1, len(found.Violations), seed)
 		history.Explain(to, records, v)
 	}
 	history.Summarize(records).Print(to, found)
 	fmt.Fprintf(to, "history: %s, seed: %d\n", path, seed)
-	if len(found) > 0 {
-		return fmt.Errorf("%w: %d violations, seed %d", errViolated, len(found), seed)
+	if count := len(found.Violations); count > 0 {
+		return fmt.Errorf("%w: %d violations, seed %d", errViolated, count, seed)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"slices"
 	"strings"
@@ -23,6 +24,8 @@ import (
 const (
 	// moverNetwork is the number of the networks of the Cluster that is moved.
 	moverNetwork = 90
+	// moveFault is how a history names it.
+	moveFault = "move-cluster"
 	// movedReplicas is how many machines of each pool are moved.
 	movedReplicas = 2
 	// moveTimeout is how long a move may take, with what comes before and after.
@@ -38,6 +41,7 @@ type mover struct {
 	*trial
 	*arena
 	away *stack.Stack
+	rand *rand.Rand
 	// lost is set when a move failed: nothing more can be done with the Cluster.
 	lost bool
 }
@@ -52,7 +56,7 @@ func (t *trial) newMover(ctx context.Context) (*mover, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &mover{trial: t, arena: &arena{ns: history.MovedNamespace, sources: sources(moverNetwork)}, away: away}
+	m := &mover{trial: t, arena: &arena{ns: history.MovedNamespace, sources: sources(moverNetwork, plain)}, away: away, rand: t.random(1 << 33)}
 	if err := t.makeArena(ctx, m.arena, ofItsCluster); err != nil {
 		return m, err
 	}
@@ -76,13 +80,13 @@ func ofItsCluster(object client.Object) {
 }
 
 // run moves the Cluster there and back until the context ends. It ends at home.
-func (m *mover) run(ctx context.Context, n *nemesis) {
+func (m *mover) run(ctx context.Context) {
 	for !m.lost {
-		wait(ctx, n.some(atHome, atHomeAtMost))
+		wait(ctx, some(m.rand, atHome, atHomeAtMost))
 		if ctx.Err() != nil {
 			return
 		}
-		n.fault("move-cluster", m.ns, func() error {
+		m.fault(moveFault, m.ns, func() error {
 			return errors.Join(m.move(ctx, m.stack, m.away), m.move(ctx, m.away, m.stack))
 		})
 	}

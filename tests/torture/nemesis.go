@@ -28,10 +28,81 @@ type fault struct {
 type nemesis struct {
 	*trial
 	rand *rand.Rand
+	// decks has what is left of each lane, from one round to the next.
+	decks []*deck
 }
 
-func (t *trial) newNemesis(round int) *nemesis {
-	return &nemesis{trial: t, rand: rand.New(rand.NewPCG(t.options.seed, uint64(1<<32+round)))} //nolint:gosec // it is to be repeated
+// deck deals faults by chance, but each of them once before any comes a second time, and
+// from then on each as often as its weight says before all are shuffled again. So none
+// fails to come for long.
+type deck struct {
+	all, left []fault
+}
+
+// newDeck has each fault once on top.
+func newDeck(by *rand.Rand, lane []fault) *deck {
+	top := slices.Clone(lane)
+	shuffle(by, top)
+	return &deck{all: lane, left: slices.Concat(top, deal(by, lane, -1))}
+}
+
+// deal has each fault as often as its weight says, and so many more.
+func deal(by *rand.Rand, lane []fault, more int) []fault {
+	var cards []fault
+	for _, f := range lane {
+		for range f.weight + more {
+			cards = append(cards, f)
+		}
+	}
+	shuffle(by, cards)
+	return cards
+}
+
+func shuffle(by *rand.Rand, cards []fault) {
+	by.Shuffle(len(cards), func(i, j int) { cards[i], cards[j] = cards[j], cards[i] })
+}
+
+// next is the first fault that is possible now; those before it stay on top.
+func (d *deck) next(by *rand.Rand, possible func(fault) bool) (fault, bool) {
+	if len(d.left) == 0 {
+		d.left = deal(by, d.all, 0)
+	}
+	at := slices.IndexFunc(d.left, possible)
+	if at < 0 {
+		return fault{}, false
+	}
+	chosen := d.left[at]
+	d.left = slices.Delete(d.left, at, at+1)
+	return chosen, true
+}
+
+func (t *trial) newNemesis() *nemesis {
+	n := &nemesis{trial: t, rand: t.random(1 << 32)}
+	for _, lane := range lanes() {
+		n.decks = append(n.decks, newDeck(n.rand, n.chosen(lane)))
+	}
+	return n
+}
+
+// faults are the kinds of all that can be chosen.
+func (t *trial) faults() []string {
+	var kinds []string
+	for _, lane := range lanes() {
+		for _, f := range (&nemesis{trial: t}).chosen(lane) {
+			if t.options.clocks || f.kind != "wrong-clock" {
+				kinds = append(kinds, f.kind)
+			}
+		}
+	}
+	if t.options.moves {
+		kinds = append(kinds, moveFault)
+	}
+	return kinds
+}
+
+// random is what decides, by the seed, for one of those who choose.
+func (t *trial) random(who uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(t.options.seed, who)) //nolint:gosec // it is to be repeated
 }
 
 // lanes go on beside each other: programs and connections in one, objects in the other.
@@ -42,9 +113,9 @@ func lanes() [][]fault {
 // run breaks things until the context ends, and returns when all is mended.
 func (n *nemesis) run(ctx context.Context) {
 	var all sync.WaitGroup
-	for i, lane := range lanes() {
+	for i, lane := range n.decks {
 		own := &nemesis{trial: n.trial, rand: rand.New(rand.NewPCG(n.rand.Uint64(), uint64(i)))} //nolint:gosec // it is to be repeated
-		all.Go(func() { own.runLane(ctx, n.chosen(lane)) })
+		all.Go(func() { own.runLane(ctx, lane) })
 	}
 	all.Wait()
 }
@@ -59,8 +130,8 @@ func (n *nemesis) chosen(lane []fault) []fault {
 	})
 }
 
-func (n *nemesis) runLane(ctx context.Context, lane []fault) {
-	if len(lane) == 0 {
+func (n *nemesis) runLane(ctx context.Context, lane *deck) {
+	if len(lane.all) == 0 {
 		return
 	}
 	for {
@@ -68,32 +139,23 @@ func (n *nemesis) runLane(ctx context.Context, lane []fault) {
 		if ctx.Err() != nil {
 			return
 		}
-		n.breakSome(ctx, n.pick(lane))
+		n.breakSome(ctx, lane)
 	}
-}
-
-func (n *nemesis) pick(lane []fault) fault {
-	sum := 0
-	for _, f := range lane {
-		sum += f.weight
-	}
-	at := n.rand.IntN(sum)
-	for _, f := range lane {
-		if at -= f.weight; at < 0 {
-			return f
-		}
-	}
-	return lane[0]
 }
 
 // breakSome writes into the history what is broken, from before that until it is mended.
-func (n *nemesis) breakSome(ctx context.Context, f fault) {
-	// While something is moved, or waits for that, something else is broken.
-	if f.apart && !n.moving.TryRLock() {
-		return
-	}
-	if f.apart {
+// While something is moved, or waits for that, what cannot be broken then stays in the deck.
+func (n *nemesis) breakSome(ctx context.Context, lane *deck) {
+	still := n.moving.TryRLock()
+	f, ok := lane.next(n.rand, func(f fault) bool { return still || !f.apart })
+	switch {
+	case still && ok && f.apart:
 		defer n.moving.RUnlock()
+	case still:
+		n.moving.RUnlock()
+	}
+	if !ok {
+		return
 	}
 	target, mend := f.act(ctx, n)
 	if mend == nil {
@@ -103,8 +165,10 @@ func (n *nemesis) breakSome(ctx context.Context, f fault) {
 }
 
 // some is a time of at least from and less than to.
-func (n *nemesis) some(from, to time.Duration) time.Duration {
-	return from + time.Duration(n.rand.Int64N(int64(to-from)))
+func (n *nemesis) some(from, to time.Duration) time.Duration { return some(n.rand, from, to) }
+
+func some(by *rand.Rand, from, to time.Duration) time.Duration {
+	return from + time.Duration(by.Int64N(int64(to-from)))
 }
 
 func (n *nemesis) anyArena() *arena { return n.arenas[n.rand.IntN(len(n.arenas))] }

@@ -24,13 +24,17 @@ import (
 // are broken as well.
 const mendTimeout = 3 * time.Minute
 
+// The kinds of claims and addresses, of each provider.
+var (
+	claimKinds   = []schema.GroupVersionKind{ipamv1.GroupVersion.WithKind("IPClaim"), capiipamv1.GroupVersion.WithKind("IPAddressClaim")}
+	addressKinds = []schema.GroupVersionKind{ipamv1.GroupVersion.WithKind("IPAddress"), capiipamv1.GroupVersion.WithKind("IPAddress")}
+)
+
 // objectFaults are what people do to objects that others rely on.
 func objectFaults() []fault {
 	return []fault{
-		{"delete-claim", 5, false, deleteOne(
-			ipamv1.GroupVersion.WithKind("IPClaim"), capiipamv1.GroupVersion.WithKind("IPAddressClaim"))},
-		{"delete-address", 5, false, deleteOne(
-			ipamv1.GroupVersion.WithKind("IPAddress"), capiipamv1.GroupVersion.WithKind("IPAddress"))},
+		{"delete-claim", 5, false, deleteOne(claimKinds...)},
+		{"delete-address", 5, false, deleteOne(addressKinds...)},
 		{"pause-cluster", 2, false, pauseCluster},
 		{"refuse-machines", 2, false, refuseMachines},
 		{"renew-certificate", 2, false, renewCertificate},

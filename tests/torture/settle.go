@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -18,6 +19,7 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/torture/history"
 )
@@ -45,17 +47,26 @@ func (t *trial) settle(ctx context.Context) error {
 	began := time.Now()
 	err := t.await(ctx, settleTimeout, t.unsettled)
 	fmt.Printf("settled after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
+	var probes sync.WaitGroup
 	for _, a := range t.all() {
-		for _, s := range a.sources {
-			t.probe(ctx, a, s)
-		}
+		probes.Go(func() {
+			for _, s := range a.sources {
+				t.probe(ctx, a, s)
+			}
+		})
 	}
+	probes.Wait()
 	return t.mark(ctx, history.Settled)
 }
 
 // drain deletes everything, waits until it is gone, and marks that.
 func (t *trial) drain(ctx context.Context) error {
 	began := time.Now()
+	for _, w := range t.workers {
+		if err := w.deletePlanes(ctx); err != nil {
+			return err
+		}
+	}
 	for _, a := range t.all() {
 		for _, kind := range []client.Object{&clusterv1.MachineDeployment{}, &clusterv1.Machine{}, &capvv1.VSphereMachine{}} {
 			err := harness.Eventually(ctx, opTimeout, "everything to be deleted", func(ctx context.Context) error {
@@ -123,6 +134,9 @@ func (t *trial) unsettled(ctx context.Context) error {
 		if err := t.going(ctx, a); err != nil {
 			return err
 		}
+		if err := errors.Join(t.withEndpoints(ctx, a), t.setAside(ctx, a)); err != nil {
+			return err
+		}
 	}
 	return errors.Join(harness.CheckInvariants(ctx, t.stack.Plane.Client, harness.InvariantOptions{Namespaces: namespaces})...)
 }
@@ -142,6 +156,9 @@ func (t *trial) going(ctx context.Context, a *arena) error {
 			return fmt.Errorf("machine %s/%s is being deleted, with finalizers %v", a.ns, machine.Name, machine.Finalizers)
 		}
 		count[machine.Labels[clusterv1.MachineDeploymentNameLabel]]++
+		if err := t.isServed(ctx, a, machine); err != nil {
+			return err
+		}
 	}
 	for i := range workers.Items {
 		group := &workers.Items[i]
@@ -159,7 +176,62 @@ func (t *trial) going(ctx context.Context, a *arena) error {
 	return nil
 }
 
-// isFull tells whether a pool has no free address.
+// isServed says what a machine lacks that gets its address late, and could have it.
+func (t *trial) isServed(ctx context.Context, a *arena, machine *capvv1.VSphereMachine) error {
+	owned := slices.ContainsFunc(machine.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.Kind == "Machine" })
+	ref := machine.Annotations[history.PoolsAnnotation]
+	if !owned || ref == "" || len(harness.Addresses(machine)) > 0 {
+		return nil
+	}
+	full, err := t.isFull(ctx, a, ref)
+	if err != nil || full {
+		return err
+	}
+	return fmt.Errorf("machine %s/%s has no address", a.ns, machine.Name)
+}
+
+// withEndpoints says which control plane lacks the endpoint that it could have.
+func (t *trial) withEndpoints(ctx context.Context, a *arena) error {
+	planes, clusters := &capvv1.VSphereClusterList{}, &clusterv1.ClusterList{}
+	for _, list := range []client.ObjectList{planes, clusters} {
+		if err := t.stack.Plane.Client.List(ctx, list, client.InNamespace(a.ns)); err != nil {
+			return err
+		}
+	}
+	full, err := t.isFull(ctx, a, a.vips.ref())
+	if err != nil {
+		return err
+	}
+	for i := range planes.Items {
+		if plane := &planes.Items[i]; plane.DeletionTimestamp != nil || plane.Spec.ControlPlaneEndpoint.Host == "" && !full {
+			return fmt.Errorf("VSphereCluster %s/%s is being deleted (%v), or has no endpoint", a.ns, plane.Name, plane.DeletionTimestamp)
+		}
+	}
+	for i := range clusters.Items {
+		if clusters.Items[i].DeletionTimestamp != nil {
+			return fmt.Errorf("the Cluster %s/%s is being deleted", a.ns, clusters.Items[i].Name)
+		}
+	}
+	return nil
+}
+
+// setAside says what is kept out of a pool: who had it by hand is gone by now.
+func (t *trial) setAside(ctx context.Context, a *arena) error {
+	for _, kind := range claimKinds {
+		claims, err := t.list(ctx, kind, a.ns)
+		if err != nil {
+			return err
+		}
+		for i := range claims {
+			if _, aside := claims[i].Labels[ipam.SetAsideLabel]; aside {
+				return fmt.Errorf("claim %s/%s is set aside", a.ns, claims[i].Name)
+			}
+		}
+	}
+	return nil
+}
+
+// isFull tells whether a pool of an arena has no free address.
 func (t *trial) isFull(ctx context.Context, a *arena, ref string) (bool, error) {
 	ofMetal3, ofContract := &ipamv1.IPAddressList{}, &capiipamv1.IPAddressList{}
 	for _, list := range []client.ObjectList{ofMetal3, ofContract} {
@@ -167,8 +239,14 @@ func (t *trial) isFull(ctx context.Context, a *arena, ref string) (bool, error) 
 			return false, err
 		}
 	}
-	used := map[string]int{history.Metal3Pool + "/metal3": len(ofMetal3.Items), history.InClusterPool + "/in-cluster": len(ofContract.Items)}
-	return used[ref] >= poolSize, nil
+	used := map[string]int{}
+	for i := range ofMetal3.Items {
+		used[history.Metal3Pool+"/"+ofMetal3.Items[i].Spec.Pool.Name]++
+	}
+	for i := range ofContract.Items {
+		used[ofContract.Items[i].Spec.PoolRef.Kind+"/"+ofContract.Items[i].Spec.PoolRef.Name]++
+	}
+	return used[ref] >= a.size(ref), nil
 }
 
 // undrained says what is left in the arenas.

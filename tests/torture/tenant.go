@@ -29,8 +29,8 @@ const (
 
 // newTenant makes a namespace of its own with pools, which is not for long.
 func (n *nemesis) newTenant(ctx context.Context) (*arena, error) {
-	number := firstTenant + int(n.ids.Add(1))
-	a := &arena{ns: fmt.Sprintf("tenant-%d", number), sources: sources(number)}
+	number := firstTenant + int(n.tenants.Add(1))
+	a := &arena{ns: fmt.Sprintf("tenant-%d", number), sources: sources(number, flavours[n.rand.IntN(len(flavours))])}
 	objects := []client.Object{harness.Cluster(a.ns, harness.DefaultCluster)}
 	for _, s := range a.sources {
 		objects = append(objects, s.object(a.ns))

@@ -50,8 +50,8 @@ type trial struct {
 	ours     []*replica
 	programs map[string]*kept
 
-	ids    atomic.Int64
-	counts struct {
+	ids, tenants atomic.Int64
+	counts       struct {
 		done, refused, failed, faults atomic.Int64
 	}
 }
@@ -81,7 +81,8 @@ func torture(ctx context.Context, o options) (err error) {
 	}
 	_, etcd := s.Plane.Etcd()
 	t := &trial{options: o, stack: s, to: to, recorder: newRecorder(etcd, to), log: os.Stderr, programs: map[string]*kept{}}
-	to.Write(history.Record{Run: &history.Run{Seed: o.seed, Workers: o.workers, Minutes: o.minutes, GracePeriod: gracePeriod}})
+	to.Write(history.Record{Run: &history.Run{Seed: o.seed, Workers: o.workers, Minutes: o.minutes, GracePeriod: gracePeriod,
+		Metal3Allocation: metal3Allocation(), Faults: t.faults()}})
 	return errors.Join(t.run(ctx), to.Close(), judge(os.Stdout, o.path))
 }
 
@@ -92,6 +93,7 @@ func (t *trial) run(ctx context.Context) error {
 	defer cancel()
 	background.Go(func() { t.recorder.follow(ctx) })
 	background.Go(func() { t.recorder.followVMs(ctx, t.stack.VCenter) })
+	background.Go(func() { followLoad(ctx, t.to) })
 	if err := t.startManagers(ctx); err != nil {
 		return err
 	}
@@ -114,9 +116,10 @@ func (t *trial) run(ctx context.Context) error {
 	for i := range t.options.workers {
 		t.workers = append(t.workers, t.newWorker(i))
 	}
+	enemy := t.newNemesis()
 	end := time.Now().Add(time.Duration(t.options.minutes) * time.Minute)
 	for number := 1; time.Now().Before(end) && ctx.Err() == nil; number++ {
-		t.round(ctx, number, min(roundLength, time.Until(end)))
+		t.round(ctx, number, enemy, min(roundLength, time.Until(end)))
 		if err := t.settle(ctx); err != nil {
 			return err
 		}
@@ -169,7 +172,7 @@ func (t *trial) keepAll() {
 }
 
 // round lets workers and the nemesis loose for a while, and mends everything.
-func (t *trial) round(ctx context.Context, number int, during time.Duration) {
+func (t *trial) round(ctx context.Context, number int, enemy *nemesis, during time.Duration) {
 	fmt.Printf("round %d: %s\n", number, during.Round(time.Second))
 	working, cancel := context.WithTimeout(ctx, during)
 	defer cancel()
@@ -177,9 +180,9 @@ func (t *trial) round(ctx context.Context, number int, during time.Duration) {
 	for _, w := range t.workers {
 		all.Go(func() { w.run(working) })
 	}
-	all.Go(func() { t.newNemesis(number).run(working) })
+	all.Go(func() { enemy.run(working) })
 	if t.mover != nil {
-		all.Go(func() { t.mover.run(working, t.newNemesis(-number)) })
+		all.Go(func() { t.mover.run(working) })
 	}
 	all.Go(func() { t.tell(working) })
 	all.Wait()

@@ -20,8 +20,9 @@ const (
 	// slots is how many machines a worker has at most, of those without VMs and of those
 	// with one.
 	slots, slotsWithVMs = 4, 2
-	// betweenOps is how long a worker waits at most before it does something else.
-	betweenOps = 700 * time.Millisecond
+	// betweenOps is how long a worker waits at most before it does something else, and
+	// betweenBare the same for one whose machines have no VMs, and so are quick.
+	betweenOps, betweenBare = 700 * time.Millisecond, 300 * time.Millisecond
 	// recreations is how often the name of a machine that goes is tried again.
 	recreations = 10
 )
@@ -33,9 +34,11 @@ type worker struct {
 	id     int
 	rand   *rand.Rand
 	client client.Client
-	// step does one thing.
+	// step does one thing, and pause is how long is waited at most before the next.
 	step  func(context.Context)
-	slots []slot
+	pause time.Duration
+	// slots are for machines, and planes for control planes.
+	slots, planes []slot
 }
 
 // slot is a place for a machine of a worker.
@@ -43,26 +46,30 @@ type slot struct {
 	name   string
 	number int
 	taken  bool
-	// wanted is what the machine asks for.
+	// wanted is what the machine asks for, and given the name that the API server chose.
 	wanted []source
+	given  string
 }
 
 // newWorker is the worker of this number.
 func (t *trial) newWorker(id int) *worker {
 	w := &worker{
 		trial: t, arena: t.arenas[id/workersPerArena], id: id, client: t.stack.Plane.Client,
-		rand: rand.New(rand.NewPCG(t.options.seed, uint64(id))), //nolint:gosec // it is to be repeated
+		rand: t.random(uint64(id)), pause: betweenOps,
 	}
 	count := slots
 	switch id % workersPerArena {
 	case 0:
-		w.step = w.bare
+		w.step, w.pause = w.bare, betweenBare
 	case 1:
-		w.step = w.forge
+		w.step, w.pause = w.forge, betweenBare
 	case 2:
 		w.step, count = w.withVM, slotsWithVMs
 	default:
-		w.step, count = w.deployment, 0
+		w.step, count = w.groups, 0
+		for i := range slotsForEndpoints {
+			w.planes = append(w.planes, slot{name: fmt.Sprintf("cp%d-%d", id, i)})
+		}
 	}
 	for i := range count {
 		w.slots = append(w.slots, slot{name: fmt.Sprintf("w%d-%d", id, i)})
@@ -73,7 +80,7 @@ func (t *trial) newWorker(id int) *worker {
 func (w *worker) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		w.step(ctx)
-		wait(ctx, time.Duration(w.rand.Int64N(int64(betweenOps))))
+		wait(ctx, time.Duration(w.rand.Int64N(int64(w.pause))))
 	}
 }
 
@@ -95,7 +102,12 @@ func (w *worker) bare(ctx context.Context) {
 	case 3, 4:
 		w.recreate(ctx, s)
 	default:
-		w.edit(ctx, s)
+		err := w.edit(ctx, &capvv1.VSphereMachine{}, s.machineName(), []edit{
+			{"edit label", `{"metadata":{"labels":{"torture":"%d"}}}`},
+			{"edit bindings", `{"metadata":{"annotations":{"capv-static-ip.dev/bindings":null,"torture":"%d"}}}`},
+			{"edit finalizers", `{"metadata":{"finalizers":null,"annotations":{"torture":"%d"}}}`},
+		})
+		s.taken = !apierrors.IsNotFound(err)
 	}
 }
 
@@ -108,7 +120,12 @@ func (w *worker) create(ctx context.Context, s *slot) {
 	s.taken = w.createAs(ctx, s.machineName(), s.wanted) != history.Refused
 }
 
-func (s *slot) machineName() string { return fmt.Sprintf("%s-%d", s.name, s.number) }
+func (s *slot) machineName() string {
+	if s.given != "" {
+		return s.given
+	}
+	return fmt.Sprintf("%s-%d", s.name, s.number)
+}
 
 // createAs makes a machine. What may have been stored is taken to be.
 func (w *worker) createAs(ctx context.Context, name string, wanted []source) history.Outcome {
@@ -145,27 +162,20 @@ func (w *worker) recreate(ctx context.Context, s *slot) {
 		if s.taken = w.createAs(ctx, s.machineName(), s.wanted) != history.Refused; s.taken {
 			return
 		}
-		wait(ctx, time.Duration(w.rand.Int64N(int64(betweenOps))))
+		wait(ctx, time.Duration(w.rand.Int64N(int64(betweenBare))))
 	}
 }
 
-// edit changes a machine as its user may: what the product needs is there again soon.
-func (w *worker) edit(ctx context.Context, s *slot) {
-	edits := []struct {
-		kind, patch string
-	}{
-		{"edit label", `{"metadata":{"labels":{"torture":"%d"}}}`},
-		{"edit bindings", `{"metadata":{"annotations":{"capv-static-ip.dev/bindings":null,"torture":"%d"}}}`},
-		{"edit finalizers", `{"metadata":{"finalizers":null,"annotations":{"torture":"%d"}}}`},
-	}
+// edit is a change, with a number in it.
+type edit struct{ kind, patch string }
+
+// edit changes an object as its user may: what the product needs is there again soon.
+func (w *worker) edit(ctx context.Context, object client.Object, name string, edits []edit) error {
 	chosen := edits[w.rand.IntN(len(edits))]
 	patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, chosen.patch, w.rand.IntN(1000)))
-	err := w.do(ctx, w.about(chosen.kind, s.machineName()), func(ctx context.Context) error {
-		return w.client.Patch(ctx, harness.Machine(w.ns, s.machineName()), patch)
-	})
-	if apierrors.IsNotFound(err) {
-		s.taken = false
-	}
+	object.SetNamespace(w.ns)
+	object.SetName(name)
+	return w.do(ctx, w.about(chosen.kind, name), func(ctx context.Context) error { return w.client.Patch(ctx, object, patch) })
 }
 
 // forge makes machines like bare, and now and then one that brings along what is another's.
@@ -188,9 +198,16 @@ func (w *worker) forge(ctx context.Context) {
 		return
 	}
 	wait(ctx, time.Duration(w.rand.Int64N(int64(5*time.Second))))
-	_ = w.do(ctx, w.about("delete", name), func(ctx context.Context) error {
-		return client.IgnoreNotFound(w.client.Delete(ctx, harness.Machine(w.ns, name)))
-	})
+	// As long as it is there, the pool lacks what it brought along.
+	for range recreations {
+		err := w.do(ctx, w.about("delete", name), func(ctx context.Context) error {
+			return client.IgnoreNotFound(w.client.Delete(ctx, harness.Machine(w.ns, name)))
+		})
+		if err == nil {
+			return
+		}
+		wait(context.WithoutCancel(ctx), betweenOps)
+	}
 }
 
 // forgery is a machine with what another one has: all of it, or its bindings alone.

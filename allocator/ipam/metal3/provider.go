@@ -25,7 +25,7 @@ import (
 // +kubebuilder:rbac:groups=ipam.metal3.io,resources=ipclaims,verbs=get;list;watch;create;update;patch;delete
 // Dropping an owner reference needs the right to delete, where the admission
 // plugin OwnerReferencesPermissionEnforcement runs.
-// +kubebuilder:rbac:groups=ipam.metal3.io,resources=ipaddresses,verbs=get;list;watch;patch;delete
+// +kubebuilder:rbac:groups=ipam.metal3.io,resources=ipaddresses,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups=cluster.x-k8s.io,resources=clusters,verbs=get;list;watch
 
 const (
@@ -53,6 +53,7 @@ var (
 	_ ipam.Twinned   = Provider{}
 	_ ipam.Shorthand = Provider{}
 	_ ipam.Ranged    = Provider{}
+	_ ipam.Naming    = Provider{}
 )
 
 // Name implements ipam.Provider.
@@ -233,6 +234,11 @@ func (Provider) ReadAddress(obj client.Object) ipam.Address {
 	}
 }
 
+// NamePrefix implements ipam.Naming.
+func (Provider) NamePrefix(address ipam.Address) (string, bool) {
+	return strings.CutSuffix(address.GetName(), nameEnding(address.IP))
+}
+
 // Pool implements ipam.Pools. metal3 says nothing about a pool that it does not
 // serve, so what it would ignore is looked for here.
 func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.Machine, want ipam.Want) (ipam.Pool, error) {
@@ -264,6 +270,7 @@ func (m Provider) Pool(ctx context.Context, reader client.Reader, machine ipam.M
 		Total:     size(usableOf(pool)),
 		Free:      freeOf(pool, used),
 		Offers:    func(ip netip.Addr, claim string) (bool, bool) { return offers(pool, used, ip, claim) },
+		Taking:    takingOf(pool, used),
 	}, nil
 }
 

@@ -199,7 +199,14 @@ func freeOf(pool *ipamv1.IPPool, used usage) func(claims []string) (free, needed
 // leftOf counts the addresses of a pool's ranges that nobody has, and that are reserved
 // for nobody.
 func leftOf(pool *ipamv1.IPPool, ranges *netipx.IPSet, used usage) uint64 {
-	left := netipx.IPSetBuilder{}
+	set := unreserved(pool, ranges)
+	total := size(set)
+	return total - min(total, used.CountIn(set))
+}
+
+// unreserved are these addresses of a pool without those that are pre-allocated.
+func unreserved(pool *ipamv1.IPPool, ranges *netipx.IPSet) *netipx.IPSet {
+	var left netipx.IPSetBuilder
 	left.AddSet(ranges)
 	for _, text := range pool.Spec.PreAllocations {
 		if a, err := netip.ParseAddr(string(text)); err == nil {
@@ -208,10 +215,10 @@ func leftOf(pool *ipamv1.IPPool, ranges *netipx.IPSet, used usage) uint64 {
 	}
 	set, err := left.IPSet()
 	if err != nil {
-		return 0
+		// Only invalid addresses make it fail, and none is added.
+		return &netipx.IPSet{}
 	}
-	total := size(set)
-	return total - min(total, used.CountIn(set))
+	return set
 }
 
 // offers tells whether an address is in a pool, and whether a claim cannot have it: it is

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"capv-static-ip.dev/tests/bench/measure"
+	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/stack"
 )
 
@@ -68,7 +69,10 @@ func onStack(ctx context.Context, p plan, limited bool, log *measure.Progress, i
 		return err
 	}
 	defer func() { err = errors.Join(s.Plane.KeepLogs(ctx, err), s.Stop()) }()
-	b := &bench{stack: s, log: log}
+	b := &bench{stack: s, log: log, networks: firstNetwork - 1}
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
 	for _, size := range p.sizes {
 		if !limited {
 			size.rounds = 1
@@ -88,11 +92,18 @@ func onStack(ctx context.Context, p plan, limited bool, log *measure.Progress, i
 	return nil
 }
 
+// firstNetwork is that of the first pool, 10.16.0.0/16.
+const firstNetwork = 16
+
 // bench measures on one stack.
 type bench struct {
 	stack *stack.Stack
 	log   *measure.Progress
-	made  int
+	// made counts what was made, so that every name is new, and networks those of pools.
+	made, networks int
+	// replicas are those of the manager, by how they allocate; those that are used run.
+	replicas map[string][]*harness.Manager
+	used     string
 }
 
 // name returns a new name. It does not end in a dash and a number, which would
@@ -100,4 +111,12 @@ type bench struct {
 func (b *bench) name(kind string) string {
 	b.made++
 	return fmt.Sprintf("%s%dx", kind, b.made)
+}
+
+func (b *bench) names(count int) []string {
+	names := make([]string, count)
+	for i := range names {
+		names[i] = b.name("b")
+	}
+	return names
 }

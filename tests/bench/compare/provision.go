@@ -17,35 +17,6 @@ import (
 	"capv-static-ip.dev/tests/stack"
 )
 
-// contender is one way to a static address.
-type contender struct {
-	name string
-	// objects are the pool and what else it needs in a namespace.
-	pool func(namespace string) client.Object
-	// options make a machine one that goes this way.
-	options []harness.Option
-}
-
-// contenders begin with the one that the others are compared with.
-func contenders() []contender {
-	inCluster := func(namespace string) client.Object {
-		return harness.InClusterPool(namespace, harness.InClusterAddresses("10.30.0.1-10.30.20.250"),
-			harness.InClusterField(int64(16), "prefix"), harness.InClusterField("10.30.255.254", "gateway"))
-	}
-	metal3 := func(namespace string) client.Object {
-		return harness.Pool(namespace, harness.PoolRange("10.20.0.1", "10.20.20.250"))
-	}
-	return []contender{
-		{"CAPV's addressesFromPools, in-cluster", inCluster, []harness.Option{harness.WithDevices(harness.PooledDevice(harness.DefaultInClusterPool))}},
-		{"capv-static-ip, in-cluster", inCluster, []harness.Option{inClusterAnnotation()}},
-		{"capv-static-ip, metal3", metal3, []harness.Option{harness.WithPool(harness.DefaultPool)}},
-	}
-}
-
-func inClusterAnnotation() harness.Option {
-	return harness.WithAnnotation("pools.capv-static-ip.dev/0", harness.InClusterPoolKind+"/"+harness.DefaultInClusterPool)
-}
-
 // patience is how long anything may take that is waited for.
 const patience = 10 * time.Minute
 
@@ -54,6 +25,9 @@ func (b *bench) provision(ctx context.Context, size size, limited bool, into *re
 	b.log.Begin(fmt.Sprintf("%d machines in a row, rate limit %v: %d rounds of %d ways", size.machines, limited, size.rounds, len(contenders())))
 	for range size.rounds {
 		for _, c := range contenders() {
+			if err := b.use(ctx, c); err != nil {
+				return err
+			}
 			times, err := b.provisionOnce(ctx, c, size.machines)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
@@ -95,14 +69,14 @@ func (b *bench) provisionOnce(ctx context.Context, c contender, count int) (time
 	if err := b.stack.CreateCluster(ctx, ns, harness.DefaultCluster); err != nil {
 		return times{}, err
 	}
-	if err := b.stack.Create(ctx, c.pool(ns)); err != nil {
+	if err := b.stack.Create(ctx, b.pool(c.source, ns)); err != nil {
 		return times{}, err
 	}
 	machines, err := measure.NewWatch(ctx, b.stack.Plane.Client, &capvv1.VSphereMachineList{}, ns)
 	if err != nil {
 		return times{}, err
 	}
-	made, err := b.makeInARow(ctx, machines, b.stack.Template(ns, "bench"), c.options, count)
+	made, err := b.makeInARow(ctx, machines, b.stack.Template(ns, "bench"), c.option, count)
 	if err != nil {
 		return times{}, err
 	}
@@ -116,7 +90,7 @@ func (b *bench) provisionOnce(ctx context.Context, c contender, count int) (time
 // makeInARow makes machines as a MachineSet does: one after the other, first the
 // VSphereMachine, and then the Machine.
 func (b *bench) makeInARow(ctx context.Context, machines *measure.Watch, template *capvv1.VSphereMachineTemplate,
-	options []harness.Option, count int,
+	option harness.Option, count int,
 ) ([]awaited, error) {
 	var made []awaited
 	for range count {
@@ -127,7 +101,7 @@ func (b *bench) makeInARow(ctx context.Context, machines *measure.Watch, templat
 			ready:    stamped(ctx, machines.Expect(name, isReady)),
 			sent:     time.Now(),
 		}
-		if err := b.stack.Create(ctx, harness.Clone(template, name, options...), stack.Machine(template.Namespace, harness.DefaultCluster, name)); err != nil {
+		if err := b.stack.Create(ctx, harness.Clone(template, name, option), stack.Machine(template.Namespace, harness.DefaultCluster, name)); err != nil {
 			return nil, err
 		}
 		made = append(made, one)
@@ -205,8 +179,7 @@ func (b *bench) remove(ctx context.Context, ns string) error {
 }
 
 func (b *bench) awaitEmpty(ctx context.Context, ns string) error {
-	kinds := []client.ObjectList{&capvv1.VSphereMachineList{}}
-	kinds = append(kinds, claimLists()...)
+	kinds := []client.ObjectList{&capvv1.VSphereMachineList{}, measure.Metal3().Claims, measure.InCluster().Claims}
 	return harness.Eventually(ctx, patience, "all machines and claims to go", func(ctx context.Context) error {
 		for _, kind := range kinds {
 			if err := b.stack.Plane.Client.List(ctx, kind, client.InNamespace(ns)); err != nil {

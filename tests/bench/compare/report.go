@@ -15,9 +15,6 @@ var goals = map[int]struct{ readable, metadata float64 }{
 	30: {300, 0.8},
 }
 
-// burstGoal is the least part of the provider's own rate.
-const burstGoal = 0.9
-
 // results is all that was measured.
 type results struct {
 	machine    measure.Machine
@@ -33,9 +30,9 @@ type provision struct {
 	limited   bool
 }
 
-// burst is what was measured of one provider.
+// burst is what was measured of one contender.
 type burst struct {
-	provider         string
+	contender
 	count            int
 	claims, machines measure.Crowd
 	failed           int64
@@ -54,7 +51,7 @@ func (r *results) of(contender string, machines int, limited bool) *provision {
 
 // native is the measurement that another one is compared with.
 func (r *results) native(p *provision) *provision {
-	return r.of(contenders()[0].name, p.machines, p.limited)
+	return r.of(native, p.machines, p.limited)
 }
 
 func (r *results) print(out io.Writer) {
@@ -92,13 +89,12 @@ func (r *results) printRatios(out io.Writer) {
 }
 
 func (r *results) printBursts(out io.Writer) {
-	measure.Table(out, "burst", "way", "claims per second", "machines per second", "ratio", "goal", "creates that failed", "create p50", "max")
+	measure.Table(out, "burst", "way", "claims per second", "machines per second", "ratio", "goal", "", "creates that failed", "create p50", "max")
 	for _, b := range r.bursts {
-		rate := b.machines.PerSecond() / b.claims.PerSecond()
-		measure.Row(out, fmt.Sprintf("%d by %d clients", b.count, crowd), b.provider,
+		rate, goal := b.machines.PerSecond()/b.claims.PerSecond(), measure.Goal{Limit: b.rate, Least: true}
+		measure.Row(out, fmt.Sprintf("%d by %d clients", b.count, measure.Clients), b.name,
 			fmt.Sprintf("%.1f", b.claims.PerSecond()), fmt.Sprintf("%.1f", b.machines.PerSecond()), fmt.Sprintf("%.2f", rate),
-			fmt.Sprintf("at least %.1f: %s", burstGoal, measure.AtLeast(rate, burstGoal)),
-			fmt.Sprint(b.failed), measure.MS(b.machines.Median()), measure.MS(b.machines.Max()))
+			goal.String(), goal.Verdict(rate), fmt.Sprint(b.failed), measure.MS(b.machines.Median()), measure.MS(b.machines.Max()))
 	}
 }
 

@@ -27,21 +27,5 @@ func (d Durations) Median() time.Duration { return d.Percentile(50) }
 // Max is the longest sample.
 func (d Durations) Max() time.Duration { return d.Percentile(100) }
 
-// Crowd is a measurement with many clients.
-type Crowd struct {
-	Durations
-	// Wall is the time in which all were made.
-	Wall time.Duration
-}
-
-// Add adds samples that were made in this time.
-func (c *Crowd) Add(took Durations, wall time.Duration) {
-	c.Durations = append(c.Durations, took...)
-	c.Wall += wall
-}
-
-// PerSecond is how many were made in a second.
-func (c *Crowd) PerSecond() float64 { return float64(len(c.Durations)) / c.Wall.Seconds() }
-
 // Ratio divides.
 func Ratio(a, b time.Duration) float64 { return float64(a) / float64(b) }

@@ -3,6 +3,7 @@ package history
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -24,10 +25,12 @@ const (
 	Moved Rule = "machine lost by a move"
 	// Unserved is a machine that got no address though there was one.
 	Unserved Rule = "machine not served"
+	// Hot is an address that was given to somebody else before it had cooled down.
+	Hot Rule = "address given too soon"
 )
 
 // Rules are all of them.
-func Rules() []Rule { return []Rule{Shared, Freed, Leaked, Wedged, Moved, Unserved} }
+func Rules() []Rule { return []Rule{Shared, Freed, Hot, Leaked, Wedged, Moved, Unserved} }
 
 // Violation is that something happened which must not.
 type Violation struct {
@@ -51,11 +54,13 @@ type Limits struct {
 	Aftermath time.Duration
 	// Delay is how much later than it was made a change may be seen.
 	Delay time.Duration
+	// Restore is for how long what had a machine may wait for a backup to bring that back.
+	Restore time.Duration
 }
 
 // DefaultLimits are those of a run.
 func DefaultLimits() Limits {
-	return Limits{Wedge: 45 * time.Second, Blind: 10 * time.Second, Aftermath: 30 * time.Second, Delay: time.Second}
+	return Limits{Wedge: 45 * time.Second, Blind: 10 * time.Second, Aftermath: 30 * time.Second, Delay: time.Second, Restore: time.Hour}
 }
 
 // checker judges a history.
@@ -69,15 +74,30 @@ type checker struct {
 	away []span
 	vms  *vms
 
+	// worn is who had an address last, and blurred are the times in which it is not known for
+	// how long an address cools down.
+	worn    map[string]*worn
+	blurred []span
+
 	state *state
 	found []Violation
 	known map[string]bool
+	// waits are objects that look left, and need not be.
+	waits map[string]string
 }
 
-// Check returns all violations in a history.
-func Check(records []Record, limits Limits) []Violation {
-	c := &checker{limits: limits, records: records, state: newState(), known: map[string]bool{}}
+// Verdict is what a history proves.
+type Verdict struct {
+	Violations []Violation
+	// Waits say of objects that they are there without anybody who needs them, and may be.
+	Waits []string
+}
+
+// Check looks for all violations in a history.
+func Check(records []Record, limits Limits) Verdict {
+	c := &checker{limits: limits, records: records, state: newState(), known: map[string]bool{}, waits: map[string]string{}, worn: map[string]*worn{}}
 	c.faults = faultsOf(records, limits.Aftermath, func(*Fault) bool { return true })
+	c.blurred = faultsOf(records, limits.Aftermath, blurs)
 	c.away = faultsOf(records, 0, func(f *Fault) bool { return f.Target == MovedNamespace })
 	c.vms = vmsOf(records)
 	for _, r := range records {
@@ -91,7 +111,7 @@ func Check(records []Record, limits Limits) []Violation {
 	c.requests()
 	c.moves()
 	slices.SortStableFunc(c.found, func(a, b Violation) int { return a.To.Compare(b.To) })
-	return c.found
+	return Verdict{c.found, slices.Sorted(maps.Values(c.waits))}
 }
 
 // replay makes all changes, and looks after each. What a mark claims is looked at when
@@ -161,6 +181,7 @@ func (c *checker) change(r Record) {
 	}
 	for _, address := range addresses {
 		holders := c.state.holders(address)
+		c.cooled(address, holders, r)
 		c.unique(address, holders, r)
 		c.keptFor(address, holders, r)
 		if r.Object.Gone && r.Object.isAddress() {

@@ -74,7 +74,7 @@ func (s *script) op(kind string, outcome Outcome, text string) *script {
 }
 
 func machineOf(name string, addresses ...string) *Object {
-	return &Object{Kind: Machine, Name: name, UID: name, Addresses: addresses, Asks: []string{pool}, Finalizers: []string{releaseFinalizer}}
+	return &Object{Kind: Machine, Name: name, UID: name, Of: "dkp", Addresses: addresses, Asks: []string{pool}, Finalizers: []string{releaseFinalizer}}
 }
 
 func vmObject(machine string, addresses ...string) *Object {
@@ -130,6 +130,8 @@ func TestWhatMustNotBeIsFound(t *testing.T) {
 			vmEvent(Configured, "vm-2", address)},
 		"two VMs one after the other": {script: newScript().vmEvent(Configured, "vm-1", address).vmEvent(Destroyed, "vm-1").
 			vmEvent(Configured, "vm-2", address)},
+		"two VMs have an address in two forms": {want: []Rule{Shared}, script: newScript().vmEvent(Configured, "vm-1", "fd00::1").
+			vmEvent(Configured, "vm-2", "fd00:0:0::1")},
 		"a VM that is configured again": {script: newScript().vmEvent(Configured, "vm-1", address).
 			vmEvent(Configured, "vm-1", address, "10.101.0.10")},
 		"a VM that has another address now": {script: newScript().vmEvent(Configured, "vm-1", address).
@@ -172,7 +174,7 @@ func TestWhatMustNotBeIsFound(t *testing.T) {
 			store(&Object{Kind: Cluster, Name: "dkp", Paused: true}).store(&Object{Kind: Cluster, Name: "dkp"}).pass(time.Minute).
 			store(machineOf("a")).mark(Settled)},
 		"a machine with an owner was made while its Cluster was paused": {want: []Rule{Unserved}, script: newScript().
-			store(&Object{Kind: Cluster, Name: "dkp", Paused: true}).store(&Object{Kind: Machine, Name: "a", UID: "a", Asks: []string{pool}, Owned: true}).mark(Settled)},
+			store(&Object{Kind: Cluster, Name: "dkp", Paused: true}).store(&Object{Kind: Machine, Name: "a", UID: "a", Asks: []string{pool}, Of: "dkp", Owned: true}).mark(Settled)},
 		"a deployment has too few machines":      {want: []Rule{Unserved}, script: newScript().store(deployment(1)).mark(Settled)},
 		"a deployment has its machines":          {script: newScript().store(addressOf("a")).store(ofDeployment(a)).store(deployment(1)).mark(Settled)},
 		"a request is told that nothing is free": {want: []Rule{Unserved}, script: newScript().create(Refused, "IPPool is exhausted: 2 of 2")},
@@ -191,7 +193,7 @@ func TestWhatMustNotBeIsFound(t *testing.T) {
 		"a probe fails, and its pool is not there": {script: newScript().gone(full()).pass(time.Minute).op(Probe, Failed, "no answer")},
 	} {
 		var got []Rule
-		for _, v := range Check(test.script.records, DefaultLimits()) {
+		for _, v := range Check(test.script.records, DefaultLimits()).Violations {
 			got = append(got, v.Rule)
 			if len(Window(test.script.records, v)) == 0 {
 				t.Errorf("%s: nothing of the history shows %v", name, v)
@@ -293,7 +295,7 @@ func swapped(s *script, i, j int) *script {
 // A violation that two marks see is one.
 func TestViolationIsReportedOnce(t *testing.T) {
 	t.Parallel()
-	found := Check(newScript().store(claimOf("a")).mark(Settled).mark(Settled).records, DefaultLimits())
+	found := Check(newScript().store(claimOf("a")).mark(Settled).mark(Settled).records, DefaultLimits()).Violations
 	if len(found) != 1 {
 		t.Errorf("found %v, want one", found)
 	}
@@ -305,7 +307,7 @@ func TestFaultsExcuseThatForgeriesAreNotKnown(t *testing.T) {
 	s := newScript().store(addressOf("a")).store(machineOf("a", address)).pass(time.Minute)
 	s.add(Record{Fault: &Fault{ID: 1, Kind: "watches are late", Phase: Begin}})
 	s.store(byHand(machineOf("b", address))).add(Record{Fault: &Fault{ID: 1, Kind: "watches are late", Phase: End}})
-	if found := Check(s.records, DefaultLimits()); len(found) != 0 {
+	if found := Check(s.records, DefaultLimits()).Violations; len(found) != 0 {
 		t.Errorf("found %v, want none", found)
 	}
 }
@@ -318,7 +320,7 @@ func TestWindowBeginsWithWhatTheViolationBeginsWith(t *testing.T) {
 	s := newScript().store(machineOf("other")).store(addressOf("a"))
 	s.add(op(1, "unrelated", Begin)).add(op(2, "a", Begin)).store(claimOf("a")).store(machineOf("a", address)).add(op(2, "a", End)).add(op(1, "unrelated", End))
 	s.store(machineOf("unrelated")).add(Record{Fault: &Fault{ID: 1, Kind: "a kill", Phase: Begin}}).store(machineOf("b", address))
-	found := Check(s.records, DefaultLimits())
+	found := Check(s.records, DefaultLimits()).Violations
 	if len(found) != 1 {
 		t.Fatalf("found %v, want one", found)
 	}

@@ -24,6 +24,7 @@ const (
 	ContractAddress   = "ipam.cluster.x-k8s.io/IPAddress"
 	InClusterPool     = "InClusterIPPool"
 	Cluster           = "Cluster"
+	ControlPlane      = "VSphereCluster"
 )
 
 // Marks of the product, which are part of its contract: docs/marks.md has them.
@@ -32,7 +33,11 @@ const (
 	inUseFinalizer   = "capv-static-ip.dev/in-use"
 	ownLabel         = "capv-static-ip.dev/machine"
 	machineNameMark  = "capv-static-ip.dev/machine-name"
+	clusterNameMark  = "capv-static-ip.dev/vspherecluster-name"
+	machineUIDMark   = "capv-static-ip.dev/machine-uid"
 	setAsideMark     = "capv-static-ip.dev/set-aside"
+	releasedAtMark   = "capv-static-ip.dev/released-at"
+	reuseAfterMark   = "capv-static-ip.dev/reuse-after"
 )
 
 // Marks of the workers, on what they make.
@@ -40,7 +45,8 @@ const (
 	// ByHandAnnotation is on a machine that was made with addresses that it brought along.
 	ByHandAnnotation = "torture.capv-static-ip.dev/by-hand"
 	// PoolsAnnotation on machines and on MachineDeployments has the pools that are asked for
-	// each machine, separated by commas, as in "IPPool/workers".
+	// each machine, separated by commas, as in "IPPool/workers"; on a VSphereCluster and its
+	// Cluster the one that the endpoint is of.
 	PoolsAnnotation = "torture.capv-static-ip.dev/pools"
 )
 
@@ -57,26 +63,38 @@ type Object struct {
 	DeletedAt  *time.Time `json:"deletedAt,omitempty"`
 	Finalizers []string   `json:"finalizers,omitempty"`
 
-	// Addresses are those on the devices of a machine or of a VSphereVM, or that of an
-	// address object, without the prefix length.
+	// Addresses are those on the devices of a machine or of a VSphereVM, that of an address
+	// object, or the endpoint of a VSphereCluster or a Cluster that has it of a pool, without
+	// the prefix length.
 	Addresses []string `json:"addresses,omitempty"`
 	// Owner is the UID of the VSphereMachine that owns a VSphereVM.
 	Owner string `json:"owner,omitempty"`
-	// Owned says that a Machine owns a machine, and Deployment which one it is of.
+	// Owned says that a Machine owns a machine, Of which Cluster it is of, and Deployment
+	// which one made it.
 	Owned      bool   `json:"owned,omitempty"`
+	Of         string `json:"of,omitempty"`
 	Deployment string `json:"deployment,omitempty"`
 	// Asks are the pools that a machine, or each of a deployment, asks for an address of.
 	Asks []string `json:"asks,omitempty"`
-	// ByHand says that a machine brought its addresses along.
-	ByHand bool `json:"byHand,omitempty"`
+	// ByHand says that a machine brought its addresses along, and Unnamed that it was made
+	// without a name.
+	ByHand  bool `json:"byHand,omitempty"`
+	Unnamed bool `json:"unnamed,omitempty"`
 
 	// Pool is that of a claim or an address, as in "IPPool/workers".
 	Pool string `json:"pool,omitempty"`
 	// Claim is the one that an address answers, and Address the object that a claim names.
 	Claim   string `json:"claim,omitempty"`
 	Address string `json:"address,omitempty"`
-	// Machine is the one that a claim or an address says it is of.
-	Machine string `json:"machine,omitempty"`
+	// Machine is the one that a claim or an address says it is of, MachineUID says that an
+	// address is one that has lived, and Endpoint is the VSphereCluster in place of a machine.
+	Machine    string `json:"machine,omitempty"`
+	MachineUID string `json:"machineUID,omitempty"`
+	Endpoint   string `json:"endpoint,omitempty"`
+	// Cools says that a claim or an address is kept for a while after its machine, and
+	// CoolDown for how long its pool wants that.
+	Cools    bool          `json:"cools,omitempty"`
+	CoolDown time.Duration `json:"coolDown,omitempty"`
 	// Ours says that a claim carries the product's label, and SetAside that it keeps an
 	// address out of its pool.
 	Ours     bool `json:"ours,omitempty"`
@@ -93,7 +111,13 @@ type Object struct {
 // isDone tells of a machine that is being deleted, and kept by the product alone, or by the
 // garbage collector, which waits for what the machine owns: it has no VM, and what it had is
 // being given back.
+//
+// A Cluster needs its endpoint no more as soon as it is being deleted, and its VSphereCluster
+// keeps that for both.
 func (o *Object) isDone() bool {
+	if o.Kind == Cluster {
+		return o.DeletedAt != nil
+	}
 	return o.DeletedAt != nil && !slices.ContainsFunc(o.Finalizers, func(f string) bool {
 		return f != releaseFinalizer && f != metav1.FinalizerDeleteDependents && f != metav1.FinalizerOrphanDependents
 	})
@@ -102,12 +126,15 @@ func (o *Object) isDone() bool {
 func (o *Object) isClaim() bool   { return o.Kind == Metal3Claim || o.Kind == ContractClaim }
 func (o *Object) isAddress() bool { return o.Kind == Metal3Address || o.Kind == ContractAddress }
 
+func (o *Object) isEndpoint() bool { return o.Kind == ControlPlane || o.Kind == Cluster }
+
 func (o *Object) String() string { return o.Kind + " " + o.Namespace + "/" + o.Name }
 
 // kinds are those that are kept, by where etcd has them.
 var kinds = map[string]string{
 	"infrastructure.cluster.x-k8s.io/vspheremachines": Machine,
 	"infrastructure.cluster.x-k8s.io/vspherevms":      VirtualMachine,
+	"infrastructure.cluster.x-k8s.io/vsphereclusters": ControlPlane,
 	"cluster.x-k8s.io/machinedeployments":             MachineDeployment,
 	"cluster.x-k8s.io/clusters":                       Cluster,
 	"ipam.metal3.io/ipclaims":                         Metal3Claim,
@@ -149,8 +176,11 @@ type stored struct {
 			Start string `json:"start"`
 			End   string `json:"end"`
 		} `json:"pools"`
-		Replicas int  `json:"replicas"`
-		Paused   bool `json:"paused"`
+		Replicas             int  `json:"replicas"`
+		Paused               bool `json:"paused"`
+		ControlPlaneEndpoint struct {
+			Host string `json:"host"`
+		} `json:"controlPlaneEndpoint"`
 	} `json:"spec"`
 	Status struct {
 		Address    *named `json:"address"`
@@ -195,7 +225,12 @@ func Reduce(key string, content []byte, revision int64) (*Object, error) {
 	}
 	object := &Object{
 		Revision: revision, Kind: kind, Namespace: s.Namespace, Name: s.Name, UID: string(s.UID),
-		Finalizers: s.Finalizers, Machine: s.Annotations[machineNameMark],
+		Finalizers: s.Finalizers, Machine: s.Annotations[machineNameMark], MachineUID: s.Annotations[machineUIDMark],
+		Endpoint: s.Annotations[clusterNameMark],
+	}
+	_, object.Cools = s.Annotations[releasedAtMark]
+	if after, err := time.ParseDuration(s.Annotations[reuseAfterMark]); err == nil {
+		object.CoolDown = after
 	}
 	if s.DeletionTimestamp != nil {
 		object.DeletedAt = &s.DeletionTimestamp.Time
@@ -230,9 +265,9 @@ func (s *stored) fill(o *Object) {
 		o.Pool, o.Address = s.Spec.PoolRef.Kind+"/"+s.Spec.PoolRef.Name, s.Status.AddressRef.Name
 		s.fillClaim(o)
 	case Metal3Address:
-		o.Pool, o.Claim, o.Addresses = Metal3Pool+"/"+s.Spec.Pool.Name, s.Spec.Claim.Name, []string{s.Spec.Address}
+		o.Pool, o.Claim, o.Addresses = Metal3Pool+"/"+s.Spec.Pool.Name, s.Spec.Claim.Name, []string{plain(s.Spec.Address)}
 	case ContractAddress:
-		o.Pool, o.Claim, o.Addresses = s.Spec.PoolRef.Kind+"/"+s.Spec.PoolRef.Name, s.Spec.ClaimRef.Name, []string{s.Spec.Address}
+		o.Pool, o.Claim, o.Addresses = s.Spec.PoolRef.Kind+"/"+s.Spec.PoolRef.Name, s.Spec.ClaimRef.Name, []string{plain(s.Spec.Address)}
 	case Metal3Pool:
 		for _, part := range s.Spec.Pools {
 			o.Size += count(part.Start, part.End)
@@ -245,20 +280,38 @@ func (s *stored) fill(o *Object) {
 			}
 			o.Size += count(first, last)
 		}
-	case Cluster:
+	case Cluster, ControlPlane:
 		o.Paused = s.Spec.Paused
+		s.fillEndpoint(o)
 	}
+}
+
+// fillEndpoint reads the endpoint of a control plane that has it of a pool.
+func (s *stored) fillEndpoint(o *Object) {
+	o.Asks = list(s.Annotations[PoolsAnnotation])
+	if host := s.Spec.ControlPlaneEndpoint.Host; host != "" && len(o.Asks) > 0 {
+		o.Addresses = []string{plain(host)}
+	}
+}
+
+// plain is an address in the one form that all have, without a prefix length.
+func plain(text string) string {
+	text, _, _ = strings.Cut(text, "/")
+	if address, err := netip.ParseAddr(text); err == nil {
+		return address.String()
+	}
+	return text
 }
 
 func (s *stored) fillMachine(o *Object) {
 	for _, device := range s.Spec.Network.Devices {
 		for _, text := range device.IPAddrs {
-			address, _, _ := strings.Cut(text, "/")
-			o.Addresses = append(o.Addresses, address)
+			o.Addresses = append(o.Addresses, plain(text))
 		}
 	}
 	o.Asks, o.Deployment = list(s.Annotations[PoolsAnnotation]), s.Labels["cluster.x-k8s.io/deployment-name"]
 	_, o.ByHand = s.Annotations[ByHandAnnotation]
+	o.Of, o.Unnamed = s.Labels["cluster.x-k8s.io/cluster-name"], s.GenerateName != ""
 	for _, owner := range s.OwnerReferences {
 		switch owner.Kind {
 		case Machine:

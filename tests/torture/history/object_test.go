@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestObjectsAreReadAsTheyAreStored(t *testing.T) {
@@ -72,6 +73,46 @@ func TestObjectsAreReadAsTheyAreStored(t *testing.T) {
 			key:     "/registry/cluster.x-k8s.io/clusters/ns/dkp",
 			content: `{"metadata":{"namespace":"ns","name":"dkp","uid":"k"},"spec":{"paused":true}}`,
 			want:    Object{Kind: Cluster, Namespace: "ns", Name: "dkp", UID: "k", Paused: true},
+		},
+		"Cluster that asks no pool for its endpoint": {
+			key:     "/registry/cluster.x-k8s.io/clusters/ns/dkp",
+			content: `{"metadata":{"namespace":"ns","name":"dkp","uid":"k"},"spec":{"controlPlaneEndpoint":{"host":"10.0.0.5","port":6443}}}`,
+			want:    Object{Kind: Cluster, Namespace: "ns", Name: "dkp", UID: "k"},
+		},
+		"VSphereCluster with an endpoint of a pool": {
+			key: "/registry/infrastructure.cluster.x-k8s.io/vsphereclusters/ns/cp",
+			content: `{"metadata":{"namespace":"ns","name":"cp","uid":"k","annotations":{"torture.capv-static-ip.dev/pools":"IPPool/vips"}},
+				"spec":{"controlPlaneEndpoint":{"host":"10.0.0.5","port":6443}}}`,
+			want: Object{Kind: ControlPlane, Namespace: "ns", Name: "cp", UID: "k", Asks: []string{"IPPool/vips"}, Addresses: []string{"10.0.0.5"}},
+		},
+		"claim of an endpoint": {
+			key: "/registry/ipam.metal3.io/ipclaims/ns/cp",
+			content: `{"metadata":{"namespace":"ns","name":"cp","uid":"c","labels":{"capv-static-ip.dev/machine":"h"},
+				"annotations":{"capv-static-ip.dev/vspherecluster-name":"cp"}},"spec":{"pool":{"name":"vips"}}}`,
+			want: Object{Kind: Metal3Claim, Namespace: "ns", Name: "cp", UID: "c", Endpoint: "cp", Ours: true, Pool: "IPPool/vips"},
+		},
+		"pool whose addresses cool down": {
+			key: "/registry/ipam.metal3.io/ippools/ns/x",
+			content: `{"metadata":{"namespace":"ns","name":"x","uid":"p","annotations":{"capv-static-ip.dev/reuse-after":"10s"}},
+				"spec":{"pools":[{"start":"fd00::10","end":"fd00::16"}]}}`,
+			want: Object{Kind: Metal3Pool, Namespace: "ns", Name: "x", UID: "p", Size: 7, CoolDown: 10 * time.Second},
+		},
+		"address that cools down, in a long form": {
+			key: "/registry/ipam.metal3.io/ipaddresses/ns/x-1",
+			content: `{"metadata":{"namespace":"ns","name":"x-1","uid":"i","annotations":{"capv-static-ip.dev/released-at":"2026-01-02T03:04:05Z"}},
+				"spec":{"address":"fd00:0:0::10","claim":{"name":"a-0"},"pool":{"name":"x"}}}`,
+			want: Object{Kind: Metal3Address, Namespace: "ns", Name: "x-1", UID: "i", Pool: "IPPool/x", Claim: "a-0", Addresses: []string{"fd00::10"}, Cools: true},
+		},
+		"address that is a stored machine's": {
+			key: "/registry/ipam.metal3.io/ipaddresses/ns/x-1",
+			content: `{"metadata":{"namespace":"ns","name":"x-1","uid":"i","annotations":{"capv-static-ip.dev/machine-name":"a","capv-static-ip.dev/machine-uid":"u"}},
+				"spec":{"address":"10.0.0.1","claim":{"name":"a-0"},"pool":{"name":"x"}}}`,
+			want: Object{Kind: Metal3Address, Namespace: "ns", Name: "x-1", UID: "i", Pool: "IPPool/x", Claim: "a-0", Addresses: []string{"10.0.0.1"}, Machine: "a", MachineUID: "u"},
+		},
+		"machine without a name": {
+			key:     "/registry/infrastructure.cluster.x-k8s.io/vspheremachines/ns/a-x7",
+			content: `{"metadata":{"namespace":"ns","name":"a-x7","generateName":"a-","uid":"u","labels":{"cluster.x-k8s.io/cluster-name":"dkp"}}}`,
+			want:    Object{Kind: Machine, Namespace: "ns", Name: "a-x7", UID: "u", Of: "dkp", Unnamed: true},
 		},
 	} {
 		test.want.Revision = 7

@@ -28,6 +28,7 @@ type Record struct {
 	Fault  *Fault  `json:"fault,omitempty"`
 	Object *Object `json:"object,omitempty"`
 	VM     *VM     `json:"vm,omitempty"`
+	Load   *Load   `json:"load,omitempty"`
 	Mark   Mark    `json:"mark,omitempty"`
 }
 
@@ -38,6 +39,19 @@ type Run struct {
 	Minutes int    `json:"minutes"`
 	// GracePeriod is for how long the managers leave a claim alone that nobody uses.
 	GracePeriod time.Duration `json:"gracePeriod"`
+	// Metal3Allocation is the way in which addresses of metal3's pools are asked for.
+	Metal3Allocation string `json:"metal3Allocation,omitempty"`
+	// Faults are the kinds to choose from.
+	Faults []string `json:"faults,omitempty"`
+}
+
+// Load is how busy the machine was on which all of it ran, since the one before.
+type Load struct {
+	// Late is by how much somebody woke up too late, at the worst: nothing that ran here can
+	// be asked to be quicker.
+	Late time.Duration `json:"late"`
+	// Waiting is how many programs ran or wanted to, as the kernel counts in a minute.
+	Waiting float64 `json:"waiting,omitempty"`
 }
 
 // Mark is a moment for which something is claimed.

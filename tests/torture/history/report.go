@@ -48,10 +48,15 @@ func (v Violation) concerns(r Record) bool {
 		return isOf(r.Op.Name)
 	case r.VM != nil:
 		return isOf(r.VM.Name) || has(r.VM.Addresses)
+	case r.Load != nil:
+		return r.Load.Late > notableLate
 	default:
 		return r.Fault != nil || r.Mark != ""
 	}
 }
+
+// notableLate is by how much somebody woke up too late, if that is to be told.
+const notableLate = 2 * time.Second
 
 // longest is how many records of one violation are printed.
 const longest = 120
@@ -80,6 +85,8 @@ func (r Record) String() string {
 		return strings.TrimRight(fmt.Sprintf("fault %d %s: %s %s %s", r.Fault.ID, r.Fault.Phase, r.Fault.Kind, r.Fault.Target, r.Fault.Text), " ")
 	case r.VM != nil:
 		return fmt.Sprintf("vCenter %d: VM %s (%s) %s %v", r.VM.Sequence, r.VM.Name, r.VM.ID, r.VM.Kind, r.VM.Addresses)
+	case r.Load != nil:
+		return fmt.Sprintf("the machine was busy: %s too late, load %.1f", r.Load.Late.Round(time.Millisecond), r.Load.Waiting)
 	default:
 		return "mark: " + string(r.Mark)
 	}
@@ -94,7 +101,7 @@ func (o *Object) describe() string {
 	}
 	for _, part := range []struct{ name, value string }{
 		{"addresses", strings.Join(o.Addresses, ",")}, {"machine", o.Machine}, {"claim", o.Claim}, {"address", o.Address},
-		{"pool", o.Pool}, {"finalizers", strings.Join(o.Finalizers, ",")}, {"uid", o.UID},
+		{"endpoint", o.Endpoint}, {"machine-uid", o.MachineUID}, {"pool", o.Pool}, {"finalizers", strings.Join(o.Finalizers, ",")}, {"uid", o.UID},
 	} {
 		if part.value != "" {
 			fmt.Fprintf(&text, " %s=%s", part.name, part.value)
@@ -103,113 +110,13 @@ func (o *Object) describe() string {
 	if o.DeletedAt != nil {
 		fmt.Fprintf(&text, " deleted=%s", o.DeletedAt.Format("15:04:05"))
 	}
-	if o.ByHand {
-		text.WriteString(" by-hand")
+	for _, part := range []struct {
+		name string
+		is   bool
+	}{{" by-hand", o.ByHand}, {" cools", o.Cools}, {" set-aside", o.SetAside}, {" paused", o.Paused}} {
+		if part.is {
+			text.WriteString(part.name)
+		}
 	}
 	return text.String()
 }
-
-// Count is how often something was done, and how often it succeeded.
-type Count struct {
-	Name                  string
-	Done, Refused, Failed int
-}
-
-// Summary is what there was in a history.
-type Summary struct {
-	Operations []Count
-	// Faults have what was begun as Done.
-	Faults []Count
-	// Creates is how long each create took that succeeded, the shortest first.
-	Creates []time.Duration
-	Changes int
-	VMs     int
-}
-
-// Summarize counts.
-func Summarize(records []Record) Summary {
-	var s Summary
-	operations, faults, begun := map[string]*Count{}, map[string]*Count{}, map[int]time.Time{}
-	for _, r := range records {
-		switch {
-		case r.Object != nil:
-			s.Changes++
-		case r.VM != nil && r.VM.Kind == Destroyed:
-			s.VMs++
-		case r.Fault != nil && r.Fault.Phase == Begin:
-			counted(faults, r.Fault.Kind).Done++
-		case r.Op == nil:
-		case r.Op.Phase == Begin:
-			begun[r.Op.ID] = r.Time
-		default:
-			counted(operations, r.Op.Kind).add(r.Op.Outcome)
-			if r.Op.Kind == Create && r.Op.Outcome == Done {
-				s.Creates = append(s.Creates, r.Time.Sub(begun[r.Op.ID]))
-			}
-		}
-	}
-	s.Operations, s.Faults = sorted(operations), sorted(faults)
-	slices.Sort(s.Creates)
-	return s
-}
-
-func counted(counts map[string]*Count, name string) *Count {
-	if counts[name] == nil {
-		counts[name] = &Count{Name: name}
-	}
-	return counts[name]
-}
-
-func (c *Count) add(outcome Outcome) {
-	switch outcome {
-	case Done:
-		c.Done++
-	case Refused:
-		c.Refused++
-	default:
-		c.Failed++
-	}
-}
-
-func sorted(counts map[string]*Count) []Count {
-	var list []Count
-	for _, count := range counts {
-		list = append(list, *count)
-	}
-	slices.SortFunc(list, func(a, b Count) int { return strings.Compare(a.Name, b.Name) })
-	return list
-}
-
-// Percentile is how long so many of a hundred creates took at most.
-func (s Summary) Percentile(percent int) time.Duration {
-	if len(s.Creates) == 0 {
-		return 0
-	}
-	return s.Creates[min(len(s.Creates)*percent/100, len(s.Creates)-1)]
-}
-
-// Print prints the summary, and how often each rule was broken.
-func (s Summary) Print(to io.Writer, found []Violation) {
-	fmt.Fprintf(to, "\n%-28s %8s %8s %8s\n", "operation", "done", "refused", "failed")
-	for _, c := range s.Operations {
-		fmt.Fprintf(to, "%-28s %8d %8d %8d\n", c.Name, c.Done, c.Refused, c.Failed)
-	}
-	fmt.Fprintf(to, "\n%-28s %8s\n", "fault", "times")
-	for _, c := range s.Faults {
-		fmt.Fprintf(to, "%-28s %8d\n", c.Name, c.Done)
-	}
-	fmt.Fprintf(to, "\n%-28s %8s\n", "violation", "times")
-	for _, rule := range Rules() {
-		count := 0
-		for _, v := range found {
-			if v.Rule == rule {
-				count++
-			}
-		}
-		fmt.Fprintf(to, "%-28s %8d\n", rule, count)
-	}
-	fmt.Fprintf(to, "\ncreates that succeeded: p50 %s, p90 %s, p99 %s, max %s; %d changes of objects and %d destroyed VMs were looked at\n",
-		short(s.Percentile(50)), short(s.Percentile(90)), short(s.Percentile(99)), short(s.Percentile(100)), s.Changes, s.VMs)
-}
-
-func short(d time.Duration) time.Duration { return d.Round(time.Millisecond) }

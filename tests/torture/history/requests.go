@@ -11,6 +11,8 @@ import (
 const (
 	// Create makes a machine that asks for addresses.
 	Create = "create"
+	// CreateEndpoint makes a VSphereCluster that asks for an endpoint.
+	CreateEndpoint = "create VSphereCluster"
 	// Probe is the same, when all has settled, as often as it takes: it must succeed if
 	// there is room.
 	Probe = "probe"
@@ -87,7 +89,7 @@ func requestsOf(records []Record) []request {
 	var list []request
 	for _, r := range records {
 		switch {
-		case r.Op == nil || r.Op.Kind != Create && r.Op.Kind != Probe:
+		case r.Op == nil || len(r.Op.Pools) == 0 || !slices.Contains([]string{Create, CreateEndpoint, Probe}, r.Op.Kind):
 		case r.Op.Phase == Begin:
 			begun[r.Op.ID] = r
 		default:

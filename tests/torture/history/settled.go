@@ -11,6 +11,7 @@ func (c *checker) settled(mark Record) {
 	c.leftAddresses(mark)
 	c.wedged(mark)
 	c.waiting(mark)
+	c.withoutEndpoint(mark)
 	if mark.Mark == Drained {
 		c.leftOver(mark)
 	}
@@ -18,11 +19,32 @@ func (c *checker) settled(mark Record) {
 
 func (c *checker) leftClaims(mark Record) {
 	for _, claim := range c.state.of(Metal3Claim, ContractClaim) {
-		if c.state.living(claim.Namespace, claim.Machine) {
+		if c.state.living(claim.Namespace, claim.Machine) || c.state.livesAtEndpoint(claim.Namespace, claim.Endpoint) ||
+			c.mayCool(claim, mark) || c.keepsAside(claim) {
 			continue
 		}
-		c.report(claim.UID, c.about(claim, mark, Leaked, fmt.Sprintf("%s is left: there is no machine %q", claim, claim.Machine)))
+		c.report(claim.UID, c.about(claim, mark, Leaked, fmt.Sprintf("%s is left: there is no machine %q and no control plane %q", claim, claim.Machine, claim.Endpoint)))
 	}
+}
+
+// keepsAside tells whether a claim keeps an address out of its pool that somebody has.
+func (c *checker) keepsAside(claim *seen) bool {
+	if !claim.SetAside {
+		return false
+	}
+	for _, kind := range []string{Metal3Address, ContractAddress} {
+		address := c.state.objects[key{kind, claim.Namespace, claim.Address}]
+		if address != nil && address.Pool == claim.Pool && len(c.state.holders(address.Addresses[0])) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// mayCool tells whether a claim or an address is kept for as long as its pool says.
+func (c *checker) mayCool(object *seen, mark Record) bool {
+	pool := c.state.pool(object.Namespace, object.Pool)
+	return object.Cools && pool != nil && mark.Time.Sub(object.cools) < pool.CoolDown+c.limits.Wedge
 }
 
 // leftAddresses sees that each address object is somebody's. It may be that of a claim
@@ -30,12 +52,48 @@ func (c *checker) leftClaims(mark Record) {
 func (c *checker) leftAddresses(mark Record) {
 	for _, object := range c.state.of(Metal3Address, ContractAddress) {
 		address := object.Addresses[0]
-		if len(c.state.holders(address)) > 0 {
+		if len(c.state.holders(address)) > 0 || c.mayCool(object, mark) || c.isAside(object) {
+			continue
+		}
+		if c.mayBeRestored(object, mark) {
+			c.waits[object.UID] = fmt.Sprintf("%s (%s) had a machine, and may wait an hour for it", object, address)
 			continue
 		}
 		c.report(object.UID, c.about(object, mark, Leaked, fmt.Sprintf("%s (%s, claim %q, machine %q, finalizers %v) is left, and nobody has the address",
 			object, address, object.Claim, object.Machine, object.Finalizers)))
 	}
+}
+
+// isAside tells whether an address is that of a claim which keeps it out of its pool.
+func (c *checker) isAside(object *seen) bool {
+	for _, kind := range []string{Metal3Claim, ContractClaim} {
+		claim := c.state.objects[key{kind, object.Namespace, object.Claim}]
+		if claim != nil && claim.Pool == object.Pool && claim.SetAside {
+			return true // leftClaims looks at that
+		}
+	}
+	return false
+}
+
+// mayBeRestored tells whether an address looks like one that a backup has brought before its
+// machine: a machine had it, and neither its claim nor protection is there. Such a one waits
+// an hour, from when a leader has first seen it. Any fault may have brought a new leader.
+func (c *checker) mayBeRestored(object *seen, mark Record) bool {
+	for _, kind := range []string{Metal3Claim, ContractClaim} {
+		if claim := c.state.objects[key{kind, object.Namespace, object.Claim}]; claim != nil {
+			return false
+		}
+	}
+	if object.MachineUID == "" && object.Endpoint == "" || slices.Contains(object.Finalizers, inUseFinalizer) {
+		return false
+	}
+	seenFirst := object.since.Time
+	for _, fault := range c.faults {
+		if fault.to.After(seenFirst) && !fault.from.After(mark.Time) {
+			seenFirst = fault.to
+		}
+	}
+	return mark.Time.Sub(seenFirst) < c.limits.Restore
 }
 
 // wedged sees that nothing is being deleted for long. An address that somebody deleted
@@ -58,7 +116,7 @@ func (c *checker) wedged(mark Record) {
 func (c *checker) waiting(mark Record) {
 	for _, machine := range c.state.of(Machine) {
 		// Its user was warned that it gets its addresses when a Machine owns it.
-		if machine.paused && !machine.Owned {
+		if (machine.paused || machine.Unnamed) && !machine.Owned {
 			continue
 		}
 		if machine.DeletedAt != nil || machine.ByHand || len(machine.Addresses) >= len(machine.Asks) || c.full(machine.Namespace, machine.Asks) {
@@ -78,6 +136,18 @@ func (c *checker) waiting(mark Record) {
 			continue
 		}
 		c.report(deployment.UID, c.about(deployment, mark, Unserved, fmt.Sprintf("%s has %d of %d machines", deployment, count, deployment.Replicas)))
+	}
+}
+
+// withoutEndpoint sees that each control plane has the endpoint that it asks for, if its
+// Cluster is there, and there is room.
+func (c *checker) withoutEndpoint(mark Record) {
+	for _, plane := range c.state.of(ControlPlane) {
+		cluster := c.state.objects[key{Cluster, plane.Namespace, plane.Name}]
+		if plane.DeletedAt != nil || len(plane.Addresses) >= len(plane.Asks) || cluster == nil || cluster.isDone() || cluster.Paused || c.full(plane.Namespace, plane.Asks) {
+			continue
+		}
+		c.report(plane.UID, c.about(plane, mark, Unserved, fmt.Sprintf("%s has no endpoint", plane)))
 	}
 }
 
@@ -109,6 +179,9 @@ func (c *checker) about(object *seen, mark Record, rule Rule, text string) Viola
 	names := []string{object.Name}
 	if object.Machine != "" {
 		names = union(names, []string{object.Machine})
+	}
+	if object.Endpoint != "" {
+		names = union(names, []string{object.Endpoint})
 	}
 	if object.Claim != "" {
 		names = union(names, []string{object.Claim})

@@ -18,6 +18,8 @@ type seen struct {
 	since Record
 	// paused says that its Cluster was paused when it was made, or shortly before.
 	paused bool
+	// cools is since when it is seen to cool down.
+	cools time.Time
 }
 
 // holding is somebody who has an address: a machine, or a VSphereVM of it.
@@ -27,8 +29,12 @@ type holding struct {
 	since Record
 }
 
-// who is the machine that a holding is of. A VSphereVM that nobody owns stands for itself.
+// who is the machine that a holding is of. A VSphereVM that nobody owns stands for itself. A
+// Cluster and its VSphereCluster have the same name here, and one endpoint.
 func (h holding) who() string {
+	if h.isEndpoint() {
+		return "control plane " + h.Namespace + "/" + h.Name
+	}
 	if h.Owner != "" {
 		return h.Owner
 	}
@@ -44,15 +50,15 @@ type state struct {
 	kept map[string]map[key]*seen
 	// usedOf counts, for each pool of a namespace, what is not free.
 	usedOf map[place]int
-	// paused is when a Cluster of a namespace was seen to be paused last.
-	paused map[string]time.Time
+	// paused is when a Cluster was seen to be paused last.
+	paused map[key]time.Time
 }
 
 // place is a pool, as in "IPPool/workers", of a namespace.
 type place struct{ namespace, pool string }
 
 func newState() *state {
-	return &state{objects: map[key]*seen{}, holdings: map[string]map[key]holding{}, kept: map[string]map[key]*seen{}, usedOf: map[place]int{}, paused: map[string]time.Time{}}
+	return &state{objects: map[key]*seen{}, holdings: map[string]map[key]holding{}, kept: map[string]map[key]*seen{}, usedOf: map[place]int{}, paused: map[key]time.Time{}}
 }
 
 // apply makes a change, and returns the addresses that it is about.
@@ -70,12 +76,18 @@ func (s *state) apply(r Record) []string {
 		return touched
 	}
 	now := &seen{Object: object, since: r}
-	now.paused = s.isPaused(object.Namespace, r.Time)
+	now.paused = s.isPaused(key{Cluster, object.Namespace, object.Of}, r.Time)
+	if object.Cools {
+		now.cools = r.Time
+	}
 	if before != nil && before.UID == object.UID {
 		now.since, now.paused = before.since, before.paused
+		if before.Cools {
+			now.cools = before.cools
+		}
 	}
 	if object.Kind == Cluster && (object.Paused || before != nil && before.Paused) {
-		s.paused[object.Namespace] = r.Time
+		s.paused[k] = r.Time
 	}
 	s.objects[k] = now
 	s.index(before, now, r)
@@ -85,14 +97,12 @@ func (s *state) apply(r Record) []string {
 // pauseKnown is how long after a Cluster is resumed it may not be known.
 const pauseKnown = 30 * time.Second
 
-// isPaused tells whether a Cluster of a namespace is paused, or may be taken to be.
-func (s *state) isPaused(namespace string, at time.Time) bool {
-	for k, object := range s.objects {
-		if k.kind == Cluster && k.namespace == namespace && object.Paused {
-			return true
-		}
+// isPaused tells whether a Cluster is paused, or may be taken to be.
+func (s *state) isPaused(cluster key, at time.Time) bool {
+	if object := s.objects[cluster]; object != nil && object.Paused {
+		return true
 	}
-	last, ever := s.paused[namespace]
+	last, ever := s.paused[cluster]
 	return ever && at.Sub(last) < pauseKnown
 }
 
@@ -161,6 +171,19 @@ func (s *state) living(namespace, name string) bool {
 	return machine != nil && !machine.isDone() || vm != nil
 }
 
+// livesAtEndpoint tells whether a VSphereCluster of this name needs an endpoint, or a Cluster
+// that has it.
+func (s *state) livesAtEndpoint(namespace, name string) bool {
+	plane, cluster := s.objects[key{ControlPlane, namespace, name}], s.objects[key{Cluster, namespace, name}]
+	return plane != nil && !plane.isDone() || cluster != nil && !cluster.isDone() && len(cluster.Addresses) > 0
+}
+
+// pool is one of a namespace, nil if there is none.
+func (s *state) pool(namespace, ref string) *seen {
+	kind, name, _ := strings.Cut(ref, "/")
+	return s.objects[key{kind, namespace, name}]
+}
+
 // used is how many addresses of a pool are not free: there is an object for them, or a
 // claim that will get one.
 func (s *state) used(namespace, pool string) int { return s.usedOf[place{namespace, pool}] }
@@ -175,8 +198,7 @@ func (s *seen) uses() int {
 
 // size is how many addresses a pool has; 0 if there is none, or not for long.
 func (s *state) size(namespace, pool string) int {
-	kind, name, _ := strings.Cut(pool, "/")
-	object := s.objects[key{kind, namespace, name}]
+	object := s.pool(namespace, pool)
 	if object == nil || object.DeletedAt != nil {
 		return 0
 	}

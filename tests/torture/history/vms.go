@@ -36,7 +36,10 @@ func vmsOf(records []Record) *vms {
 			delete(current, r.VM.ID)
 		}
 		if r.VM.Kind == Configured && len(r.VM.Addresses) > 0 {
-			span := &vmSpan{id: r.VM.ID, name: r.VM.Name, addresses: r.VM.Addresses, from: r.Time, first: r.VM.Sequence}
+			span := &vmSpan{id: r.VM.ID, name: r.VM.Name, from: r.Time, first: r.VM.Sequence}
+			for _, address := range r.VM.Addresses {
+				span.addresses = append(span.addresses, plain(address))
+			}
 			current[r.VM.ID] = span
 			all.spans = append(all.spans, span)
 		}
