@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,7 +56,7 @@ func (m *Migration) Run(ctx context.Context) error {
 	if p, err = m.Plan(ctx); err != nil {
 		return err
 	}
-	if len(p.ready()) == 0 {
+	if len(p.ready())+len(p.waiting()) == 0 {
 		// Freezing what is closed would only undo that.
 		if err := m.edit(ctx, p); err != nil {
 			return err
@@ -66,24 +67,58 @@ func (m *Migration) Run(ctx context.Context) error {
 		return err
 	}
 	for range rounds {
-		if p, err = m.Plan(ctx); err != nil {
+		if more, err := m.round(ctx); err != nil {
 			return err
-		}
-		if err := m.reserve(ctx, p); err != nil {
-			return err
-		}
-		if err := m.edit(ctx, p); err != nil {
-			return err
-		}
-		ready := p.ready()
-		if len(ready) == 0 {
+		} else if !more {
 			break
-		}
-		if err := m.moveAll(ctx, ready, false); err != nil {
-			return err
 		}
 	}
 	return m.end(ctx)
+}
+
+// round moves the machines that are ready, and tells whether there were any, or some are to be.
+func (m *Migration) round(ctx context.Context) (bool, error) {
+	p, err := m.Plan(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := m.reserve(ctx, p); err != nil {
+		return false, err
+	}
+	if err := m.edit(ctx, p); err != nil {
+		return false, err
+	}
+	if len(p.ready()) == 0 {
+		return m.awaitOne(ctx)
+	}
+	// What the new pool handed out before its addresses were reserved is seen only now.
+	now, err := m.Plan(ctx)
+	if err != nil {
+		return false, err
+	}
+	ready := slices.DeleteFunc(p.ready(), func(machine Machine) bool {
+		return !slices.ContainsFunc(now.ready(), func(other Machine) bool { return other.UID == machine.UID })
+	})
+	return true, m.moveAll(ctx, ready, false)
+}
+
+// awaitOne waits for a machine to become ready whose claim is about to be made, and tells
+// whether one has.
+func (m *Migration) awaitOne(ctx context.Context) (bool, error) {
+	for began := time.Now(); ; {
+		p, err := m.Plan(ctx)
+		switch {
+		case err != nil || len(p.ready()) > 0:
+			return true, err
+		case len(p.waiting()) == 0 || time.Since(began) > m.Timeout:
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(10 * firstLook):
+		}
+	}
 }
 
 // end gives the pools their last shape, when no machine is half way.
@@ -103,6 +138,9 @@ func (m *Migration) end(ctx context.Context) error {
 	}
 	if err := m.reserve(ctx, p); err != nil {
 		return err
+	}
+	if more := p.waiting(); len(more) > 0 {
+		return fmt.Errorf("%d machines were not moved, as %s: %s", len(more), more[0].Key, more[0].Why)
 	}
 	if left := p.refused(); len(left) > 0 {
 		return fmt.Errorf("%d machines were not moved, as %s: %s", len(left), left[0].Key, left[0].Why)

@@ -25,6 +25,8 @@ const (
 	Ready State = "ready"
 	// HalfWay says that it was begun.
 	HalfWay State = "half-way"
+	// Waiting says that the manager, or the old provider, is about to make it ready.
+	Waiting State = "waiting"
 	// Blocked says that it cannot be moved now.
 	Blocked State = "blocked"
 	// Leaving says that it is being deleted, and gives its addresses back itself.
@@ -39,7 +41,7 @@ type Machine struct {
 	Moves []ipam.Move
 	// Writes are what will be written, in its order.
 	Writes []string
-	// Why says what stands in the way of one that is blocked.
+	// Why says what stands in the way of one that is blocked, or waits.
 	Why string
 }
 
@@ -60,6 +62,7 @@ func (p *Plan) in(state State) []Machine {
 
 func (p *Plan) ready() []Machine   { return p.in(Ready) }
 func (p *Plan) halfWay() []Machine { return p.in(HalfWay) }
+func (p *Plan) waiting() []Machine { return p.in(Waiting) }
 func (p *Plan) refused() []Machine { return p.in(Blocked) }
 
 // Plan reads the cluster and plans. It writes nothing.
@@ -195,9 +198,7 @@ func (m *Migration) planMachine(graph *inventory.Graph, machine *inventory.Machi
 		planned.State = Leaving
 		return planned, true
 	}
-	if planned.Why = m.obstacle(graph, machine, planned.Moves, to); planned.Why != "" {
-		planned.State = Blocked
-	}
+	planned.State, planned.Why = m.judge(graph, machine, planned.Moves, to)
 	planned.Writes = writesOf(planned.Moves)
 	return planned, true
 }
@@ -235,8 +236,26 @@ func (m *Migration) isOf(key inventory.PoolKey, namespace string, ref ipam.PoolR
 	return ref == key.PoolReference && (key.Namespace == "" || key.Namespace == namespace)
 }
 
-// obstacle says why a machine cannot be moved now, empty if it can.
-func (m *Migration) obstacle(graph *inventory.Graph, machine *inventory.Machine, moves []ipam.Move, to *target) string {
+// judge tells whether a machine can be moved now, and why not.
+func (m *Migration) judge(graph *inventory.Graph, machine *inventory.Machine, moves []ipam.Move, to *target) (State, string) {
+	if why := obstacle(graph, machine, to); why != "" {
+		return Blocked, why
+	}
+	for _, move := range moves {
+		if m.oldSide(graph, machine, move).isAwaited(move) {
+			return Waiting, fmt.Sprintf("%s is its own, and claim %s is not bound yet: the manager, or the IPAM provider, is about to do that", move.Address, move.From.Claim)
+		}
+	}
+	for _, move := range moves {
+		if why := m.obstacleOf(graph, machine, move, to); why != "" {
+			return Blocked, why
+		}
+	}
+	return Ready, ""
+}
+
+// obstacle says why a machine cannot be moved now whatever its addresses are, empty if it can.
+func obstacle(graph *inventory.Graph, machine *inventory.Machine, to *target) string {
 	_, isMoving := machine.Annotations[clusterctlv1.DeleteForMoveAnnotation]
 	switch cluster := clusterOf(graph, machine); {
 	case isMoving:
@@ -248,15 +267,10 @@ func (m *Migration) obstacle(graph *inventory.Graph, machine *inventory.Machine,
 	case cluster != nil && (cluster.IsPaused() || annotations.HasPaused(cluster)):
 		return fmt.Sprintf("its Cluster %s is paused: resume it", cluster.Name)
 	}
-	for _, move := range moves {
-		if why := m.obstacleOf(graph, machine, move, to); why != "" {
-			return why
-		}
-	}
 	return ""
 }
 
-// obstacleOf is obstacle for one address.
+// obstacleOf says why one address of a machine cannot be moved, empty if it can.
 func (m *Migration) obstacleOf(graph *inventory.Graph, machine *inventory.Machine, move ipam.Move, to *target) string {
 	ip := move.Address
 	binding := machine.Bindings[slices.IndexFunc(machine.Bindings, func(b ipam.Binding) bool { return b.ClaimReference() == move.From })]
@@ -265,7 +279,7 @@ func (m *Migration) obstacleOf(graph *inventory.Graph, machine *inventory.Machin
 	switch {
 	case !isOnDevice:
 		return fmt.Sprintf("no device of it has %s: replace it", ip)
-	case !m.isWhole(graph, machine, move):
+	case !m.oldSide(graph, machine, move).isMachines(move):
 		return fmt.Sprintf("%s is not wholly bound to it: see kubectl static-ip explain vspheremachine/%s", ip, machine.Name)
 	case !to.contains(ip):
 		return fmt.Sprintf("%s is not in the ranges of %s: add it there", ip, to.PoolKey)
@@ -294,8 +308,8 @@ func (m *Migration) refusal(machine *inventory.Machine, binding ipam.Binding, to
 	return ""
 }
 
-// isWhole tells whether claim and address of the old pool are the machine's, and stay.
-func (m *Migration) isWhole(graph *inventory.Graph, machine *inventory.Machine, move ipam.Move) bool {
+// oldSide is the end of a move in the old pool.
+func (m *Migration) oldSide(graph *inventory.Graph, machine *inventory.Machine, move ipam.Move) side {
 	from := graph.Pool(m.From)
 	s := side{}
 	for i := range from.Claims {
@@ -308,5 +322,5 @@ func (m *Migration) isWhole(graph *inventory.Graph, machine *inventory.Machine, 
 			s.address = &a.Address
 		}
 	}
-	return s.isWhole(move) && s.isProtected()
+	return s
 }

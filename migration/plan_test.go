@@ -133,7 +133,8 @@ func TestPlanTellsWhatStandsInTheWayOfAMachine(t *testing.T) {
 		"its Cluster is paused":      {func(s *scene) { s.cluster.Spec.Paused = new(true) }, "its Cluster prod is paused"},
 		"its Cluster does not exist": {func(s *scene) { s.cluster.Name = "other" }, "its Cluster prod does not exist"},
 		"its device has another":     {func(s *scene) { s.machine.Spec.Network.Devices[0].IPAddrs[0] = "10.0.0.2/24" }, "no device of it has 10.0.0.1"},
-		"its claim is not bound":     {func(s *scene) { s.claim.Status.Address = nil }, "not wholly bound"},
+		"its claim failed":           {func(s *scene) { s.claim.Status.Address, s.claim.Status.ErrorMessage = nil, new("no") }, "not wholly bound"},
+		"its claim has another":      {func(s *scene) { s.claim.Status.Address.Name = "a-10-0-0-2" }, "not wholly bound"},
 		"its address is unprotected": {func(s *scene) { s.address.Finalizers = nil }, "not wholly bound"},
 		"the new pool ends before":   {func(s *scene) { s.fresh.Object["spec"].(map[string]any)["addresses"] = []any{"10.0.0.2-10.0.0.9"} }, "not in the ranges of"},
 		"the new pool excludes it":   {func(s *scene) { s.fresh.Object["spec"].(map[string]any)["excludedAddresses"] = []any{"10.0.0.1"} }, "hands 10.0.0.1 out to nobody"},
@@ -152,6 +153,28 @@ func TestPlanTellsWhatStandsInTheWayOfAMachine(t *testing.T) {
 			p := s.plan(t)
 			if len(p.Machines) != 1 || p.Machines[0].State != Blocked || !strings.Contains(p.Machines[0].Why, test.want) {
 				t.Errorf("got the machines %+v and the stops %q, want it blocked: %s", p.Machines, p.Stops, test.want)
+			}
+		})
+	}
+}
+
+// Where addresses are taken, the claim of a machine comes a second later.
+func TestMachineWaitsForAClaimThatIsAboutToCome(t *testing.T) {
+	taken := func(s *scene) {
+		s.address.OwnerReferences = nil
+		kube.SetAnnotation(s.address, ipam.RequestedByAnnotation, "owner")
+	}
+	for name, change := range map[string]func(*scene){
+		"its address was taken, the claim is not made": func(s *scene) { taken(s); s.claim.Name = "another" },
+		"the claim is made, and not bound":             func(s *scene) { taken(s); s.claim.Status.Address = nil },
+		"the claim is bound, the address is not its":   taken,
+		"the claim is gone, and is made anew":          func(s *scene) { s.claim.Name = "another" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene()
+			change(s)
+			if p := s.plan(t); len(p.Machines) != 1 || p.Machines[0].State != Waiting || len(p.ready()) > 0 {
+				t.Errorf("got the machines %+v, want that it waits", p.Machines)
 			}
 		})
 	}

@@ -48,6 +48,22 @@ func (s side) isWhole(move ipam.Move) bool {
 	return !s.isGoing() && s.isBound(move) && s.address.GetDeletionTimestamp().IsZero()
 }
 
+// isMachines tells whether the address is wholly bound to the machine.
+func (s side) isMachines(move ipam.Move) bool { return s.isWhole(move) && s.isProtected() }
+
+// isAwaited tells whether the address is protected for a machine, and its claim is about to be
+// made or bound: an address that was taken has none until the manager has seen the machine.
+func (s side) isAwaited(move ipam.Move) bool {
+	switch {
+	case !s.isProtected() || !s.address.GetDeletionTimestamp().IsZero() || s.isWhole(move):
+		return false
+	case s.claim == nil:
+		return true
+	}
+	return s.claim.GetDeletionTimestamp().IsZero() && s.claim.Failure == "" &&
+		(s.claim.Address == "" || s.claim.Address == s.address.GetName())
+}
+
 // isBound tells whether the claim has the very address.
 func (s side) isBound(move ipam.Move) bool {
 	return s.claim != nil && s.address != nil && s.claim.Address == s.address.GetName() &&
@@ -117,7 +133,7 @@ func next(o observed) decision {
 // one has to be whole: from then on nobody mends it.
 func moved(j journey, announced bool) decision {
 	switch {
-	case !announced && !(j.old.isWhole(j.Move) && j.old.isProtected()):
+	case !announced && !j.old.isMachines(j.Move):
 		return decision{task: blocked, why: fmt.Sprintf("claim %s is not whole: see kubectl static-ip explain", j.From.Claim)}
 	case !announced:
 		return decision{task: announce}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/inventory"
 )
 
@@ -35,6 +37,8 @@ type world struct {
 	client.Client
 	t    *testing.T
 	left int
+	// then is what others do after a write, if a test has them do anything.
+	then func()
 }
 
 var errKilled = errors.New("killed")
@@ -48,6 +52,9 @@ func (w *world) alive() error {
 
 func (w *world) write(err error) error {
 	w.serve()
+	if w.then != nil {
+		w.then()
+	}
 	if w.left--; err == nil && w.left <= 0 {
 		return errKilled
 	}
@@ -324,5 +331,85 @@ func TestMigrationThatIsKilledAtEachWriteComesToAnEnd(t *testing.T) {
 				t.Errorf("the machine is held by %s, and %d addresses exist", pool, addresses)
 			}
 		})
+	}
+}
+
+// taken has the address of the machine be one that was taken: its claim, which is returned, is
+// not made yet.
+func (w *world) taken() *ipamv1.IPClaim {
+	w.t.Helper()
+	ctx := context.Background()
+	key := types.NamespacedName{Namespace: "ns", Name: "cp-0"}
+	claim := &ipamv1.IPClaim{}
+	w.must(w.Client.Get(ctx, key, claim))
+	claim.Finalizers = nil
+	w.must(w.Client.Update(ctx, claim))
+	w.must(w.Client.Delete(ctx, claim))
+	address := &ipamv1.IPAddress{}
+	w.must(w.Client.Get(ctx, types.NamespacedName{Namespace: "ns", Name: "a-10-0-0-1"}, address))
+	kube.SetAnnotation(address, ipam.RequestedByAnnotation, "owner")
+	w.must(w.Client.Update(ctx, address))
+	claim.ResourceVersion, claim.Finalizers = "", []string{ipamv1.IPClaimFinalizer, ipam.InUseFinalizer}
+	return claim
+}
+
+func TestMachineWhoseAddressWasTakenIsMovedWhenItHasItsClaim(t *testing.T) {
+	d := directions()["metal3 to in-cluster"]
+	w := newWorld(t, d[0])
+	claim, writes := w.taken(), 0
+	w.then = func() {
+		// The pools are frozen and reserved by then, and the claim is waited for.
+		if writes++; writes == 2 {
+			w.must(w.Client.Create(t.Context(), claim))
+		}
+	}
+
+	if err := w.migration(d[0], d[1], 1000).Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+
+	if pool, addresses := w.holds(); pool != d[1].Name || addresses != 1 {
+		t.Errorf("the machine is held by %s, and %d addresses exist", pool, addresses)
+	}
+}
+
+func TestMachineWhoseAddressWasTakenIsNotMovedWithoutAClaim(t *testing.T) {
+	d := directions()["metal3 to in-cluster"]
+	w := newWorld(t, d[0])
+	w.taken()
+
+	err := w.migration(d[0], d[1], 1000).Run(t.Context())
+
+	if err == nil || !strings.Contains(err.Error(), "not bound yet") {
+		t.Errorf("got %v, want to be told what is waited for", err)
+	}
+	if pool, addresses := w.holds(); pool != d[0].Name || addresses != 1 {
+		t.Errorf("the machine is held by %s, and %d addresses exist", pool, addresses)
+	}
+}
+
+// What the new pool gives away before its addresses are reserved is not claimed.
+func TestAddressThatIsGivenAwayBeforeTheReservationStays(t *testing.T) {
+	d := directions()["metal3 to in-cluster"]
+	w := newWorld(t, d[0])
+	writes := 0
+	w.then = func() {
+		// After the freeze, the plan is made; the second write is the reservation.
+		if writes++; writes != 2 {
+			return
+		}
+		other := &capiipamv1.IPAddress{ObjectMeta: named("other")}
+		other.Spec.Address, other.Spec.ClaimRef.Name = "10.0.0.1", "other"
+		other.Spec.PoolRef = capiipamv1.IPPoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "b"}
+		w.must(w.Client.Create(t.Context(), other))
+	}
+
+	err := w.migration(d[0], d[1], 1000).Run(t.Context())
+
+	if err == nil || !strings.Contains(err.Error(), "has given 10.0.0.1 to claim ns/other") {
+		t.Errorf("got %v, want to be told who has the address", err)
+	}
+	if pool, _ := w.holds(); pool != d[0].Name {
+		t.Errorf("the machine is held by %s", pool)
 	}
 }

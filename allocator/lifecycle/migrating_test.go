@@ -39,6 +39,7 @@ func TestBothClaimsOfAMoveAreLeftAlone(t *testing.T) {
 		"the one that it comes from":    {"cp-0", bound(withoutAnnotation), true},
 		"the one that it goes to":       {"cp-0", bound(target, withoutAnnotation), true},
 		"an address before its claim":   {"cp-0", bound(target, withoutClaim, withoutAnnotation), true},
+		"one that was taken":            {"cp-0", taken(0), true},
 		"a binding whose claim is gone": {"cp-0", bound(withoutClaim, withoutAddress), true},
 		"a claim of another pool": {"cp-0", bound(withoutAnnotation, func(_ *holding, c *ipamv1.IPClaim, a *ipamv1.IPAddress) {
 			c.Spec.Pool.Name, a.Spec.Pool.Name = "x", "x"

@@ -130,14 +130,14 @@ type Step struct {
 type Move struct {
 	metav1.TypeMeta `json:",inline"`
 	Metadata        Meta `json:"metadata"`
-	// State is ready, half-way, blocked or leaving.
+	// State is ready, waiting, half-way, blocked or leaving.
 	State   string `json:"state"`
 	Address string `json:"address"`
 	// From and To are claims, and Pool is the new pool.
 	From string `json:"from"`
 	To   string `json:"to"`
 	Pool string `json:"pool"`
-	// Obstacle says what stands in the way of a machine that is blocked.
+	// Obstacle says what stands in the way of a machine that is blocked, or waits.
 	Obstacle string `json:"obstacle,omitempty"`
 }
 

@@ -97,7 +97,9 @@ func (o *options) migration(ctx context.Context, f *migrateFlags) (*migration.Mi
 	}
 	m := &migration.Migration{
 		Parallel: f.parallel, Timeout: f.timeout, Templates: f.templates,
-		Report: func(format string, args ...any) { fmt.Fprintln(o.streams.ErrOut, oneLine(fmt.Sprintf(format, args...))) },
+		Report: func(format string, args ...any) {
+			fmt.Fprintln(o.streams.ErrOut, oneLine(fmt.Sprintf(format, args...)))
+		},
 	}
 	for text, key := range map[string]*inventory.PoolKey{f.from: &m.From, f.to: &m.To} {
 		pool, err := poolNamed(graph, text)

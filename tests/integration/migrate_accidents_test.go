@@ -111,29 +111,32 @@ func (r *relocation) finishes() {
 // from a moment on.
 func TestMachinesComeAndGoWhileOthersAreMoved(t *testing.T) {
 	t.Parallel()
-	inEachDirection(t, func(t *testing.T, from, to harness.Fixture) {
-		t.Parallel()
-		r := newRelocation(t, shared, from, to, 3)
-		halfWay := r.machine("m-0")
-		if !r.diesAfter(6, (*migration.Migration).Run) {
-			t.Fatal("it was not killed half way")
-		}
+	betweenProviders(t, comeAndGoMeanwhile)
+}
 
-		// One goes that is half way, and one that is not begun.
-		r.delete(halfWay)
-		r.delete(r.machine("m-2"))
-		r.gone(halfWay)
-		delete(r.devices, "m-0")
-		delete(r.devices, "m-2")
-		r.create(harness.Machine(r.ns, "m-3", to.Ask("new-pool")))
-		r.devices["m-3"] = r.machine("m-3").Spec.Network.Devices
-		if err := r.isSafe(); err != nil {
-			t.Error(err)
-		}
+func comeAndGoMeanwhile(t *testing.T, from, to harness.Fixture) {
+	r := newRelocation(t, shared, from, to, 3)
+	halfWay := r.machine("m-0")
+	if !r.diesAfter(6, (*migration.Migration).Run) {
+		t.Fatal("it was not killed half way")
+	}
+	if _, migrating := r.machine("m-0").Annotations[ipam.MigratingAnnotation]; !migrating {
+		t.Error("the machine is not half way")
+	}
 
-		r.finishes()
-		r.goes()
-	})
+	// One goes that is half way, and one that is not begun.
+	r.delete(halfWay)
+	r.delete(r.machine("m-2"))
+	r.gone(halfWay)
+	delete(r.devices, "m-0")
+	delete(r.devices, "m-2")
+	r.next(harness.Machine(r.ns, "m-3", to.Ask("new-pool")))
+	if err := r.isSafe(); err != nil {
+		t.Error(err)
+	}
+
+	r.finishes()
+	r.goes()
 }
 
 func TestPluginMovesMachinesAndGoesOnWhereItWasKilled(t *testing.T) {
@@ -145,6 +148,7 @@ func TestPluginMovesMachinesAndGoesOnWhereItWasKilled(t *testing.T) {
 	if code != 0 || !strings.Contains(stdout, "m-0  ready") || !strings.Contains(stderr, "Nothing was changed") {
 		t.Errorf("got %d, %q and %q, want the plan alone", code, stdout, stderr)
 	}
+	t.Logf("the plan:\n%s%s", stdout, stderr)
 	if err := r.heldBy(r.m.From); err != nil {
 		t.Error(err)
 	}
@@ -181,6 +185,7 @@ func (r *relocation) pluginIsKilledAtItsFirstWord(args []string) bool {
 		r.Fatal(err)
 	}
 	for lines := bufio.NewScanner(output); lines.Scan(); {
+		r.Logf("it says: %s", lines.Text())
 		if strings.Contains(lines.Text(), " of ") {
 			_ = cmd.Process.Kill()
 		}
@@ -190,8 +195,7 @@ func (r *relocation) pluginIsKilledAtItsFirstWord(args []string) bool {
 
 func TestMigrationBackGivesTheOldPoolItsAddresses(t *testing.T) {
 	t.Parallel()
-	inEachDirection(t, func(t *testing.T, from, to harness.Fixture) {
-		t.Parallel()
+	betweenProviders(t, func(t *testing.T, from, to harness.Fixture) {
 		r := newRelocation(t, shared, from, to, 2)
 		if err := r.m.Run(t.Context()); err != nil {
 			t.Fatal(err)
@@ -207,31 +211,24 @@ func TestMigrationBackGivesTheOldPoolItsAddresses(t *testing.T) {
 			t.Error(err)
 		}
 		r.eventually("all machines to be held by the old pool again", func(context.Context) error { return r.heldBy(r.m.From) })
-		r.create(r.asks(from, "next"))
-		if got, want := r.ip("next"), from.IP(90); got != want {
-			t.Errorf("the next machine got %s, want %s", got, want)
-		}
+		r.next(r.asks(from, "next"))
 	})
 }
 
 // A claim of somebody else's stays where it is, and its address is not handed out twice.
 func TestClaimOfOthersStaysInTheOldPool(t *testing.T) {
 	t.Parallel()
-	inEachDirection(t, func(t *testing.T, from, to harness.Fixture) {
-		t.Parallel()
+	betweenProviders(t, func(t *testing.T, from, to harness.Fixture) {
 		r := newRelocation(t, shared, from, to, 1)
 		other := r.foreignClaim(from, "vip")
-		r.boundTo(other, from.IP(89))
+		held := r.bind(other).IP
 
 		if err := r.m.Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 
-		r.create(harness.Machine(r.ns, "next", to.Ask("new-pool")))
-		if got, want := r.ip("next"), from.IP(90); got != want {
-			t.Errorf("the next machine got %s, want %s: the claim has the one before", got, want)
-		}
-		r.boundTo(other, from.IP(89))
+		r.next(harness.Machine(r.ns, "next", to.Ask("new-pool")), held)
+		r.boundTo(other, held)
 		if _, migrating := r.machine("m-0").Annotations[ipam.MigratingAnnotation]; migrating {
 			t.Error("the machine is half way")
 		}

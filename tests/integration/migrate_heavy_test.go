@@ -5,6 +5,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,6 +15,19 @@ import (
 
 	"capv-static-ip.dev/tests/harness"
 )
+
+// Between two pools of one provider, the tests beside this one are played here alone.
+func TestMigrationsWithinAProvider(t *testing.T) {
+	for name, test := range map[string]func(t *testing.T, from, to harness.Fixture){
+		"are finished whenever they are killed": finishedWheneverKilled,
+		"are undone whenever they are killed":   undoneWheneverKilled,
+		"let machines come and go":              comeAndGoMeanwhile,
+	} {
+		t.Run(name, func(t *testing.T) {
+			inDirections(t, slices.DeleteFunc(slices.Clone(directions), func(d direction) bool { return !d.isWithin() }), test)
+		})
+	}
+}
 
 // A pool of a thousand machines takes minutes, and the machines stay as they are.
 func TestThousandMachinesAreMovedInMinutes(t *testing.T) {

@@ -35,16 +35,37 @@ type relocation struct {
 }
 
 // directions are all that addresses can be moved in.
-var directions = []struct{ from, to harness.Fixture }{
+var directions = []direction{
 	{harness.OfMetal3, harness.OfInCluster}, {harness.OfInCluster, harness.OfMetal3},
 	{harness.OfMetal3, harness.OfMetal3}, {harness.OfInCluster, harness.OfInCluster},
 }
 
-// inEachDirection runs a test for pools of all kinds.
+// direction is one of them.
+type direction struct{ from, to harness.Fixture }
+
+// isWithin tells whether both pools are of one provider.
+func (d direction) isWithin() bool { return d.from.Name == d.to.Name }
+
+// inEachDirection runs a test for pools of all kinds, side by side.
 func inEachDirection(t *testing.T, test func(t *testing.T, from, to harness.Fixture)) {
 	t.Helper()
-	for _, d := range directions {
-		t.Run(d.from.Name+" to "+d.to.Name, func(t *testing.T) { test(t, d.from, d.to) })
+	inDirections(t, directions, test)
+}
+
+// betweenProviders is inEachDirection but for those within a provider, which the heavy tests
+// have.
+func betweenProviders(t *testing.T, test func(t *testing.T, from, to harness.Fixture)) {
+	t.Helper()
+	inDirections(t, slices.DeleteFunc(slices.Clone(directions), direction.isWithin), test)
+}
+
+func inDirections(t *testing.T, some []direction, test func(t *testing.T, from, to harness.Fixture)) {
+	t.Helper()
+	for _, d := range some {
+		t.Run(d.from.Name+" to "+d.to.Name, func(t *testing.T) {
+			t.Parallel()
+			test(t, d.from, d.to)
+		})
 	}
 }
 
@@ -52,12 +73,19 @@ func inEachDirection(t *testing.T, test func(t *testing.T, from, to harness.Fixt
 // same ranges. It ends with a look at the invariants, as every scene.
 func newRelocation(t *testing.T, env *environment, from, to harness.Fixture, machines int) *relocation {
 	t.Helper()
-	r := &relocation{scene: newScene(t, env), from: from, to: to, devices: map[string][]capvv1.NetworkDeviceSpec{}}
-	r.pool(from)
-	r.create(to.Pool(r.ns, harness.WithPoolName("new-pool"), harness.WithRange(from.IP(88), from.IP(93)), harness.WithGateway(from.IP(1))))
+	r := relocationIn(newScene(t, env), from, to)
 	for i := range machines {
 		r.adds(fmt.Sprintf("m-%d", i))
 	}
+	return r
+}
+
+// relocationIn has both pools in a scene, and no machine yet.
+func relocationIn(s *scene, from, to harness.Fixture) *relocation {
+	s.Helper()
+	r := &relocation{scene: s, from: from, to: to, devices: map[string][]capvv1.NetworkDeviceSpec{}}
+	r.pool(from)
+	r.create(to.Pool(r.ns, harness.WithPoolName("new-pool"), harness.WithRange(from.IP(88), from.IP(93)), harness.WithGateway(from.IP(1))))
 	r.m = r.migration(r.pluginClient(nil))
 	return r
 }
@@ -150,6 +178,27 @@ func (r *relocation) heldBy(pool inventory.PoolKey) error {
 	return nil
 }
 
+// next makes a machine, which gets an address that nobody has.
+func (r *relocation) next(machine *capvv1.VSphereMachine, held ...string) {
+	r.Helper()
+	for name := range r.devices {
+		held = append(held, r.ip(name))
+	}
+	r.create(machine)
+	got := r.ip(machine.Name)
+	if slices.Contains(held, got) {
+		r.Errorf("the next machine got %s, which is held", got)
+	}
+	free := []string{}
+	for last := 88; last <= 93; last++ {
+		free = append(free, r.from.IP(last))
+	}
+	if !slices.Contains(free, got) {
+		r.Errorf("the next machine got %s, want one of %v", got, free)
+	}
+	r.devices[machine.Name] = r.machine(machine.Name).Spec.Network.Devices
+}
+
 // goes deletes all machines, and sees that their addresses come back.
 func (r *relocation) goes() {
 	r.Helper()
@@ -165,7 +214,6 @@ func (r *relocation) goes() {
 func TestMachinesKeepTheirAddressesInAnotherPool(t *testing.T) {
 	t.Parallel()
 	inEachDirection(t, func(t *testing.T, from, to harness.Fixture) {
-		t.Parallel()
 		r := newRelocation(t, shared, from, to, 3)
 
 		if err := r.m.Run(t.Context()); err != nil {
@@ -180,11 +228,7 @@ func TestMachinesKeepTheirAddressesInAnotherPool(t *testing.T) {
 		// Nothing that has moved is handed out by the old pool, and the next machine gets
 		// another address of the new one.
 		r.refused(r.asks(from, "late"), "exhausted")
-		r.create(harness.Machine(r.ns, "next", to.Ask("new-pool")))
-		if got, want := r.ip("next"), from.IP(91); got != want {
-			t.Errorf("the next machine got %s, want %s", got, want)
-		}
-		r.devices["next"] = r.machine("next").Spec.Network.Devices
+		r.next(harness.Machine(r.ns, "next", to.Ask("new-pool")))
 		r.goes()
 	})
 }
@@ -265,52 +309,54 @@ func (r *relocation) diesAfter(writes int64, run func(*migration.Migration, cont
 // Whenever it is killed, what is there is safe, and running it again finishes it.
 func TestMigrationThatIsKilledAfterAnyWriteIsFinishedByTheNext(t *testing.T) {
 	t.Parallel()
-	inEachDirection(t, func(t *testing.T, from, to harness.Fixture) {
-		t.Parallel()
-		r := newRelocation(t, shared, from, to, 2)
-		// Each run is killed after one more write than it takes to notice, so that all writes of
-		// all machines are the last of one of them.
-		runs := 0
-		for r.diesAfter(1, (*migration.Migration).Run) {
-			if err := r.isSafe(); err != nil {
-				t.Fatalf("after %d writes: %v", runs+1, err)
-			}
-			if runs++; runs > 100 {
-				t.Fatal("it does not come to an end")
-			}
+	betweenProviders(t, finishedWheneverKilled)
+}
+
+func finishedWheneverKilled(t *testing.T, from, to harness.Fixture) {
+	r := newRelocation(t, shared, from, to, 1)
+	// Each run is killed at its first write, so that all writes are the last of one of them.
+	runs := 0
+	for r.diesAfter(1, (*migration.Migration).Run) {
+		if err := r.isSafe(); err != nil {
+			t.Fatalf("after %d writes: %v", runs+1, err)
 		}
-		t.Logf("killed %d times", runs)
-		r.eventually("all machines to be held by the new pool alone", func(context.Context) error { return r.heldBy(r.m.To) })
-		r.goes()
-	})
+		if runs++; runs > 100 {
+			t.Fatal("it does not come to an end")
+		}
+	}
+	t.Logf("killed %d times", runs)
+	r.eventually("all machines to be held by the new pool alone", func(context.Context) error { return r.heldBy(r.m.To) })
+	r.goes()
 }
 
 func TestMigrationThatIsKilledAfterAnyWriteCanBeUndone(t *testing.T) {
 	t.Parallel()
-	inEachDirection(t, func(t *testing.T, from, to harness.Fixture) {
-		t.Parallel()
-		r := newRelocation(t, shared, from, to, 1)
-		// What is done before the first machine is begun, and what is done about it.
-		for writes := int64(1); ; writes++ {
-			died := r.diesAfter(writes, (*migration.Migration).Run)
-			if err := r.isSafe(); err != nil {
-				t.Fatalf("after %d writes: %v", writes, err)
-			}
-			if err := r.m.Abort(t.Context()); err != nil {
-				t.Fatalf("undoing after %d writes: %v", writes, err)
-			}
-			if err := r.isSafe(); err != nil {
-				t.Fatalf("undone after %d writes: %v", writes, err)
-			}
-			if r.heldBy(r.m.To) == nil {
-				t.Logf("beyond the point of no return after %d writes", writes)
-				break
-			}
-			r.eventually("the machine to be held by the old pool alone", func(context.Context) error { return r.heldBy(r.m.From) })
-			if !died {
-				t.Fatal("it was not killed, and nothing has moved")
-			}
+	betweenProviders(t, undoneWheneverKilled)
+}
+
+// undoneWheneverKilled kills a migration before the first machine is begun, and then whatever is
+// done about it.
+func undoneWheneverKilled(t *testing.T, from, to harness.Fixture) {
+	r := newRelocation(t, shared, from, to, 1)
+	for writes := int64(1); ; writes++ {
+		died := r.diesAfter(writes, (*migration.Migration).Run)
+		if err := r.isSafe(); err != nil {
+			t.Fatalf("after %d writes: %v", writes, err)
 		}
-		r.goes()
-	})
+		if err := r.m.Abort(t.Context()); err != nil {
+			t.Fatalf("undoing after %d writes: %v", writes, err)
+		}
+		if err := r.isSafe(); err != nil {
+			t.Fatalf("undone after %d writes: %v", writes, err)
+		}
+		if r.heldBy(r.m.To) == nil {
+			t.Logf("beyond the point of no return after %d writes", writes)
+			break
+		}
+		r.eventually("the machine to be held by the old pool alone", func(context.Context) error { return r.heldBy(r.m.From) })
+		if !died {
+			t.Fatal("it was not killed, and nothing has moved")
+		}
+	}
+	r.goes()
 }

@@ -48,6 +48,7 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			"a webhook behind changes the machine":                machineIsChangedBehind,
 			"metal3 answers nobody, and nobody needs it":          metal3OnlyGuards,
 			"metal3 is asked where it has to be":                  metal3IsAskedWhereItMust,
+			"a migration leaves what has no claim":                migrationLeavesWhatHasNoClaim,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -75,6 +76,8 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			"what is reserved, and what the network needs":     reservedAddressesAreNotTaken,
 			"a range that is taken out of a pool is not given": rangeThatIsTakenOutIsNotGiven,
 			"a machine of a deleted pool":                      poolGoesWithAMachine,
+			"a migration moves what was taken just now":        migrationMovesWhatWasTaken,
+			"a pool that is moved to gives away none of it":    migrationKeepsWhatIsMoved,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

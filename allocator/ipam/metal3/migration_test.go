@@ -43,14 +43,6 @@ func written(pool *ipamv1.IPPool) string {
 	return strings.Join(parts, "; ")
 }
 
-func ips(texts ...string) []netip.Addr {
-	var all []netip.Addr
-	for _, text := range texts {
-		all = append(all, netip.MustParseAddr(text))
-	}
-	return all
-}
-
 func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
 	const before = "10.0.0.1-10.0.0.9; 10.0.0.20-10.0.0.29 by 10.0.0.254; later=10.0.0.9; vip=10.0.0.3"
 	freeze := func(used ...string) func(client.Object) error {
