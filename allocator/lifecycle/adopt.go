@@ -79,8 +79,13 @@ func identityOf(machine client.Object) ipam.Machine {
 func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
+	// Whoever made its claim may have died before this was written.
+	if h.claim != nil && ipam.IsTaken(address) {
+		if err := r.handOver(address, h.claim.Object); err != nil {
+			return err
+		}
+	}
 	ipam.Protect(address, s.name)
-	ipam.HandOver(address)
 	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
 	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
 		return owner.Name == h.address.Claim && (h.claim == nil || owner.UID != h.claim.GetUID())

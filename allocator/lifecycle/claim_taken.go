@@ -48,8 +48,22 @@ func (r *Reconciler) claimTaken(ctx context.Context, s *state, h *holding) error
 func (r *Reconciler) answerClaim(ctx context.Context, s *state, h *holding, claim client.Object) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
-	ipam.HandOver(address)
+	if err := r.handOver(address, claim); err != nil {
+		return err
+	}
 	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
+	if err := r.patch(ctx, address, before); err != nil {
+		return fmt.Errorf("handing address %s over to its claim: %w", klog.KObj(address), err)
+	}
+	return nil
+}
+
+// handOver makes an address that was taken its claim's.
+func (r *Reconciler) handOver(address, claim client.Object) error {
+	ipam.HandOver(address)
+	if ipam.Answers(address, claim.GetUID()) {
+		return nil
+	}
 	kind, err := apiutil.GVKForObject(claim, r.client.Scheme())
 	if err != nil {
 		return fmt.Errorf("finding the kind of claim %s: %w", klog.KObj(claim), err)
@@ -57,9 +71,6 @@ func (r *Reconciler) answerClaim(ctx context.Context, s *state, h *holding, clai
 	address.SetOwnerReferences(append(address.GetOwnerReferences(), metav1.OwnerReference{
 		APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Name: claim.GetName(), UID: claim.GetUID(),
 	}))
-	if err := r.patch(ctx, address, before); err != nil {
-		return fmt.Errorf("handing address %s over to its claim: %w", klog.KObj(address), err)
-	}
 	return nil
 }
 

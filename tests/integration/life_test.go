@@ -240,7 +240,13 @@ func (s *scene) refused(machine client.Object, text string) {
 // change reads an object, changes it and writes it, until nobody comes between.
 func (s *scene) change(object client.Object, change func()) {
 	s.Helper()
-	err := retry.RetryOnConflict(retry.DefaultBackoff, func() error {
+	if err := s.tryToChange(object, change); err != nil {
+		s.Fatalf("changing %T %s: %v", object, object.GetName(), err)
+	}
+}
+
+func (s *scene) tryToChange(object client.Object, change func()) error {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error {
 		if err := s.env.Client.Get(s.Context(), client.ObjectKeyFromObject(object), object); err != nil {
 			return err
 		}
@@ -248,9 +254,6 @@ func (s *scene) change(object client.Object, change func()) {
 		change()
 		return s.env.Client.Patch(s.Context(), object, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
 	})
-	if err != nil {
-		s.Fatalf("changing %T %s: %v", object, object.GetName(), err)
-	}
 }
 
 // dropFinalizer takes a finalizer off an object, as its owner does at the end.

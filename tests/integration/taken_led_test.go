@@ -14,11 +14,12 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
-// claimsCome looks at the machines that were stored while nobody led.
+// claimsCome looks at a machine from its create to its end.
 func claimsCome(s *scene) {
 	s.takingPool()
 	s.create(s.pooled("cp-0"))
@@ -37,13 +38,41 @@ func claimsCome(s *scene) {
 		}
 		return nil
 	})
-	if !ipam.Answers(address, claim.GetUID()) || ipam.IsTaken(address) {
-		s.Errorf("the address has owners %v and annotations %v", address.GetOwnerReferences(), address.GetAnnotations())
-	}
+	claimIsWhole(s)
 	machine := s.machine("cp-0")
 	s.delete(machine)
 	s.gone(machine)
 	s.returned(harness.ProviderOf(address).ReadAddress(address).IP)
+}
+
+// claimIsWhole waits until the address of a machine that was taken is its claim's.
+func claimIsWhole(s *scene) {
+	s.settled("cp-0")
+	claim, err := s.claim("cp-0")
+	if err != nil {
+		s.Fatal(err)
+	}
+	s.eventually("the address to be its claim's", func(context.Context) error {
+		address, err := s.address(s.ip("cp-0"))
+		if err == nil && (!ipam.Answers(address, claim.GetUID()) || ipam.IsTaken(address)) {
+			err = fmt.Errorf("it has owners %v and annotations %v", address.GetOwnerReferences(), address.GetAnnotations())
+		}
+		return err
+	})
+}
+
+// claimIsMadeAndNoMore is what a leader leaves that dies in the midst of it.
+func claimIsMadeAndNoMore(s *scene) {
+	s.takingPool()
+	machine := s.pooled("cp-0")
+	s.create(machine)
+	taken := s.isTakenBy("cp-0")
+	claim := harness.Claim(s.ns, harness.ProviderOf(taken).ReadAddress(taken).Claim, harness.DefaultPool)
+	ipam.Mark(claim, ipam.Machine{NamespacedName: client.ObjectKeyFromObject(machine), Cluster: harness.DefaultCluster})
+	capi.Own(claim, s.env.Client.Scheme(), machine.Name, machine.UID)
+	claim.Finalizers = []string{ipamv1.IPClaimFinalizer, ipam.InUseFinalizer}
+	claim.Annotations["ipAddress"] = s.ip("cp-0")
+	s.create(claim)
 }
 
 // addressOf is the address object that a machine has.
@@ -260,7 +289,11 @@ func rangeThatIsTakenOutIsNotGiven(s *scene) {
 		if i%2 == 1 {
 			first, last = "10.16.56.50", "10.16.56.99"
 		}
-		s.change(pool, func() { pool.Spec.Pools = []ipamv1.Pool{harness.Range(first, last)} })
+		// metal3 refuses to leave an address out until it has looked at the pool again.
+		s.eventually("metal3 to let the pool have other addresses", func(context.Context) error {
+			s.change(pool, func() { harness.WithAnnotation("looked-at", time.Now().String())(pool) })
+			return s.tryToChange(pool, func() { pool.Spec.Pools = []ipamv1.Pool{harness.Range(first, last)} })
+		})
 		name := fmt.Sprintf("cp-%d", i)
 		s.create(s.pooled(name))
 		ip := netip.MustParseAddr(s.ip(name))

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,6 +47,9 @@ func (t *trial) all() []*arena {
 
 // settle waits until all is in order, sees that each pool serves, and marks that.
 func (t *trial) settle(ctx context.Context) error {
+	if err := t.resumeClusters(ctx); err != nil {
+		return err
+	}
 	began := time.Now()
 	err := t.await(ctx, settleTimeout, t.unsettled)
 	fmt.Printf("settled after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
@@ -57,6 +63,36 @@ func (t *trial) settle(ctx context.Context) error {
 	}
 	probes.Wait()
 	return t.mark(ctx, history.Settled)
+}
+
+// resumeClusters resumes the Clusters that stayed paused, since whoever had paused them could
+// not be heard by the API server. They would be found fault with for what they lack.
+func (t *trial) resumeClusters(ctx context.Context) error {
+	for _, a := range t.arenas {
+		err := harness.Eventually(ctx, opTimeout, "the Clusters to be resumed", func(ctx context.Context) error {
+			clusters := &clusterv1.ClusterList{}
+			if err := t.stack.Plane.Client.List(ctx, clusters, client.InNamespace(a.ns)); err != nil {
+				return err
+			}
+			for i := range clusters.Items {
+				cluster := &clusters.Items[i]
+				if !ptr.Deref(cluster.Spec.Paused, false) {
+					continue
+				}
+				op := history.Op{Worker: -1, Kind: "resume Cluster", Namespace: a.ns, Name: cluster.Name}
+				resume := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"paused":null}}`))
+				err := t.do(ctx, op, func(ctx context.Context) error { return t.stack.Plane.Client.Patch(ctx, cluster, resume) })
+				if client.IgnoreNotFound(err) != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // drain deletes everything, waits until it is gone, and marks that.
@@ -89,15 +125,21 @@ func orFine(err error) any {
 	return err
 }
 
-// await looks again and again until nothing is left to wait for.
+// await looks again and again until nothing is left to wait for. Its error is what was found
+// left when there was still time to look.
 func (t *trial) await(ctx context.Context, timeout time.Duration, left func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	var found error
 	for {
 		err := left(ctx)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil {
+			return nil
 		}
+		if ctx.Err() != nil {
+			return cmp.Or(found, err)
+		}
+		found = err
 		wait(ctx, lookAgain)
 	}
 }
