@@ -39,6 +39,10 @@ func (a *Allocator) GiveUp(ctx context.Context, machine ipam.Machine, uid types.
 	if err := a.checkThawedOf(ctx, claims, left); err != nil {
 		return err
 	}
+	if _, migrating := ipam.MigrationOf(stored); migrating {
+		// The claim that it is moved to is not among its bindings yet.
+		return nil
+	}
 	held, err := a.Held(ctx, machine, uid)
 	if err != nil || !isBound(stored) && slices.ContainsFunc(held, func(b ipam.Binding) bool { return has(stored, placeOf(b)) }) {
 		return err

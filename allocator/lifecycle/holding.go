@@ -49,7 +49,8 @@ type holding struct {
 	// offDevice says that none of the machine's devices has the annotated address,
 	// and onDevice that one has the address, annotated or not.
 	offDevice, onDevice bool
-	// paused says that the Cluster, or the machine, is paused.
+	// paused says that the Cluster, or the machine, is paused, or that the machine says
+	// that the binding is being moved to another pool.
 	paused bool
 	// abandoned says that the claim is being deleted, and that its provider
 	// will never finish that.

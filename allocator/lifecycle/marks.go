@@ -51,9 +51,9 @@ func (s *state) missesMarks(h *holding) bool {
 	case h.annotated != nil:
 		return !controllerutil.ContainsFinalizer(s.object, ipam.ReleaseFinalizer)
 	case h.isTaken():
-		return h.isTakenOnDevice(s.machineState)
+		return h.isTakenOnDevice(s.machineState) && !s.isBoundOtherwise(h)
 	}
-	return h.claim != nil && h.address != nil && (h.belongsTo(s.machineState) || isOffered(h.claim, s.name))
+	return h.claim != nil && h.address != nil && (h.belongsTo(s.machineState) || isOffered(h.claim, s.name)) && !s.isBoundOtherwise(h)
 }
 
 // foundFor is the holding of a claim that is marked for the machine, is bound to
@@ -81,7 +81,7 @@ func (s *state) foundFor(lost *holding) *holding {
 func restoredBindings(stored *capi.VSphereMachine, s *state) []ipam.Binding {
 	var bindings []ipam.Binding
 	for _, h := range s.holdings {
-		if h.annotated == nil {
+		if h.annotated == nil && !s.isBoundOtherwise(h) {
 			h.annotated = restored(stored, s.machineState, h)
 		}
 		if h.annotated != nil {
@@ -93,6 +93,9 @@ func restoredBindings(stored *capi.VSphereMachine, s *state) []ipam.Binding {
 
 // restored is the binding that a claim and a device agree upon, nil if none.
 func restored(stored *capi.VSphereMachine, m machineState, h *holding) *ipam.Binding {
+	if h.paused {
+		return nil
+	}
 	if h.isTakenOnDevice(m) {
 		return injected(stored, namedAsClaimOf(h.address), h)
 	}

@@ -235,9 +235,10 @@ func (s *state) hasTwin(h *holding) bool {
 }
 
 // isPaused tells whether the machine, or the Cluster of machine, claim or
-// address, is paused. A Cluster that does not exist is not.
+// address, is paused, or the holding is on its way from one pool to another. A Cluster
+// that does not exist is not.
 func (r *Reconciler) isPaused(ctx context.Context, namespace string, s *state, h *holding) (bool, error) {
-	if s.exists && annotations.HasPaused(s.object) {
+	if s.exists && (annotations.HasPaused(s.object) || s.isMigrating(h)) {
 		return true, nil
 	}
 	name := s.clusterOf(h)

@@ -129,6 +129,21 @@ type Step struct {
 	AlreadyDone int `json:"alreadyDone,omitempty"`
 }
 
+// Move is printed by migrate: an address of a machine that is to be moved to another pool.
+type Move struct {
+	metav1.TypeMeta `json:",inline"`
+	Metadata        Meta `json:"metadata"`
+	// State is ready, waiting, half-way, blocked or leaving.
+	State   string `json:"state"`
+	Address string `json:"address"`
+	// From and To are claims, and Pool is the new pool.
+	From string `json:"from"`
+	To   string `json:"to"`
+	Pool string `json:"pool"`
+	// Obstacle says what stands in the way of a machine that is blocked, or waits.
+	Obstacle string `json:"obstacle,omitempty"`
+}
+
 // Version is printed by version.
 type Version struct {
 	metav1.TypeMeta `json:",inline"`

@@ -21,6 +21,7 @@ func TestFieldsKeepTheirNames(t *testing.T) {
 		"Check":       {Check{}, "found metadata remedy state"},
 		"Finding":     {Finding{}, "check finding metadata object remedy severity"},
 		"Step":        {Step{}, "alreadyDone does metadata objects"},
+		"Move":        {Move{}, "address from metadata obstacle pool state to"},
 		"Version":     {Version{}, "image metadata skew version where"},
 		"Meta":        {Meta{}, "name namespace"},
 		"List":        {List[Pool]{}, "items metadata"},

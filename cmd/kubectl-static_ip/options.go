@@ -157,6 +157,19 @@ func (o *options) connect(warned rest.WarningHandler) (client.Client, error) {
 	return c, nil
 }
 
+// connectFast is connect for who asks for much.
+func (o *options) connectFast(qps float32, burst int) (client.Client, error) {
+	config, err := o.config.ToRESTConfig()
+	if err != nil {
+		return nil, exit{exitUnreachable, fmt.Errorf("finding the cluster: %w", err)}
+	}
+	c, err := o.clientAt(config, qps, burst)
+	if err != nil {
+		return nil, exit{exitUnreachable, fmt.Errorf("reaching the cluster: %w", err)}
+	}
+	return c, nil
+}
+
 // sourceOf reads a namespace, all if it is empty.
 func sourceOf(c client.Client, namespace string) inventory.Source {
 	return inventory.Source{
@@ -167,6 +180,10 @@ func sourceOf(c client.Client, namespace string) inventory.Source {
 
 // client knows the kinds in the versions that are served.
 func (o *options) client(config *rest.Config) (client.Client, error) {
+	return o.clientAt(config, qps, burst)
+}
+
+func (o *options) clientAt(config *rest.Config, qps float32, burst int) (client.Client, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = qps, burst
 	mapper, err := o.config.ToRESTMapper()

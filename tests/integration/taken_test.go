@@ -56,6 +56,7 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			"metal3 is asked where it has to be":                  metal3IsAskedWhereItMust,
 			"what is frozen is not taken":                         whatIsFrozenIsNotTaken,
 			"a namespace is frozen behind a machine":              func(s *scene) { frozen = s.ns; frozenBehindAMachine(s) },
+			"a migration leaves what has no claim":                migrationLeavesWhatHasNoClaim,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -92,6 +93,8 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			"a range that is taken out of a pool is not given": rangeThatIsTakenOutIsNotGiven,
 			"a machine of a deleted pool":                      poolGoesWithAMachine,
 			"what is frozen is not given back":                 whatWasTakenStaysWhileItIsFrozen,
+			"a migration moves what was taken just now":        migrationMovesWhatWasTaken,
+			"a pool that is moved to gives away none of it":    migrationKeepsWhatIsMoved,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

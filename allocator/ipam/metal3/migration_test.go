@@ -1,0 +1,92 @@
+package metal3
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/ipam"
+)
+
+// shaped is a pool of two entries, of which the second has a gateway of its own.
+func shaped() *ipamv1.IPPool {
+	text := func(s string) *ipamv1.IPAddressStr { return new(ipamv1.IPAddressStr(s)) }
+	pool := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Name: "a"}}
+	pool.Spec.Pools = []ipamv1.Pool{
+		{Start: text("10.0.0.1"), End: text("10.0.0.9")},
+		{Start: text("10.0.0.20"), End: text("10.0.0.29"), Gateway: text("10.0.0.254")},
+	}
+	pool.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{"vip": "10.0.0.3", "later": "10.0.0.9"}
+	return pool
+}
+
+// written are the ranges of a pool, with their gateways, and what is kept for whom.
+func written(pool *ipamv1.IPPool) string {
+	var parts []string
+	for _, entry := range pool.Spec.Pools {
+		part := fmt.Sprintf("%s-%s", *entry.Start, *entry.End)
+		if entry.Gateway != nil {
+			part += " by " + string(*entry.Gateway)
+		}
+		parts = append(parts, part)
+	}
+	for _, key := range slices.Sorted(maps.Keys(pool.Spec.PreAllocations)) {
+		parts = append(parts, key+"="+string(pool.Spec.PreAllocations[key]))
+	}
+	return strings.Join(parts, "; ")
+}
+
+func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
+	const before = "10.0.0.1-10.0.0.9; 10.0.0.20-10.0.0.29 by 10.0.0.254; later=10.0.0.9; vip=10.0.0.3"
+	freeze := func(used ...string) func(client.Object) error {
+		return func(pool client.Object) error { return Provider{}.Freeze(pool, ips(used...)) }
+	}
+	thaw := func(kept ...string) func(client.Object) error {
+		return func(pool client.Object) error { return Provider{}.Thaw(pool, ips(kept...)) }
+	}
+	reserve := func(claim, ip string) func(client.Object) error {
+		return func(pool client.Object) error {
+			return Provider{}.Reserve(pool, map[string]netip.Addr{claim: netip.MustParseAddr(ip)})
+		}
+	}
+	unreserve := func(pool client.Object) error { return Provider{}.Reserve(pool, nil) }
+	const nobodys1, nobodys2, nobodys20 = "capv-static-ip.dev/10.0.0.1=10.0.0.1; ", "capv-static-ip.dev/10.0.0.2=10.0.0.2; ", "capv-static-ip.dev/10.0.0.20=10.0.0.20"
+	for name, test := range map[string]struct {
+		steps []func(client.Object) error
+		want  string
+		plain bool
+	}{
+		"frozen to what is in use":  {[]func(client.Object) error{freeze("10.0.0.1", "10.0.0.2", "10.0.0.20")}, "10.0.0.1-10.0.0.2; 10.0.0.20-10.0.0.20 by 10.0.0.254; " + nobodys1 + nobodys2 + nobodys20, false},
+		"frozen with its own claim": {[]func(client.Object) error{freeze("10.0.0.3")}, "10.0.0.3-10.0.0.3; capv-static-ip.dev/10.0.0.3=10.0.0.3; vip=10.0.0.3", false},
+		"frozen, and one has come":  {[]func(client.Object) error{freeze("10.0.0.1"), freeze("10.0.0.1", "10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
+		"frozen, and one has gone":  {[]func(client.Object) error{freeze("10.0.0.1", "10.0.0.2"), freeze("10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
+		"thawed":                    {[]func(client.Object) error{freeze("10.0.0.1"), thaw()}, before, true},
+		"thawed, one has moved":     {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1")}, strings.Replace(before, "later", nobodys1+"later", 1), false},
+		"reserved":                  {[]func(client.Object) error{reserve("cp-0", "10.0.0.1")}, strings.Replace(before, "later", "cp-0=10.0.0.1; later", 1), false},
+		"reserved for another":      {[]func(client.Object) error{reserve("cp-0", "10.0.0.1"), reserve("cp-1", "10.0.0.2")}, strings.Replace(before, "later", "cp-1=10.0.0.2; later", 1), false},
+		"reserved for nobody more":  {[]func(client.Object) error{reserve("cp-0", "10.0.0.1"), unreserve}, before, true},
+		"moved back to":             {[]func(client.Object) error{freeze("10.0.0.1"), reserve("cp-0", "10.0.0.1")}, strings.Replace(before, "later", "cp-0=10.0.0.1; later", 1), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := shaped()
+			for _, step := range test.steps {
+				if err := step(pool); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := written(pool); got != test.want {
+				t.Errorf("it is\n%s\nwant\n%s", got, test.want)
+			}
+			if _, noted := pool.Annotations[ipam.PoolMigrationAnnotation]; noted == test.plain {
+				t.Errorf("what it was before is noted: %v", noted)
+			}
+		})
+	}
+}

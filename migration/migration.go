@@ -1,0 +1,260 @@
+package migration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/inventory"
+)
+
+const (
+	// firstLook and lastLook are how soon it is looked again at what a provider has to do.
+	firstLook, lastLook = 20 * time.Millisecond, time.Second
+	// conflicts is how often a machine is read again because others write it, too.
+	conflicts = 20
+	// rounds is how often the pool is read again for machines that came meanwhile.
+	rounds = 5
+)
+
+// Migration moves the addresses of one pool to another.
+type Migration struct {
+	Client client.Client
+	// Source reads all namespaces, with workloads. Its client is the API server itself.
+	Source   inventory.Source
+	From, To inventory.PoolKey
+	// Parallel is how many machines are moved at a time.
+	Parallel int
+	// Timeout bounds each wait for a provider.
+	Timeout time.Duration
+	// Templates says that what asks for the old pool is edited, and what the new one lacks.
+	Templates bool
+	// Report tells of what is done.
+	Report func(format string, args ...any)
+}
+
+// Run does what was planned. What was begun before is finished first: until then, the new pool
+// may not be changed.
+func (m *Migration) Run(ctx context.Context) error {
+	p, err := m.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	if len(p.Stops) > 0 {
+		return errors.New(p.Stops[0])
+	}
+	if err := m.moveAll(ctx, p.halfWay(), false); err != nil {
+		return fmt.Errorf("finishing what was begun: %w", err)
+	}
+	if p, err = m.Plan(ctx); err != nil {
+		return err
+	}
+	if len(p.ready())+len(p.waiting()) == 0 {
+		// Freezing what is closed would only undo that.
+		if err := m.edit(ctx, p); err != nil {
+			return err
+		}
+		return m.end(ctx)
+	}
+	if err := m.freeze(ctx); err != nil {
+		return err
+	}
+	for range rounds {
+		if more, err := m.round(ctx); err != nil {
+			return err
+		} else if !more {
+			break
+		}
+	}
+	return m.end(ctx)
+}
+
+// round moves the machines that are ready, and tells whether there were any, or some are to be.
+func (m *Migration) round(ctx context.Context) (bool, error) {
+	p, err := m.Plan(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := m.reserve(ctx, p); err != nil {
+		return false, err
+	}
+	if err := m.edit(ctx, p); err != nil {
+		return false, err
+	}
+	if len(p.ready()) == 0 {
+		return m.awaitOne(ctx)
+	}
+	// What the new pool handed out before its addresses were reserved is seen only now.
+	now, err := m.Plan(ctx)
+	if err != nil {
+		return false, err
+	}
+	ready := slices.DeleteFunc(p.ready(), func(machine Machine) bool {
+		return !slices.ContainsFunc(now.ready(), func(other Machine) bool { return other.UID == machine.UID })
+	})
+	return true, m.moveAll(ctx, ready, false)
+}
+
+// awaitOne waits for a machine to become ready whose claim is about to be made, and tells
+// whether one has.
+func (m *Migration) awaitOne(ctx context.Context) (bool, error) {
+	for began := time.Now(); ; {
+		p, err := m.Plan(ctx)
+		switch {
+		case err != nil || len(p.ready()) > 0:
+			return true, err
+		case len(p.waiting()) == 0 || time.Since(began) > m.Timeout:
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(10 * firstLook):
+		}
+	}
+}
+
+// end gives the pools their last shape, when no machine is half way.
+func (m *Migration) end(ctx context.Context) error {
+	p, err := m.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	if half := p.halfWay(); len(half) > 0 {
+		return fmt.Errorf("%d machines are half way, as %s: run this again", len(half), half[0].Key)
+	}
+	if more := p.ready(); len(more) > 0 {
+		return fmt.Errorf("%d machines have come meanwhile, as %s: run this again", len(more), more[0].Key)
+	}
+	if err := m.close(ctx); err != nil {
+		return err
+	}
+	if err := m.reserve(ctx, p); err != nil {
+		return err
+	}
+	if more := p.waiting(); len(more) > 0 {
+		return fmt.Errorf("%d machines were not moved, as %s: %s", len(more), more[0].Key, more[0].Why)
+	}
+	if left := p.refused(); len(left) > 0 {
+		return fmt.Errorf("%d machines were not moved, as %s: %s", len(left), left[0].Key, left[0].Why)
+	}
+	return nil
+}
+
+// Abort brings the machines back that are half way, and has the old pool hand out addresses
+// again: those that it has, and the new one has not.
+func (m *Migration) Abort(ctx context.Context) error {
+	p, err := m.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	if err := m.moveAll(ctx, p.halfWay(), true); err != nil {
+		return fmt.Errorf("bringing machines back: %w", err)
+	}
+	if err := m.thaw(ctx); err != nil {
+		return err
+	}
+	if p, err = m.Plan(ctx); err != nil {
+		return err
+	}
+	return m.reserve(ctx, p)
+}
+
+// moveAll moves machines, or brings them back. What fails with one does not stop the others.
+func (m *Migration) moveAll(ctx context.Context, machines []Machine, back bool) error {
+	var wait sync.WaitGroup
+	var finished atomic.Int64
+	queue, failed := make(chan Machine), make(chan error, len(machines))
+	for range max(1, m.Parallel) {
+		wait.Go(func() {
+			for machine := range queue {
+				if err := m.advance(ctx, machine, back); err != nil {
+					failed <- fmt.Errorf("VSphereMachine %s: %w", machine.Key, err)
+					m.Report("%s: %v", machine.Key, err)
+					continue
+				}
+				m.Report("%d of %d: %s", finished.Add(1), len(machines), machine.Key)
+			}
+		})
+	}
+	for _, machine := range machines {
+		if ctx.Err() != nil {
+			break
+		}
+		queue <- machine
+	}
+	close(queue)
+	wait.Wait()
+	close(failed)
+	errs := []error{ctx.Err()}
+	for err := range failed {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// advance takes a machine step by step to the end.
+func (m *Migration) advance(ctx context.Context, machine Machine, back bool) error {
+	o, err := m.observe(ctx, machine, back)
+	if err == nil && back && o.announced && !o.back {
+		err = m.announce(ctx, &o, true)
+	}
+	var cause error
+	for again := 0; ; {
+		if err == nil {
+			d := next(o)
+			switch d.task {
+			case done:
+				return cause
+			case blocked:
+				return errors.Join(cause, errors.New(d.why))
+			case await:
+				err = m.await(ctx, &o, d)
+			default:
+				err = m.perform(ctx, &o, d)
+			}
+			if err == nil && d.task == discard {
+				return errors.New(d.why)
+			}
+		}
+		var taken *takenError
+		switch {
+		case err == nil:
+		case errors.As(err, &taken):
+			cause, err = taken, m.announce(ctx, &o, true)
+		case apierrors.IsConflict(err) && again < conflicts:
+			again++
+			o, err = m.observe(ctx, machine, back)
+		default:
+			return errors.Join(cause, err)
+		}
+	}
+}
+
+// await waits until a provider has done something for a move.
+func (m *Migration) await(ctx context.Context, o *observed, d decision) error {
+	wait := firstLook
+	for began := time.Now(); ; wait = min(2*wait, lastLook) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+		if err := m.look(ctx, o, d.journey); err != nil {
+			return err
+		}
+		switch now := next(*o); {
+		case now.task != await || now.journey != d.journey:
+			return nil
+		case time.Since(began) > m.Timeout:
+			return fmt.Errorf("after %s, %s", m.Timeout, now.why)
+		}
+	}
+}

@@ -1,0 +1,283 @@
+package migration
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/kube"
+	"capv-static-ip.dev/inventory"
+)
+
+// WithAnnotation is on a pool that addresses are moved from, or to: the other pool.
+const WithAnnotation = "capv-static-ip.dev/migration-with"
+
+// nobodys begins what an address is kept for that no claim of a machine is to get.
+const nobodys = "capv-static-ip.dev/"
+
+// freeze has the old pool hand out nothing any more. Its provider's webhook may know less than
+// there is, so that it is looked at again until nothing has come in between.
+func (m *Migration) freeze(ctx context.Context) error {
+	provider := m.migratable(m.From)
+	return m.until(ctx, "freezing "+m.From.String(), func() (bool, error) {
+		used, err := m.used(ctx, m.From)
+		if err != nil {
+			return false, err
+		}
+		if err := m.reshape(ctx, m.From, m.To, func(pool client.Object) error { return provider.Freeze(pool, used) }); err != nil {
+			return false, err
+		}
+		after, err := m.used(ctx, m.From)
+		return err == nil && !slices.ContainsFunc(after, func(ip netip.Addr) bool { return !slices.Contains(used, ip) }), err
+	})
+}
+
+// close has the old pool hand out nothing for good. What was given back while its provider rested
+// is freed before: afterwards, nobody could tell it from what is free.
+func (m *Migration) close(ctx context.Context) error {
+	provider := m.migratable(m.From)
+	if provider.RestsWhenFrozen() {
+		if err := m.dropAll(ctx); err != nil {
+			return err
+		}
+	}
+	return m.until(ctx, "closing "+m.From.String(), func() (bool, error) {
+		used, err := m.used(ctx, m.From)
+		if err != nil {
+			return false, err
+		}
+		return true, m.reshape(ctx, m.From, m.To, func(pool client.Object) error { return provider.Close(pool, used) })
+	})
+}
+
+// dropAll finishes what machines have given back to the old pool while it rested.
+func (m *Migration) dropAll(ctx context.Context) error {
+	provider := m.Source.Providers.For(m.From.PoolReference)
+	objects, err := kube.List(ctx, m.Client, ipam.EmptyClaim(provider), client.InNamespace(m.From.Namespace))
+	if err != nil {
+		return fmt.Errorf("listing the claims on %s: %w", m.From, err)
+	}
+	for _, object := range objects {
+		read := provider.ReadClaim(object)
+		if read.Pool != m.From.PoolReference || object.GetDeletionTimestamp().IsZero() || !provider.HasOnlyOwnFinalizers(object) {
+			continue
+		}
+		ref := ipam.ClaimReference{Pool: read.Pool, Claim: object.GetName()}
+		for range 2 {
+			s, err := m.side(ctx, object.GetNamespace(), ipam.Move{From: ref, Address: netip.IPv4Unspecified()}, ref)
+			if err != nil {
+				return err
+			}
+			if s.claim == nil && s.address == nil || s.isProtected() {
+				break
+			}
+			if err := m.drop(ctx, m.From.PoolReference, s); err != nil && !apierrors.IsConflict(err) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// thaw has the old pool hand out addresses again.
+func (m *Migration) thaw(ctx context.Context) error {
+	provider := m.migratable(m.From)
+	return m.until(ctx, "resuming "+m.From.String(), func() (bool, error) {
+		taken, err := m.used(ctx, m.To)
+		if err != nil {
+			return false, err
+		}
+		return true, m.reshape(ctx, m.From, m.To, func(pool client.Object) error {
+			within, err := m.within(m.From, pool, provider)
+			if err != nil {
+				return err
+			}
+			return provider.Thaw(pool, slices.DeleteFunc(taken, func(ip netip.Addr) bool { return !within(ip) }))
+		})
+	})
+}
+
+// reserve has the new pool hand out nothing that the old one still has.
+func (m *Migration) reserve(ctx context.Context, p *Plan) error {
+	provider := m.migratable(m.To)
+	if err := m.until(ctx, "reserving addresses of "+m.To.String(), func() (bool, error) {
+		kept, err := m.kept(ctx, p)
+		if err != nil {
+			return false, err
+		}
+		return true, m.reshape(ctx, m.To, m.From, func(pool client.Object) error {
+			within, err := m.within(m.To, pool, provider)
+			if err != nil {
+				return err
+			}
+			inside := map[string]netip.Addr{}
+			for claim, ip := range kept {
+				if within(ip) {
+					inside[claim] = ip
+				}
+			}
+			return provider.Reserve(pool, inside)
+		})
+	}); err != nil {
+		return err
+	}
+	return m.noted(ctx, provider)
+}
+
+// kept are the addresses that the old pool has and the new one has not, by the claims that are
+// to get them.
+func (m *Migration) kept(ctx context.Context, p *Plan) (map[string]netip.Addr, error) {
+	used, err := m.used(ctx, m.From)
+	if err != nil {
+		return nil, err
+	}
+	taken, err := m.used(ctx, m.To)
+	if err != nil {
+		return nil, err
+	}
+	kept := map[string]netip.Addr{}
+	isFree := func(ip netip.Addr) bool { return slices.Contains(used, ip) && !slices.Contains(taken, ip) }
+	var claimed []netip.Addr
+	for _, machine := range p.ready() {
+		for _, move := range machine.Moves {
+			if isFree(move.Address) {
+				kept[move.To.Claim] = move.Address
+				claimed = append(claimed, move.Address)
+			}
+		}
+	}
+	for _, ip := range used {
+		if isFree(ip) && !slices.Contains(claimed, ip) {
+			kept[nobodys+ip.String()] = ip
+		}
+	}
+	return kept, nil
+}
+
+// within tells which addresses are in the ranges that a pool has without a migration.
+func (m *Migration) within(key inventory.PoolKey, pool client.Object, provider ipam.Migratable) (func(netip.Addr) bool, error) {
+	plain := pool.DeepCopyObject().(client.Object)
+	if err := provider.Thaw(plain, nil); err != nil {
+		return nil, err
+	}
+	all, _, ok := ipam.Ranges(m.Source.Providers.For(key.PoolReference), plain)
+	return func(ip netip.Addr) bool { return ok && all.Contains(ip) }, nil
+}
+
+// noted waits, for a moment, until the provider of the new pool is seen to know what is
+// reserved. What it gives twice all the same is found before the machine is bound.
+func (m *Migration) noted(ctx context.Context, provider ipam.Migratable) error {
+	const patience = 10 * time.Second
+	for began := time.Now(); time.Since(began) < patience; {
+		pool, err := m.read(ctx, m.To)
+		if err != nil || provider.HasNoted(pool) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * firstLook):
+		}
+	}
+	return nil
+}
+
+// reshape changes a pool, and notes the other one on it for as long as it is not what it was
+// before.
+func (m *Migration) reshape(ctx context.Context, key, other inventory.PoolKey, change func(client.Object) error) error {
+	pool, err := m.read(ctx, key)
+	if err != nil {
+		return err
+	}
+	before := pool.DeepCopyObject().(client.Object)
+	if err := change(pool); err != nil {
+		return err
+	}
+	annotations := pool.GetAnnotations()
+	delete(annotations, WithAnnotation)
+	pool.SetAnnotations(annotations)
+	if annotations[ipam.PoolMigrationAnnotation] != "" {
+		kube.SetAnnotation(pool, WithAnnotation, other.String())
+	}
+	if equality.Semantic.DeepEqual(before, pool) {
+		return nil
+	}
+	return kube.PatchAsRead(ctx, m.Client, pool, before)
+}
+
+// until tries something until it is done. What the webhook of a provider refuses, it may allow
+// a moment later: it goes by what its own cache has.
+func (m *Migration) until(ctx context.Context, what string, try func() (bool, error)) error {
+	for began := time.Now(); ; {
+		finished, err := try()
+		switch {
+		case err == nil && finished:
+			return nil
+		case err != nil && !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) && !apierrors.IsBadRequest(err):
+			return fmt.Errorf("%s: %w", what, err)
+		case time.Since(began) > m.Timeout:
+			return fmt.Errorf("%s: after %s, %w", what, m.Timeout, err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * firstLook):
+		}
+	}
+}
+
+func (m *Migration) read(ctx context.Context, key inventory.PoolKey) (client.Object, error) {
+	pool, err := m.Source.Providers.For(key.PoolReference).Read(ctx, m.Client, m.Client, key.Namespace, key.PoolReference)
+	if err == nil && pool == nil {
+		err = fmt.Errorf("%s does not exist", key)
+	}
+	return pool, err
+}
+
+// used are the addresses of a pool that exist.
+func (m *Migration) used(ctx context.Context, key inventory.PoolKey) ([]netip.Addr, error) {
+	addresses, err := m.addresses(ctx, key)
+	var used []netip.Addr
+	for _, address := range addresses {
+		if ip := capi.ParseAddress(address.IP); ip.IsValid() {
+			used = append(used, ip)
+		}
+	}
+	slices.SortFunc(used, netip.Addr.Compare)
+	return slices.Compact(used), err
+}
+
+// addresses are the address objects of a pool, of all claim APIs that its provider serves.
+func (m *Migration) addresses(ctx context.Context, key inventory.PoolKey) ([]ipam.Address, error) {
+	provider := m.Source.Providers.For(key.PoolReference)
+	kinds := []ipam.Objects{provider}
+	if twinned, ok := provider.(ipam.Twinned); ok {
+		kinds = append(kinds, twinned.Twin())
+	}
+	var found []ipam.Address
+	for _, kind := range kinds {
+		objects, err := kube.List(ctx, m.Client, ipam.EmptyAddress(kind), client.InNamespace(key.Namespace))
+		if err != nil && !kube.IsAbsent(err) {
+			return nil, fmt.Errorf("listing the addresses of %s: %w", key, err)
+		}
+		for _, object := range objects {
+			if address := kind.ReadAddress(object); address.Pool == key.PoolReference {
+				found = append(found, address)
+			}
+		}
+	}
+	return found, nil
+}
+
+func (m *Migration) migratable(key inventory.PoolKey) ipam.Migratable {
+	provider, _ := m.Source.Providers.For(key.PoolReference).(ipam.Migratable)
+	return provider
+}

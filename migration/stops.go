@@ -1,0 +1,113 @@
+package migration
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
+	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/inventory"
+)
+
+// stops are what keeps addresses from being moved between two pools at all.
+func (m *Migration) stops(from, to *inventory.Pool) []string {
+	var stops []string
+	for key, pool := range map[inventory.PoolKey]*inventory.Pool{m.From: from, m.To: to} {
+		if why := m.unfit(key, pool); why != "" {
+			stops = append(stops, why)
+		}
+	}
+	if len(stops) > 0 {
+		return stops
+	}
+	if m.From == m.To {
+		stops = append(stops, "the pools are one and the same")
+	}
+	if m.From.Namespace != m.To.Namespace && m.To.Namespace != "" {
+		stops = append(stops, fmt.Sprintf("%s is not for the machines of %s: name pools of one namespace", m.To, m.From))
+	}
+	if why := cmp.Or(m.migratable(m.From).Clash(from.Object, to.Object), m.migratable(m.To).Clash(to.Object, from.Object)); why != "" {
+		stops = append(stops, why)
+	}
+	_, isFrozen := from.Object.GetAnnotations()[ipam.PoolMigrationAnnotation]
+	if annotations.HasPaused(from.Object) && !isFrozen {
+		stops = append(stops, fmt.Sprintf("%s is paused: resume it", m.From))
+	}
+	if with := to.Object.GetAnnotations()[WithAnnotation]; annotations.HasPaused(to.Object) && with != m.From.String() {
+		stops = append(stops, fmt.Sprintf("%s is paused: resume it", m.To))
+	}
+	return stops
+}
+
+// unfit says why a pool has no part in any migration, empty if it may.
+func (m *Migration) unfit(key inventory.PoolKey, pool *inventory.Pool) string {
+	other := m.From
+	if key == m.From {
+		other = m.To
+	}
+	switch {
+	case pool == nil || pool.Object == nil:
+		return fmt.Sprintf("%s does not exist: make it, with all the addresses that are to be moved to it in its ranges", key)
+	case !pool.Object.GetDeletionTimestamp().IsZero():
+		return fmt.Sprintf("%s is being deleted", key)
+	case m.migratable(key) == nil || !isKnown(pool):
+		return fmt.Sprintf("%s is of a kind that this program cannot move addresses from or to", key)
+	}
+	if with := pool.Object.GetAnnotations()[WithAnnotation]; with != "" && with != other.String() {
+		return fmt.Sprintf("%s takes part in a migration with %s: finish or undo that first (annotation %s)", key, with, WithAnnotation)
+	}
+	return ""
+}
+
+// isKnown tells whether a given address of the pool can be had, and its ranges are known.
+func isKnown(pool *inventory.Pool) bool {
+	requester, ok := pool.Provider.(ipam.Requester)
+	_, _, ranged := ipam.Ranges(pool.Provider, pool.Object)
+	return ok && ranged && requester.CanRequest(pool.PoolReference)
+}
+
+// mayWrite asks the API server, in dry runs, whether what is to be written to a machine would be
+// denied. A policy that protects bindings does not show in what one may do.
+func (m *Migration) mayWrite(ctx context.Context, machine Machine) string {
+	stored := &capi.VSphereMachine{}
+	if err := m.Client.Get(ctx, machine.Key, stored); err != nil {
+		return ""
+	}
+	before := stored.DeepCopy()
+	text := stored.Annotations[ipam.BindingsAnnotation] + " "
+	metav1.SetMetaDataAnnotation(&stored.ObjectMeta, ipam.BindingsAnnotation, text)
+	err := m.Client.Patch(ctx, stored, client.MergeFrom(before), client.DryRunAll)
+	if err == nil || !isDenied(err) {
+		return ""
+	}
+	return fmt.Sprintf("you may not change who holds an address: %v; have yourself named in exempt-users of ConfigMap capv-static-ip-protection for as long as this takes", err)
+}
+
+func isDenied(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) }
+
+// clusterOf is the Cluster of a machine, nil if there is none.
+func clusterOf(graph *inventory.Graph, machine *inventory.Machine) *capi.Cluster {
+	for _, cluster := range graph.CAPIClusters {
+		if cluster.Namespace == machine.Namespace && cluster.Name == machine.Labels[clusterv1.ClusterNameLabel] {
+			return cluster
+		}
+	}
+	return nil
+}
+
+func placeOf(ip netip.Addr) func(capi.Place) bool {
+	return func(place capi.Place) bool { return place.IP == ip }
+}
+
+func compareKeys(a, b types.NamespacedName) int {
+	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}

@@ -1,0 +1,85 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+
+	"capv-static-ip.dev/tests/harness"
+)
+
+// takingRelocation has two pools of metal3 that replicas take addresses of.
+func takingRelocation(s *scene) *relocation {
+	s.Helper()
+	r := relocationIn(s, harness.OfMetal3, harness.OfMetal3)
+	for _, name := range []string{r.from.PoolName, "new-pool"} {
+		pool := &ipamv1.IPPool{}
+		pool.Namespace, pool.Name = r.ns, name
+		r.isServed(pool)
+		r.takes(name)
+	}
+	return r
+}
+
+// made makes a machine of the old pool, and waits for nothing.
+func (r *relocation) made(name string) {
+	r.Helper()
+	r.create(r.asks(r.from, name))
+	r.devices[name] = r.machine(name).Spec.Network.Devices
+}
+
+func migrationLeavesWhatHasNoClaim(s *scene) {
+	r := takingRelocation(s)
+	r.made("m-0")
+	r.isTakenBy("m-0")
+	r.m.Timeout = time.Second
+
+	if err := r.m.Run(r.Context()); err == nil || !strings.Contains(err.Error(), "not bound yet") {
+		r.Errorf("got %v, want to be told that the claim is waited for", err)
+	}
+
+	r.isTakenBy("m-0")
+	if err := r.isSafe(); err != nil {
+		r.Error(err)
+	}
+}
+
+func migrationMovesWhatWasTaken(s *scene) {
+	r := takingRelocation(s)
+	for i := range 3 {
+		r.made(fmt.Sprintf("m-%d", i))
+	}
+
+	r.finishes()
+	r.goes()
+}
+
+// migrationKeepsWhatIsMoved makes machines of the new pool while those of the old one are moved:
+// the pool has room for just these.
+func migrationKeepsWhatIsMoved(s *scene) {
+	r := takingRelocation(s)
+	for i := range 3 {
+		r.adds(fmt.Sprintf("m-%d", i))
+	}
+	moved := make(chan error, 1)
+	go func() { moved <- r.m.Run(r.Context()) }()
+
+	for i := range 3 {
+		r.eventually("a machine of the new pool to get an address", func(ctx context.Context) error {
+			return r.env.Client.Create(ctx, harness.Machine(r.ns, fmt.Sprintf("n-%d", i), r.to.Ask("new-pool")))
+		})
+	}
+	if err := <-moved; err != nil {
+		r.Error(err)
+	}
+	for i := range 3 {
+		name := fmt.Sprintf("n-%d", i)
+		r.devices[name] = r.machine(name).Spec.Network.Devices
+	}
+	r.refused(harness.Machine(r.ns, "late", r.to.Ask("new-pool")), "exhausted")
+	r.finishes()
+	r.goes()
+}
