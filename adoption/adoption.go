@@ -228,7 +228,7 @@ func (a *Adoption) notes(s *state) []string {
 	}
 	for _, d := range s.adapters {
 		notes = append(notes, fmt.Sprintf("do not delete the adapter by its manifest: that has Namespace %s in it, in which CAPV may be, and ClusterRole %s, which is one of ours, too; "+
-			"the step delete leaves both", d.Namespace, adapterPrefix+namesakeSuffix))
+			"the step delete leaves the Namespace, and that role once it is ours", d.Namespace, adapterPrefix+namesakeSuffix))
 	}
 	return notes
 }

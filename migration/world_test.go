@@ -97,13 +97,13 @@ func (w *world) must(err error) {
 func (w *world) serve() {
 	ctx := context.Background()
 	claims, addresses := &ipamv1.IPClaimList{}, &ipamv1.IPAddressList{}
-	w.must(w.Client.List(ctx, claims))
-	w.must(w.Client.List(ctx, addresses))
+	w.must(w.List(ctx, claims))
+	w.must(w.List(ctx, addresses))
 	for i := range claims.Items {
 		w.serveMetal3(ctx, &claims.Items[i], addresses)
 	}
 	contracts := &capiipamv1.IPAddressClaimList{}
-	w.must(w.Client.List(ctx, contracts))
+	w.must(w.List(ctx, contracts))
 	for i := range contracts.Items {
 		w.serveInCluster(ctx, &contracts.Items[i])
 	}
@@ -121,11 +121,11 @@ func (w *world) serveMetal3(ctx context.Context, claim *ipamv1.IPClaim, addresse
 		if own >= 0 {
 			address := &addresses.Items[own]
 			controllerutil.RemoveFinalizer(address, ipamv1.IPAddressFinalizer)
-			w.must(w.Client.Update(ctx, address))
+			w.must(w.Update(ctx, address))
 			w.must(w.Client.Delete(ctx, address))
 		}
 		claim.Finalizers = nil
-		w.must(w.Client.Update(ctx, claim))
+		w.must(w.Update(ctx, claim))
 	case claim.Status.Address == nil:
 		ip := claim.Annotations[metal3.RequestAnnotation]
 		address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
@@ -136,7 +136,7 @@ func (w *world) serveMetal3(ctx context.Context, claim *ipamv1.IPClaim, addresse
 		w.must(w.Client.Create(ctx, address))
 		controllerutil.AddFinalizer(claim, ipamv1.IPClaimFinalizer)
 		claim.Status.Address = &corev1.ObjectReference{Name: address.Name}
-		w.must(w.Client.Update(ctx, claim))
+		w.must(w.Update(ctx, claim))
 	}
 }
 
@@ -151,11 +151,11 @@ func (w *world) serveInCluster(ctx context.Context, claim *capiipamv1.IPAddressC
 	case !claim.DeletionTimestamp.IsZero():
 		if err == nil {
 			controllerutil.RemoveFinalizer(address, protectAddress)
-			w.must(w.Client.Update(ctx, address))
+			w.must(w.Update(ctx, address))
 			w.must(w.Client.Delete(ctx, address))
 		}
 		claim.Finalizers = nil
-		w.must(w.Client.Update(ctx, claim))
+		w.must(w.Update(ctx, claim))
 	case claim.Status.AddressRef.Name == "":
 		if err != nil {
 			w.t.Errorf("claim %s comes before its address", claim.Name)
@@ -163,10 +163,10 @@ func (w *world) serveInCluster(ctx context.Context, claim *capiipamv1.IPAddressC
 		}
 		address.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "IPAddressClaim", Name: claim.Name, UID: claim.UID}}
 		controllerutil.AddFinalizer(address, protectAddress)
-		w.must(w.Client.Update(ctx, address))
+		w.must(w.Update(ctx, address))
 		controllerutil.AddFinalizer(claim, releaseAddress)
 		claim.Status.AddressRef.Name = address.Name
-		w.must(w.Client.Update(ctx, claim))
+		w.must(w.Update(ctx, claim))
 	}
 }
 
@@ -205,8 +205,8 @@ func (w *world) holds() (pool string, addresses int) {
 	stored := &capi.VSphereMachine{}
 	w.must(w.Client.Get(ctx, types.NamespacedName{Namespace: "ns", Name: "cp"}, stored))
 	ofMetal3, ofContract := &ipamv1.IPAddressList{}, &capiipamv1.IPAddressList{}
-	w.must(w.Client.List(ctx, ofMetal3))
-	w.must(w.Client.List(ctx, ofContract))
+	w.must(w.List(ctx, ofMetal3))
+	w.must(w.List(ctx, ofContract))
 	return bindingsIn(stored)[0].Pool.Name, len(ofMetal3.Items) + len(ofContract.Items)
 }
 
@@ -343,12 +343,12 @@ func (w *world) taken() *ipamv1.IPClaim {
 	claim := &ipamv1.IPClaim{}
 	w.must(w.Client.Get(ctx, key, claim))
 	claim.Finalizers = nil
-	w.must(w.Client.Update(ctx, claim))
+	w.must(w.Update(ctx, claim))
 	w.must(w.Client.Delete(ctx, claim))
 	address := &ipamv1.IPAddress{}
 	w.must(w.Client.Get(ctx, types.NamespacedName{Namespace: "ns", Name: "a-10-0-0-1"}, address))
 	kube.SetAnnotation(address, ipam.RequestedByAnnotation, "owner")
-	w.must(w.Client.Update(ctx, address))
+	w.must(w.Update(ctx, address))
 	claim.ResourceVersion, claim.Finalizers = "", []string{ipamv1.IPClaimFinalizer, ipam.InUseFinalizer}
 	return claim
 }

@@ -14,12 +14,12 @@ import (
 // after the other, and whoever chooses among them then would keep to an older one.
 type Defined struct {
 	meta.RESTMapper
-	live client.Reader
+	define func(crd string) (definition, error)
 }
 
-// NewDefined makes a mapper that asks another one first, and then CRDs.
-func NewDefined(discovered meta.RESTMapper, live client.Reader) *Defined {
-	return &Defined{discovered, live}
+// NewDefined makes a mapper that asks another one first, and then CRDs, until the context ends.
+func NewDefined(ctx context.Context, discovered meta.RESTMapper, live client.Reader) *Defined {
+	return &Defined{discovered, func(crd string) (definition, error) { return define(ctx, live, crd) }}
 }
 
 // RESTMapping implements meta.RESTMapper.
@@ -28,7 +28,7 @@ func (d *Defined) RESTMapping(kind schema.GroupKind, versions ...string) (*meta.
 	if !meta.IsNoMatchError(err) {
 		return mapping, err
 	}
-	crd, readErr := define(context.Background(), d.live, crdOf(kind))
+	crd, readErr := d.define(crdOf(kind))
 	if readErr != nil {
 		if apierrors.IsNotFound(readErr) {
 			return nil, err

@@ -389,7 +389,7 @@ func TestVersionIsChosenByTheCRDWhereDiscoveryIsBehind(t *testing.T) {
 				shown.Add(capi.VSphereMachineKind.WithVersion(version), meta.RESTScopeNamespace)
 			}
 			scheme := runtime.NewScheme()
-			if err := capi.AddToScheme(scheme, NewDefined(shown, p.stored(t))); err != nil {
+			if err := capi.AddToScheme(scheme, NewDefined(t.Context(), shown, p.stored(t))); err != nil {
 				t.Fatal(err)
 			}
 			if got := capi.InScheme(scheme, capi.VSphereMachineKind).Version; got != test.want {

@@ -32,11 +32,11 @@ func (f forecaster) Forecast(ctx context.Context, before, after *unstructured.Un
 
 // watchWorkloads starts to watch what a forecast needs beside the rest, nil if nothing is
 // to be forecast.
-func watchWorkloads(mgr manager.Manager, live client.Reader, opts *options) (*informers.Starter, error) {
+func watchWorkloads(ctx context.Context, mgr manager.Manager, live client.Reader, opts *options) (*informers.Starter, error) {
 	if !opts.capacityWarnings {
 		return nil, nil
 	}
-	choose := func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) }
+	choose := func() (*runtime.Scheme, error) { return newScheme(ctx, mgr.GetConfig()) }
 	return informers.NewOptionalStarter(mgr, live, choose, inventory.Sources(mgr.GetScheme()))
 }
 

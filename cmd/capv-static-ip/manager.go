@@ -57,7 +57,7 @@ const shutdownTimeout = 20 * time.Second
 
 // newScheme knows the kinds of the program. The versions of the claim API, of
 // Cluster API and of CAPV depend on what is served.
-func newScheme(config *rest.Config) (*runtime.Scheme, error) {
+func newScheme(ctx context.Context, config *rest.Config) (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, ipamv1.AddToScheme} {
 		utilruntime.Must(add(s))
@@ -74,7 +74,7 @@ func newScheme(config *rest.Config) (*runtime.Scheme, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making a client for CRDs: %w", err)
 	}
-	served := informers.NewDefined(discovered, live)
+	served := informers.NewDefined(ctx, discovered, live)
 	if err := capi.AddToScheme(s, served); err != nil {
 		return nil, err
 	}
@@ -102,7 +102,7 @@ func newManager(ctx context.Context, config *rest.Config, opts *options) (manage
 	config.QPS, config.Burst = opts.kubeAPIQPS, opts.kubeAPIBurst
 	config.UserAgent = "capv-static-ip/" + version
 
-	scheme, err := newScheme(config)
+	scheme, err := newScheme(ctx, config)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -274,7 +274,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	if err != nil {
 		return nil, err
 	}
-	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(mgr.GetConfig()) },
+	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(ctx, mgr.GetConfig()) },
 		slices.Concat(alloc.Counts.Sources(), alloc.Sources(), demand.Sources(mgr.GetScheme())),
 		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources))
 	if err != nil {
@@ -330,7 +330,7 @@ type reads struct {
 // addCounts adds what is counted of the caches: the metrics, what is found to be wrong, and
 // what is forecast.
 func addCounts(ctx context.Context, mgr manager.Manager, by reads, opts *options) error {
-	workloads, err := watchWorkloads(mgr, by.live, opts)
+	workloads, err := watchWorkloads(ctx, mgr, by.live, opts)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,8 @@ func (s *scene) applied(manifest *unstructured.Unstructured, manager string) *un
 func TestFluxSeesNoDifferenceInWhatWasInjected(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
-		s.pool(f)
+		s.create(harness.Cluster(s.ns, harness.DefaultCluster))
+		s.vips(f, 150, 153)
 		for _, object := range inGit(s, f) {
 			manifest := s.untyped(object)
 			before := s.applied(manifest, fluxManager)
@@ -65,7 +66,8 @@ func TestArgoCDSeesNoDifferenceInWhatItIgnores(t *testing.T) {
 	ignored := ignoredByArgoCD(t)
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
-		s.pool(f)
+		s.create(harness.Cluster(s.ns, harness.DefaultCluster))
+		s.vips(f, 154, 157)
 		for _, object := range inGit(s, f) {
 			manifest := s.untyped(object)
 			before := s.applied(manifest, argoManager)
