@@ -56,7 +56,8 @@ type Manager struct {
 // not so soon that a leader on a busy machine loses it, and with it its life.
 const (
 	leaseDuration = 10 * time.Second
-	renewDeadline = 8 * time.Second
+	// RenewDeadline is for how long a leader that cannot say so goes on. Then it ends.
+	RenewDeadline = 8 * time.Second
 	retryPeriod   = time.Second
 )
 
@@ -148,7 +149,7 @@ func (m *Manager) args(webhookPort int) ([]string, error) {
 			"--leader-elect",
 			"--leader-elect-namespace="+SystemNamespace,
 			"--leader-elect-lease-duration="+leaseDuration.String(),
-			"--leader-elect-renew-deadline="+renewDeadline.String(),
+			"--leader-elect-renew-deadline="+RenewDeadline.String(),
 			"--leader-elect-retry-period="+retryPeriod.String(),
 		)
 	}

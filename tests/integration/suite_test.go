@@ -126,9 +126,15 @@ func startEnvironment(ctx context.Context, options harness.Options, replicas int
 	return env, nil
 }
 
+// ownPlanes bounds how many tests have an environment of their own at a time: each is busy
+// while it starts, and what is timed elsewhere would wait for it.
+var ownPlanes = make(chan struct{}, 3)
+
 // ownEnvironment is for a test that breaks parts of it. It ends with the test.
 func ownEnvironment(t *testing.T, options harness.Options, replicas int) *environment {
 	t.Helper()
+	ownPlanes <- struct{}{}
+	t.Cleanup(func() { <-ownPlanes })
 	options.Progress = io.Discard
 	// The test's own context ends before its cleanup, which still looks around.
 	env, err := startEnvironment(context.WithoutCancel(t.Context()), options, replicas)

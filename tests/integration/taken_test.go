@@ -31,8 +31,10 @@ const (
 // TestAddressesAreTakenWithoutMetal3 has one environment for what happens to addresses
 // before they have claims, which nobody makes as long as no replica leads, and then for
 // what becomes of them.
+//
+// It is not parallel to others: its scenes are to each other, and would wait for all others
+// first, with the environment.
 func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
-	t.Parallel()
 	env := ownEnvironment(t, harness.Options{}, 0)
 	lease := holdLease(t, env)
 	for range 2 {
