@@ -328,35 +328,3 @@ func finishedWheneverKilled(t *testing.T, from, to harness.Fixture) {
 	r.eventually("all machines to be held by the new pool alone", func(context.Context) error { return r.heldBy(r.m.To) })
 	r.goes()
 }
-
-func TestMigrationThatIsKilledAfterAnyWriteCanBeUndone(t *testing.T) {
-	t.Parallel()
-	betweenProviders(t, undoneWheneverKilled)
-}
-
-// undoneWheneverKilled kills a migration before the first machine is begun, and then whatever is
-// done about it.
-func undoneWheneverKilled(t *testing.T, from, to harness.Fixture) {
-	r := newRelocation(t, shared, from, to, 1)
-	for writes := int64(1); ; writes++ {
-		died := r.diesAfter(writes, (*migration.Migration).Run)
-		if err := r.isSafe(); err != nil {
-			t.Fatalf("after %d writes: %v", writes, err)
-		}
-		if err := r.m.Abort(t.Context()); err != nil {
-			t.Fatalf("undoing after %d writes: %v", writes, err)
-		}
-		if err := r.isSafe(); err != nil {
-			t.Fatalf("undone after %d writes: %v", writes, err)
-		}
-		if r.heldBy(r.m.To) == nil {
-			t.Logf("beyond the point of no return after %d writes", writes)
-			break
-		}
-		r.eventually("the machine to be held by the old pool alone", func(context.Context) error { return r.heldBy(r.m.From) })
-		if !died {
-			t.Fatal("it was not killed, and nothing has moved")
-		}
-	}
-	r.goes()
-}

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -137,51 +134,28 @@ func (c *comeOver) lookAround(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for name, before := range c.before {
-		if after[name] != before {
-			return fmt.Errorf("machine %s was\n%s\nand is\n%s", name, before, after[name])
-		}
-	}
-	events, err := c.VCenter.Events(ctx, 0)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(stack.SharedAddresses(events)...); err != nil {
+	if err := c.areUntouched(ctx, c.before, after); err != nil {
 		return err
 	}
 	c.tell("Spec, claim, address and VM of %d machines are the same as before, and no address was in two VMs.", len(c.before))
 	return nil
 }
 
-// machines are the spec of each machine, the UIDs of its claim and its address, and all that
-// happened to its VM.
+// machines are what each machine is, with the UIDs of its claim and its address.
 func (c *comeOver) machines(ctx context.Context) (map[string]string, error) {
-	events, err := c.VCenter.Events(ctx, 0)
+	machines, err := c.running(ctx, c.named, c.bare)
 	if err != nil {
 		return nil, err
 	}
-	machines := map[string]string{}
-	for _, workers := range []*clusterv1.MachineDeployment{c.named, c.bare} {
-		nodes, err := c.Nodes(ctx, workers)
-		if err != nil {
+	for name := range machines {
+		claim, address := &ipamv1.IPClaim{}, &ipamv1.IPAddress{}
+		if err := c.Plane.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name + "-0"}, claim); err != nil {
 			return nil, err
 		}
-		for _, node := range nodes {
-			spec, err := json.Marshal(node.Machine.Spec)
-			if err != nil {
-				return nil, err
-			}
-			claim, address := &ipamv1.IPClaim{}, &ipamv1.IPAddress{}
-			if err := c.Plane.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: node.Machine.Name + "-0"}, claim); err != nil {
-				return nil, err
-			}
-			if err := c.Plane.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: claim.Status.Address.Name}, address); err != nil {
-				return nil, err
-			}
-			happened := slices.DeleteFunc(slices.Clone(events), func(e stack.VMEvent) bool { return e.ID != node.VM.ID })
-			lines := []string{string(spec), string(claim.UID), string(address.UID), node.VM.ID, fmt.Sprintf("%d events of its VM", len(happened))}
-			machines[node.Machine.Name] = strings.Join(lines, "\n")
+		if err := c.Plane.Client.Get(ctx, types.NamespacedName{Namespace: namespace, Name: claim.Status.Address.Name}, address); err != nil {
+			return nil, err
 		}
+		machines[name] += fmt.Sprintf("\nclaim %s\naddress %s", claim.UID, address.UID)
 	}
 	return machines, nil
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +11,8 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
 	"capv-static-ip.dev/tests/stack"
 )
@@ -28,6 +32,7 @@ type play struct {
 func plays() map[string]play {
 	return map[string]play{
 		"adapter": adapterPlay(),
+		"migrate": migratePlay(),
 	}
 }
 
@@ -83,4 +88,68 @@ func (s *stage) show(cmd *exec.Cmd, typed string, code int, says string) error {
 		return fmt.Errorf("%s does not say %q", typed, says)
 	}
 	return nil
+}
+
+// killed runs kubectl static-ip, shows what it prints, and kills it with -9 at a word.
+func (s *stage) killed(ctx context.Context, word string, args ...string) error {
+	typed := "kubectl static-ip " + strings.Join(args, " ")
+	fmt.Fprintf(s.out, "\n$ %s\n", typed)
+	cmd := s.plugin.command(ctx, args...)
+	cmd.Stdout = s.out
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(said); lines.Scan(); {
+		fmt.Fprintln(s.out, lines.Text())
+		if strings.Contains(lines.Text(), word) {
+			_ = cmd.Process.Kill()
+		}
+	}
+	if err := cmd.Wait(); err == nil {
+		return fmt.Errorf("%s came to its end before it could be killed", typed)
+	}
+	fmt.Fprintln(s.out, "Killed")
+	return nil
+}
+
+// running is of each machine of some workers its spec, its VM, and how much has happened to that.
+func (s *stage) running(ctx context.Context, all ...*clusterv1.MachineDeployment) (map[string]string, error) {
+	events, err := s.VCenter.Events(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
+	machines := map[string]string{}
+	for _, workers := range all {
+		nodes, err := s.Nodes(ctx, workers)
+		if err != nil {
+			return nil, err
+		}
+		for _, node := range nodes {
+			spec, err := json.Marshal(node.Machine.Spec)
+			if err != nil {
+				return nil, err
+			}
+			happened := slices.DeleteFunc(slices.Clone(events), func(e stack.VMEvent) bool { return e.ID != node.VM.ID })
+			machines[node.Machine.Name] = fmt.Sprintf("%s\n%s\n%d events of its VM", spec, node.VM.ID, len(happened))
+		}
+	}
+	return machines, nil
+}
+
+// areUntouched returns an error if a machine is not what it was, or an address was in two VMs.
+func (s *stage) areUntouched(ctx context.Context, before, after map[string]string) error {
+	for name, was := range before {
+		if after[name] != was {
+			return fmt.Errorf("machine %s was\n%s\nand is\n%s", name, was, after[name])
+		}
+	}
+	events, err := s.VCenter.Events(ctx, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(stack.SharedAddresses(events)...)
 }
