@@ -6,11 +6,9 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
@@ -18,7 +16,6 @@ import (
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 
-	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/torture/history"
 )
@@ -39,7 +36,6 @@ func objectFaults() []fault {
 		{"delete-claim", 5, false, deleteOne(claimKinds...)},
 		{"delete-address", 5, false, deleteOne(addressKinds...)},
 		{"pause-cluster", 2, false, pauseCluster},
-		{"freeze", 2, false, freeze},
 		{"refuse-machines", 2, false, refuseMachines},
 		{"renew-certificate", 2, false, renewCertificate},
 		{"delete-pool", 1, false, deletePool},
@@ -94,29 +90,6 @@ func pauseCluster(ctx context.Context, n *nemesis) (string, func() error) {
 		}
 		wait(ctx, d)
 		return n.mend(ctx, "the Cluster to be resumed", set("null"))
-	}
-}
-
-// freeze has a namespace, or a pool, be frozen for a while.
-func freeze(ctx context.Context, n *nemesis) (string, func() error) {
-	a, d := n.anyArena(), n.some(3*time.Second, 20*time.Second)
-	object, what := client.Object(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: a.ns}}), a.ns
-	if n.rand.IntN(2) == 0 {
-		pool := a.sources[n.rand.IntN(len(a.sources))]
-		object, what = pool.object(a.ns), a.ns+" "+pool.ref()
-	}
-	set := func(text string) func(context.Context) error {
-		mark := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"annotations":{"`+ipam.FrozenAnnotation+`":`+text+`}}}`))
-		return func(ctx context.Context) error {
-			return n.stack.Plane.Client.Patch(ctx, object.DeepCopyObject().(client.Object), mark)
-		}
-	}
-	return during(what, d), func() error {
-		if err := n.mend(ctx, "the freeze to begin", set(`"tortured"`)); err != nil {
-			return err
-		}
-		wait(ctx, d)
-		return n.mend(ctx, "the freeze to end", set("null"))
 	}
 }
 
