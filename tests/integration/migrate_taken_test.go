@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
@@ -65,7 +66,9 @@ func migrationKeepsWhatIsMoved(s *scene) {
 		r.adds(fmt.Sprintf("m-%d", i))
 	}
 	moved := make(chan error, 1)
-	go func() { moved <- r.m.Run(r.Context()) }()
+	var running sync.WaitGroup
+	running.Go(func() { moved <- r.m.Run(r.Context()) })
+	r.Cleanup(running.Wait)
 
 	for i := range 3 {
 		r.eventually("a machine of the new pool to get an address", func(ctx context.Context) error {
