@@ -103,7 +103,7 @@ func (a *Adoption) readAdapters(ctx context.Context, s *state) error {
 		}
 	}
 	for i := range s.adapters {
-		s.belongings = append(s.belongings, object{Object: &s.adapters[i], kind: "Deployment"})
+		s.belongings = append(s.belongings, object{Object: &s.adapters[i], Kind: "Deployment"})
 	}
 	return nil
 }
@@ -137,9 +137,9 @@ func (a *Adoption) find(ctx context.Context, s *state, namespace, prefix string,
 			continue
 		}
 		found.SetGroupVersionKind(each.GroupVersionKind)
-		s.belongings = append(s.belongings, object{Object: found, kind: each.Kind})
+		s.belongings = append(s.belongings, object{Object: found, Kind: each.Kind})
 		if name == adapterPrefix+namesakeSuffix {
-			s.namesake = append(s.namesake, object{Object: found, kind: each.Kind})
+			s.namesake = append(s.namesake, object{Object: found, Kind: each.Kind})
 		}
 	}
 	return nil
@@ -163,7 +163,7 @@ func (a *Adoption) readPods(ctx context.Context, s *state, d *appsv1.Deployment)
 		}
 		for j := range pods.Items {
 			if pod := &pods.Items[j]; metav1.IsControlledBy(pod, set) && !hasEnded(pod) {
-				s.pods = append(s.pods, object{Object: pod, kind: "Pod"})
+				s.pods = append(s.pods, object{Object: pod, Kind: "Pod"})
 			}
 		}
 	}

@@ -281,7 +281,7 @@ func TestWhoInstalledTheAdapterIsAStop(t *testing.T) {
 	d := theAdapter()
 	d.Annotations = map[string]string{"meta.helm.sh/release-name": "adapter", "meta.helm.sh/release-namespace": capvNamespace}
 	s := newWorld().state()
-	s.belongings = []object{{Object: d, kind: "Deployment"}}
+	s.belongings = []object{{Object: d, Kind: "Deployment"}}
 	a := adoptionOf(clientOf(t))
 	a.Keep, a.Timeout = true, time.Minute
 

@@ -132,7 +132,7 @@ func (s *state) judge(c claim) outcome {
 		return elsewhere
 	case !c.GetDeletionTimestamp().IsZero(), !m.DeletionTimestamp.IsZero():
 		return going
-	case isPaused(m, s.clusterOf(m)):
+	case isPaused(m, s.graph.ClusterOf(m)):
 		return later
 	case c.address.IsValid() && has(m, c.address):
 		return adopting

@@ -21,14 +21,7 @@ import (
 	"capv-static-ip.dev/procedure"
 )
 
-// object is an object with the name of its kind.
-type object struct {
-	client.Object
-	kind string
-}
-
-// String names it for people.
-func (o object) String() string { return procedure.NameOf(o.kind, o) }
+type object = procedure.Object
 
 // state is what there was when it was read.
 type state struct {
@@ -55,12 +48,9 @@ type state struct {
 
 // read reads all of it. What cannot be read is an error: nothing may be overlooked.
 func (a *Adoption) read(ctx context.Context) (*state, error) {
-	graph, err := a.Source.Read(ctx)
+	graph, err := a.Source.ReadWhole(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if len(graph.Unseen) > 0 {
-		return nil, fmt.Errorf("not everything can be looked at: %s", graph.Unseen[0])
 	}
 	s := stateOf(graph)
 	s.isServed = func(owner metav1.OwnerReference) bool {
@@ -103,21 +93,10 @@ func stateOf(graph *inventory.Graph) *state {
 	return s
 }
 
-// clusterOf is the Cluster that an object says it is of, nil if it does not exist.
-func (s *state) clusterOf(o client.Object) *capi.Cluster {
-	name := o.GetLabels()[clusterv1.ClusterNameLabel]
-	for _, cluster := range s.graph.CAPIClusters {
-		if cluster.Namespace == o.GetNamespace() && cluster.Name == name {
-			return cluster
-		}
-	}
-	return nil
-}
-
 // clusterOn is the Cluster of a VSphereCluster, nil if it does not exist.
 func (s *state) clusterOn(c *inventory.Cluster) *capi.Cluster {
 	if c.Labels[clusterv1.ClusterNameLabel] != "" {
-		return s.clusterOf(c)
+		return s.graph.ClusterOf(c)
 	}
 	for _, cluster := range s.graph.CAPIClusters {
 		if cluster.Namespace == c.Namespace && cluster.IsOn(c.Name) {

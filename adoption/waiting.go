@@ -40,7 +40,7 @@ func (s *state) fateOf(m *inventory.Machine) fate {
 		return unnamed
 	case !isOwned(m):
 		return unowned
-	case isPaused(m, s.clusterOf(m)):
+	case isPaused(m, s.graph.ClusterOf(m)):
 		return resumed
 	}
 	return served

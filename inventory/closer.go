@@ -195,6 +195,17 @@ func (g *Graph) cluster(namespace, name string) *capi.Cluster {
 	return g.makers.clusters[types.NamespacedName{Namespace: namespace, Name: name}]
 }
 
+// ClusterOf is the Cluster that an object says it is of, nil if it does not exist.
+func (g *Graph) ClusterOf(object client.Object) *capi.Cluster {
+	name := object.GetLabels()[clusterv1.ClusterNameLabel]
+	for _, cluster := range g.CAPIClusters {
+		if cluster.Namespace == object.GetNamespace() && cluster.Name == name {
+			return cluster
+		}
+	}
+	return nil
+}
+
 // machineSet is a MachineSet that was read, nil if there is none.
 func (g *Graph) machineSet(namespace, name string) *unstructured.Unstructured {
 	if g.closer == nil {

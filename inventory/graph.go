@@ -170,6 +170,18 @@ type Source struct {
 	ParseBindings func(text string) (ipam.Bindings, error)
 }
 
+// ReadWhole is Read for who may overlook nothing: what cannot be read is an error.
+func (s Source) ReadWhole(ctx context.Context) (*Graph, error) {
+	g, err := s.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(g.Unseen) > 0 {
+		return nil, fmt.Errorf("not everything can be looked at: %s", g.Unseen[0])
+	}
+	return g, nil
+}
+
 // Read reads everything. It fails only if nothing could be read.
 func (s Source) Read(ctx context.Context) (*Graph, error) {
 	g := &Graph{

@@ -113,10 +113,8 @@ func (m *Migration) awaitOne(ctx context.Context) (bool, error) {
 		case len(p.waiting()) == 0 || time.Since(began) > m.Timeout:
 			return false, nil
 		}
-		select {
-		case <-ctx.Done():
-			return false, ctx.Err()
-		case <-time.After(10 * firstLook):
+		if err := pause(ctx, 10*firstLook); err != nil {
+			return false, err
 		}
 	}
 }
@@ -242,10 +240,8 @@ func (m *Migration) advance(ctx context.Context, machine Machine, back bool) err
 func (m *Migration) await(ctx context.Context, o *observed, d decision) error {
 	wait := firstLook
 	for began := time.Now(); ; wait = min(2*wait, lastLook) {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(wait):
+		if err := pause(ctx, wait); err != nil {
+			return err
 		}
 		if err := m.look(ctx, o, d.journey); err != nil {
 			return err
@@ -256,5 +252,15 @@ func (m *Migration) await(ctx context.Context, o *observed, d decision) error {
 		case time.Since(began) > m.Timeout:
 			return fmt.Errorf("after %s, %s", m.Timeout, now.why)
 		}
+	}
+}
+
+// pause waits for a while, and returns an error if the context ends before.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }

@@ -52,8 +52,8 @@ type Plan struct {
 	Left []string
 	// Edits are what has to be edited so that nothing asks for the old pool any more.
 	Edits []Edit
-	// Stops keep it from being done, and Notes are worth to be known.
-	Stops, Notes []string
+	// Stops keep it from being done.
+	Stops []string
 }
 
 func (p *Plan) in(state State) []Machine {
@@ -67,12 +67,9 @@ func (p *Plan) refused() []Machine { return p.in(Blocked) }
 
 // Plan reads the cluster and plans. It writes nothing.
 func (m *Migration) Plan(ctx context.Context) (*Plan, error) {
-	graph, err := m.Source.Read(ctx)
+	graph, err := m.Source.ReadWhole(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if len(graph.Unseen) > 0 {
-		return nil, fmt.Errorf("not everything can be looked at: %s", graph.Unseen[0])
 	}
 	p, err := m.plan(graph)
 	if err != nil || len(p.Stops) > 0 || len(p.ready()) == 0 {
@@ -224,7 +221,7 @@ func (m *Migration) planBegun(planned Machine, machine *inventory.Machine, migra
 }
 
 func writesOf(moves []ipam.Move) []string {
-	writes := make([]string, 0, 2*len(moves))
+	writes := make([]string, 0, len(moves))
 	for _, move := range moves {
 		writes = append(writes, fmt.Sprintf("%s to claim %s of %s %s", move.Address, move.To.Claim, move.To.Pool.Kind, move.To.Pool.Name))
 	}
@@ -241,13 +238,14 @@ func (m *Migration) judge(graph *inventory.Graph, machine *inventory.Machine, mo
 	if why := obstacle(graph, machine, to); why != "" {
 		return Blocked, why
 	}
-	for _, move := range moves {
-		if m.oldSide(graph, machine, move).isAwaited(move) {
+	held := make([]side, len(moves))
+	for i, move := range moves {
+		if held[i] = m.oldSide(graph, machine, move); held[i].isAwaited(move) {
 			return Waiting, fmt.Sprintf("%s is its own, and claim %s is not bound yet: the manager, or the IPAM provider, is about to do that", move.Address, move.From.Claim)
 		}
 	}
-	for _, move := range moves {
-		if why := m.obstacleOf(graph, machine, move, to); why != "" {
+	for i, move := range moves {
+		if why := m.obstacleOf(machine, move, held[i], to); why != "" {
 			return Blocked, why
 		}
 	}
@@ -257,7 +255,7 @@ func (m *Migration) judge(graph *inventory.Graph, machine *inventory.Machine, mo
 // obstacle says why a machine cannot be moved now whatever its addresses are, empty if it can.
 func obstacle(graph *inventory.Graph, machine *inventory.Machine, to *target) string {
 	_, isMoving := machine.Annotations[clusterctlv1.DeleteForMoveAnnotation]
-	switch cluster := clusterOf(graph, machine); {
+	switch cluster := graph.ClusterOf(machine); {
 	case isMoving:
 		return "clusterctl is moving it: wait until that is over"
 	case to.Namespace != "" && to.Namespace != machine.Namespace:
@@ -271,7 +269,7 @@ func obstacle(graph *inventory.Graph, machine *inventory.Machine, to *target) st
 }
 
 // obstacleOf says why one address of a machine cannot be moved, empty if it can.
-func (m *Migration) obstacleOf(graph *inventory.Graph, machine *inventory.Machine, move ipam.Move, to *target) string {
+func (m *Migration) obstacleOf(machine *inventory.Machine, move ipam.Move, held side, to *target) string {
 	ip := move.Address
 	binding := machine.Bindings[slices.IndexFunc(machine.Bindings, func(b ipam.Binding) bool { return b.ClaimReference() == move.From })]
 	holder, isHeld := to.heldBy[ip]
@@ -279,7 +277,7 @@ func (m *Migration) obstacleOf(graph *inventory.Graph, machine *inventory.Machin
 	switch {
 	case !isOnDevice:
 		return fmt.Sprintf("no device of it has %s: replace it", ip)
-	case !m.oldSide(graph, machine, move).isMachines(move):
+	case !held.isMachines(move):
 		return fmt.Sprintf("%s is not wholly bound to it: see kubectl static-ip explain vspheremachine/%s", ip, machine.Name)
 	case !to.contains(ip):
 		return fmt.Sprintf("%s is not in the ranges of %s: add it there", ip, to.PoolKey)

@@ -181,10 +181,8 @@ func (m *Migration) noted(ctx context.Context, provider ipam.Migratable) error {
 		if err != nil || provider.HasNoted(pool) {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * firstLook):
+		if err := pause(ctx, 10*firstLook); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -226,10 +224,8 @@ func (m *Migration) until(ctx context.Context, what string, try func() (bool, er
 		case time.Since(began) > m.Timeout:
 			return fmt.Errorf("%s: after %s, %w", what, m.Timeout, err)
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(10 * firstLook):
+		if err := pause(ctx, 10*firstLook); err != nil {
+			return err
 		}
 	}
 }

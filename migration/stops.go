@@ -9,7 +9,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -93,16 +92,6 @@ func (m *Migration) mayWrite(ctx context.Context, machine Machine) string {
 }
 
 func isDenied(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) }
-
-// clusterOf is the Cluster of a machine, nil if there is none.
-func clusterOf(graph *inventory.Graph, machine *inventory.Machine) *capi.Cluster {
-	for _, cluster := range graph.CAPIClusters {
-		if cluster.Namespace == machine.Namespace && cluster.Name == machine.Labels[clusterv1.ClusterNameLabel] {
-			return cluster
-		}
-	}
-	return nil
-}
 
 func placeOf(ip netip.Addr) func(capi.Place) bool {
 	return func(place capi.Place) bool { return place.IP == ip }

@@ -112,6 +112,15 @@ func few(texts []string) string {
 	return strings.Join(texts, ", ")
 }
 
+// Object is an object with the name of its kind.
+type Object struct {
+	client.Object
+	Kind string
+}
+
+// String names it for people.
+func (o Object) String() string { return NameOf(o.Kind, o) }
+
 // NameOf names an object of this kind for people.
 func NameOf(kind string, o client.Object) string {
 	if o.GetNamespace() == "" {

@@ -81,7 +81,7 @@ func (s *state) unfinishedHolders() []string {
 	}
 	var unfinished []string
 	for _, m := range s.graph.Machines {
-		holder := object{Object: m.VSphereMachine, kind: capi.VSphereMachineKind.Kind}
+		holder := object{Object: m.VSphereMachine, Kind: capi.VSphereMachineKind.Kind}
 		switch {
 		case !controllerutil.ContainsFinalizer(m, ipam.ReleaseFinalizer):
 			continue
@@ -101,7 +101,7 @@ func (s *state) unfinishedHolders() []string {
 		}
 		for _, b := range c.Bindings {
 			if len(claims[client.ObjectKey{Namespace: c.Namespace, Name: b.Claim}]) == 0 {
-				holder := object{Object: c.VSphereCluster, kind: capi.VSphereClusterKind.Kind}
+				holder := object{Object: c.VSphereCluster, Kind: capi.VSphereClusterKind.Kind}
 				unfinished = append(unfinished, fmt.Sprintf("%s has %s, and its claim %s is gone", holder, b.Address.Addr(), b.Claim))
 			}
 		}

@@ -42,14 +42,14 @@ func holder(name string) *inventory.Machine {
 
 // claimOf is the claim of a machine.
 func claimOf(m *inventory.Machine) object {
-	return object{kind: "IPClaim", Object: &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{
+	return object{Kind: "IPClaim", Object: &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "ns", Name: m.Name + "-0", Labels: map[string]string{ipam.MachineLabel: "x"},
 		Finalizers: []string{ipam.InUseFinalizer}, OwnerReferences: []metav1.OwnerReference{{UID: m.UID}},
 	}}}
 }
 
 func addressOf(m *inventory.Machine) object {
-	return object{kind: "IPAddress", Object: &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
+	return object{Kind: "IPAddress", Object: &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
 		Namespace: "ns", Name: m.Name, Finalizers: []string{ipam.InUseFinalizer}, Annotations: map[string]string{ipam.MachineNameAnnotation: m.Name},
 	}}}
 }
@@ -64,8 +64,8 @@ func settled() (s *state, m *inventory.Machine, claim, address object) {
 func TestNothingIsBetweenWhereMachinesOwnTheirClaims(t *testing.T) {
 	s, _, _, _ := settled()
 	// Somebody else's, which is not ours to wait for.
-	other := object{kind: "IPClaim", Object: &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other", DeletionTimestamp: &now}}}
-	gone := object{kind: "IPAddress", Object: &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other", DeletionTimestamp: &now}}}
+	other := object{Kind: "IPClaim", Object: &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other", DeletionTimestamp: &now}}}
+	gone := object{Kind: "IPAddress", Object: &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "other", DeletionTimestamp: &now}}}
 	endpoint := claimOf(holder("prod"))
 	endpoint.SetOwnerReferences(nil)
 	endpoint.SetAnnotations(map[string]string{ipam.ClusterNameAnnotation: "prod"})
@@ -160,7 +160,7 @@ func TestMakersOfMachinesRelyOnUs(t *testing.T) {
 	deployment := &unstructured.Unstructured{Object: map[string]any{"kind": "MachineDeployment"}}
 	deployment.SetNamespace("ns")
 	deployment.SetName("md")
-	zone := object{kind: "VSphereDeploymentZone", Object: &capi.VSphereDeploymentZone{ObjectMeta: metav1.ObjectMeta{
+	zone := object{Kind: "VSphereDeploymentZone", Object: &capi.VSphereDeploymentZone{ObjectMeta: metav1.ObjectMeta{
 		Name: "a", Annotations: map[string]string{ipam.PoolsAnnotationPrefix + "0": "p"},
 	}}}
 	waiting := &capi.VSphereCluster{ObjectMeta: metav1.ObjectMeta{
@@ -244,7 +244,7 @@ func TestFinalizerIsTakenOffOnlyWhatIsAsItWasRead(t *testing.T) {
 	if err := c.Get(ctx, client.ObjectKey{Namespace: "ns", Name: m.Name + "-0"}, stored); err != nil {
 		t.Fatal(err)
 	}
-	stale := object{kind: "IPClaim", Object: stored.DeepCopy()}
+	stale := object{Kind: "IPClaim", Object: stored.DeepCopy()}
 	stored.Labels["changed"] = "x"
 	if err := c.Update(ctx, stored); err != nil {
 		t.Fatal(err)
@@ -254,7 +254,7 @@ func TestFinalizerIsTakenOffOnlyWhatIsAsItWasRead(t *testing.T) {
 	if err := r.dropFinalizers(ctx, stale); !apierrors.IsConflict(err) {
 		t.Errorf("got %v, want a conflict", err)
 	}
-	if err := r.dropFinalizers(ctx, object{kind: "IPClaim", Object: stored}); err != nil {
+	if err := r.dropFinalizers(ctx, object{Kind: "IPClaim", Object: stored}); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Get(ctx, client.ObjectKeyFromObject(stored), stored); err != nil {
@@ -315,7 +315,7 @@ func TestNamespaceWithThingsOfOthersStays(t *testing.T) {
 		r := &Removal{Client: fake.NewClientBuilder().WithScheme(clientgoscheme.Scheme).WithObjects(pod).Build()}
 		namespace := &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: "ours", UID: "u"}}
 		namespace.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: namespaceKind})
-		s := &state{graph: test.graph, rest: []object{{Object: namespace, kind: namespaceKind}}}
+		s := &state{graph: test.graph, rest: []object{{Object: namespace, Kind: namespaceKind}}}
 		if err := r.sparedNamespaces(t.Context(), s); err != nil {
 			t.Fatal(err)
 		}

@@ -121,7 +121,7 @@ func (s *state) isInstalled(o object) bool {
 	isHome := func(namespace string) bool {
 		return namespace == installation.Namespace || slices.ContainsFunc(s.deployments, func(d appsv1.Deployment) bool { return d.Namespace == namespace })
 	}
-	if o.kind == namespaceKind {
+	if o.Kind == namespaceKind {
 		return isHome(o.GetName())
 	}
 	return strings.Contains(o.GetName(), installation.App) || isHome(o.GetNamespace())
@@ -131,7 +131,7 @@ func (s *state) isInstalled(o object) bool {
 func (r *Removal) sparedNamespaces(ctx context.Context, s *state) error {
 	var spared []object
 	for _, each := range s.rest {
-		if each.kind != namespaceKind {
+		if each.Kind != namespaceKind {
 			continue
 		}
 		others, err := r.othersIn(ctx, s, each.GetName())
@@ -233,7 +233,7 @@ func (r *Removal) deleteRest(ctx context.Context) error {
 		return err
 	}
 	for _, d := range s.deployments {
-		if slices.ContainsFunc(s.rest, func(o object) bool { return o.kind == namespaceKind && o.GetName() == d.Namespace }) {
+		if slices.ContainsFunc(s.rest, func(o object) bool { return o.Kind == namespaceKind && o.GetName() == d.Namespace }) {
 			continue
 		}
 		for _, each := range unlabelled(d.Namespace) {

@@ -19,14 +19,7 @@ import (
 	"capv-static-ip.dev/procedure"
 )
 
-// object is an object with the name of its kind.
-type object struct {
-	client.Object
-	kind string
-}
-
-// String names it for people.
-func (o object) String() string { return procedure.NameOf(o.kind, o) }
+type object = procedure.Object
 
 // state is what there was when it was read.
 type state struct {
@@ -55,12 +48,9 @@ func (s *state) keep(o object, why string) { s.kept = append(s.kept, kept{object
 
 // read reads all of it. What cannot be read is an error: nothing may be overlooked.
 func (r *Removal) read(ctx context.Context) (*state, error) {
-	graph, err := r.Source.Read(ctx)
+	graph, err := r.Source.ReadWhole(ctx)
 	if err != nil {
 		return nil, err
-	}
-	if len(graph.Unseen) > 0 {
-		return nil, fmt.Errorf("not everything can be looked at: %s", graph.Unseen[0])
 	}
 	s := &state{graph: graph}
 	clusters, err := kube.List(ctx, r.Client, &capi.Cluster{})
@@ -104,7 +94,7 @@ func (r *Removal) list(ctx context.Context, kind client.Object, opts ...client.L
 		if metadata, ok := each.(*metav1.PartialObjectMetadata); ok {
 			metadata.SetGroupVersionKind(gvk)
 		}
-		objects = append(objects, object{Object: each, kind: gvk.Kind})
+		objects = append(objects, object{Object: each, Kind: gvk.Kind})
 	}
 	return objects, nil
 }
@@ -114,7 +104,7 @@ func (r *Removal) list(ctx context.Context, kind client.Object, opts ...client.L
 func (r *Removal) claimsAndAddresses(s *state) error {
 	name := func(of client.Object) (object, error) {
 		gvk, err := r.Client.GroupVersionKindFor(of)
-		return object{Object: of, kind: gvk.GroupKind().String()}, err
+		return object{Object: of, Kind: gvk.GroupKind().String()}, err
 	}
 	for _, pool := range s.graph.Pools {
 		for _, claim := range pool.Claims {
@@ -207,12 +197,12 @@ func (s *state) holders() []object {
 	var holders []object
 	for _, m := range s.graph.Machines {
 		if controllerutil.ContainsFinalizer(m, ipam.ReleaseFinalizer) {
-			holders = append(holders, object{Object: m.VSphereMachine, kind: capi.VSphereMachineKind.Kind})
+			holders = append(holders, object{Object: m.VSphereMachine, Kind: capi.VSphereMachineKind.Kind})
 		}
 	}
 	for _, c := range s.graph.Clusters {
 		if controllerutil.ContainsFinalizer(c, ipam.ReleaseFinalizer) {
-			holders = append(holders, object{Object: c.VSphereCluster, kind: capi.VSphereClusterKind.Kind})
+			holders = append(holders, object{Object: c.VSphereCluster, Kind: capi.VSphereClusterKind.Kind})
 		}
 	}
 	return holders

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -96,10 +95,7 @@ func (o *options) migration(ctx context.Context, f *migrateFlags) (*migration.Mi
 		return nil, err
 	}
 	m := &migration.Migration{
-		Parallel: f.parallel, Timeout: f.timeout, Templates: f.templates,
-		Report: func(format string, args ...any) {
-			fmt.Fprintln(o.streams.ErrOut, oneLine(fmt.Sprintf(format, args...)))
-		},
+		Parallel: f.parallel, Timeout: f.timeout, Templates: f.templates, Report: o.report,
 	}
 	for text, key := range map[string]*inventory.PoolKey{f.from: &m.From, f.to: &m.To} {
 		pool, err := poolNamed(graph, text)
@@ -127,7 +123,7 @@ func (o *options) showMigration(plan *migration.Plan) error {
 			l.add(&v1alpha1.Move{
 				Metadata: meta(machine.Key.Namespace, machine.Key.Name), State: string(machine.State), Address: move.Address.String(),
 				From: move.From.Claim, To: move.To.Claim, Pool: move.To.Pool.Kind + "/" + move.To.Pool.Name, Obstacle: machine.Why,
-			}, machine.Key.String(), string(machine.State), move.From.Claim, writes, dashed(machine.Why))
+			}, machine.Key.String(), string(machine.State), move.From.Claim, writes, orDash(machine.Why))
 		}
 	}
 	if err := o.show(l); err != nil || !o.isTable() {
@@ -144,11 +140,4 @@ func (o *options) showMigration(plan *migration.Plan) error {
 		fmt.Fprintln(o.streams.Out, how, oneLine(edit.String()))
 	}
 	return nil
-}
-
-func dashed(text string) string {
-	if strings.TrimSpace(text) == "" {
-		return "-"
-	}
-	return text
 }

@@ -49,7 +49,7 @@ func (o *options) showNotes(plan *procedure.Plan) {
 
 // report tells of what is done.
 func (o *options) report(format string, args ...any) {
-	fmt.Fprintf(o.streams.ErrOut, format+"\n", args...)
+	fmt.Fprintln(o.streams.ErrOut, oneLine(fmt.Sprintf(format, args...)))
 }
 
 // agreed asks, and tells whether the answer was yes.
