@@ -34,18 +34,19 @@ func (s *scene) kubectl(ctx context.Context, input string, args ...string) (warn
 }
 
 // warned expects kubectl to warn of this and of nothing else, when the caches have what was
-// written before. Empty is nothing.
+// written before. Empty is nothing. One kubectl takes its time: it reads the schemas of all
+// APIs first, which an API server makes anew after each CRD.
 func (s *scene) warned(want, input string, args ...string) {
 	s.Helper()
-	expect := func(ctx context.Context, more ...string) error {
-		got, err := s.kubectl(ctx, input, append(args, more...)...)
+	expect := func(more ...string) error {
+		got, err := s.kubectl(s.Context(), input, append(args, more...)...)
 		if err == nil && strings.Join(got, "\n") != want {
 			err = fmt.Errorf("kubectl %s warns of %q, want %q", strings.Join(args, " "), got, want)
 		}
 		return err
 	}
-	s.eventually("a warning", func(ctx context.Context) error { return expect(ctx, "--dry-run=server") })
-	if err := expect(s.Context()); err != nil {
+	s.eventually("a warning", func(context.Context) error { return expect("--dry-run=server") })
+	if err := expect(); err != nil {
 		s.Error(err)
 	}
 }
@@ -121,8 +122,8 @@ func TestChangeGoesThroughAtOnceWithoutAManager(t *testing.T) {
 	to := func(version string) []string {
 		return []string{"patch", "kubeadmcontrolplane", "cp", "--type=merge", fmt.Sprintf(`--patch={"spec":{"version":%q}}`, version)}
 	}
-	s.eventually("a warning", func(ctx context.Context) error {
-		got, err := s.kubectl(ctx, "", append(to("v1.37.0"), "--dry-run=server")...)
+	s.eventually("a warning", func(context.Context) error {
+		got, err := s.kubectl(s.Context(), "", append(to("v1.37.0"), "--dry-run=server")...)
 		if err == nil && len(got) != 1 {
 			err = fmt.Errorf("kubectl warns of %q", got)
 		}
