@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"capv-static-ip.dev/tests/bench/measure"
+	"capv-static-ip.dev/tests/harness"
 )
 
 const (
@@ -29,11 +29,9 @@ type looks struct {
 // look measures kubectl static-ip pools -A on a control plane with this many machines, which
 // has nothing else to do: neither providers nor managers run.
 func (b *bench) look(ctx context.Context, machines, count int) (looks, error) {
-	program := filepath.Join(b.plane.Dir, "kubectl-static_ip")
-	build := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", program, "./cmd/kubectl-static_ip")
-	build.Dir = b.plane.Root()
-	if output, err := build.CombinedOutput(); err != nil {
-		return looks{}, fmt.Errorf("building the plugin: %w\n%s", err, output)
+	program, err := harness.BuildPlugin(ctx, b.plane.Root(), b.plane.Dir)
+	if err != nil {
+		return looks{}, err
 	}
 	found := looks{machines: machines}
 	for range count {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"os/exec"
-	"path/filepath"
 	"testing"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -16,9 +15,9 @@ import (
 // plugin builds kubectl static-ip.
 func (s *scene) plugin() string {
 	s.Helper()
-	path := filepath.Join(s.TempDir(), "kubectl-static_ip")
-	if output, err := exec.CommandContext(s.Context(), "go", "build", "-buildvcs=false", "-o", path, "../../cmd/kubectl-static_ip").CombinedOutput(); err != nil {
-		s.Fatalf("building the plugin: %v\n%s", err, output)
+	path, err := harness.BuildPlugin(s.Context(), s.stack.Plane.Root(), s.TempDir())
+	if err != nil {
+		s.Fatal(err)
 	}
 	return path
 }

@@ -24,12 +24,7 @@ var builtPlugin = sync.OnceValues(func() (path string, err error) {
 	if pluginDir, err = os.MkdirTemp("", "kubectl-static-ip-"); err != nil {
 		return "", err
 	}
-	path = filepath.Join(pluginDir, "kubectl-static_ip")
-	output, err := exec.Command("go", "build", "-buildvcs=false", "-o", path, "../../cmd/kubectl-static_ip").CombinedOutput()
-	if err != nil {
-		return "", errors.Join(err, errors.New(string(output)))
-	}
-	return path, nil
+	return harness.BuildPlugin(context.Background(), filepath.Join("..", ".."), pluginDir)
 })
 
 // removePlugin takes away what builtPlugin has built.

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -93,15 +94,31 @@ func sources(number int, f flavour) []source {
 
 // arena is a namespace in which some workers play.
 type arena struct {
-	ns      string
+	ns string
+	// mu guards the sources, which change where machines are moved to other pools.
+	mu      sync.Mutex
 	sources []source
 	// vips is for endpoints of control planes.
 	vips source
 }
 
+// offered are the pools that are asked for addresses.
+func (a *arena) offered() []source {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sources
+}
+
+// offer has these pools be asked in place of others.
+func (a *arena) offer(pools ...source) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sources = pools
+}
+
 // size is how many addresses a pool of it has.
 func (a *arena) size(ref string) int {
-	for _, s := range append(slices.Clone(a.sources), a.vips) {
+	for _, s := range append(slices.Clone(a.offered()), a.vips) {
 		if s.ref() == ref {
 			return s.count
 		}
@@ -132,7 +149,7 @@ func (t *trial) makeArena(ctx context.Context, a *arena, options ...harness.Opti
 			return err
 		}
 	}
-	for _, s := range a.sources {
+	for _, s := range a.offered() {
 		if err := t.stack.Create(ctx, s.object(a.ns, options...)); err != nil {
 			return err
 		}
@@ -152,11 +169,15 @@ func (t *trial) template(a *arena, s source, generation int) *capvv1.VSphereMach
 
 // ask is what a machine wants: an address of one pool, or one of each for two devices.
 func (a *arena) ask(by *rand.Rand) []source {
+	all := a.offered()
 	if by.IntN(5) == 0 {
-		return a.sources
+		return all
 	}
-	return []source{a.sources[by.IntN(len(a.sources))]}
+	return []source{one(by, all)}
 }
+
+// one of several.
+func one[T any](by *rand.Rand, of []T) T { return of[by.IntN(len(of))] }
 
 // refs are how a history names pools.
 func refs(wanted []source) []string {

@@ -44,7 +44,7 @@ func (w *worker) createWithVM(ctx context.Context, s *slot) {
 	if s.given = ""; w.rand.IntN(2) == 0 {
 		s.number++
 	}
-	from := w.sources[w.rand.IntN(len(w.sources))]
+	from := one(w.rand, w.offered())
 	machine := harness.Clone(w.template(w.arena, from, 0), s.machineName(), asking([]source{from}))
 	op := w.about(history.Create, s.machineName())
 	op.Pools = refs([]source{from})
@@ -105,7 +105,7 @@ func (w *worker) deployment(ctx context.Context) {
 }
 
 func (w *worker) createDeployment(ctx context.Context, name string) {
-	from := w.sources[w.rand.IntN(len(w.sources))]
+	from := one(w.rand, w.offered())
 	workers := stack.Workers(w.template(w.arena, from, 0), harness.DefaultCluster, name, int32(1+w.rand.IntN(mostReplicas)))
 	wanted := map[string]string{history.PoolsAnnotation: from.ref()}
 	workers.Annotations, workers.Spec.Template.Annotations = wanted, wanted

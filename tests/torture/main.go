@@ -42,6 +42,8 @@ type options struct {
 	clocks bool
 	// moves has a Cluster moved to another management cluster and back.
 	moves bool
+	// migrations has addresses moved from pool to pool.
+	migrations bool
 	// args are more flags for the managers.
 	args []string
 }
@@ -70,6 +72,7 @@ func parse() options {
 	flag.StringVar(&o.check, "check", "", "a history to look at again, instead of a run")
 	flag.BoolVar(&o.clocks, "clocks", true, "build the managers with clocks that can be wrong; takes some minutes the first time")
 	flag.BoolVar(&o.moves, "moves", true, "move a Cluster to another management cluster and back")
+	flag.BoolVar(&o.migrations, "migrations", true, "move addresses of machines from pool to pool with kubectl static-ip migrate")
 	flag.StringVar(&args, "manager-args", "", "more flags for the managers, separated by spaces")
 	flag.Parse()
 	o.args = strings.Fields(args)

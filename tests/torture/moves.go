@@ -60,7 +60,7 @@ func (t *trial) newMover(ctx context.Context) (*mover, error) {
 	if err := t.makeArena(ctx, m.arena, ofItsCluster); err != nil {
 		return m, err
 	}
-	for _, s := range m.sources {
+	for _, s := range m.offered() {
 		workers := stack.Workers(t.template(m.arena, s, 0), harness.DefaultCluster, "moved-"+s.name, movedReplicas)
 		wanted := map[string]string{history.PoolsAnnotation: s.ref()}
 		workers.Annotations, workers.Spec.Template.Annotations = wanted, wanted
@@ -141,7 +141,7 @@ func (m *mover) movable(ctx context.Context, from *stack.Stack) (held map[string
 // invariants hold.
 func (m *mover) held(ctx context.Context, on *stack.Stack) (map[string]string, error) {
 	held := map[string]string{}
-	for _, s := range m.sources {
+	for _, s := range m.offered() {
 		workers := &clusterv1.MachineDeployment{}
 		workers.Namespace, workers.Name = m.ns, "moved-"+s.name
 		nodes, err := on.Nodes(ctx, workers)

@@ -97,6 +97,9 @@ func (t *trial) faults() []string {
 	if t.options.moves {
 		kinds = append(kinds, moveFault)
 	}
+	if t.options.migrations {
+		kinds = append(kinds, migrateFault)
+	}
 	return kinds
 }
 

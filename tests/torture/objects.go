@@ -36,6 +36,7 @@ func objectFaults() []fault {
 		{"delete-claim", 5, false, deleteOne(claimKinds...)},
 		{"delete-address", 5, false, deleteOne(addressKinds...)},
 		{"pause-cluster", 2, false, pauseCluster},
+		{"freeze", 2, false, freeze},
 		{"refuse-machines", 2, false, refuseMachines},
 		{"renew-certificate", 2, false, renewCertificate},
 		{"delete-pool", 1, false, deletePool},

@@ -37,17 +37,21 @@ const (
 	lookAgain = time.Second
 )
 
-// all are the arenas, and the one that is moved, if it is here.
+// all are the arenas, and those whose Cluster or whose addresses are moved, if they are here.
 func (t *trial) all() []*arena {
-	if t.mover == nil || t.mover.lost {
-		return t.arenas
+	all := slices.Clone(t.arenas)
+	if t.mover != nil && !t.mover.lost {
+		all = append(all, t.mover.arena)
 	}
-	return append(slices.Clone(t.arenas), t.mover.arena)
+	if t.migrant != nil && !t.migrant.lost {
+		all = append(all, t.migrant.arena)
+	}
+	return all
 }
 
 // settle waits until all is in order, sees that each pool serves, and marks that.
 func (t *trial) settle(ctx context.Context) error {
-	if err := t.resumeClusters(ctx); err != nil {
+	if err := errors.Join(t.resumeClusters(ctx), t.thaw(ctx)); err != nil {
 		return err
 	}
 	began := time.Now()
@@ -56,7 +60,7 @@ func (t *trial) settle(ctx context.Context) error {
 	var probes sync.WaitGroup
 	for _, a := range t.all() {
 		probes.Go(func() {
-			for _, s := range a.sources {
+			for _, s := range a.offered() {
 				t.probe(ctx, a, s)
 			}
 		})

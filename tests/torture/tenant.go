@@ -32,7 +32,7 @@ func (n *nemesis) newTenant(ctx context.Context) (*arena, error) {
 	number := firstTenant + int(n.tenants.Add(1))
 	a := &arena{ns: fmt.Sprintf("tenant-%d", number), sources: sources(number, flavours[n.rand.IntN(len(flavours))])}
 	objects := []client.Object{harness.Cluster(a.ns, harness.DefaultCluster)}
-	for _, s := range a.sources {
+	for _, s := range a.offered() {
 		objects = append(objects, s.object(a.ns))
 	}
 	err := n.mend(ctx, "a namespace to be made", func(ctx context.Context) error { return n.stack.EnsureNamespace(ctx, a.ns) })
@@ -101,7 +101,7 @@ func deletePool(ctx context.Context, n *nemesis) (string, func() error) {
 	if err != nil {
 		return "", nil
 	}
-	s, head := a.sources[n.rand.IntN(len(a.sources))], n.some(0, 3*time.Second)
+	s, head := one(n.rand, a.offered()), n.some(0, 3*time.Second)
 	return a.ns + " " + s.ref(), func() error {
 		var all sync.WaitGroup
 		n.visit(ctx, a, &all)

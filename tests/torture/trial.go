@@ -42,6 +42,8 @@ type trial struct {
 	// must not happen meanwhile.
 	mover  *mover
 	moving sync.RWMutex
+	// migrant is nil if no addresses are moved between pools.
+	migrant *migrant
 	// log is where goes what is not the result.
 	log io.Writer
 
@@ -110,6 +112,12 @@ func (t *trial) run(ctx context.Context) error {
 			defer func() { _ = t.mover.away.Stop() }()
 		}
 		if err != nil {
+			return err
+		}
+	}
+	if t.options.migrations {
+		var err error
+		if t.migrant, err = t.newMigrant(ctx); err != nil {
 			return err
 		}
 	}
@@ -183,6 +191,9 @@ func (t *trial) round(ctx context.Context, number int, enemy *nemesis, during ti
 	all.Go(func() { enemy.run(working) })
 	if t.mover != nil {
 		all.Go(func() { t.mover.run(working) })
+	}
+	if t.migrant != nil {
+		all.Go(func() { t.migrant.run(working) })
 	}
 	all.Go(func() { t.tell(working) })
 	all.Wait()

@@ -71,10 +71,17 @@ func (t *trial) newWorker(id int) *worker {
 			w.planes = append(w.planes, slot{name: fmt.Sprintf("cp%d-%d", id, i)})
 		}
 	}
-	for i := range count {
-		w.slots = append(w.slots, slot{name: fmt.Sprintf("w%d-%d", id, i)})
-	}
+	w.slots = w.newSlots(count)
 	return w
+}
+
+// newSlots are this many, whose machines no other worker has.
+func (w *worker) newSlots(count int) []slot {
+	var all []slot
+	for i := range count {
+		all = append(all, slot{name: fmt.Sprintf("w%d-%d", w.id, i)})
+	}
+	return all
 }
 
 func (w *worker) run(ctx context.Context) {

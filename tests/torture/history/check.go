@@ -21,16 +21,19 @@ const (
 	Leaked Rule = "claim or address left"
 	// Wedged is something whose deletion does not end.
 	Wedged Rule = "deletion wedged"
-	// Moved is a machine that a move left without its address, or half way.
+	// Moved is a machine that a move of its Cluster, or of its address to another pool, left
+	// without that, or half way.
 	Moved Rule = "machine lost by a move"
 	// Unserved is a machine that got no address though there was one.
 	Unserved Rule = "machine not served"
 	// Hot is an address that was given to somebody else before it had cooled down.
 	Hot Rule = "address given too soon"
+	// Frozen is an address that was given, or given back, where that was frozen.
+	Frozen Rule = "changed while frozen"
 )
 
 // Rules are all of them.
-func Rules() []Rule { return []Rule{Shared, Freed, Hot, Leaked, Wedged, Moved, Unserved} }
+func Rules() []Rule { return []Rule{Shared, Freed, Hot, Frozen, Leaked, Wedged, Moved, Unserved} }
 
 // Violation is that something happened which must not.
 type Violation struct {
@@ -79,6 +82,12 @@ type checker struct {
 	worn    map[string]*worn
 	blurred []span
 
+	// frozen are the times in which something is, deaf those in which it may not be known, and
+	// byHand names what somebody deleted.
+	frozen []frozen
+	deaf   []span
+	byHand map[string]bool
+
 	state *state
 	found []Violation
 	known map[string]bool
@@ -99,6 +108,7 @@ func Check(records []Record, limits Limits) Verdict {
 	c.faults = faultsOf(records, limits.Aftermath, func(*Fault) bool { return true })
 	c.blurred = faultsOf(records, limits.Aftermath, blurs)
 	c.away = faultsOf(records, 0, func(f *Fault) bool { return f.Target == MovedNamespace })
+	c.frozen, c.deaf, c.byHand = frozenOf(records), faultsOf(records, c.limits.Delay, deafens), byHandOf(records)
 	c.vms = vmsOf(records)
 	for _, r := range records {
 		if r.Object != nil {
@@ -179,6 +189,7 @@ func (c *checker) change(r Record) {
 	if r.Object.Namespace == MovedNamespace && slices.ContainsFunc(c.away, func(s span) bool { return !r.Time.Before(s.from) && !r.Time.After(s.to) }) {
 		return // clusterctl takes apart here what it has made elsewhere
 	}
+	c.leftAlone(r)
 	for _, address := range addresses {
 		holders := c.state.holders(address)
 		c.cooled(address, holders, r)

@@ -50,6 +50,37 @@ func TestAddressIsNotGivenBeforeItHasCooledDown(t *testing.T) {
 	}
 }
 
+// freezing is a history in which something is frozen from then on.
+func (s *script) freezing(pool string) *script {
+	s.id++
+	return s.add(Record{Op: &Op{ID: s.id, Kind: Freeze, Namespace: ns, Name: pool, Phase: End, Outcome: Done}}).pass(DefaultLimits().Blind)
+}
+
+func (s *script) thawing(pool string) *script {
+	s.id++
+	return s.add(Record{Op: &Op{ID: s.id, Kind: Thaw, Namespace: ns, Name: pool, Phase: Begin}})
+}
+
+func TestNothingIsGivenOrGivenBackWhileThatIsFrozen(t *testing.T) {
+	t.Parallel()
+	a, in := machineOf("a", address), addressOf("a")
+	for name, test := range map[string]verdict{
+		"given of a frozen pool":           {want: []Rule{Frozen}, script: newScript().freezing(pool).store(in).store(a).thawing(pool)},
+		"given in a frozen namespace":      {want: []Rule{Frozen}, script: newScript().freezing("").store(in).store(a).thawing("")},
+		"given back to a frozen pool":      {want: []Rule{Frozen}, script: newScript().store(in).freezing(pool).gone(in).thawing(pool)},
+		"given before":                     {script: newScript().store(in).store(a).freezing(pool).store(a).thawing(pool)},
+		"given after":                      {script: newScript().freezing(pool).thawing(pool).store(in).store(a)},
+		"given of another pool":            {script: newScript().freezing("IPPool/other").store(in).store(a).thawing("IPPool/other")},
+		"brought by hand":                  {script: newScript().store(in).freezing(pool).store(byHand(a)).thawing(pool)},
+		"where it may not have been heard": {script: amid("late-watches", newScript().freezing(pool).store(in).store(a).thawing(pool))},
+		"despite of others":                {want: []Rule{Frozen}, script: amid("kill-leader", newScript().freezing(pool).store(in).store(a).thawing(pool))},
+		"deleted by hand": {script: newScript().store(in).freezing(pool).
+			add(Record{Fault: &Fault{ID: 7, Kind: "delete-claim", Phase: Begin, Target: "IPClaim " + ns + "/" + in.Claim}}).gone(in).thawing(pool)},
+	} {
+		test.check(t, name)
+	}
+}
+
 // amid is a history in which something was broken all the while.
 func amid(kind string, s *script) *script {
 	begin, end := &Fault{ID: 1, Kind: kind, Phase: Begin}, &Fault{ID: 1, Kind: kind, Phase: End}

@@ -19,6 +19,12 @@ const (
 	// Move moves a Cluster with its machines to another management cluster, or back. It is
 	// done if the machines have their addresses there.
 	Move = "move"
+	// Migrate moves the addresses of all machines of a namespace to another pool. It is done
+	// if they have the same ones, and the old pool is gone.
+	Migrate = "migrate"
+	// Freeze freezes a namespace, or the pool that is its name, and Thaw ends that.
+	Freeze = "freeze"
+	Thaw   = "thaw"
 )
 
 // MovedNamespace is the one whose Cluster is moved.
@@ -64,12 +70,12 @@ func (c *checker) moves() {
 	begun := map[int]time.Time{}
 	for _, r := range c.records {
 		switch {
-		case r.Op == nil || r.Op.Kind != Move:
+		case r.Op == nil || r.Op.Kind != Move && r.Op.Kind != Migrate:
 		case r.Op.Phase == Begin:
 			begun[r.Op.ID] = r.Time
 		case r.Op.Outcome != Done:
 			c.report(fmt.Sprint(r.Op.ID), Violation{
-				Rule: Moved, Text: fmt.Sprintf("the move of %s/%s failed: %s", r.Op.Namespace, r.Op.Name, r.Op.Text),
+				Rule: Moved, Text: fmt.Sprintf("to %s %s/%s failed: %s", r.Op.Kind, r.Op.Namespace, r.Op.Name, r.Op.Text),
 				Names: []string{r.Op.Name}, From: begun[r.Op.ID], To: r.Time,
 			})
 		}
