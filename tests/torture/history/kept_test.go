@@ -166,6 +166,10 @@ func TestEndpointsAreHeldLikeTheAddressesOfMachines(t *testing.T) {
 		"not given under a pause":      {script: newScript().store(paused).store(planeOf()).mark(Settled)},
 		"not given without a Cluster":  {script: newScript().store(planeOf()).mark(Settled)},
 		"refused without a reason":     {want: []Rule{Unserved}, script: newScript().op(CreateEndpoint, Refused, "IPPool is exhausted: 2 of 2")},
+		"that is wedged": {want: []Rule{Wedged}, script: newScript().store(deleted(planeOf(), start.Add(-time.Hour), "vspherecluster", releaseFinalizer)).mark(Settled)},
+		"that CAPV keeps": {want: []Rule{Wedged}, script: newScript().store(clusterOf()).
+			store(deleted(planeOf(), start.Add(-time.Hour), "vspherecluster")).mark(Settled)},
+		"that CAPV keeps without a Cluster": {script: newScript().store(deleted(planeOf(), start.Add(-time.Hour), "vspherecluster")).mark(Settled)},
 		"that nobody asked a pool for": {script: newScript().op("pause Cluster", Refused, "IPPool is exhausted: 2 of 2")},
 	} {
 		test.check(t, name)

@@ -103,12 +103,21 @@ func (c *checker) wedged(mark Record) {
 		if object.DeletedAt == nil || mark.Time.Sub(*object.DeletedAt) < c.limits.Wedge {
 			continue
 		}
-		if object.isAddress() && len(c.state.holders(object.Addresses[0])) > 0 {
+		if object.isAddress() && len(c.state.holders(object.Addresses[0])) > 0 || c.isLeftByCAPV(object) {
 			continue
 		}
 		c.report(object.UID, c.about(object, mark, Wedged, fmt.Sprintf("%s is being deleted since %s, with finalizers %v",
 			object, object.DeletedAt.Format("15:04:05"), object.Finalizers)))
 	}
+}
+
+// isLeftByCAPV tells of a VSphereCluster that was made under the name of one whose Cluster was
+// going, and that the Cluster deleted in place of the other: CAPV does not let it go as long as
+// there is no Cluster of the name (GetOwnerCluster, controllers/vspherecluster_reconciler.go). We
+// are done with it.
+func (c *checker) isLeftByCAPV(object *seen) bool {
+	return object.Kind == ControlPlane && c.state.objects[key{Cluster, object.Namespace, object.Name}] == nil &&
+		!slices.Contains(object.Finalizers, releaseFinalizer)
 }
 
 // waiting sees that each machine has what it asks for, and each deployment its machines,
