@@ -24,7 +24,19 @@ const apiRequestLimit = time.Minute
 // device has an address, and what stands beside it, is for the machine to say: of
 // the address no more than the IP is told, with the longest prefix.
 func (a *Allocator) Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error) {
+	addresses, err := a.heldBy(ctx, machine, uid)
 	var held []ipam.Binding
+	for _, address := range addresses {
+		if ip, err := netip.ParseAddr(address.IP); err == nil {
+			ip = ip.Unmap()
+			held = append(held, ipam.Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())})
+		}
+	}
+	return held, err
+}
+
+func (a *Allocator) heldBy(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Address, error) {
+	var held []ipam.Address
 	for _, provider := range a.providers {
 		addresses, err := kube.List(ctx, a.client, ipam.EmptyAddress(provider), client.InNamespace(machine.Namespace),
 			client.MatchingFields{byHolder: valueOf(machine.Holder())}, client.UnsafeDisableDeepCopy)
@@ -32,17 +44,37 @@ func (a *Allocator) Held(ctx context.Context, machine ipam.Machine, uid types.UI
 			return nil, fmt.Errorf("listing the addresses of VSphereMachine %s: %w", machine.NamespacedName, err)
 		}
 		for _, obj := range addresses {
-			if !isForUID(obj, uid) || ipam.IsReleased(obj) {
-				continue
-			}
-			address := provider.ReadAddress(obj)
-			if ip, err := netip.ParseAddr(address.IP); err == nil {
-				ip = ip.Unmap()
-				held = append(held, ipam.Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())})
+			if isForUID(obj, uid) && !ipam.IsReleased(obj) {
+				held = append(held, provider.ReadAddress(obj))
 			}
 		}
 	}
 	return held, nil
+}
+
+// Kept is the binding of an endpoint of which our protection alone keeps the address: its
+// claim was deleted, and the address with it, so that the in-cluster provider gives it to no
+// claim until the Cluster that has it is gone. It is nil if the address can be claimed.
+func (a *Allocator) Kept(ctx context.Context, cluster ipam.Machine, ip netip.Addr) (*ipam.Binding, error) {
+	held, err := a.heldBy(ctx, cluster, "")
+	if err != nil {
+		return nil, err
+	}
+	for _, address := range held {
+		if capi.ParseAddress(address.IP) != ip || address.GetDeletionTimestamp().IsZero() {
+			continue
+		}
+		// The cache may be behind, and the address somebody else's by now.
+		now := ipam.EmptyAddress(a.providers.For(address.Pool))
+		if err := a.live.Get(ctx, client.ObjectKeyFromObject(address), now); err != nil {
+			return nil, client.IgnoreNotFound(err)
+		}
+		if now.GetUID() != address.GetUID() || !ipam.IsProtected(now) {
+			return nil, nil
+		}
+		return &ipam.Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())}, nil
+	}
+	return nil, nil
 }
 
 // isForUID tells whether an address that names a machine means the one with this

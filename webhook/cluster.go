@@ -105,6 +105,17 @@ func (h *ClusterHandler) create(ctx context.Context, req admission.Request) verd
 		Machine: c.Identity(cluster),
 		Asks:    []ipam.Ask{*ask},
 	}
+	kept, err := h.kept(ctx, request.Machine, only)
+	if err != nil {
+		return deny(err)
+	}
+	if kept != nil {
+		v, err := withEndpoint(req.Object.Raw, c.Name, *kept)
+		if err != nil {
+			return deny(err)
+		}
+		return v
+	}
 	if isDryRun(req) {
 		return h.preview(ctx, request)
 	}
@@ -132,11 +143,22 @@ func (h *ClusterHandler) claimEndpoint(ctx context.Context, raw []byte, request 
 		if err := machine.CheckEndpoint(b, only, request.Machine.Cluster); err != nil {
 			return verdict{}, err
 		}
-		patch, err := machine.PatchFor(raw, func(doc machine.Document) error {
-			return machine.InjectEndpoint(doc, request.Machine.Name, b)
-		})
-		return verdict{patch: patch}, err
+		return withEndpoint(raw, request.Machine.Name, b)
 	})
+}
+
+// kept is the binding that a VSphereCluster gets without a claim, nil if it has to claim.
+func (h *ClusterHandler) kept(ctx context.Context, cluster ipam.Machine, only netip.Addr) (*ipam.Binding, error) {
+	if !only.IsValid() {
+		return nil, nil
+	}
+	return h.Allocator.Kept(ctx, cluster, only)
+}
+
+// withEndpoint admits a VSphereCluster with the address of a binding.
+func withEndpoint(raw []byte, name string, b ipam.Binding) (verdict, error) {
+	patch, err := machine.PatchFor(raw, func(doc machine.Document) error { return machine.InjectEndpoint(doc, name, b) })
+	return verdict{patch: patch}, err
 }
 
 // update keeps the endpoint that a VSphereCluster holds. What it holds is in its

@@ -77,6 +77,10 @@ func (a *brokenAllocator) IsUnderWay(context.Context, ipam.Machine, []ipam.Bindi
 	return false, a.err
 }
 
+func (a *brokenAllocator) Kept(context.Context, ipam.Machine, netip.Addr) (*ipam.Binding, error) {
+	return nil, nil
+}
+
 func (a *brokenAllocator) Held(context.Context, ipam.Machine, types.UID) ([]ipam.Binding, error) {
 	return nil, a.err
 }

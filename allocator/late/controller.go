@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -48,6 +49,7 @@ type Allocator interface {
 	Claim(ctx context.Context, req allocator.Request) (*allocator.Attempt, error)
 	// Held are the addresses that are protected for a machine.
 	Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error)
+	Kept(ctx context.Context, cluster ipam.Machine, ip netip.Addr) (*ipam.Binding, error)
 	// GiveUp deletes what tries have claimed and what the machine does not have, or fails
 	// with allocator.ErrMachineGone, or with a Refusal if something of it is frozen.
 	GiveUp(ctx context.Context, machine ipam.Machine, uid types.UID) error

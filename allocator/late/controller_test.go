@@ -87,6 +87,10 @@ func (e *engine) GiveUp(context.Context, ipam.Machine, types.UID) error {
 	return e.err
 }
 
+func (e *engine) Kept(context.Context, ipam.Machine, netip.Addr) (*ipam.Binding, error) {
+	return nil, nil
+}
+
 func (e *engine) Held(context.Context, ipam.Machine, types.UID) ([]ipam.Binding, error) {
 	return e.held, nil
 }

@@ -245,6 +245,49 @@ func TestVSphereClusterMadeAnewKeepsTheEndpointOfItsCluster(t *testing.T) {
 	})
 }
 
+// The in-cluster provider has the address go with its claim, so that protection alone keeps
+// it: no claim gets it again for as long as its Cluster lives.
+func TestVSphereClusterMadeAnewKeepsAnEndpointWhoseClaimIsGone(t *testing.T) {
+	for first, late := range map[int]bool{240: false, 242: true} {
+		t.Run(fmt.Sprintf("late %t", late), func(t *testing.T) {
+			t.Parallel()
+			f := harness.OfInCluster
+			s := newScene(t, shared)
+			s.vips(f, first, first+1)
+			s.create(harness.VSphereCluster(s.ns, "prod", endpointOf(f)))
+			cluster := s.clusterUses("prod", f.IP(first))
+			s.eventually("the endpoint to be held", func(context.Context) error { return s.endpointIsHeld("prod", f.IP(first)) })
+			claim, err := s.env.claimNamed(s, f, "prod")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.delete(claim)
+			s.gone(claim)
+			gone := s.vsphereCluster("prod")
+			s.delete(gone)
+			s.gone(gone)
+
+			asking := endpointOf(f)
+			if late {
+				asking = harness.WithLabel("example.org/asks", "later")
+			}
+			s.create(harness.VSphereCluster(s.ns, "prod", asking))
+			if late {
+				stored := s.vsphereCluster("prod")
+				s.change(stored, func() { endpointOf(f)(stored) })
+			}
+
+			s.expectEndpoint("prod", f.IP(first), 6443)
+			s.consistently("the address to be protected", func(context.Context) error { return s.isProtected(f.IP(first)) })
+			again := s.vsphereCluster("prod")
+			s.delete(again)
+			s.gone(again)
+			s.delete(cluster)
+			s.returned(f.IP(first))
+		})
+	}
+}
+
 func TestEndpointIsGivenBackLast(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)

@@ -160,17 +160,17 @@ func TestEndpointsAreHeldLikeTheAddressesOfMachines(t *testing.T) {
 			gone(kept).gone(claim).gone(planeOf(address)).gone(clusterOf(address)).mark(Drained)},
 		"freed while CAPV is not done": {want: []Rule{Freed}, script: lives().store(deleted(clusterOf(address), start, "cluster")).
 			store(deleted(planeOf(address), start, "vspherecluster", releaseFinalizer)).gone(kept)},
-		"left behind by both":          {want: []Rule{Leaked, Leaked}, script: lives().gone(planeOf(address)).gone(clusterOf(address)).store(protected(kept)).mark(Settled)},
-		"not given":                    {want: []Rule{Unserved}, script: newScript().store(clusterOf()).store(planeOf()).mark(Settled)},
-		"not given by a full pool":     {script: newScript().store(full()).store(clusterOf()).store(planeOf()).mark(Settled)},
-		"not given under a pause":      {script: newScript().store(paused).store(planeOf()).mark(Settled)},
-		"not given without a Cluster":  {script: newScript().store(planeOf()).mark(Settled)},
-		"refused without a reason":     {want: []Rule{Unserved}, script: newScript().op(CreateEndpoint, Refused, "IPPool is exhausted: 2 of 2")},
-		"that is wedged": {want: []Rule{Wedged}, script: newScript().store(deleted(planeOf(), start.Add(-time.Hour), "vspherecluster", releaseFinalizer)).mark(Settled)},
+		"left behind by both":         {want: []Rule{Leaked, Leaked}, script: lives().gone(planeOf(address)).gone(clusterOf(address)).store(protected(kept)).mark(Settled)},
+		"not given":                   {want: []Rule{Unserved}, script: newScript().store(clusterOf()).store(planeOf()).mark(Settled)},
+		"not given by a full pool":    {script: newScript().store(full()).store(clusterOf()).store(planeOf()).mark(Settled)},
+		"not given under a pause":     {script: newScript().store(paused).store(planeOf()).mark(Settled)},
+		"not given without a Cluster": {script: newScript().store(planeOf()).mark(Settled)},
+		"refused without a reason":    {want: []Rule{Unserved}, script: newScript().op(CreateEndpoint, Refused, "IPPool is exhausted: 2 of 2")},
+		"that is wedged":              {want: []Rule{Wedged}, script: newScript().store(deleted(planeOf(), start.Add(-time.Hour), "vspherecluster", releaseFinalizer)).mark(Settled)},
 		"that CAPV keeps": {want: []Rule{Wedged}, script: newScript().store(clusterOf()).
 			store(deleted(planeOf(), start.Add(-time.Hour), "vspherecluster")).mark(Settled)},
 		"that CAPV keeps without a Cluster": {script: newScript().store(deleted(planeOf(), start.Add(-time.Hour), "vspherecluster")).mark(Settled)},
-		"that nobody asked a pool for": {script: newScript().op("pause Cluster", Refused, "IPPool is exhausted: 2 of 2")},
+		"that nobody asked a pool for":      {script: newScript().op("pause Cluster", Refused, "IPPool is exhausted: 2 of 2")},
 	} {
 		test.check(t, name)
 	}
