@@ -103,19 +103,13 @@ func (m *mover) move(ctx context.Context, from, to *stack.Stack) error {
 		return nil
 	}
 	op := history.Op{Worker: -1, Kind: history.Move, Namespace: m.ns, Name: harness.DefaultCluster}
-	err := m.record(ctx, moveTimeout, op, func(ctx context.Context) error { return m.moveOnce(ctx, from, to) })
+	err := m.record(ctx, mendTimeout+moveTimeout, op, func(ctx context.Context) error { return m.moveOnce(ctx, from, to) })
 	m.lost = err != nil
 	return err
 }
 
 func (m *mover) moveOnce(ctx context.Context, from, to *stack.Stack) error {
-	before, err := m.movable(ctx, from)
-	if err != nil {
-		return err
-	}
-	m.moving.Lock()
-	output, err := from.Move(ctx, m.ns, to)
-	m.moving.Unlock()
+	before, output, err := m.moveAlone(ctx, from, to)
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, output[max(0, len(output)-2000):])
 	}
@@ -126,6 +120,21 @@ func (m *mover) moveOnce(ctx context.Context, from, to *stack.Stack) error {
 		}
 		return err
 	})
+}
+
+// moveAlone moves the Cluster while nothing is broken without which it cannot be, and returns
+// what the machines held before.
+func (m *mover) moveAlone(ctx context.Context, from, to *stack.Stack) (before map[string]string, output string, err error) {
+	m.moving.Lock()
+	defer m.moving.Unlock()
+	// What is broken has been mended only now.
+	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
+	if before, err = m.movable(ctx, from); err != nil {
+		return nil, "", err
+	}
+	output, err = from.Move(ctx, m.ns, to)
+	return before, output, err
 }
 
 // movable waits until all machines are there and Ready, and returns what they hold.

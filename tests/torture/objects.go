@@ -39,8 +39,8 @@ func objectFaults() []fault {
 		{"freeze", 2, false, freeze},
 		{"refuse-machines", 2, false, refuseMachines},
 		{"renew-certificate", 2, false, renewCertificate},
-		{"delete-pool", 1, false, deletePool},
-		{"delete-namespace", 1, false, deleteNamespace},
+		{history.DeletePool, 1, false, deletePool},
+		{history.DeleteNamespace, 1, false, deleteNamespace},
 	}
 }
 

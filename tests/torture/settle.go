@@ -43,7 +43,7 @@ func (t *trial) all() []*arena {
 	if t.mover != nil && !t.mover.lost {
 		all = append(all, t.mover.arena)
 	}
-	if t.migrant != nil && !t.migrant.lost {
+	if t.migrant != nil {
 		all = append(all, t.migrant.arena)
 	}
 	return all

@@ -87,6 +87,8 @@ type checker struct {
 	frozen []frozen
 	deaf   []span
 	byHand map[string]bool
+	// ended is when a namespace was seen to be gone.
+	ended map[string]time.Time
 
 	state *state
 	found []Violation
@@ -109,6 +111,7 @@ func Check(records []Record, limits Limits) Verdict {
 	c.blurred = faultsOf(records, limits.Aftermath, blurs)
 	c.away = faultsOf(records, 0, func(f *Fault) bool { return f.Target == MovedNamespace })
 	c.frozen, c.deaf, c.byHand = frozenOf(records), faultsOf(records, c.limits.Delay, deafens), byHandOf(records)
+	c.ended = endedOf(records)
 	c.vms = vmsOf(records)
 	for _, r := range records {
 		if r.Object != nil {

@@ -81,6 +81,30 @@ func TestNothingIsGivenOrGivenBackWhileThatIsFrozen(t *testing.T) {
 	}
 }
 
+func TestWhatIsLeftInANamespaceThatIsGoneIsNotJudged(t *testing.T) {
+	t.Parallel()
+	claim := claimOf("a")
+	wedged := deleted(claim, start.Add(-time.Hour), "provider")
+	end := func(kind, text string) *script {
+		return newScript().store(wedged).add(Record{Fault: &Fault{ID: 8, Kind: kind, Phase: End, Target: ns + " " + pool, Text: text}})
+	}
+	for name, test := range map[string]verdict{
+		"deleted":                 {script: end(DeletePool, "").mark(Settled)},
+		"not gone yet":            {want: []Rule{Leaked, Wedged}, script: end(DeleteNamespace, "it is not gone").mark(Settled)},
+		"that lives":              {want: []Rule{Leaked, Wedged}, script: end("freeze", "").mark(Settled)},
+		"whose Cluster is lost":   {want: []Rule{Moved}, script: newScript().store(wedged).op(Move, Failed, "killed").mark(Settled)},
+		"whose Cluster was moved": {want: []Rule{Leaked, Wedged}, script: newScript().store(wedged).op(Move, Done, "").mark(Settled)},
+	} {
+		test.check(t, name)
+	}
+}
+
+func TestPoolThatAddressesAreMovedFromNeedNotServe(t *testing.T) {
+	t.Parallel()
+	moved := &Object{Kind: Metal3Pool, Name: "workers", UID: "pool", Size: 2, Migrating: true}
+	verdict{script: newScript().store(moved).create(Refused, "IPPool is exhausted: 2 of 2")}.check(t, "moved")
+}
+
 // amid is a history in which something was broken all the while.
 func amid(kind string, s *script) *script {
 	begin, end := &Fault{ID: 1, Kind: kind, Phase: Begin}, &Fault{ID: 1, Kind: kind, Phase: End}

@@ -38,6 +38,7 @@ const (
 	setAsideMark     = "capv-static-ip.dev/set-aside"
 	releasedAtMark   = "capv-static-ip.dev/released-at"
 	reuseAfterMark   = "capv-static-ip.dev/reuse-after"
+	migrationMark    = "capv-static-ip.dev/migration-with"
 )
 
 // Marks of the workers, on what they make.
@@ -100,8 +101,10 @@ type Object struct {
 	Ours     bool `json:"ours,omitempty"`
 	SetAside bool `json:"setAside,omitempty"`
 
-	// Size is how many addresses a pool has.
-	Size int `json:"size,omitempty"`
+	// Size is how many addresses a pool has, and Migrating says that addresses are moved from it
+	// or to it: others than those in use may be reserved.
+	Size      int  `json:"size,omitempty"`
+	Migrating bool `json:"migrating,omitempty"`
 	// Replicas are how many machines a deployment wants.
 	Replicas int `json:"replicas,omitempty"`
 	// Paused is said of a Cluster.
@@ -229,6 +232,7 @@ func Reduce(key string, content []byte, revision int64) (*Object, error) {
 		Endpoint: s.Annotations[clusterNameMark],
 	}
 	_, object.Cools = s.Annotations[releasedAtMark]
+	_, object.Migrating = s.Annotations[migrationMark]
 	if after, err := time.ParseDuration(s.Annotations[reuseAfterMark]); err == nil {
 		object.CoolDown = after
 	}

@@ -30,6 +30,13 @@ const (
 // MovedNamespace is the one whose Cluster is moved.
 const MovedNamespace = "mover"
 
+// Kinds of faults that delete a namespace, or a pool and then its namespace. They end when
+// that is gone.
+const (
+	DeleteNamespace = "delete-namespace"
+	DeletePool      = "delete-pool"
+)
+
 // exhausted is part of what is said when a pool has no address, docs/denials.md has it.
 const exhausted = "is exhausted"
 

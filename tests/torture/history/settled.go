@@ -3,10 +3,40 @@ package history
 import (
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 )
+
+// endedOf is when each namespace that was deleted was gone, or its Cluster was lost in a move.
+func endedOf(records []Record) map[string]time.Time {
+	ended := map[string]time.Time{}
+	for _, r := range records {
+		switch {
+		case r.Fault != nil && r.Fault.Phase == End && r.Fault.Text == "" && (r.Fault.Kind == DeleteNamespace || r.Fault.Kind == DeletePool):
+			namespace, _, _ := strings.Cut(r.Fault.Target, " ")
+			ended[namespace] = r.Time
+		case r.Op != nil && r.Op.Phase == End && r.Op.Kind == Move && r.Op.Outcome != Done:
+			ended[r.Op.Namespace] = r.Time
+		}
+	}
+	return ended
+}
+
+// forget takes out of the state what is left in a namespace that is gone. The namespace
+// controller forgets kinds which an API server does not show yet that was just started, and
+// nobody can write them any more. Of a move that failed that alone is told.
+func (c *checker) forget(mark Record) {
+	for _, object := range c.state.objects {
+		if at, gone := c.ended[object.Namespace]; gone && at.Before(mark.Time) {
+			c.waits[object.UID] = fmt.Sprintf("%s is left in a namespace that is gone, or lost", object)
+			c.state.apply(Record{Time: mark.Time, Object: &Object{Kind: object.Kind, Namespace: object.Namespace, Name: object.Name, Gone: true}})
+		}
+	}
+}
 
 // settled looks at what is claimed of a moment at which nothing happens.
 func (c *checker) settled(mark Record) {
+	c.forget(mark)
 	c.leftClaims(mark)
 	c.leftAddresses(mark)
 	c.wedged(mark)

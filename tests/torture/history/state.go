@@ -196,10 +196,11 @@ func (s *seen) uses() int {
 	return 0
 }
 
-// size is how many addresses a pool has; 0 if there is none, or not for long.
+// size is how many addresses a pool has; 0 if there is none, or not for long, or if it need
+// not give any because they are moved.
 func (s *state) size(namespace, pool string) int {
 	object := s.pool(namespace, pool)
-	if object == nil || object.DeletedAt != nil {
+	if object == nil || object.DeletedAt != nil || object.Migrating {
 		return 0
 	}
 	return object.Size
