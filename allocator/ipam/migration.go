@@ -93,6 +93,8 @@ type Migratable interface {
 	// Reserve keeps addresses from being handed out to other claims than those of these
 	// names, and no others that it has kept before. It undoes Freeze, too.
 	Reserve(pool client.Object, kept map[string]netip.Addr) error
+	// Withholds tells whether a pool hands an address to nobody when that is given back to it.
+	Withholds(pool client.Object, ip netip.Addr) bool
 	// HasNoted tells whether the provider is seen to know the pool as it is now.
 	HasNoted(pool client.Object) bool
 	// Clash says why addresses cannot be moved between a pool of this provider and another
