@@ -72,8 +72,18 @@ func (m *Migration) Plan(ctx context.Context) (*Plan, error) {
 		return nil, err
 	}
 	p, err := m.plan(graph)
-	if err != nil || len(p.Stops) > 0 || len(p.ready()) == 0 {
+	if err != nil || len(p.Stops) > 0 {
 		return p, err
+	}
+	freeze, err := m.frozenNamespace(ctx, m.From.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	if freeze != nil {
+		return &Plan{Stops: []string{fmt.Sprintf("%s: wait until that is over", freeze)}}, nil
+	}
+	if len(p.ready()) == 0 {
+		return p, nil
 	}
 	if why := m.mayWrite(ctx, p.ready()[0]); why != "" {
 		p.Stops = append(p.Stops, why)
@@ -85,6 +95,9 @@ func (m *Migration) Plan(ctx context.Context) (*Plan, error) {
 func (m *Migration) plan(graph *inventory.Graph) (*Plan, error) {
 	from, to := graph.Pool(m.From), graph.Pool(m.To)
 	p := &Plan{Stops: m.stops(from, to)}
+	if why := m.reversed(graph); len(p.Stops) == 0 && why != "" {
+		p.Stops = append(p.Stops, why)
+	}
 	if len(p.Stops) > 0 {
 		return p, nil
 	}
@@ -277,6 +290,8 @@ func (m *Migration) obstacleOf(machine *inventory.Machine, move ipam.Move, held 
 	switch {
 	case !isOnDevice:
 		return fmt.Sprintf("no device of it has %s: replace it", ip)
+	case held.isOthers(machine):
+		return fmt.Sprintf("claim %s is not its own: see kubectl static-ip explain vspheremachine/%s", move.From.Claim, machine.Name)
 	case !held.isMachines(move):
 		return fmt.Sprintf("%s is not wholly bound to it: see kubectl static-ip explain vspheremachine/%s", ip, machine.Name)
 	case !to.contains(ip):
