@@ -80,7 +80,8 @@ func (m *Migration) planned(ctx context.Context) (*Plan, error) {
 }
 
 // settle finishes the machines that are half way, or brings them back. The old pool was frozen
-// when they were begun; but others may have thawed it, or have written what it was before.
+// when they were begun, and the new one was not; but others may have thawed the one, or frozen
+// the other, or have written what they were before.
 func (m *Migration) settle(ctx context.Context, back bool) error {
 	p, err := m.planned(ctx)
 	if err != nil || len(p.halfWay()) == 0 {
@@ -88,6 +89,15 @@ func (m *Migration) settle(ctx context.Context, back bool) error {
 	}
 	if err := m.freeze(ctx); err != nil {
 		return err
+	}
+	to, err := m.read(ctx, m.To)
+	if err != nil {
+		return err
+	}
+	if m.migratable(m.To).IsFrozen(to) {
+		if err := m.reserve(ctx, p); err != nil {
+			return err
+		}
 	}
 	return m.moveAll(ctx, p.halfWay(), back)
 }

@@ -152,7 +152,7 @@ func (m *Migration) kept(ctx context.Context, p *Plan) (map[string]netip.Addr, e
 	kept := map[string]netip.Addr{}
 	isFree := func(ip netip.Addr) bool { return slices.Contains(used, ip) && !slices.Contains(taken, ip) }
 	var claimed []netip.Addr
-	for _, machine := range p.ready() {
+	for _, machine := range slices.Concat(p.ready(), p.halfWay()) {
 		for _, move := range machine.Moves {
 			if isFree(move.Address) {
 				kept[move.To.Claim] = move.Address

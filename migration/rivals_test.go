@@ -76,6 +76,13 @@ func rivals(t *testing.T, d [2]inventory.PoolKey, writes int, rival func(*world,
 	if err := w.isHeld(); err != nil {
 		t.Errorf("after %d writes: %v", writes, err)
 	}
+	w.then = w.check
+	if err := w.impatient(d[0], d[1]).Run(t.Context()); err != nil {
+		t.Errorf("after %d writes, run again: %v", writes, err)
+	}
+	if pool, _ := w.holds(); pool != d[1].Name {
+		t.Errorf("after %d writes, run again, the machine is held by %s", writes, pool)
+	}
 	return finished
 }
 

@@ -86,6 +86,8 @@ type Migratable interface {
 	// Freeze has a pool hand out nothing any more, whatever becomes free meanwhile. Used are
 	// its addresses that exist.
 	Freeze(pool client.Object, used []netip.Addr) error
+	// IsFrozen tells whether Freeze was the last of what these have made of a pool.
+	IsFrozen(pool client.Object) bool
 	// Close is Freeze for good: nothing of the pool is to be moved any more.
 	Close(pool client.Object, used []netip.Addr) error
 	// Thaw undoes Freeze, and keeps these addresses from being handed out.

@@ -108,6 +108,12 @@ func (c Provider) Freeze(object client.Object, _ []netip.Addr) error {
 	return nil
 }
 
+// IsFrozen implements ipam.Migratable.
+func (Provider) IsFrozen(object client.Object) bool {
+	_, known := object.GetAnnotations()[ipam.PoolMigrationAnnotation]
+	return known && annotations.HasPaused(object)
+}
+
 // Close implements ipam.Migratable: all that is not in use is excluded, and the provider may
 // go on with the rest.
 func (c Provider) Close(object client.Object, used []netip.Addr) error {

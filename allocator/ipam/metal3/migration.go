@@ -111,18 +111,35 @@ func (Provider) Freeze(object client.Object, used []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	if r.Before != nil {
-		// What has been freed stays: the webhook goes by a status that lags behind.
-		used = slices.Concat(used, keptForNobody(pool))
-	}
+	// What has been freed stays: the webhook goes by a status that lags behind.
+	used = slices.Concat(used, keptForNobody(pool))
 	original := r.original(pool)
 	r = record{Before: &original}
+	if len(used) == 0 {
+		used = firstOf(original)
+	}
 	// A pool without ranges is invalid. What users have kept for a claim is not: metal3 gives it
 	// to that claim without a look at whether it is free.
 	if narrow := narrowed(original.Pools, used); len(narrow) > 0 {
 		shape{Pools: narrow}.set(pool, forNobody(used))
 	}
 	return r.keep(pool)
+}
+
+// firstOf is the first address of a pool, to which it is cut down if nothing of it is in use.
+func firstOf(s shape) []netip.Addr {
+	pool := &ipamv1.IPPool{}
+	pool.Spec.Pools = s.Pools
+	for _, r := range rangesOf(pool).Ranges() {
+		return []netip.Addr{r.From()}
+	}
+	return nil
+}
+
+// IsFrozen implements ipam.Migratable.
+func (Provider) IsFrozen(object client.Object) bool {
+	_, r, err := recordOf(object)
+	return err == nil && r.Before != nil
 }
 
 // Close implements ipam.Migratable: it is frozen for good already.

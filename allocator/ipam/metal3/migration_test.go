@@ -73,6 +73,8 @@ func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
 		"frozen with its own claim": {[]func(client.Object) error{freeze("10.0.0.3")}, "10.0.0.3-10.0.0.3; capv-static-ip.dev/10.0.0.3=10.0.0.3", false},
 		"frozen, and one has come":  {[]func(client.Object) error{freeze("10.0.0.1"), freeze("10.0.0.1", "10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
 		"frozen, and one has gone":  {[]func(client.Object) error{freeze("10.0.0.1", "10.0.0.2"), freeze("10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
+		"frozen, nothing is in use": {[]func(client.Object) error{freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
+		"thawed, and frozen again":  {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1"), freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
 		"thawed":                    {[]func(client.Object) error{freeze("10.0.0.1"), thaw()}, before, true},
 		"thawed, one has moved":     {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1")}, strings.Replace(before, "later", nobodys1+"later", 1), false},
 		"thawed, its users edit it": {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1"), shorten, freeze("10.0.0.2"), thaw()}, "10.0.0.1-10.0.0.9; vip=10.0.0.3", true},
