@@ -201,7 +201,7 @@ func released(j journey) decision {
 // withdrawn gives the new claim back when the old one is the current one.
 func withdrawn(j journey) decision {
 	switch {
-	case j.new.isProtected():
+	case j.new.isProtected() && j.isOwn():
 		return decision{task: giveUp}
 	case !j.new.isGoing():
 		return decision{task: withdraw}
