@@ -43,17 +43,11 @@ type Migration struct {
 // Run does what was planned. What was begun before is finished first: until then, the new pool
 // may not be changed.
 func (m *Migration) Run(ctx context.Context) error {
-	p, err := m.Plan(ctx)
-	if err != nil {
-		return err
-	}
-	if len(p.Stops) > 0 {
-		return errors.New(p.Stops[0])
-	}
-	if err := m.moveAll(ctx, p.halfWay(), false); err != nil {
+	if err := m.settle(ctx, false); err != nil {
 		return fmt.Errorf("finishing what was begun: %w", err)
 	}
-	if p, err = m.Plan(ctx); err != nil {
+	p, err := m.planned(ctx)
+	if err != nil {
 		return err
 	}
 	if len(p.ready())+len(p.waiting()) == 0 {
@@ -76,9 +70,41 @@ func (m *Migration) Run(ctx context.Context) error {
 	return m.end(ctx)
 }
 
+// planned is Plan, and an error if something keeps it from being done, by now.
+func (m *Migration) planned(ctx context.Context) (*Plan, error) {
+	p, err := m.Plan(ctx)
+	if err == nil && len(p.Stops) > 0 {
+		err = errors.New(p.Stops[0])
+	}
+	return p, err
+}
+
+// settle finishes the machines that are half way, or brings them back. The old pool was frozen
+// when they were begun, and the new one was not; but others may have thawed the one, or frozen
+// the other, or have written what they were before.
+func (m *Migration) settle(ctx context.Context, back bool) error {
+	p, err := m.planned(ctx)
+	if err != nil || len(p.halfWay()) == 0 {
+		return err
+	}
+	if err := m.freeze(ctx); err != nil {
+		return err
+	}
+	to, err := m.read(ctx, m.To)
+	if err != nil {
+		return err
+	}
+	if m.migratable(m.To).IsFrozen(to) {
+		if err := m.reserve(ctx, p); err != nil {
+			return err
+		}
+	}
+	return m.moveAll(ctx, p.halfWay(), back)
+}
+
 // round moves the machines that are ready, and tells whether there were any, or some are to be.
 func (m *Migration) round(ctx context.Context) (bool, error) {
-	p, err := m.Plan(ctx)
+	p, err := m.planned(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -92,7 +118,7 @@ func (m *Migration) round(ctx context.Context) (bool, error) {
 		return m.awaitOne(ctx)
 	}
 	// What the new pool handed out before its addresses were reserved is seen only now.
-	now, err := m.Plan(ctx)
+	now, err := m.planned(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -106,7 +132,7 @@ func (m *Migration) round(ctx context.Context) (bool, error) {
 // whether one has.
 func (m *Migration) awaitOne(ctx context.Context) (bool, error) {
 	for began := time.Now(); ; {
-		p, err := m.Plan(ctx)
+		p, err := m.planned(ctx)
 		switch {
 		case err != nil || len(p.ready()) > 0:
 			return true, err
@@ -121,7 +147,7 @@ func (m *Migration) awaitOne(ctx context.Context) (bool, error) {
 
 // end gives the pools their last shape, when no machine is half way.
 func (m *Migration) end(ctx context.Context) error {
-	p, err := m.Plan(ctx)
+	p, err := m.planned(ctx)
 	if err != nil {
 		return err
 	}
@@ -149,17 +175,14 @@ func (m *Migration) end(ctx context.Context) error {
 // Abort brings the machines back that are half way, and has the old pool hand out addresses
 // again: those that it has, and the new one has not.
 func (m *Migration) Abort(ctx context.Context) error {
-	p, err := m.Plan(ctx)
-	if err != nil {
-		return err
-	}
-	if err := m.moveAll(ctx, p.halfWay(), true); err != nil {
+	if err := m.settle(ctx, true); err != nil {
 		return fmt.Errorf("bringing machines back: %w", err)
 	}
 	if err := m.thaw(ctx); err != nil {
 		return err
 	}
-	if p, err = m.Plan(ctx); err != nil {
+	p, err := m.planned(ctx)
+	if err != nil {
 		return err
 	}
 	return m.reserve(ctx, p)
@@ -244,6 +267,9 @@ func (m *Migration) await(ctx context.Context, o *observed, d decision) error {
 			return err
 		}
 		if err := m.look(ctx, o, d.journey); err != nil {
+			return err
+		}
+		if err := m.confirm(ctx, o); err != nil {
 			return err
 		}
 		switch now := next(*o); {

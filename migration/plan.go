@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/inventory"
 )
@@ -72,8 +73,18 @@ func (m *Migration) Plan(ctx context.Context) (*Plan, error) {
 		return nil, err
 	}
 	p, err := m.plan(graph)
-	if err != nil || len(p.Stops) > 0 || len(p.ready()) == 0 {
+	if err != nil || len(p.Stops) > 0 {
 		return p, err
+	}
+	freeze, err := m.frozenNamespace(ctx, m.From.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	if freeze != nil {
+		return &Plan{Stops: []string{fmt.Sprintf("%s: wait until that is over", freeze)}}, nil
+	}
+	if len(p.ready()) == 0 {
+		return p, nil
 	}
 	if why := m.mayWrite(ctx, p.ready()[0]); why != "" {
 		p.Stops = append(p.Stops, why)
@@ -97,6 +108,9 @@ func (m *Migration) plan(graph *inventory.Graph) (*Plan, error) {
 		if planned, is := m.planMachine(graph, machine, target, names); is {
 			p.Machines = append(p.Machines, planned)
 		}
+	}
+	if why := m.reversed(graph); why != "" && len(p.halfWay()) == 0 {
+		return &Plan{Stops: []string{why}}, nil
 	}
 	slices.SortFunc(p.Machines, func(a, b Machine) int { return compareKeys(a.Key, b.Key) })
 	p.Left = staying(graph, from)
@@ -143,6 +157,19 @@ func (m *Migration) targetOf(pool *inventory.Pool) (*target, error) {
 	return t, nil
 }
 
+// leftOf is the claim by which a machine has an address of the new pool already: somebody was at
+// work for it while another one undid that.
+func (t *target) leftOf(machine *inventory.Machine, ip netip.Addr) (claim string, ok bool) {
+	holder, isHeld := t.heldBy[ip]
+	isBinding := slices.ContainsFunc(machine.Bindings, func(b ipam.Binding) bool { return b.Pool == t.PoolReference && b.Claim == holder.Name })
+	if !isHeld || holder.Namespace != machine.Namespace || isBinding {
+		return "", false
+	}
+	return holder.Name, slices.ContainsFunc(t.Claims, func(c ipam.Claim) bool {
+		return c.GetNamespace() == holder.Namespace && c.GetName() == holder.Name && c.GetDeletionTimestamp().IsZero() && capi.OwnerMachine(c).UID == machine.UID
+	})
+}
+
 // names are those of claims and addresses that exist, by the claim API that they are of.
 type names map[string]map[types.NamespacedName]bool
 
@@ -185,8 +212,13 @@ func (m *Migration) planMachine(graph *inventory.Graph, machine *inventory.Machi
 		if !m.isOf(m.From, machine.Namespace, b.Pool) {
 			continue
 		}
-		to := ipam.ClaimReference{Pool: m.To.PoolReference, Claim: names.free(to.Provider.Name(), planned.Key, b.Slot())}
-		planned.Moves = append(planned.Moves, ipam.Move{Address: b.Address.Addr(), From: b.ClaimReference(), To: to})
+		name, isLeft := to.leftOf(machine, b.Address.Addr())
+		if !isLeft {
+			name = names.free(to.Provider.Name(), planned.Key, b.Slot())
+		}
+		planned.Moves = append(planned.Moves, ipam.Move{
+			Address: b.Address.Addr(), From: b.ClaimReference(), To: ipam.ClaimReference{Pool: m.To.PoolReference, Claim: name},
+		})
 	}
 	if len(planned.Moves) == 0 {
 		return Machine{}, false
@@ -277,13 +309,15 @@ func (m *Migration) obstacleOf(machine *inventory.Machine, move ipam.Move, held 
 	switch {
 	case !isOnDevice:
 		return fmt.Sprintf("no device of it has %s: replace it", ip)
+	case held.isOthers(machine):
+		return fmt.Sprintf("claim %s is not its own: see kubectl static-ip explain vspheremachine/%s", move.From.Claim, machine.Name)
 	case !held.isMachines(move):
 		return fmt.Sprintf("%s is not wholly bound to it: see kubectl static-ip explain vspheremachine/%s", ip, machine.Name)
 	case !to.contains(ip):
 		return fmt.Sprintf("%s is not in the ranges of %s: add it there", ip, to.PoolKey)
 	case !to.gives(ip):
 		return fmt.Sprintf("%s hands %s out to nobody: it is excluded, reserved or needed by the network there", to.PoolKey, ip)
-	case isHeld:
+	case isHeld && holder != (types.NamespacedName{Namespace: machine.Namespace, Name: move.To.Claim}):
 		return fmt.Sprintf("%s has given %s to claim %s: release that", to.PoolKey, ip, holder)
 	case to.bits != 0 && to.bits != binding.Address.Bits():
 		return fmt.Sprintf("%s has prefix length %d, and %s has %d on the device: correct the pool", to.PoolKey, to.bits, ip, binding.Address.Bits())

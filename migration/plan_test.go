@@ -63,6 +63,7 @@ func newScene() *scene {
 	s.template.SetLabels(map[string]string{machine.PoolNameLabel: "a"})
 	s.machine.UID, s.claim.UID = "cp", "claim"
 	s.machine.Spec.Network.Devices = []capi.Device{{NetworkName: "lan", IPAddrs: []string{"10.0.0.1/24"}}}
+	s.claim.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp", UID: "cp"}}
 	s.claim.Spec.Pool.Name, s.claim.Status.Address = "a", &corev1.ObjectReference{Name: "a-10-0-0-1"}
 	s.address.Finalizers, s.address.OwnerReferences = []string{ipam.InUseFinalizer}, []metav1.OwnerReference{{Name: "cp-0", UID: "claim"}}
 	s.address.Spec.Address, s.address.Spec.Claim.Name, s.address.Spec.Pool.Name = "10.0.0.1", "cp-0", "a"
@@ -133,6 +134,7 @@ func TestPlanTellsWhatStandsInTheWayOfAMachine(t *testing.T) {
 		"its Cluster is paused":      {func(s *scene) { s.cluster.Spec.Paused = new(true) }, "its Cluster prod is paused"},
 		"its Cluster does not exist": {func(s *scene) { s.cluster.Name = "other" }, "its Cluster prod does not exist"},
 		"its device has another":     {func(s *scene) { s.machine.Spec.Network.Devices[0].IPAddrs[0] = "10.0.0.2/24" }, "no device of it has 10.0.0.1"},
+		"its claim is another's":     {func(s *scene) { s.claim.OwnerReferences[0].UID = "another" }, "is not its own"},
 		"its claim failed":           {func(s *scene) { s.claim.Status.Address, s.claim.Status.ErrorMessage = nil, new("no") }, "not wholly bound"},
 		"its claim has another":      {func(s *scene) { s.claim.Status.Address.Name = "a-10-0-0-2" }, "not wholly bound"},
 		"its address is unprotected": {func(s *scene) { s.address.Finalizers = nil }, "not wholly bound"},
@@ -188,6 +190,7 @@ func TestPlanTellsWhatKeepsItFromBeginning(t *testing.T) {
 		"the new pool is paused":          {func(s *scene) { kube.SetAnnotation(s.fresh, clusterv1.PausedAnnotation, "") }, "b is paused"},
 		"the new pool has the same name":  {func(s *scene) { s.fresh.SetName("a") }, `both pools are named "a"`},
 		"the old pool is on its way away": {func(s *scene) { kube.SetAnnotation(s.old, WithAnnotation, "ns/IPPool/c") }, "takes part in a migration with ns/IPPool/c"},
+		"the old pool is frozen":          {func(s *scene) { kube.SetAnnotation(s.old, ipam.FrozenAnnotation, "restoring") }, "is frozen (restoring)"},
 		"the old pool does not exist":     {func(s *scene) { s.old.Name = "z" }, "does not exist"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -58,16 +58,22 @@ func (m *Migration) close(ctx context.Context) error {
 	})
 }
 
-// dropAll finishes what machines have given back to the old pool while it rested.
+// dropAll finishes what machines have given back to the old pool while it rested. What its
+// provider keeps for a while longer stays in use until that is over.
 func (m *Migration) dropAll(ctx context.Context) error {
 	provider := m.Source.Providers.For(m.From.PoolReference)
+	pool, err := m.read(ctx, m.From)
+	if err != nil {
+		return err
+	}
+	lingers := ipam.Lingers(provider, pool)
 	objects, err := kube.List(ctx, m.Client, ipam.EmptyClaim(provider), client.InNamespace(m.From.Namespace))
 	if err != nil {
 		return fmt.Errorf("listing the claims on %s: %w", m.From, err)
 	}
 	for _, object := range objects {
-		read := provider.ReadClaim(object)
-		if read.Pool != m.From.PoolReference || object.GetDeletionTimestamp().IsZero() || !provider.HasOnlyOwnFinalizers(object) {
+		read, gone := provider.ReadClaim(object), object.GetDeletionTimestamp()
+		if read.Pool != m.From.PoolReference || gone.IsZero() || time.Since(gone.Time) < lingers || !provider.HasOnlyOwnFinalizers(object) {
 			continue
 		}
 		ref := ipam.ClaimReference{Pool: read.Pool, Claim: object.GetName()}
@@ -146,7 +152,7 @@ func (m *Migration) kept(ctx context.Context, p *Plan) (map[string]netip.Addr, e
 	kept := map[string]netip.Addr{}
 	isFree := func(ip netip.Addr) bool { return slices.Contains(used, ip) && !slices.Contains(taken, ip) }
 	var claimed []netip.Addr
-	for _, machine := range p.ready() {
+	for _, machine := range slices.Concat(p.ready(), p.halfWay()) {
 		for _, move := range machine.Moves {
 			if isFree(move.Address) {
 				kept[move.To.Claim] = move.Address
@@ -194,6 +200,9 @@ func (m *Migration) reshape(ctx context.Context, key, other inventory.PoolKey, c
 	pool, err := m.read(ctx, key)
 	if err != nil {
 		return err
+	}
+	if with := pool.GetAnnotations()[WithAnnotation]; with != "" && with != other.String() {
+		return fmt.Errorf("%s takes part in a migration with %s by now: finish or undo that first", key, with)
 	}
 	before := pool.DeepCopyObject().(client.Object)
 	if err := change(pool); err != nil {

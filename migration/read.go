@@ -2,8 +2,11 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -40,6 +43,25 @@ func (m *Migration) observe(ctx context.Context, planned Machine, back bool) (ob
 		}
 	}
 	return o, nil
+}
+
+// confirm returns a conflict unless the machine still says what was read of it. Both ends were
+// read before that: what is written about them is against what they were when the machine still
+// said so. Others may be at work at the same machine.
+func (m *Migration) confirm(ctx context.Context, o *observed) error {
+	now := &capi.VSphereMachine{}
+	err := m.Client.Get(ctx, client.ObjectKeyFromObject(o.machine), now)
+	if err != nil && !kube.IsAbsent(err) {
+		return fmt.Errorf("reading VSphereMachine %s again: %w", client.ObjectKeyFromObject(o.machine), err)
+	}
+	was, is := o.machine.Annotations, now.Annotations
+	if err != nil || now.UID != o.machine.UID || !now.DeletionTimestamp.IsZero() ||
+		was[ipam.MigratingAnnotation] != is[ipam.MigratingAnnotation] || was[ipam.BindingsAnnotation] != is[ipam.BindingsAnnotation] {
+		resource := schema.GroupResource{Group: capi.VSphereMachineKind.Group, Resource: "vspheremachines"}
+		return apierrors.NewConflict(resource, o.machine.Name, errors.New("somebody else is at work at it"))
+	}
+	o.machine = now
+	return nil
 }
 
 // look reads both ends of a move.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -61,6 +62,9 @@ func (m *Migration) unfit(key inventory.PoolKey, pool *inventory.Pool) string {
 	case m.migratable(key) == nil || !isKnown(pool):
 		return fmt.Sprintf("%s is of a kind that this program cannot move addresses from or to", key)
 	}
+	if why, frozen := ipam.IsFrozen(pool.Object); frozen {
+		return fmt.Sprintf("%s is frozen (%s): nothing is claimed there and nothing given back; wait until that is over", key, why)
+	}
 	if with := pool.Object.GetAnnotations()[WithAnnotation]; with != "" && with != other.String() {
 		return fmt.Sprintf("%s takes part in a migration with %s: finish or undo that first (annotation %s)", key, with, WithAnnotation)
 	}
@@ -99,4 +103,19 @@ func placeOf(ip netip.Addr) func(capi.Place) bool {
 
 func compareKeys(a, b types.NamespacedName) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
+
+// reversed names a machine that is half way in the other direction. What that has frozen, and
+// reserved, would be undone here.
+func (m *Migration) reversed(graph *inventory.Graph) string {
+	for _, machine := range graph.Machines {
+		migration, ok := ipam.MigrationOf(machine)
+		isReversed := ok && machine.DeletionTimestamp.IsZero() && slices.ContainsFunc(migration.Moves, func(move ipam.Move) bool {
+			return m.isOf(m.To, machine.Namespace, move.From.Pool) && m.isOf(m.From, machine.Namespace, move.To.Pool)
+		})
+		if isReversed {
+			return fmt.Sprintf("VSphereMachine %s is half way from %s to %s: finish that, or undo it with --abort", client.ObjectKeyFromObject(machine), m.To, m.From)
+		}
+	}
+	return ""
 }

@@ -3,6 +3,8 @@ package migration
 import (
 	"fmt"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 )
@@ -11,25 +13,32 @@ import (
 type task string
 
 const (
-	done       task = "done"
-	blocked    task = "blocked"     // somebody has to do something first
-	await      task = "await"       // the provider has to do something first
-	announce   task = "announce"    // say on the machine what is to be moved
-	place      task = "place"       // make the address before its claim
-	claim      task = "claim"       // make the claim in the new pool
-	discard    task = "discard"     // delete a claim in the new pool that failed
-	protect    task = "protect"     // put our finalizer on the new address
-	switchTo   task = "switch-to"   // have the bindings say that the new claim is the current one
-	unprotect  task = "unprotect"   // take our finalizer off the old address
-	release    task = "release"     // delete the old claim
-	drop       task = "drop"        // do what a provider that rests would do about that
-	reprotect  task = "reprotect"   // put our finalizer on the old address again
-	switchBack task = "switch-back" // have the bindings say that the old claim is the current one
-	giveUp     task = "give-up"     // take our finalizer off the new address
-	withdraw   task = "withdraw"    // delete the new claim
-	displace   task = "displace"    // delete the new address, which has no claim
-	finish     task = "finish"      // take off the machine what was announced
+	done      task = "done"
+	blocked   task = "blocked"   // somebody has to do something first
+	await     task = "await"     // the provider has to do something first
+	announce  task = "announce"  // say on the machine what is to be moved
+	place     task = "place"     // make the address before its claim
+	claim     task = "claim"     // make the claim in the new pool
+	discard   task = "discard"   // delete a claim in the new pool that failed
+	protect   task = "protect"   // put our finalizer on the new address
+	switchTo  task = "switch-to" // have the bindings say that the new claim is the current one
+	unprotect task = "unprotect" // take our finalizer off the old address
+	release   task = "release"   // delete the old claim
+	drop      task = "drop"      // do what a provider that rests would do about that
+	giveUp    task = "give-up"   // take our finalizer off the new address
+	withdraw  task = "withdraw"  // delete the new claim
+	displace  task = "displace"  // delete the new address, which has no claim
+	finish    task = "finish"    // take off the machine what was announced
 )
+
+// givesBack tells whether a task takes something away that holds an address.
+func (t task) givesBack() bool {
+	switch t {
+	case unprotect, release, drop, giveUp, withdraw, displace:
+		return true
+	}
+	return false
+}
 
 // side is one end of a move, as far as it exists.
 type side struct {
@@ -39,6 +48,16 @@ type side struct {
 
 // isGoing tells whether the claim is being deleted, or is gone.
 func (s side) isGoing() bool { return s.claim == nil || !s.claim.GetDeletionTimestamp().IsZero() }
+
+// isOthers tells whether claim or address are not the machine's. What it says of its moves and
+// its bindings anybody may have written who may write machines, and is no authority.
+func (s side) isOthers(machine client.Object) bool {
+	if s.claim != nil {
+		owner := capi.OwnerMachine(s.claim).UID
+		return owner != machine.GetUID() && (owner != "" || !ipam.IsMarked(s.claim, machine.GetName()))
+	}
+	return s.address != nil && ipam.IsProtected(s.address) && ipam.MachineOf(s.address) != machine.GetName()
+}
 
 // isProtected tells whether our finalizer is on the address.
 func (s side) isProtected() bool { return s.address != nil && ipam.IsProtected(s.address) }
@@ -96,7 +115,10 @@ type decision struct {
 	why     string
 }
 
-// next is what is to be done about a machine. One move comes after the other.
+// next is what is to be done about a machine. One move comes after the other. As soon as the
+// bindings say that the new claim is the current one, there is no way back: several may be at
+// work, and what they agree upon is what the machine says. So the old end is given back only
+// where it says the one, and the new end only where it says the other and that it is undone.
 func next(o observed) decision {
 	if o.machine == nil || !o.machine.DeletionTimestamp.IsZero() {
 		// The manager releases both claims.
@@ -109,14 +131,16 @@ func next(o observed) decision {
 		case !known && !o.announced && o.back:
 			d = decision{task: done}
 		case !known:
-		case o.back && current == j.From:
-			d = withdrawn(j)
-		case o.back && j.old.isWhole(j.Move):
-			d = returned(j)
-		case current == j.From:
-			d = moved(j, o.announced)
-		default:
+		case j.old.isOthers(o.machine):
+			d.why = fmt.Sprintf("claim %s, or what it has, is not its own", j.From.Claim)
+		case j.new.isOthers(o.machine):
+			d.why = fmt.Sprintf("claim %s, or what it has, is not its own", j.To.Claim)
+		case current == j.To:
 			d = released(j)
+		case o.back:
+			d = withdrawn(j)
+		default:
+			d = moved(j, o.announced)
 		}
 		if d.task != done {
 			d.journey = i
@@ -174,18 +198,10 @@ func released(j journey) decision {
 	return decision{task: done}
 }
 
-// returned makes the old claim the current one again. It is whole.
-func returned(j journey) decision {
-	if !j.old.isProtected() {
-		return decision{task: reprotect}
-	}
-	return decision{task: switchBack}
-}
-
 // withdrawn gives the new claim back when the old one is the current one.
 func withdrawn(j journey) decision {
 	switch {
-	case j.new.isProtected():
+	case j.new.isProtected() && j.isOwn():
 		return decision{task: giveUp}
 	case !j.new.isGoing():
 		return decision{task: withdraw}

@@ -15,6 +15,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/contract"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/kube"
 )
 
 var gone = metav1.NewTime(time.Unix(1, 0))
@@ -33,7 +34,8 @@ type change func(*observed, *journey)
 
 // beginning is a machine of which nothing was moved yet.
 func beginning(changes ...change) observed {
-	o := observed{machine: &capi.VSphereMachine{}, bindings: []ipam.Binding{boundBy(theMove().From)}}
+	machine := &capi.VSphereMachine{ObjectMeta: metav1.ObjectMeta{Name: "cp", UID: "uid"}}
+	o := observed{machine: machine, bindings: []ipam.Binding{boundBy(theMove().From)}}
 	j := journey{Move: theMove(), places: true, old: oldSide()}
 	for _, change := range changes {
 		change(&o, &j)
@@ -49,9 +51,11 @@ func boundBy(ref ipam.ClaimReference) ipam.Binding {
 func oldSide() side {
 	claim := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0", UID: "claim"}}
 	claim.Spec.Pool.Name = "a"
+	claim.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp", UID: "uid"}}
 	claim.Status.Address = &corev1.ObjectReference{Name: "a-10-0-0-1"}
 	address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
 		Name: "a-10-0-0-1", Finalizers: []string{ipam.InUseFinalizer}, OwnerReferences: []metav1.OwnerReference{{UID: "claim"}},
+		Annotations: map[string]string{ipam.MachineNameAnnotation: "cp"},
 	}}
 	address.Spec.Address, address.Spec.Claim.Name, address.Spec.Pool.Name = "10.0.0.1", "cp-0", "a"
 	c, a := metal3.Provider{}.ReadClaim(claim), metal3.Provider{}.ReadAddress(address)
@@ -61,12 +65,13 @@ func oldSide() side {
 // newSide is the other end; parts of it are left out by what changes it.
 func newSide(bound bool, owner types.UID) side {
 	claim := &capiipamv1.IPAddressClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0", UID: "new"}}
+	claim.OwnerReferences = []metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp", UID: "uid"}}
 	claim.Spec.PoolRef = capiipamv1.IPPoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "b"}
 	if bound {
 		claim.Status.AddressRef.Name = "cp-0"
 	}
 	address := &capiipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{
-		Name: "cp-0", Finalizers: []string{ipam.InUseFinalizer}, Annotations: map[string]string{ipam.MachineUIDAnnotation: "uid"},
+		Name: "cp-0", Finalizers: []string{ipam.InUseFinalizer}, Annotations: map[string]string{ipam.MachineUIDAnnotation: "uid", ipam.MachineNameAnnotation: "cp"},
 		OwnerReferences: []metav1.OwnerReference{{UID: owner}},
 	}}
 	address.Spec.Address, address.Spec.ClaimRef.Name, address.Spec.PoolRef = "10.0.0.1", "cp-0", claim.Spec.PoolRef
@@ -94,7 +99,13 @@ func failed(_ *observed, j *journey)    { j.new.claim.Failure = "no" }
 func oldBare(_ *observed, j *journey)   { j.old.address.SetFinalizers(nil) }
 func oldGoing(_ *observed, j *journey)  { j.old.claim.SetDeletionTimestamp(&gone) }
 func oldGone(_ *observed, j *journey)   { j.old = side{} }
-func oldLost(_ *observed, j *journey)   { j.old.claim = nil }
+func oldOthers(_ *observed, j *journey) {
+	j.old.claim.SetOwnerReferences([]metav1.OwnerReference{{Kind: "VSphereMachine", Name: "cp-1", UID: "another"}})
+}
+func newOthers(_ *observed, j *journey) {
+	kube.SetAnnotation(j.new.address, ipam.MachineNameAnnotation, "cp-1")
+}
+func oldLost(_ *observed, j *journey) { j.old.claim = nil }
 
 func TestNextStepOfAMachine(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -125,6 +136,8 @@ func TestNextStepOfAMachine(t *testing.T) {
 		"the old claim is gone, its address protected":  {beginning(announced, bound, switched, oldLost), unprotect},
 		"all is done":                                   {beginning(bound, switched, oldGone), done},
 		"somebody took the binding away":                {beginning(announced, bound, unbound), blocked},
+		"it says that another's claim is its old one":   {beginning(announced, bound, switched, oldOthers), blocked},
+		"it says that another's address is its new one": {beginning(undone, placed, newOthers), blocked},
 		"undone, nothing is made":                       {beginning(undone), finish},
 		"undone, the address is there":                  {beginning(undone, placed), giveUp},
 		"undone, the address is bare":                   {beginning(undone, placed, unguarded), displace},
@@ -133,8 +146,8 @@ func TestNextStepOfAMachine(t *testing.T) {
 		"undone, the new claim is being deleted":        {beginning(undone, bound, unguarded, newGoing), await},
 		"undone, the new claim is gone":                 {beginning(undone, bound, unguarded, claimGone), displace},
 		"undone, all of it is gone":                     {beginning(undone, newGone), finish},
-		"undone, it is switched":                        {beginning(undone, bound, switched), switchBack},
-		"undone, the old address is bare":               {beginning(undone, bound, switched, oldBare), reprotect},
+		"undone, it is switched":                        {beginning(undone, bound, switched), unprotect},
+		"undone, the old address is bare":               {beginning(undone, bound, switched, oldBare), release},
 		"undone, the old claim is being deleted":        {beginning(undone, bound, switched, oldBare, oldGoing), finish},
 		"undone, the old claim is gone":                 {beginning(undone, bound, switched, oldLost), unprotect},
 		"undone without a beginning":                    {beginning(func(o *observed, _ *journey) { o.back = true }), done},

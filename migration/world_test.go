@@ -39,6 +39,8 @@ type world struct {
 	left int
 	// then is what others do after a write, if a test has them do anything.
 	then func()
+	// had are the pools that have held the address of the machine, see check.
+	had map[inventory.PoolKey]bool
 }
 
 var errKilled = errors.New("killed")
@@ -148,6 +150,7 @@ func (w *world) serveInCluster(ctx context.Context, claim *capiipamv1.IPAddressC
 	w.must(err)
 	switch {
 	case annotations.HasPaused(pool):
+	case !claim.DeletionTimestamp.IsZero() && time.Since(claim.DeletionTimestamp.Time) < (contract.Provider{Mapper: w.RESTMapper()}).Lingers(pool):
 	case !claim.DeletionTimestamp.IsZero():
 		if err == nil {
 			controllerutil.RemoveFinalizer(address, protectAddress)

@@ -20,6 +20,14 @@ import (
 
 // perform does a task, and reads again what may have changed by it.
 func (m *Migration) perform(ctx context.Context, o *observed, d decision) error {
+	if d.givesBack() {
+		if err := m.confirm(ctx, o); err != nil {
+			return err
+		}
+	}
+	if err := m.guard(ctx, o, d); err != nil {
+		return err
+	}
 	switch d.task {
 	case announce:
 		return m.announce(ctx, o, o.back)
@@ -27,9 +35,6 @@ func (m *Migration) perform(ctx context.Context, o *observed, d decision) error 
 		return m.patch(ctx, o.machine, func() { delete(o.machine.Annotations, ipam.MigratingAnnotation) }, func() { o.announced = false })
 	case switchTo:
 		return m.switchTo(ctx, o, d.journey)
-	case switchBack:
-		j := o.journeys[d.journey]
-		return m.rebind(ctx, o, j.To, j.From)
 	}
 	j := &o.journeys[d.journey]
 	if err := m.change(ctx, o.machine, j, d.task); err != nil {
@@ -51,8 +56,6 @@ func (m *Migration) change(ctx context.Context, machine *capi.VSphereMachine, j 
 		return ignoreExists(m.Client.Create(ctx, object))
 	case protect:
 		return m.protect(ctx, machine, j.new.address.Object, j)
-	case reprotect:
-		return m.protect(ctx, machine, j.old.address.Object, j)
 	case unprotect:
 		return m.unprotect(ctx, j.old.address.Object)
 	case giveUp:

@@ -86,6 +86,8 @@ type Migratable interface {
 	// Freeze has a pool hand out nothing any more, whatever becomes free meanwhile. Used are
 	// its addresses that exist.
 	Freeze(pool client.Object, used []netip.Addr) error
+	// IsFrozen tells whether Freeze was the last of what these have made of a pool.
+	IsFrozen(pool client.Object) bool
 	// Close is Freeze for good: nothing of the pool is to be moved any more.
 	Close(pool client.Object, used []netip.Addr) error
 	// Thaw undoes Freeze, and keeps these addresses from being handed out.
@@ -93,6 +95,8 @@ type Migratable interface {
 	// Reserve keeps addresses from being handed out to other claims than those of these
 	// names, and no others that it has kept before. It undoes Freeze, too.
 	Reserve(pool client.Object, kept map[string]netip.Addr) error
+	// Withholds tells whether a pool hands an address to nobody when that is given back to it.
+	Withholds(pool client.Object, ip netip.Addr) bool
 	// HasNoted tells whether the provider is seen to know the pool as it is now.
 	HasNoted(pool client.Object) bool
 	// Clash says why addresses cannot be moved between a pool of this provider and another

@@ -102,8 +102,9 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	return nil
 }
 
-// confirm checks that the machine which the cache shows is the one that lives:
-// tying a claim to a machine that is gone would have it collected as garbage.
+// confirm checks that the machine which the cache shows is the one that lives, and says the
+// same of its bindings: tying a claim to a machine that is gone would have it collected as
+// garbage, and one that was moved to another pool meanwhile has given it back.
 func (r *Reconciler) confirm(ctx context.Context, s *state) error {
 	if s.confirmed {
 		return nil
@@ -112,11 +113,27 @@ func (r *Reconciler) confirm(ctx context.Context, s *state) error {
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
 		return fmt.Errorf("confirming the machine: %w", err)
 	}
-	if machine.UID != s.uid {
-		return replaced(s.name)
+	return s.confirmBy(machine)
+}
+
+// confirmBy is confirm for a machine that the API server has shown.
+func (s *state) confirmBy(machine *capi.VSphereMachine) error {
+	if machine.UID != s.uid || !saysTheSame(machine, s.object) {
+		return changed(s.name)
 	}
 	s.confirmed = true
 	return nil
+}
+
+// saysTheSame tells whether a machine says the same of its bindings as it did before. What
+// cannot be read says nothing, and is not in the cache.
+func saysTheSame(now, before client.Object) bool {
+	is, was := now.GetAnnotations(), before.GetAnnotations()
+	if is[ipam.MigratingAnnotation] != was[ipam.MigratingAnnotation] {
+		return false
+	}
+	_, err := ipam.ParseBindings(is[ipam.BindingsAnnotation])
+	return err != nil || is[ipam.BindingsAnnotation] == was[ipam.BindingsAnnotation]
 }
 
 // patch writes the difference against the resourceVersion that was read.
@@ -132,16 +149,15 @@ func (r *Reconciler) confirmUse(ctx context.Context, s *state, b *ipam.Binding) 
 	if err := r.live.Get(ctx, client.ObjectKeyFromObject(s.object), machine); err != nil {
 		return false, fmt.Errorf("confirming the machine: %w", err)
 	}
-	if machine.UID != s.uid {
-		return false, replaced(s.name)
+	if err := s.confirmBy(machine); err != nil {
+		return false, err
 	}
-	s.confirmed = true
 	return deviceOf(machine, b.Address.Addr()) >= 0, nil
 }
 
-// replaced is the error for a machine that is not the one of that name any more.
-func replaced(machine string) error {
-	return apierrors.NewConflict(schema.GroupResource{Group: capi.VSphereMachineKind.Group, Resource: "vspheremachines"}, machine, errors.New("it was replaced"))
+// changed is the error for a machine that is not what the cache shows any more.
+func changed(machine string) error {
+	return apierrors.NewConflict(schema.GroupResource{Group: capi.VSphereMachineKind.Group, Resource: "vspheremachines"}, machine, errors.New("it was replaced, or is held by other claims by now"))
 }
 
 // deviceOf is the index of the device that has an address, negative if none has.

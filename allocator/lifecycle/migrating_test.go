@@ -5,7 +5,10 @@ import (
 	"testing"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
 	"capv-static-ip.dev/allocator/kube"
@@ -49,6 +52,39 @@ func TestBothClaimsOfAMoveAreLeftAlone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got := isMovedTo(t, test.machine, "", "new").isMigrating(&test.holding); got != test.want {
 				t.Errorf("it is left alone: %v, want %v", got, test.want)
+			}
+		})
+	}
+}
+
+// The cache may show the claim go from which an address was moved before it shows the machine
+// say so.
+func TestNothingIsRecreatedByWhatAMachineHasSaidBeforeItWasMoved(t *testing.T) {
+	before := annotatedWith("cp-0-0", "10.0.0.1/24")
+	for name, test := range map[string]struct {
+		now  func(*capi.VSphereMachine)
+		made bool
+	}{
+		"it says the same":            {before, true},
+		"it is held by another claim": {annotatedWith("cp-0-0.r2", "10.0.0.1/24"), false},
+		"it is being moved": {func(m *capi.VSphereMachine) {
+			before(m)
+			kube.SetAnnotation(m, ipam.MigratingAnnotation, "{}")
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := reconciler(t, cp0(onItsDevice, test.now))
+			r.events = events.NewFakeRecorder(10)
+			claim, _ := copyOf("cp-0", "b")
+			h := holdingOf(claim, &ipamv1.IPAddress{})
+			h.claim, h.address = nil, nil
+			s := livingState(h)
+			s.object = cp0(onItsDevice, before)
+
+			err := r.recreate(t.Context(), s, h)
+
+			if made := r.stored(t, claim); made != test.made || apierrors.IsConflict(err) == test.made {
+				t.Errorf("the claim is made: %t (error %v), want %t", made, err, test.made)
 			}
 		})
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/migration"
 	"capv-static-ip.dev/tests/harness"
 )
@@ -114,8 +115,9 @@ func undoneWheneverKilled(t *testing.T, from, to harness.Fixture) {
 		if err := r.isSafe(); err != nil {
 			t.Fatalf("undone after %d writes: %v", writes, err)
 		}
-		if r.heldBy(r.m.To) == nil {
+		if bindings, err := ipam.ParseBindings(r.machine("m-0").Annotations[ipam.BindingsAnnotation]); err != nil || bindings.Bindings[0].Pool == r.m.To.PoolReference {
 			t.Logf("beyond the point of no return after %d writes", writes)
+			r.eventually("the machine to be held by the new pool alone", func(context.Context) error { return r.heldBy(r.m.To) })
 			break
 		}
 		r.eventually("the machine to be held by the old pool alone", func(context.Context) error { return r.heldBy(r.m.From) })

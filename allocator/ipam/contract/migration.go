@@ -22,8 +22,16 @@ var _ ipam.Migratable = Provider{}
 // migrated is a pool of the in-cluster provider that addresses are moved from, or to.
 type migrated struct {
 	*unstructured.Unstructured
-	// Excluded is what spec.excludedAddresses was before.
+	// Excluded is what spec.excludedAddresses is without what a migration has added.
+	Excluded []string
+}
+
+// record is the content of ipam.PoolMigrationAnnotation.
+type record struct {
+	// Excluded is what spec.excludedAddresses was before, and Added what was added to it. What
+	// is neither of them was written by others meanwhile, and is theirs.
 	Excluded []string `json:"excluded"`
+	Added    []string `json:"added"`
 }
 
 func (c Provider) migrated(object client.Object) (migrated, error) {
@@ -32,17 +40,35 @@ func (c Provider) migrated(object client.Object) (migrated, error) {
 		return migrated{}, fmt.Errorf("%s %s is no pool of the in-cluster provider", object.GetObjectKind().GroupVersionKind().Kind, object.GetName())
 	}
 	m := migrated{Unstructured: pool}
+	m.Excluded, _, _ = unstructured.NestedStringSlice(pool.Object, "spec", "excludedAddresses")
 	text, known := pool.GetAnnotations()[ipam.PoolMigrationAnnotation]
 	if !known {
-		m.Excluded, _, _ = unstructured.NestedStringSlice(pool.Object, "spec", "excludedAddresses")
 		return m, nil
 	}
-	if err := json.Unmarshal([]byte(text), &struct {
-		Excluded *[]string `json:"excluded"`
-	}{&m.Excluded}); err != nil {
+	var r record
+	if err := json.Unmarshal([]byte(text), &r); err != nil {
 		return migrated{}, fmt.Errorf("reading annotation %s: %w", ipam.PoolMigrationAnnotation, err)
 	}
+	if r.Added == nil {
+		// It does not say what was added.
+		m.Excluded = r.Excluded
+		return m, nil
+	}
+	m.Excluded = without(m.Excluded, r.Added)
 	return m, nil
+}
+
+// without are these texts but for one of each that was added behind them.
+func without(texts, added []string) []string {
+	left := slices.Clone(texts)
+	slices.Reverse(left)
+	for _, text := range added {
+		if i := slices.Index(left, text); i >= 0 {
+			left = slices.Delete(left, i, i+1)
+		}
+	}
+	slices.Reverse(left)
+	return left
 }
 
 // set excludes what was excluded before, and these. It remembers what that was, if asked to.
@@ -60,7 +86,7 @@ func (m migrated) set(added []string, remember bool) error {
 	if !remember {
 		return nil
 	}
-	text, err := json.Marshal(map[string][]string{"excluded": m.Excluded})
+	text, err := json.Marshal(record{Excluded: m.Excluded, Added: append([]string{}, added...)})
 	if err != nil {
 		return err
 	}
@@ -80,6 +106,12 @@ func (c Provider) Freeze(object client.Object, _ []netip.Addr) error {
 	}
 	kube.SetAnnotation(m, clusterv1.PausedAnnotation, "true")
 	return nil
+}
+
+// IsFrozen implements ipam.Migratable.
+func (Provider) IsFrozen(object client.Object) bool {
+	_, known := object.GetAnnotations()[ipam.PoolMigrationAnnotation]
+	return known && annotations.HasPaused(object)
 }
 
 // Close implements ipam.Migratable: all that is not in use is excluded, and the provider may
@@ -135,6 +167,16 @@ func (c Provider) Reserve(object client.Object, kept map[string]netip.Addr) erro
 		ips = append(ips, ip)
 	}
 	return m.set(textsOf(ips), len(kept) > 0)
+}
+
+// Withholds implements ipam.Migratable: the pool is paused, or the address is not in what it
+// hands out.
+func (c Provider) Withholds(pool client.Object, ip netip.Addr) bool {
+	if annotations.HasPaused(pool) {
+		return true
+	}
+	all, reserved, ok := c.Ranges(pool)
+	return ok && (!all.Contains(ip) || reserved.Contains(ip))
 }
 
 func textsOf(ips []netip.Addr) []string {

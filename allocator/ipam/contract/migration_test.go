@@ -36,6 +36,11 @@ func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
 			return Provider{}.Reserve(pool, kept)
 		}
 	}
+	edit := func(excluded ...string) func(client.Object) error {
+		return func(pool client.Object) error {
+			return unstructured.SetNestedStringSlice(pool.(*unstructured.Unstructured).Object, excluded, "spec", "excludedAddresses")
+		}
+	}
 	for name, test := range map[string]struct {
 		steps         []func(client.Object) error
 		excluded      string
@@ -50,6 +55,10 @@ func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
 		"reserved":                 {[]func(client.Object) error{reserve("10.0.0.2", "10.0.0.1")}, "10.0.0.9 10.0.0.1 10.0.0.2", false, false},
 		"reserved less":            {[]func(client.Object) error{reserve("10.0.0.2", "10.0.0.1"), reserve("10.0.0.1")}, "10.0.0.9 10.0.0.1", false, false},
 		"reserved for nobody more": {[]func(client.Object) error{reserve("10.0.0.2"), reserve()}, "10.0.0.9", false, true},
+		"reserved, others exclude": {[]func(client.Object) error{reserve("10.0.0.1"), edit("10.0.0.9", "10.0.0.1", "10.0.0.5"), reserve("10.0.0.2")}, "10.0.0.9 10.0.0.5 10.0.0.2", false, false},
+		"closed, others exclude":   {[]func(client.Object) error{closed("10.0.0.1"), edit("10.0.0.9", "10.0.0.2-10.0.0.9", "10.0.0.1"), thaw()}, "10.0.0.9 10.0.0.1", false, true},
+		"frozen, others exclude":   {[]func(client.Object) error{freeze, edit("10.0.0.9", "10.0.0.5"), thaw()}, "10.0.0.9 10.0.0.5", false, true},
+		"reserved, others undo it": {[]func(client.Object) error{reserve("10.0.0.1"), edit("10.0.0.9"), reserve("10.0.0.2")}, "10.0.0.9 10.0.0.2", false, false},
 		"moved back to":            {[]func(client.Object) error{freeze, closed(), reserve("10.0.0.1")}, "10.0.0.9 10.0.0.1", false, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -111,21 +111,35 @@ func (Provider) Freeze(object client.Object, used []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	if r.Before != nil {
-		// What has been freed stays: the webhook goes by a status that lags behind.
-		used = slices.Concat(used, keptForNobody(pool))
-	}
+	// What has been freed stays: the webhook goes by a status that lags behind.
+	used = slices.Concat(used, keptForNobody(pool))
 	original := r.original(pool)
 	r = record{Before: &original}
-	// A pool without ranges is invalid.
+	if len(used) == 0 {
+		used = firstOf(original)
+	}
+	// A pool without ranges is invalid. What users have kept for a claim is not: metal3 gives it
+	// to that claim without a look at whether it is free.
 	if narrow := narrowed(original.Pools, used); len(narrow) > 0 {
-		own := maps.Clone(original.PreAllocations)
-		maps.DeleteFunc(own, func(_ string, text ipamv1.IPAddressStr) bool {
-			return !slices.Contains(used, capi.ParseAddress(string(text)))
-		})
-		shape{Pools: narrow, PreAllocations: own}.set(pool, forNobody(used))
+		shape{Pools: narrow}.set(pool, forNobody(used))
 	}
 	return r.keep(pool)
+}
+
+// firstOf is the first address of a pool, to which it is cut down if nothing of it is in use.
+func firstOf(s shape) []netip.Addr {
+	pool := &ipamv1.IPPool{}
+	pool.Spec.Pools = s.Pools
+	for _, r := range rangesOf(pool).Ranges() {
+		return []netip.Addr{r.From()}
+	}
+	return nil
+}
+
+// IsFrozen implements ipam.Migratable.
+func (Provider) IsFrozen(object client.Object) bool {
+	_, r, err := recordOf(object)
+	return err == nil && r.Before != nil
 }
 
 // Close implements ipam.Migratable: it is frozen for good already.
@@ -175,13 +189,10 @@ func (Provider) Thaw(object client.Object, kept []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	original := r.original(pool)
-	original.set(pool, forNobody(kept))
-	r = record{}
-	if len(kept) > 0 {
-		r.Before = &original
-	}
-	return r.keep(pool)
+	// From now on the pool is its users' again, who may change it.
+	added := forNobody(kept)
+	r.original(pool).set(pool, added)
+	return record{Reserved: slices.Sorted(maps.Keys(added))}.keep(pool)
 }
 
 // Reserve implements ipam.Migratable: metal3 gives an address of spec.preAllocations to the
@@ -198,6 +209,25 @@ func (Provider) Reserve(object client.Object, kept map[string]netip.Addr) error 
 	}
 	original.set(pool, added)
 	return record{Reserved: slices.Sorted(maps.Keys(added))}.keep(pool)
+}
+
+// Withholds implements ipam.Migratable: it is in no range, or kept for nobody, and for no claim.
+func (Provider) Withholds(object client.Object, ip netip.Addr) bool {
+	pool, ok := object.(*ipamv1.IPPool)
+	if !ok || !rangesOf(pool).Contains(ip) {
+		return ok
+	}
+	kept := false
+	for key, text := range pool.Spec.PreAllocations {
+		if capi.ParseAddress(string(text)) != ip {
+			continue
+		}
+		if !strings.HasPrefix(key, nobodys) {
+			return false
+		}
+		kept = true
+	}
+	return kept
 }
 
 // HasNoted implements ipam.Migratable. metal3 does not tell; what it gives twice all the
