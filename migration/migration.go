@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -163,6 +165,9 @@ func (m *Migration) end(ctx context.Context) error {
 	if err := m.reserve(ctx, p); err != nil {
 		return err
 	}
+	if err := m.tellKept(ctx, p); err != nil {
+		return err
+	}
 	if more := p.waiting(); len(more) > 0 {
 		return fmt.Errorf("%d machines were not moved, as %s: %s", len(more), more[0].Key, more[0].Why)
 	}
@@ -170,6 +175,33 @@ func (m *Migration) end(ctx context.Context) error {
 		return fmt.Errorf("%d machines were not moved, as %s: %s", len(left), left[0].Key, left[0].Why)
 	}
 	return nil
+}
+
+// tellKept tells of addresses that the new pool keeps for as long as the old one has them.
+func (m *Migration) tellKept(ctx context.Context, p *Plan) error {
+	kept, err := m.kept(ctx, p)
+	if err != nil || len(kept) == 0 {
+		return err
+	}
+	first := slices.MinFunc(slices.Collect(maps.Values(kept)), netip.Addr.Compare)
+	m.Report("%s still has %d addresses, as %s, which %s keeps for it: run this again when they are gone, before %s is deleted",
+		m.From, len(kept), first, m.To, m.From)
+	return nil
+}
+
+// Finish has the new pool hand out what it has kept for an old one that is gone.
+func (m *Migration) Finish(ctx context.Context) error {
+	graph, err := m.Source.ReadWhole(ctx)
+	if err != nil {
+		return err
+	}
+	if !m.isOver(graph, m.From.String()) {
+		return fmt.Errorf("%s exists: run this again", m.From)
+	}
+	provider := m.migratable(m.To)
+	return m.until(ctx, "giving free what "+m.To.String()+" keeps", func() (bool, error) {
+		return true, m.reshape(ctx, m.To, m.From, func(pool client.Object) error { return provider.Reserve(pool, nil) })
+	})
 }
 
 // Abort brings the machines back that are half way, and has the old pool hand out addresses

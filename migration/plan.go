@@ -95,7 +95,7 @@ func (m *Migration) Plan(ctx context.Context) (*Plan, error) {
 // plan is Plan of what was read.
 func (m *Migration) plan(graph *inventory.Graph) (*Plan, error) {
 	from, to := graph.Pool(m.From), graph.Pool(m.To)
-	p := &Plan{Stops: m.stops(from, to)}
+	p := &Plan{Stops: m.stops(graph, from, to)}
 	if len(p.Stops) > 0 {
 		return p, nil
 	}

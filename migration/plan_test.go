@@ -187,11 +187,14 @@ func TestPlanTellsWhatKeepsItFromBeginning(t *testing.T) {
 		change func(*scene)
 		want   string
 	}{
-		"the new pool is paused":          {func(s *scene) { kube.SetAnnotation(s.fresh, clusterv1.PausedAnnotation, "") }, "b is paused"},
-		"the new pool has the same name":  {func(s *scene) { s.fresh.SetName("a") }, `both pools are named "a"`},
-		"the old pool is on its way away": {func(s *scene) { kube.SetAnnotation(s.old, WithAnnotation, "ns/IPPool/c") }, "takes part in a migration with ns/IPPool/c"},
-		"the old pool is frozen":          {func(s *scene) { kube.SetAnnotation(s.old, ipam.FrozenAnnotation, "restoring") }, "is frozen (restoring)"},
-		"the old pool does not exist":     {func(s *scene) { s.old.Name = "z" }, "does not exist"},
+		"the new pool is paused":         {func(s *scene) { kube.SetAnnotation(s.fresh, clusterv1.PausedAnnotation, "") }, "b is paused"},
+		"the new pool has the same name": {func(s *scene) { s.fresh.SetName("a") }, `both pools are named "a"`},
+		"the old pool is on its way away": {func(s *scene) {
+			kube.SetAnnotation(s.old, WithAnnotation, "ns/IPPool/c")
+			s.more = append(s.more, &ipamv1.IPPool{ObjectMeta: named("c")})
+		}, "takes part in a migration with ns/IPPool/c"},
+		"the old pool is frozen":      {func(s *scene) { kube.SetAnnotation(s.old, ipam.FrozenAnnotation, "restoring") }, "is frozen (restoring)"},
+		"the old pool does not exist": {func(s *scene) { s.old.Name = "z" }, "does not exist"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene()
@@ -200,6 +203,29 @@ func TestPlanTellsWhatKeepsItFromBeginning(t *testing.T) {
 				t.Errorf("got the stops %q, want one: %s", p.Stops, test.want)
 			}
 		})
+	}
+}
+
+// What was deleted before a migration with it was finished keeps nobody from the next one.
+func TestMigrationWithAPoolThatIsGoneIsOver(t *testing.T) {
+	s := newScene()
+	kube.SetAnnotation(s.old, WithAnnotation, "ns/IPPool/gone")
+	kube.SetAnnotation(s.fresh, WithAnnotation, "ns/IPPool/gone")
+
+	if p := s.plan(t); len(p.Stops) > 0 || len(p.ready()) != 1 {
+		t.Errorf("got the stops %q and the machines %+v, want one that is ready", p.Stops, p.Machines)
+	}
+}
+
+func TestPoolsOfANamespaceThatWasNotReadMayExist(t *testing.T) {
+	for with, want := range map[string]bool{
+		"ns/IPPool/gone": true, "other/IPPool/gone": false, "GlobalInClusterIPPool/gone": true, "ns/IPPool/a": false,
+	} {
+		m := Migration{Source: inventory.Source{Namespace: "ns"}}
+		graph := &inventory.Graph{Pools: []*inventory.Pool{{PoolKey: inventory.PoolKey{Namespace: "ns", PoolReference: ipam.PoolReference{Kind: "IPPool", Name: "a"}}}}}
+		if got := m.isOver(graph, with); got != want {
+			t.Errorf("a migration with %s is over: %t, want %t", with, got, want)
+		}
 	}
 }
 

@@ -201,8 +201,8 @@ func (m *Migration) reshape(ctx context.Context, key, other inventory.PoolKey, c
 	if err != nil {
 		return err
 	}
-	if with := pool.GetAnnotations()[WithAnnotation]; with != "" && with != other.String() {
-		return fmt.Errorf("%s takes part in a migration with %s by now: finish or undo that first", key, with)
+	if err := m.checkPartner(ctx, pool, key, other); err != nil {
+		return err
 	}
 	before := pool.DeepCopyObject().(client.Object)
 	if err := change(pool); err != nil {
@@ -218,6 +218,19 @@ func (m *Migration) reshape(ctx context.Context, key, other inventory.PoolKey, c
 		return nil
 	}
 	return kube.PatchAsRead(ctx, m.Client, pool, before)
+}
+
+// checkPartner returns an error if a pool takes part in a migration with another pool than this.
+func (m *Migration) checkPartner(ctx context.Context, pool client.Object, key, other inventory.PoolKey) error {
+	with := pool.GetAnnotations()[WithAnnotation]
+	if with == "" || with == other.String() {
+		return nil
+	}
+	graph, err := m.Source.ReadWhole(ctx)
+	if err == nil && !m.isOver(graph, with) {
+		err = fmt.Errorf("%s takes part in a migration with %s by now: finish or undo that first", key, with)
+	}
+	return err
 }
 
 // until tries something until it is done. What the webhook of a provider refuses, it may allow

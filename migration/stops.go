@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,10 +20,10 @@ import (
 )
 
 // stops are what keeps addresses from being moved between two pools at all.
-func (m *Migration) stops(from, to *inventory.Pool) []string {
+func (m *Migration) stops(graph *inventory.Graph, from, to *inventory.Pool) []string {
 	var stops []string
 	for key, pool := range map[inventory.PoolKey]*inventory.Pool{m.From: from, m.To: to} {
-		if why := m.unfit(key, pool); why != "" {
+		if why := m.unfit(graph, key, pool); why != "" {
 			stops = append(stops, why)
 		}
 	}
@@ -49,7 +50,7 @@ func (m *Migration) stops(from, to *inventory.Pool) []string {
 }
 
 // unfit says why a pool has no part in any migration, empty if it may.
-func (m *Migration) unfit(key inventory.PoolKey, pool *inventory.Pool) string {
+func (m *Migration) unfit(graph *inventory.Graph, key inventory.PoolKey, pool *inventory.Pool) string {
 	other := m.From
 	if key == m.From {
 		other = m.To
@@ -65,10 +66,37 @@ func (m *Migration) unfit(key inventory.PoolKey, pool *inventory.Pool) string {
 	if why, frozen := ipam.IsFrozen(pool.Object); frozen {
 		return fmt.Sprintf("%s is frozen (%s): nothing is claimed there and nothing given back; wait until that is over", key, why)
 	}
-	if with := pool.Object.GetAnnotations()[WithAnnotation]; with != "" && with != other.String() {
+	if with := pool.Object.GetAnnotations()[WithAnnotation]; with != "" && with != other.String() && !m.isOver(graph, with) {
 		return fmt.Sprintf("%s takes part in a migration with %s: finish or undo that first (annotation %s)", key, with, WithAnnotation)
 	}
 	return ""
+}
+
+// isOver tells whether a migration with the pool of this name is over, since that is gone. Of a
+// namespace that was not read, nobody knows.
+func (m *Migration) isOver(graph *inventory.Graph, with string) bool {
+	namespace, _, _ := strings.Cut(with, "/")
+	wasRead := m.Source.Namespace == "" || namespace == m.Source.Namespace || strings.Count(with, "/") == 1
+	return wasRead && poolOf(graph, with) == nil
+}
+
+// poolOf is the pool that a pool names as the other one of a migration, nil if there is none.
+func poolOf(graph *inventory.Graph, with string) *inventory.Pool {
+	i := slices.IndexFunc(graph.Pools, func(pool *inventory.Pool) bool { return pool.PoolKey.String() == with })
+	if i < 0 {
+		return nil
+	}
+	return graph.Pools[i]
+}
+
+// GoneBefore is the old pool of a migration that is not finished, as KIND/NAME names it, if that
+// was deleted meanwhile: what the new one keeps for it, it keeps for ever, see Finish.
+func GoneBefore(graph *inventory.Graph, name string, to *inventory.Pool) (inventory.PoolKey, bool) {
+	with := to.Object.GetAnnotations()[WithAnnotation]
+	var key inventory.PoolKey
+	key.Namespace, with, _ = strings.Cut(with, "/")
+	key.Kind, key.Name, _ = strings.Cut(with, "/")
+	return key, key.Name != "" && with == name && poolOf(graph, key.String()) == nil
 }
 
 // isKnown tells whether a given address of the pool can be had, and its ranges are known.

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"capv-static-ip.dev/cli/v1alpha1"
-	"capv-static-ip.dev/inventory"
 	"capv-static-ip.dev/migration"
 )
 
@@ -24,7 +23,9 @@ type migrateFlags struct {
 	from, to                      string
 	dryRun, yes, abort, templates bool
 	parallel                      int
-	timeout                       time.Duration
+	// gone says that the old pool was deleted before the migration was finished.
+	gone    bool
+	timeout time.Duration
 }
 
 func newMigrate(o *options) *cobra.Command {
@@ -60,6 +61,9 @@ func (o *options) migrate(ctx context.Context, f *migrateFlags) error {
 	if err != nil {
 		return err
 	}
+	if f.gone {
+		return o.finishMigration(ctx, m, f.yes)
+	}
 	plan, err := m.Plan(ctx)
 	if err != nil {
 		return exit{exitUnseen, fmt.Errorf("planning the migration: %w", err)}
@@ -88,6 +92,19 @@ func (o *options) migrate(ctx context.Context, f *migrateFlags) error {
 	return nil
 }
 
+// finishMigration ends one whose old pool was deleted.
+func (o *options) finishMigration(ctx context.Context, m *migration.Migration, yes bool) error {
+	fmt.Fprintf(o.streams.Out, "%s is gone: what %s keeps for it is given free\n", m.From, m.To)
+	if !yes {
+		fmt.Fprintln(o.streams.ErrOut, "Nothing was changed: say --yes to do it.")
+		return nil
+	}
+	if err := m.Finish(ctx); err != nil {
+		return exit{exitNo, err}
+	}
+	return nil
+}
+
 // migration is what the flags ask for.
 func (o *options) migration(ctx context.Context, f *migrateFlags) (*migration.Migration, error) {
 	graph, err := o.readHere(ctx)
@@ -97,12 +114,17 @@ func (o *options) migration(ctx context.Context, f *migrateFlags) (*migration.Mi
 	m := &migration.Migration{
 		Parallel: f.parallel, Timeout: f.timeout, Templates: f.templates, Report: o.report,
 	}
-	for text, key := range map[string]*inventory.PoolKey{f.from: &m.From, f.to: &m.To} {
-		pool, err := poolNamed(graph, text)
+	to, err := poolNamed(graph, f.to)
+	if err != nil {
+		return nil, err
+	}
+	m.To = to.PoolKey
+	if m.From, f.gone = migration.GoneBefore(graph, f.from, to); !f.gone {
+		from, err := poolNamed(graph, f.from)
 		if err != nil {
 			return nil, err
 		}
-		*key = pool.PoolKey
+		m.From = from.PoolKey
 	}
 	if m.Client, err = o.connectFast(migrationQPS, migrationBurst); err != nil {
 		return nil, err
