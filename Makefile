@@ -80,7 +80,7 @@ demo: ## Play the whole scenario on a real control plane; KEEP=1 keeps it runnin
 	@KEEP='$(KEEP)' $(GO) run ./tests/demo
 
 .PHONY: lab
-lab: ## Run the whole stack, vCenter included, until Ctrl-C; ONCE=1 only tries it; PLAY=adapter or PLAY=migrate plays a journey.
+lab: ## Run the whole stack, vCenter included, until Ctrl-C; ONCE=1 only tries it; PLAY=adapter, migrate or restore plays a journey.
 	@ONCE='$(ONCE)' PLAY='$(PLAY)' $(GO) run ./tests/lab
 
 .PHONY: build

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
@@ -240,7 +241,8 @@ func (m *Migration) drop(ctx context.Context, pool ipam.PoolReference, s side) e
 		}
 		return kube.DeleteAsRead(ctx, m.Client, object)
 	}
-	return ipam.DropFinalizers(ctx, m.Client, provider, s.claim.Object)
+	// It would log that the pool does not exist, which is not so here, between what is reported.
+	return ipam.DropFinalizers(klog.NewContext(ctx, logr.Discard()), m.Client, provider, s.claim.Object)
 }
 
 func ignoreExists(err error) error {

@@ -15,9 +15,10 @@ import (
 
 // adoptFlags are those of adopt-adapter.
 type adoptFlags struct {
-	adapter                         string
-	dryRun, yes, keep, ownerStopped bool
-	timeout                         time.Duration
+	planned
+	adapter            string
+	keep, ownerStopped bool
+	timeout            time.Duration
 }
 
 func newAdoptAdapter(o *options) *cobra.Command {
@@ -25,19 +26,13 @@ func newAdoptAdapter(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "adopt-adapter", Short: "Change over from the static IP adapter",
 		Long: "Change over from the static IP adapter: what has to be changed first, what is adopted, what waits, and when the adapter can go.\n\n" +
-			"It prints the plan, and writes nothing without --yes. It may be stopped and run again at any point. " +
+			"It prints its plan, and does nothing without --yes. It may be stopped and run again at any point. " +
 			"The exit code is 1 if something stands against it, or it was not finished in time.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if f.yes && f.dryRun && cmd.Flags().Changed("dry-run") {
-				return exit{exitUsage, errors.New("--yes and --dry-run are one too many")}
-			}
-			return o.adoptAdapter(cmd.Context(), f)
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.adoptAdapter(cmd.Context(), f) },
 	}
+	f.addTo(cmd)
 	flags := cmd.Flags()
-	flags.BoolVar(&f.dryRun, "dry-run", true, "Print the plan, and do nothing. With --dry-run=false it asks before it does it.")
-	flags.BoolVar(&f.yes, "yes", false, "Do it, and do not ask.")
 	flags.StringVar(&f.adapter, "adapter", "", "A Deployment of the adapter, as NAMESPACE/NAME, if it is not called capv-static-ip-controller-manager.")
 	flags.BoolVar(&f.keep, "keep-adapter", false, "Leave the adapter there, stopped.")
 	flags.BoolVar(&f.ownerStopped, "owner-stopped", false, "Who installed the adapter (Helm, Argo CD, Flux and so on) does not start it again.")
@@ -63,12 +58,9 @@ func (o *options) adoptAdapter(ctx context.Context, f *adoptFlags) error {
 	switch {
 	case o.stopped(plan):
 		return exit{exitNo, errors.New("nothing was changed")}
-	case f.yes:
-	case f.dryRun:
-		fmt.Fprintln(o.streams.ErrOut, "Nothing was changed; --yes does it.")
+	case !f.yes:
+		o.onlyPlanned()
 		return nil
-	case !o.agreed():
-		return exit{exitNo, errors.New("nothing was changed: nobody said yes")}
 	}
 	if err := a.Run(ctx, plan); err != nil {
 		return exit{exitNo, fmt.Errorf("not finished, and may be run again: %w", err)}

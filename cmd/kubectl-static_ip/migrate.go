@@ -20,12 +20,13 @@ const (
 
 // migrateFlags are those of migrate.
 type migrateFlags struct {
-	from, to                      string
-	dryRun, yes, abort, templates bool
-	parallel                      int
+	planned
+	from, to         string
+	abort, templates bool
+	parallel         int
+	timeout          time.Duration
 	// gone says that the old pool was deleted before the migration was finished.
-	gone    bool
-	timeout time.Duration
+	gone bool
 }
 
 func newMigrate(o *options) *cobra.Command {
@@ -41,13 +42,11 @@ func newMigrate(o *options) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&f.from, "from", "", "The pool that the machines have addresses of, as KIND/NAME.")
 	flags.StringVar(&f.to, "to", "", "The pool that they are to have them of, as KIND/NAME. It has to exist.")
-	flags.BoolVar(&f.dryRun, "dry-run", false, "Print the plan, and do nothing: so it is without --yes.")
-	flags.BoolVar(&f.yes, "yes", false, "Do it.")
 	flags.BoolVar(&f.abort, "abort", false, "Bring machines back that are half way, and have the old pool hand out addresses again.")
 	flags.BoolVar(&f.templates, "templates", false, "Edit the templates that ask for the old pool, and what the new pool lacks of its annotations.")
 	flags.IntVar(&f.parallel, "parallel", 1, "How many machines are moved at a time.")
 	flags.DurationVar(&f.timeout, "timeout", time.Minute, "Time for which an IPAM provider is waited for, each time.")
-	cmd.MarkFlagsMutuallyExclusive("dry-run", "yes")
+	f.addTo(cmd)
 	for _, name := range []string{"from", "to"} {
 		// It fails only for a flag that does not exist.
 		_ = cmd.MarkFlagRequired(name)
@@ -78,7 +77,7 @@ func (o *options) migrate(ctx context.Context, f *migrateFlags) error {
 	case len(plan.Stops) > 0:
 		return exit{exitNo, errors.New("nothing was changed")}
 	case !f.yes:
-		fmt.Fprintln(o.streams.ErrOut, "Nothing was changed: say --yes to do it.")
+		o.onlyPlanned()
 		return nil
 	}
 	run, finished := m.Run, "The addresses are moved."

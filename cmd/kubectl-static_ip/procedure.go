@@ -5,9 +5,25 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/spf13/cobra"
+
 	"capv-static-ip.dev/cli/v1alpha1"
 	"capv-static-ip.dev/procedure"
 )
+
+// planned are the flags of a command that does what it has planned only when it is told to.
+type planned struct{ dryRun, yes bool }
+
+func (p *planned) addTo(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&p.dryRun, "dry-run", false, "Print the plan, and do nothing: so it is without --yes.")
+	cmd.Flags().BoolVar(&p.yes, "yes", false, "Do it.")
+	cmd.MarkFlagsMutuallyExclusive("dry-run", "yes")
+}
+
+// onlyPlanned says that nothing more was asked for.
+func (o *options) onlyPlanned() {
+	fmt.Fprintln(o.streams.ErrOut, "Nothing was changed: say --yes to do it.")
+}
 
 // showPlan prints the steps with what there is to do for them now.
 func (o *options) showPlan(plan *procedure.Plan) error {

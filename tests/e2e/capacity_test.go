@@ -2,8 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
-	"os/exec"
 	"testing"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -12,28 +10,10 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
-// plugin builds kubectl static-ip.
-func (s *scene) plugin() string {
-	s.Helper()
-	path, err := harness.BuildPlugin(s.Context(), s.stack.Plane.Root(), s.TempDir())
-	if err != nil {
-		s.Fatal(err)
-	}
-	return path
-}
-
 // foretold checks what the plugin says of a roll-out that has not begun.
-func (s *scene) foretold(plugin string, stalls bool) {
+func (s *scene) foretold(stalls bool) {
 	s.Helper()
-	output, err := exec.CommandContext(s.Context(), plugin, "--kubeconfig", s.stack.Plane.Kubeconfig, "--namespace", s.ns,
-		"capacity", harness.DefaultCluster, "--check").CombinedOutput()
-	code := 0
-	var exited *exec.ExitError
-	if errors.As(err, &exited) {
-		code = exited.ExitCode()
-	} else if err != nil {
-		s.Fatal(err)
-	}
+	code, output := s.runPlugin(s.stack.Plane.Kubeconfig, "capacity", harness.DefaultCluster, "--check")
 	if want := map[bool]int{false: 0, true: 1}[stalls]; code != want {
 		s.Errorf("capacity --check exits with %d, want %d:\n%s", code, want, output)
 	}
@@ -53,13 +33,12 @@ func TestRollOutGoesAsIsForetold(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, shared)
 	by := harness.OfInCluster
-	plugin := s.plugin()
 	template := s.template("first", by.Ask("pool"))
 	workers := s.workers(template, "md-0", 1)
 	s.create(s.pool(by, "pool", 88, 89), template, workers)
 	s.nodes(workers)
 
-	s.foretold(plugin, false)
+	s.foretold(false)
 	s.rollTo(workers, s.template("second", by.Ask("pool")))
 	s.replaced(workers, madeOf("second"))
 	const exhausted = "is exhausted: 2 of 2 addresses in use"
@@ -70,7 +49,7 @@ func TestRollOutGoesAsIsForetold(t *testing.T) {
 	others := s.workers(template, "md-1", 1)
 	s.create(others)
 	s.nodes(others)
-	s.foretold(plugin, true)
+	s.foretold(true)
 	s.rollTo(workers, s.template("third", by.Ask("pool")))
 	s.eventually(provisioned, "the roll-out to be refused", func(ctx context.Context) error { return s.refused(ctx, exhausted) })
 	nodes, err := s.stack.Nodes(t.Context(), workers)

@@ -171,15 +171,6 @@ func (s *scene) awaitJoined() {
 	s.eventually(provisioned, "the machines to know their Nodes", func(ctx context.Context) error { return s.stack.Joined(ctx, s.ns) })
 }
 
-func (r *relocation) lastEvent() int {
-	r.Helper()
-	events, err := r.events(r.Context())
-	if err != nil {
-		r.Fatal(err)
-	}
-	return events[len(events)-1].Sequence
-}
-
 func (r *relocation) move() {
 	r.Helper()
 	r.step("moving")
@@ -230,16 +221,7 @@ func (r *relocation) checkKept() {
 
 func (r *relocation) checkVMsUntouched() {
 	r.Helper()
-	events, err := r.events(r.Context())
-	if err != nil {
-		r.Fatal(err)
-	}
-	for _, event := range events {
-		moved := slices.ContainsFunc(r.before, func(node stack.Node) bool { return node.VM.ID == event.ID })
-		if moved && event.Sequence > r.event {
-			r.Errorf("virtual machine %s, which was moved, was %s", event.Name, event.Kind)
-		}
-	}
+	untouched{scene: r.scene, nodes: r.before, event: r.event}.checkVMs()
 }
 
 // checkNothingLeft waits until nothing of ours is where the Cluster was.

@@ -20,20 +20,37 @@ const renewInterval = 10 * time.Second
 // for tests that move from one to the other, or kill what others rely upon. It
 // is started by the first test that needs it.
 var second struct {
-	once  sync.Once
-	stack *stack.Stack
-	err   error
+	start, install sync.Once
+	stack          *stack.Stack
+	err            error
+	// isInstalled tells whether capv-static-ip was.
+	isInstalled bool
 }
 
 // secondStack starts the second stack if it does not run. The serving
 // certificate is renewed all the time, whatever is tested.
 func secondStack(t *testing.T) *stack.Stack {
 	t.Helper()
-	second.once.Do(func() {
+	on := bareSecondStack(t)
+	second.install.Do(func() {
+		second.isInstalled = true
+		second.err = on.Install(context.WithoutCancel(t.Context()))
+	})
+	if second.err != nil {
+		t.Fatal(second.err)
+	}
+	return on
+}
+
+// bareSecondStack is the second stack without capv-static-ip, as long as no test has asked for
+// it with that.
+func bareSecondStack(t *testing.T) *stack.Stack {
+	t.Helper()
+	second.start.Do(func() {
 		began := time.Now()
 		options := stackOptions()
 		options.VCenter = shared.VCenter
-		options.WithoutKubeadm = true
+		options.WithoutKubeadm, options.WithoutManager = true, true
 		options.Renewal = harness.Renewal{Duration: time.Hour, RenewBefore: time.Hour - renewInterval}
 		// It ends with all tests, see stopSecond, not with the one that began it.
 		second.stack, second.err = stack.Start(context.WithoutCancel(t.Context()), options)

@@ -274,6 +274,19 @@ func (c *ControlPlane) Stop() error {
 	return os.RemoveAll(c.Dir)
 }
 
+// KillAllBut ends all processes but one without any warning, as if the machines that they run on
+// were lost. What it keeps ends with Stop.
+func (c *ControlPlane) KillAllBut(kept *Process) {
+	c.mu.Lock()
+	processes := slices.Clone(c.processes)
+	c.mu.Unlock()
+	for _, process := range slices.Backward(processes) {
+		if process != kept {
+			process.Kill()
+		}
+	}
+}
+
 // run starts a process that ends with the control plane.
 func (c *ControlPlane) run(ctx context.Context, process *Process) error {
 	if process.LogPath == "" {

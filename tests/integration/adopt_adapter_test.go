@@ -221,10 +221,10 @@ func (c *comeOver) plans() {
 func (c *comeOver) refusesToBegin() {
 	before := c.versions()
 	c.start("adopt-adapter", "--yes").ends(1, "some would wait for ever without the adapter", "nothing was changed")
-	c.start("adopt-adapter", "--yes", "--dry-run").ends(2, "one too many")
+	c.start("adopt-adapter", "--yes", "--dry-run").ends(2, "[dry-run yes] were all set")
 	template := harness.Template(c.ns, "bare")
 	c.change(template, func() { harness.WithPool(harness.DefaultPool)(template) })
-	c.start("adopt-adapter", "--dry-run=false").ends(1, "nobody said yes")
+	c.start("adopt-adapter", "--dry-run").ends(0, "Nothing was changed: say --yes to do it.")
 	c.start("adopt-adapter", "--yes", "--adapter=there").ends(2, "is not NAMESPACE/NAME")
 	c.start("adopt-adapter", "--yes", "--as", "nobody-in-particular").ends(3, "forbidden")
 	if after := c.versions(); fmt.Sprint(before) != fmt.Sprint(after) {

@@ -22,8 +22,7 @@ var drilled = []string{"cp-0", "md-0", "md-1", "md-2"}
 type drill struct {
 	f   harness.Fixture
 	ips map[string]string
-	// saved are in the order in which Velero restores: by the name of the resource, with
-	// Clusters last. Of each there is neither owner, nor finalizer, nor status.
+	// saved are in the order in which Velero restores.
 	saved []*unstructured.Unstructured
 }
 
@@ -47,10 +46,8 @@ func backedUp(t *testing.T, f harness.Fixture) drill {
 	for _, name := range drilled {
 		d.add(s, harness.Machine(s.ns, name), &capvv1.VSphereVM{ObjectMeta: s.machine(name).ObjectMeta})
 	}
-	slices.SortStableFunc(d.saved, func(a, b *unstructured.Unstructured) int {
-		return strings.Compare(a.GetKind()+a.GroupVersionKind().Group, b.GetKind()+b.GroupVersionKind().Group)
-	})
 	d.add(s, cluster)
+	harness.InRestoreOrder(d.saved)
 	return d
 }
 

@@ -1,11 +1,12 @@
 package integration
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"os/exec"
-	"strings"
 	"testing"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/migration"
@@ -59,13 +60,13 @@ func comeAndGoMeanwhile(t *testing.T, from, to harness.Fixture) {
 func TestPluginMovesMachinesAndGoesOnWhereItWasKilled(t *testing.T) {
 	t.Parallel()
 	r := newRelocation(t, shared, harness.OfMetal3, harness.OfInCluster, 3)
-	args := []string{"migrate", "--from", "IPPool/" + r.from.PoolName, "--to", "InClusterIPPool/new-pool"}
+	const asks = ipam.PoolsAnnotationPrefix + "0"
+	template := harness.Template(r.ns, "workers", harness.WithAnnotation(asks, "IPPool/"+r.from.PoolName))
+	r.create(template)
+	args := []string{"migrate", "--from", "IPPool/" + r.from.PoolName, "--to", "InClusterIPPool/new-pool", "--templates"}
 
-	stdout, stderr, code := r.plugin(args...)
-	if code != 0 || !strings.Contains(stdout, "m-0  ready") || !strings.Contains(stderr, "Nothing was changed") {
-		t.Errorf("got %d, %q and %q, want the plan alone", code, stdout, stderr)
-	}
-	t.Logf("the plan:\n%s%s", stdout, stderr)
+	// docs/migrate.md has it as an example.
+	r.golden("migrate", 0, args...)
 	if err := r.heldBy(r.m.From); err != nil {
 		t.Error(err)
 	}
@@ -83,6 +84,12 @@ func TestPluginMovesMachinesAndGoesOnWhereItWasKilled(t *testing.T) {
 		t.Error("it was never killed")
 	}
 	r.eventually("all machines to be held by the new pool alone", func(context.Context) error { return r.heldBy(r.m.To) })
+	if err := r.env.Client.Get(t.Context(), client.ObjectKeyFromObject(template), template); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := template.Annotations[asks], "InClusterIPPool/new-pool"; got != want {
+		t.Errorf("the template asks for %s, want %s", got, want)
+	}
 }
 
 // pluginIsKilledAtItsFirstWord runs the plugin until it tells of a machine, and kills it. It
@@ -94,20 +101,11 @@ func (r *relocation) pluginIsKilledAtItsFirstWord(args []string) bool {
 		r.Fatal(err)
 	}
 	cmd := exec.CommandContext(r.Context(), path, r.pluginArgs(args)...)
-	output, err := cmd.StderrPipe()
-	if err != nil {
+	err = harness.KilledAt(cmd, " of ", func(line string) { r.Logf("it says: %s", line) })
+	if err != nil && !errors.Is(err, harness.ErrCameToItsEnd) {
 		r.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		r.Fatal(err)
-	}
-	for lines := bufio.NewScanner(output); lines.Scan(); {
-		r.Logf("it says: %s", lines.Text())
-		if strings.Contains(lines.Text(), " of ") {
-			_ = cmd.Process.Kill()
-		}
-	}
-	return cmd.Wait() != nil
+	return err == nil
 }
 
 func TestMigrationBackGivesTheOldPoolItsAddresses(t *testing.T) {

@@ -17,8 +17,7 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
-// backup is what a backup has of an object: neither owners, nor finalizers, nor
-// status. It was made an hour after the claim was used.
+// backup is what a backup has of an object, which was made an hour after the claim was used.
 func (s *scene) backup(object client.Object, name string) *unstructured.Unstructured {
 	s.Helper()
 	object.SetNamespace(s.ns)
@@ -26,12 +25,10 @@ func (s *scene) backup(object client.Object, name string) *unstructured.Unstruct
 	if err := s.env.Client.Get(s.Context(), client.ObjectKeyFromObject(object), object); err != nil {
 		s.Fatal(err)
 	}
-	saved, err := harness.Unstructured(object)
+	saved, err := harness.Saved(object)
 	if err != nil {
 		s.Fatal(err)
 	}
-	saved.SetFinalizers(nil)
-	saved.SetOwnerReferences(nil)
 	if saved.GetAnnotations()[ipam.LastUsedAnnotation] != "" {
 		ipam.Use(saved, ipam.Stamp{Time: time.Now().Add(-time.Hour), Request: "backup"})
 	}

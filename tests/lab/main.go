@@ -7,6 +7,8 @@
 //	make lab
 //	make lab ONCE=1
 //	make lab PLAY=adapter
+//	make lab PLAY=migrate
+//	make lab PLAY=restore
 //
 // It runs until it is interrupted; with ONCE set, only until it has looked
 // whether every virtual machine was given the addresses of its machine, and whether
@@ -56,7 +58,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	if playing {
-		return perform(ctx, p, &stage{Stack: s, plugin: plugin, out: os.Stdout})
+		return perform(ctx, p, &stage{Stack: s, options: options, plugin: plugin, out: os.Stdout})
 	}
 	sample, err := createSample(ctx, s)
 	if err != nil {
@@ -76,7 +78,14 @@ func run(ctx context.Context) (err error) {
 }
 
 // perform plays a play, and leaves its stage as it is.
-func perform(ctx context.Context, p play, s *stage) error {
+func perform(ctx context.Context, p play, s *stage) (err error) {
+	began := s.Stack
+	defer func() {
+		// Who began it ends the first one.
+		if s.Stack != began {
+			err = end(ctx, s.Stack, err)
+		}
+	}()
 	fmt.Fprintf(s.out, "\n%s\n", strings.ToUpper(p.what))
 	if err := p.act(ctx, s); err != nil || isOnce() {
 		return err

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +13,7 @@ import (
 
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
+	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/stack"
 )
 
@@ -33,6 +33,7 @@ func plays() map[string]play {
 	return map[string]play{
 		"adapter": adapterPlay(),
 		"migrate": migratePlay(),
+		"restore": restorePlay(),
 	}
 }
 
@@ -52,8 +53,27 @@ func playNamed(name string) (play, bool, error) {
 // stage is where a play is played: it prints what a user would see.
 type stage struct {
 	*stack.Stack
-	plugin *plugin
-	out    io.Writer
+	// options are those of the stack.
+	options stack.Options
+	plugin  *plugin
+	out     io.Writer
+}
+
+// replace loses the management cluster, and starts another one that is installed alike, with the
+// same vCenter. It is for perform to stop that.
+func (s *stage) replace(ctx context.Context) error {
+	s.Lose()
+	options := s.options
+	options.VCenter = s.VCenter
+	fmt.Fprintln(s.out, "\nAnother management cluster is installed as that was.")
+	next, err := stack.Start(ctx, options)
+	if err != nil {
+		return err
+	}
+	plugin := *s.plugin
+	plugin.kubeconfig = next.Plane.Kubeconfig
+	s.Stack, s.plugin = next, &plugin
+	return nil
 }
 
 // tell says what happens next.
@@ -64,16 +84,31 @@ func (s *stage) tell(format string, args ...any) {
 // static runs kubectl static-ip and shows what it prints. It has to exit with this code, and
 // to say a word.
 func (s *stage) static(ctx context.Context, code int, says string, args ...string) error {
-	return s.show(s.plugin.command(ctx, args...), "kubectl static-ip "+strings.Join(args, " "), code, says)
+	return s.show(s.plugin.command(ctx, args...), typed("static-ip", args), code, says)
 }
 
 // kubectl runs kubectl likewise.
 func (s *stage) kubectl(ctx context.Context, args ...string) error {
-	return s.show(s.plugin.anyCommand(ctx, args...), "kubectl "+strings.Join(args, " "), 0, "")
+	return s.show(s.plugin.anyCommand(ctx, args...), typed("", args), 0, "")
 }
 
-func (s *stage) show(cmd *exec.Cmd, typed string, code int, says string) error {
-	fmt.Fprintf(s.out, "\n$ %s\n", typed)
+// typed is what a user types for a command of kubectl, or of a plugin.
+func typed(plugin string, args []string) string {
+	words := []string{"kubectl"}
+	if plugin != "" {
+		words = append(words, plugin)
+	}
+	for _, arg := range args {
+		if strings.Contains(arg, " ") {
+			arg = "'" + arg + "'"
+		}
+		words = append(words, arg)
+	}
+	return strings.Join(words, " ")
+}
+
+func (s *stage) show(cmd *exec.Cmd, command string, code int, says string) error {
+	fmt.Fprintf(s.out, "\n$ %s\n", command)
 	var output strings.Builder
 	cmd.Stdout = io.MultiWriter(s.out, &output)
 	cmd.Stderr = cmd.Stdout
@@ -81,36 +116,23 @@ func (s *stage) show(cmd *exec.Cmd, typed string, code int, says string) error {
 	var exited *exec.ExitError
 	switch {
 	case err != nil && !errors.As(err, &exited):
-		return fmt.Errorf("%s: %w", typed, err)
+		return fmt.Errorf("%s: %w", command, err)
 	case cmd.ProcessState.ExitCode() != code:
-		return fmt.Errorf("%s exits with %d, want %d", typed, cmd.ProcessState.ExitCode(), code)
+		return fmt.Errorf("%s exits with %d, want %d", command, cmd.ProcessState.ExitCode(), code)
 	case !strings.Contains(output.String(), says):
-		return fmt.Errorf("%s does not say %q", typed, says)
+		return fmt.Errorf("%s does not say %q", command, says)
 	}
 	return nil
 }
 
 // killed runs kubectl static-ip, shows what it prints, and kills it with -9 at a word.
 func (s *stage) killed(ctx context.Context, word string, args ...string) error {
-	typed := "kubectl static-ip " + strings.Join(args, " ")
-	fmt.Fprintf(s.out, "\n$ %s\n", typed)
+	command := typed("static-ip", args)
+	fmt.Fprintf(s.out, "\n$ %s\n", command)
 	cmd := s.plugin.command(ctx, args...)
 	cmd.Stdout = s.out
-	said, err := cmd.StderrPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	for lines := bufio.NewScanner(said); lines.Scan(); {
-		fmt.Fprintln(s.out, lines.Text())
-		if strings.Contains(lines.Text(), word) {
-			_ = cmd.Process.Kill()
-		}
-	}
-	if err := cmd.Wait(); err == nil {
-		return fmt.Errorf("%s came to its end before it could be killed", typed)
+	if err := harness.KilledAt(cmd, word, func(line string) { fmt.Fprintln(s.out, line) }); err != nil {
+		return fmt.Errorf("%s: %w", command, err)
 	}
 	fmt.Fprintln(s.out, "Killed")
 	return nil

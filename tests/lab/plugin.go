@@ -48,9 +48,8 @@ func buildPlugin(ctx context.Context, s *stack.Stack) (*plugin, error) {
 		return nil, err
 	}
 	p := &plugin{dir: filepath.Join(s.Plane.Dir, "plugin"), kubectl: kubectl, kubeconfig: s.Plane.Kubeconfig}
-	output, err := exec.CommandContext(ctx, "go", "build", "-buildvcs=false", "-o", filepath.Join(p.dir, "kubectl-static_ip"), "./cmd/kubectl-static_ip").CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("building the plugin: %w\n%s", err, output)
+	if _, err := harness.BuildPlugin(ctx, s.Plane.Root(), p.dir); err != nil {
+		return nil, err
 	}
 	const completion = "kubectl_complete-static_ip"
 	script, err := os.ReadFile(filepath.Join("cmd", "kubectl-static_ip", completion))

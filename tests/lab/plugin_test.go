@@ -50,3 +50,14 @@ func TestPlayIsFoundByItsName(t *testing.T) {
 		t.Errorf("got %v, want the names that there are", err)
 	}
 }
+
+func TestWhatIsTypedCanBeTypedAgain(t *testing.T) {
+	got := typed("static-ip", []string{"machines", "-n", "prod"})
+	if want := "kubectl static-ip machines -n prod"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	got = typed("", []string{"annotate", "namespace", "prod", "frozen=for a while"})
+	if want := "kubectl annotate namespace prod 'frozen=for a while'"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}

@@ -75,6 +75,11 @@ func (s *Stack) CreateCluster(ctx context.Context, namespace, cluster string, op
 	if err := s.Create(ctx, objects...); err != nil {
 		return err
 	}
+	return s.awaitProvisioned(ctx, namespace, cluster)
+}
+
+// awaitProvisioned waits until machines can be made in a Cluster.
+func (s *Stack) awaitProvisioned(ctx context.Context, namespace, cluster string) error {
 	return harness.Eventually(ctx, provisionTimeout, "Cluster "+cluster+" to be provisioned", func(ctx context.Context) error {
 		object := &clusterv1.Cluster{}
 		if err := s.Plane.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: cluster}, object); err != nil {

@@ -18,6 +18,9 @@ import (
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 )
 
+// kubeconfigSuffix ends the name of the Secret by which Cluster API reaches a Cluster.
+const kubeconfigSuffix = "-kubeconfig"
+
 // rejoinInterval is how soon a watch that broke is tried again.
 const rejoinInterval = 200 * time.Millisecond
 
@@ -31,7 +34,7 @@ func (s *Stack) kubeconfigSecret(namespace, cluster string) (*corev1.Secret, err
 	}
 	return &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
-			Namespace: namespace, Name: cluster + "-kubeconfig",
+			Namespace: namespace, Name: cluster + kubeconfigSuffix,
 			Labels: map[string]string{clusterv1.ClusterNameLabel: cluster},
 		},
 		Type: clusterv1.ClusterSecretType,
