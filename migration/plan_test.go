@@ -189,6 +189,12 @@ func TestPlanTellsWhatKeepsItFromBeginning(t *testing.T) {
 		"the new pool has the same name":  {func(s *scene) { s.fresh.SetName("a") }, `both pools are named "a"`},
 		"the old pool is on its way away": {func(s *scene) { kube.SetAnnotation(s.old, WithAnnotation, "ns/IPPool/c") }, "takes part in a migration with ns/IPPool/c"},
 		"the old pool does not exist":     {func(s *scene) { s.old.Name = "z" }, "does not exist"},
+		"the old pool reserves what the new one would hand out": {
+			func(s *scene) {
+				kube.SetAnnotation(s.old, ipam.ReservedAnnotation, `{"10.0.0.5":"a VM","10.0.1.5":"outside"}`)
+			},
+			"10.0.0.5 is reserved in ns/IPPool/a (a VM), and ns/InClusterIPPool/b would hand it out: kubectl static-ip reserve InClusterIPPool/b 10.0.0.5 --yes",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene()
