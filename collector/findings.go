@@ -101,7 +101,7 @@ func (s servedOnly) List(ctx context.Context, list client.ObjectList, options ..
 func countFindings(report *inventory.Report) map[finding]int {
 	counts := map[finding]int{}
 	for _, id := range inventory.CheckIDs() {
-		if !slices.ContainsFunc(report.LeftOut, func(left inventory.LeftOut) bool { return left.Check == id }) {
+		if report.Makes(id) && !slices.ContainsFunc(report.LeftOut, func(left inventory.LeftOut) bool { return left.Check == id }) {
 			counts[finding{id, inventory.Failing}], counts[finding{id, inventory.Risky}] = 0, 0
 		}
 	}

@@ -49,6 +49,7 @@ const (
 	ByHandInPool      CheckID = "SIP-017"
 	DeletionHangs     CheckID = "SIP-018"
 	FrozenNow         CheckID = "SIP-019"
+	GuestInPool       CheckID = "SIP-020"
 )
 
 // Finding is something that is not as it should be.
@@ -173,6 +174,7 @@ func checks() []check {
 		{ByHandInPool, slices.Concat(machineKinds, poolKinds, claimKinds), (*audit).byHandInPool, false},
 		{DeletionHangs, slices.Concat(vmKinds, endpointKinds, claimKinds), (*audit).deletionHangs, false},
 		{FrozenNow, poolKinds, (*audit).frozenNow, true},
+		{GuestInPool, slices.Concat(vmKinds, endpointKinds, poolKinds, claimKinds), (*audit).guestsInPools, false},
 	}
 }
 
@@ -185,15 +187,20 @@ func CheckIDs() []CheckID {
 	return ids
 }
 
-// LeftOut is a check that could not be made.
+// LeftOut is a check that could not be made, or not wholly.
 type LeftOut struct {
 	Check CheckID
 	// Unseen are the kinds that it needs.
 	Unseen []string
+	// Partly says that it was made, without these.
+	Partly bool
 }
 
 // String is a sentence for people.
 func (l LeftOut) String() string {
+	if l.Partly {
+		return fmt.Sprintf("%s does not see %s", l.Check, strings.Join(l.Unseen, "; "))
+	}
 	return fmt.Sprintf("%s is left out: it needs %s", l.Check, strings.Join(l.Unseen, ", "))
 }
 
@@ -204,12 +211,17 @@ func (g *Graph) Findings(limits Limits, only ...CheckID) ([]Finding, []LeftOut) 
 	var findings []Finding
 	var left []LeftOut
 	for _, c := range checks() {
-		if len(only) > 0 && !slices.Contains(only, c.id) {
+		if len(only) > 0 && !slices.Contains(only, c.id) || !g.Makes(c.id) {
 			continue
 		}
 		if unseen := g.unseenOf(c.needs); len(unseen) > 0 {
 			left = append(left, LeftOut{Check: c.id, Unseen: unseen})
 			continue
+		}
+		if c.id == GuestInPool {
+			if unlooked := g.unlooked(); unlooked != nil {
+				left = append(left, *unlooked)
+			}
 		}
 		for _, finding := range c.find(a) {
 			finding.settled = c.settled

@@ -243,7 +243,7 @@ func (a *audit) vmNotBound(vm *capi.VSphereVM) []*Finding {
 		why := ""
 		for _, pool := range a.poolsSeenFrom(vm.Namespace) {
 			ranges, known := a.ranges[pool]
-			if !known || !ranges.all.Contains(has.IP) {
+			if !known || !ranges.all.Contains(has.IP) || a.isReserved(vm.Namespace, pool, has.IP) {
 				continue
 			}
 			if why = a.whyNotKept(vm.Namespace, machineNameOf(vm), pool.PoolReference, has.IP); why == "" || a.isOfAnEndpoint(vm.Namespace, pool, has.IP) {
@@ -258,6 +258,11 @@ func (a *audit) vmNotBound(vm *capi.VSphereVM) []*Finding {
 		}
 	}
 	return findings
+}
+
+// isReserved tells whether a pool gives an address to nobody, and nobody has it.
+func (a *audit) isReserved(namespace string, pool *Pool, ip netip.Addr) bool {
+	return a.ranges[pool].reserved.Contains(ip) && a.objectOf(namespace, pool.PoolReference, ip) == nil
 }
 
 // isOfAnEndpoint tells whether an address is kept for an endpoint, which the VM of a control
@@ -366,11 +371,7 @@ func (a *audit) wouldGive(pool *Pool, has capi.Place) bool {
 	if !known || !ranges.all.Contains(has.IP) || ranges.reserved.Contains(has.IP) {
 		return false
 	}
-	if networks := pool.stated(ipam.NetworksAnnotation); networks != nil &&
-		!slices.ContainsFunc(networks, func(network string) bool { return capi.SameNetwork(network, has.Network) }) {
-		return false
-	}
-	return !slices.ContainsFunc(pool.Addresses, func(address Address) bool { return address.IP == has.IP })
+	return pool.isOn(has.Network) && !slices.ContainsFunc(pool.Addresses, func(address Address) bool { return address.IP == has.IP })
 }
 
 // stated is what a pool says in an annotation that it is for, nil if it says nothing.

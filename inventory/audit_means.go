@@ -21,6 +21,7 @@ var meanings = map[CheckID]string{
 	ByHandInPool:      "an address written by hand that a pool may hand out",
 	DeletionHangs:     "a deletion that hangs",
 	FrozenNow:         "what is frozen",
+	GuestInPool:       "a virtual machine in vCenter with an address of a pool that is not kept for it",
 }
 
 // Means says in a few words what the check finds.

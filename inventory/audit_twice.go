@@ -46,6 +46,9 @@ func (s Source) AuditOf(ctx context.Context, graph *Graph, limits Limits, pause 
 	if namespaces, all := namespacesOf(suspicious); !all && s.Namespace == "" {
 		s.namespaces = namespaces
 	}
+	if !slices.Contains(checksOf(suspicious), GuestInPool) {
+		s.VCenters = nil
+	}
 	again, err := s.Read(ctx)
 	if err != nil {
 		return nil, err

@@ -43,6 +43,9 @@ type Graph struct {
 	// Webhooks is what calls the manager, for findings only.
 	CAPIClusters []*capi.Cluster
 	Webhooks     []Webhook
+	// VCenters are what the vCenters have, if withVCenters says that they were asked.
+	VCenters     []VCenter
+	withVCenters bool
 	// Unseen is what could not be listed.
 	Unseen []Unseen
 
@@ -159,6 +162,8 @@ type Source struct {
 	WithWorkloads bool
 	// ForFindings has Clusters read, and what calls the manager.
 	ForFindings bool
+	// VCenters reads what the vCenters have, nil if they are not to be asked.
+	VCenters func(context.Context) []VCenter
 	// findingsAlone says that nobody asks how full pools are.
 	findingsAlone bool
 	// ReuseAfter is for how long addresses cool down of pools that say nothing.
@@ -193,6 +198,7 @@ func (s Source) Read(ctx context.Context) (*Graph, error) {
 	if s.ParseBindings == nil {
 		s.ParseBindings = ipam.ParseBindings
 	}
+	s.readVCenters(ctx, g)
 	// Machines first: what they hold is in the lists after them, unless it was given back
 	// meanwhile.
 	s.machines(ctx, g)

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"capv-static-ip.dev/allocator/capi"
+	"capv-static-ip.dev/allocator/ipam"
 )
 
 // Who tells everything that knows an address.
@@ -29,7 +30,7 @@ func (g *Graph) tellHolder(s *Story, pool *Pool, ip netip.Addr) {
 	i := slices.IndexFunc(holdings, func(h Holding) bool { return h.IP == ip })
 	if i < 0 {
 		if all, reserved, ok := pool.ranges(); ok && all.Contains(ip) && reserved.Contains(ip) {
-			s.say(1, "reserved: the pool gives it to nobody")
+			s.say(1, "reserved: the pool gives it to nobody%s", reasonOf(pool, ip))
 			return
 		}
 		s.say(1, "free")
@@ -42,6 +43,15 @@ func (g *Graph) tellHolder(s *Story, pool *Pool, ip netip.Addr) {
 	}
 	s.say(1, "%s by %s %s%s%s", h.State, h.Kind, h.NamespacedName, device, ofCluster(h.Cluster))
 	s.say(1, "claim %s, address object %s, %s", h.Address.Claim, h.Address.GetName(), protection(h.Protected))
+}
+
+// reasonOf is why an address was reserved, where that was said.
+func reasonOf(pool *Pool, ip netip.Addr) string {
+	reserved, err := ipam.ReservationsOf(pool.Object)
+	if why := reserved[ip]; err == nil && why != "" {
+		return " (" + why + ")"
+	}
+	return ""
 }
 
 // tellSightings tells of the objects on which an address stands.

@@ -51,7 +51,7 @@ func (m *Migration) checkWithheld(pool client.Object, journeys ...journey) error
 
 // thawed is a pool as it is now, and an error if claims of the machine on it are frozen.
 func (m *Migration) thawed(ctx context.Context, o *observed, key inventory.PoolKey) (client.Object, error) {
-	pool, err := m.read(ctx, key)
+	pool, err := m.pool(key).Read(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/inventory"
+	"capv-static-ip.dev/procedure"
 )
 
 const (
@@ -92,7 +93,7 @@ func (m *Migration) settle(ctx context.Context, back bool) error {
 	if err := m.freeze(ctx); err != nil {
 		return err
 	}
-	to, err := m.read(ctx, m.To)
+	to, err := m.pool(m.To).Read(ctx)
 	if err != nil {
 		return err
 	}
@@ -141,7 +142,7 @@ func (m *Migration) awaitOne(ctx context.Context) (bool, error) {
 		case len(p.waiting()) == 0 || time.Since(began) > m.Timeout:
 			return false, nil
 		}
-		if err := pause(ctx, 10*firstLook); err != nil {
+		if err := procedure.Pause(ctx, 10*firstLook); err != nil {
 			return false, err
 		}
 	}
@@ -295,7 +296,7 @@ func (m *Migration) advance(ctx context.Context, machine Machine, back bool) err
 func (m *Migration) await(ctx context.Context, o *observed, d decision) error {
 	wait := firstLook
 	for began := time.Now(); ; wait = min(2*wait, lastLook) {
-		if err := pause(ctx, wait); err != nil {
+		if err := procedure.Pause(ctx, wait); err != nil {
 			return err
 		}
 		if err := m.look(ctx, o, d.journey); err != nil {
@@ -310,15 +311,5 @@ func (m *Migration) await(ctx context.Context, o *observed, d decision) error {
 		case time.Since(began) > m.Timeout:
 			return fmt.Errorf("after %s, %s", m.Timeout, now.why)
 		}
-	}
-}
-
-// pause waits for a while, and returns an error if the context ends before.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
 	}
 }

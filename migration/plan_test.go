@@ -195,6 +195,12 @@ func TestPlanTellsWhatKeepsItFromBeginning(t *testing.T) {
 		}, "takes part in a migration with ns/IPPool/c"},
 		"the old pool is frozen":      {func(s *scene) { kube.SetAnnotation(s.old, ipam.FrozenAnnotation, "restoring") }, "is frozen (restoring)"},
 		"the old pool does not exist": {func(s *scene) { s.old.Name = "z" }, "does not exist"},
+		"the old pool reserves what the new one would hand out": {
+			func(s *scene) {
+				kube.SetAnnotation(s.old, ipam.ReservedAnnotation, `{"10.0.0.5":"a VM","10.0.1.5":"outside"}`)
+			},
+			"10.0.0.5 is reserved in ns/IPPool/a (a VM), and ns/InClusterIPPool/b would hand it out: kubectl static-ip reserve InClusterIPPool/b 10.0.0.5 --yes",
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene()

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -15,6 +14,7 @@ import (
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/inventory"
+	"capv-static-ip.dev/procedure"
 )
 
 // WithAnnotation is on a pool that addresses are moved from, or to: the other pool.
@@ -62,7 +62,7 @@ func (m *Migration) close(ctx context.Context) error {
 // provider keeps for a while longer stays in use until that is over.
 func (m *Migration) dropAll(ctx context.Context) error {
 	provider := m.Source.Providers.For(m.From.PoolReference)
-	pool, err := m.read(ctx, m.From)
+	pool, err := m.pool(m.From).Read(ctx)
 	if err != nil {
 		return err
 	}
@@ -135,7 +135,7 @@ func (m *Migration) reserve(ctx context.Context, p *Plan) error {
 	}); err != nil {
 		return err
 	}
-	return m.noted(ctx, provider)
+	return m.pool(m.To).AwaitNoted(ctx, provider.HasNoted)
 }
 
 // kept are the addresses that the old pool has and the new one has not, by the claims that are
@@ -178,46 +178,24 @@ func (m *Migration) within(key inventory.PoolKey, pool client.Object, provider i
 	return func(ip netip.Addr) bool { return ok && all.Contains(ip) }, nil
 }
 
-// noted waits, for a moment, until the provider of the new pool is seen to know what is
-// reserved. What it gives twice all the same is found before the machine is bound.
-func (m *Migration) noted(ctx context.Context, provider ipam.Migratable) error {
-	const patience = 10 * time.Second
-	for began := time.Now(); time.Since(began) < patience; {
-		pool, err := m.read(ctx, m.To)
-		if err != nil || provider.HasNoted(pool) {
-			return err
-		}
-		if err := pause(ctx, 10*firstLook); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // reshape changes a pool, and notes the other one on it for as long as it is not what it was
 // before.
 func (m *Migration) reshape(ctx context.Context, key, other inventory.PoolKey, change func(client.Object) error) error {
-	pool, err := m.read(ctx, key)
-	if err != nil {
-		return err
-	}
-	if err := m.checkPartner(ctx, pool, key, other); err != nil {
-		return err
-	}
-	before := pool.DeepCopyObject().(client.Object)
-	if err := change(pool); err != nil {
-		return err
-	}
-	annotations := pool.GetAnnotations()
-	delete(annotations, WithAnnotation)
-	pool.SetAnnotations(annotations)
-	if annotations[ipam.PoolMigrationAnnotation] != "" {
-		kube.SetAnnotation(pool, WithAnnotation, other.String())
-	}
-	if equality.Semantic.DeepEqual(before, pool) {
+	return m.pool(key).Reshape(ctx, func(pool client.Object) error {
+		if err := m.checkPartner(ctx, pool, key, other); err != nil {
+			return err
+		}
+		if err := change(pool); err != nil {
+			return err
+		}
+		annotations := pool.GetAnnotations()
+		delete(annotations, WithAnnotation)
+		pool.SetAnnotations(annotations)
+		if annotations[ipam.PoolMigrationAnnotation] != "" {
+			kube.SetAnnotation(pool, WithAnnotation, other.String())
+		}
 		return nil
-	}
-	return kube.PatchAsRead(ctx, m.Client, pool, before)
+	})
 }
 
 // checkPartner returns an error if a pool takes part in a migration with another pool than this.
@@ -233,36 +211,21 @@ func (m *Migration) checkPartner(ctx context.Context, pool client.Object, key, o
 	return err
 }
 
-// until tries something until it is done. What the webhook of a provider refuses, it may allow
-// a moment later: it goes by what its own cache has.
+// until tries something until it is done, see procedure.Insist.
 func (m *Migration) until(ctx context.Context, what string, try func() (bool, error)) error {
-	for began := time.Now(); ; {
-		finished, err := try()
-		switch {
-		case err == nil && finished:
-			return nil
-		case err != nil && !apierrors.IsConflict(err) && !apierrors.IsInvalid(err) && !apierrors.IsBadRequest(err):
-			return fmt.Errorf("%s: %w", what, err)
-		case time.Since(began) > m.Timeout:
-			return fmt.Errorf("%s: after %s, %w", what, m.Timeout, err)
-		}
-		if err := pause(ctx, 10*firstLook); err != nil {
-			return err
-		}
-	}
+	return procedure.Insist(ctx, m.Timeout, what, try)
 }
 
-func (m *Migration) read(ctx context.Context, key inventory.PoolKey) (client.Object, error) {
-	pool, err := m.Source.Providers.For(key.PoolReference).Read(ctx, m.Client, m.Client, key.Namespace, key.PoolReference)
-	if err == nil && pool == nil {
-		err = fmt.Errorf("%s does not exist", key)
+// pool is a pool as it is changed here.
+func (m *Migration) pool(key inventory.PoolKey) procedure.Pool {
+	return procedure.Pool{
+		Client: m.Client, Provider: m.Source.Providers.For(key.PoolReference), Namespace: key.Namespace, PoolReference: key.PoolReference,
 	}
-	return pool, err
 }
 
 // used are the addresses of a pool that exist.
 func (m *Migration) used(ctx context.Context, key inventory.PoolKey) ([]netip.Addr, error) {
-	addresses, err := m.addresses(ctx, key)
+	addresses, err := m.pool(key).Addresses(ctx)
 	var used []netip.Addr
 	for _, address := range addresses {
 		if ip := capi.ParseAddress(address.IP); ip.IsValid() {
@@ -271,28 +234,6 @@ func (m *Migration) used(ctx context.Context, key inventory.PoolKey) ([]netip.Ad
 	}
 	slices.SortFunc(used, netip.Addr.Compare)
 	return slices.Compact(used), err
-}
-
-// addresses are the address objects of a pool, of all claim APIs that its provider serves.
-func (m *Migration) addresses(ctx context.Context, key inventory.PoolKey) ([]ipam.Address, error) {
-	provider := m.Source.Providers.For(key.PoolReference)
-	kinds := []ipam.Objects{provider}
-	if twinned, ok := provider.(ipam.Twinned); ok {
-		kinds = append(kinds, twinned.Twin())
-	}
-	var found []ipam.Address
-	for _, kind := range kinds {
-		objects, err := kube.List(ctx, m.Client, ipam.EmptyAddress(kind), client.InNamespace(key.Namespace))
-		if err != nil && !kube.IsAbsent(err) {
-			return nil, fmt.Errorf("listing the addresses of %s: %w", key, err)
-		}
-		for _, object := range objects {
-			if address := kind.ReadAddress(object); address.Pool == key.PoolReference {
-				found = append(found, address)
-			}
-		}
-	}
-	return found, nil
 }
 
 func (m *Migration) migratable(key inventory.PoolKey) ipam.Migratable {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -45,6 +46,24 @@ func (m *Migration) stops(graph *inventory.Graph, from, to *inventory.Pool) []st
 	}
 	if with := to.Object.GetAnnotations()[WithAnnotation]; annotations.HasPaused(to.Object) && with != m.From.String() {
 		stops = append(stops, fmt.Sprintf("%s is paused: resume it", m.To))
+	}
+	return append(stops, m.unreserved(from, to)...)
+}
+
+// unreserved are the addresses that the old pool was told to give to nobody, and that the new one
+// would hand out: somebody uses them who has no claim.
+func (m *Migration) unreserved(from, to *inventory.Pool) []string {
+	reserved, err := ipam.ReservationsOf(from.Object)
+	if err != nil {
+		return []string{fmt.Sprintf("%s: %v", m.From, err)}
+	}
+	all, kept, _ := ipam.Ranges(to.Provider, to.Object)
+	var stops []string
+	for _, ip := range slices.SortedFunc(maps.Keys(reserved), netip.Addr.Compare) {
+		if all.Contains(ip) && !kept.Contains(ip) {
+			stops = append(stops, fmt.Sprintf("%s is reserved in %s (%s), and %s would hand it out: kubectl static-ip reserve %s/%s %s --yes",
+				ip, m.From, reserved[ip], m.To, m.To.KindName(), m.To.Name, ip))
+		}
 	}
 	return stops
 }

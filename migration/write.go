@@ -103,7 +103,7 @@ func (m *Migration) announce(ctx context.Context, o *observed, back bool) error 
 // has bound it, and so knows of it: whom it has given the address before that is seen now.
 func (m *Migration) switchTo(ctx context.Context, o *observed, i int) error {
 	j := o.journeys[i]
-	addresses, err := m.addresses(ctx, m.To)
+	addresses, err := m.pool(m.To).Addresses(ctx)
 	if err != nil {
 		return err
 	}

@@ -144,6 +144,21 @@ type Move struct {
 	Obstacle string `json:"obstacle,omitempty"`
 }
 
+// Reservation is printed by reserve: an address that a pool is to give to nobody.
+type Reservation struct {
+	metav1.TypeMeta `json:",inline"`
+	Metadata        Meta   `json:"metadata"`
+	Pool            string `json:"pool"`
+	Address         string `json:"address"`
+	// State is what becomes of the address now, as in a Holding.
+	State string `json:"state"`
+	// Writes is what is written to the pool, empty where that is nothing.
+	Writes string `json:"writes,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	// Obstacle says why it cannot be done.
+	Obstacle string `json:"obstacle,omitempty"`
+}
+
 // Version is printed by version.
 type Version struct {
 	metav1.TypeMeta `json:",inline"`

@@ -22,6 +22,7 @@ func TestFieldsKeepTheirNames(t *testing.T) {
 		"Finding":     {Finding{}, "check finding metadata object remedy severity"},
 		"Step":        {Step{}, "alreadyDone does metadata objects"},
 		"Move":        {Move{}, "address from metadata obstacle pool state to"},
+		"Reservation": {Reservation{}, "address metadata obstacle pool reason state writes"},
 		"Version":     {Version{}, "image metadata skew version where"},
 		"Meta":        {Meta{}, "name namespace"},
 		"List":        {List[Pool]{}, "items metadata"},

@@ -15,8 +15,9 @@ import (
 
 // auditFlags are the flags of audit alone.
 type auditFlags struct {
-	failOn string
-	checks []string
+	failOn  string
+	checks  []string
+	vcenter bool
 }
 
 func newAudit(o *options) *cobra.Command {
@@ -30,6 +31,7 @@ func newAudit(o *options) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&flags.failOn, "fail-on", string(inventory.Failing), "Exit with 1 if there is an error, or also if there is a warning.")
 	cmd.Flags().StringSliceVar(&flags.checks, "checks", nil, "Make these checks only, as in SIP-001,SIP-006.")
+	cmd.Flags().BoolVar(&flags.vcenter, "vcenter", false, vcenterUsage)
 	return cmd
 }
 
@@ -41,9 +43,17 @@ func (o *options) audit(ctx context.Context, flags auditFlags) error {
 	if err != nil {
 		return err
 	}
+	if slices.Contains(only, inventory.GuestInPool) && !flags.vcenter {
+		return exit{exitUsage, fmt.Errorf("%s needs --vcenter", inventory.GuestInPool)}
+	}
 	source, err := o.sourceHere()
 	if err != nil {
 		return err
+	}
+	if flags.vcenter {
+		if source.VCenters, err = vcenters(ctx, source.Client, source.Namespace); err != nil {
+			return err
+		}
 	}
 	began := time.Now()
 	report, err := source.Audit(ctx, inventory.OutsideLimits(), inventory.SecondLook, only...)
@@ -71,7 +81,7 @@ func checksNamed(names []string) ([]inventory.CheckID, error) {
 	for _, name := range names {
 		id := inventory.CheckID(strings.ToUpper(strings.TrimSpace(name)))
 		if !slices.Contains(inventory.CheckIDs(), id) {
-			return nil, exit{exitUsage, fmt.Errorf("there is no check %q: they are %s to %s", name, inventory.AddressTwice, inventory.FrozenNow)}
+			return nil, exit{exitUsage, fmt.Errorf("there is no check %q: they are %s to %s", name, inventory.AddressTwice, inventory.GuestInPool)}
 		}
 		only = append(only, id)
 	}
@@ -92,7 +102,7 @@ func (o *options) showReport(report *inventory.Report, took time.Duration) error
 		fmt.Fprintln(o.streams.ErrOut, "warning:", unseen)
 	}
 	for _, left := range report.LeftOut {
-		fmt.Fprintln(o.streams.ErrOut, "warning:", left)
+		fmt.Fprintln(o.streams.ErrOut, "warning:", oneLine(left.String()))
 	}
 	if len(l.rows) > 0 || !o.isTable() {
 		if err := o.show(l); err != nil {
@@ -100,9 +110,12 @@ func (o *options) showReport(report *inventory.Report, took time.Duration) error
 		}
 	}
 	if o.isTable() && !o.noHeaders {
-		fmt.Fprintf(o.streams.Out, "%s, %s in %s (%s, %s, %s)\n",
-			plural(count[inventory.Failing], "error"), plural(count[inventory.Risky], "warning"), took.Round(100*time.Millisecond),
-			plural(len(report.CAPIClusters), "cluster"), plural(len(report.Machines), "machine"), plural(len(report.Pools), "pool"))
+		seen := []string{plural(len(report.CAPIClusters), "cluster"), plural(len(report.Machines), "machine"), plural(len(report.Pools), "pool")}
+		for _, v := range report.VCenters {
+			seen = append(seen, plural(len(v.VirtualMachines)+len(v.Silent), "virtual machine")+" of "+v.Server)
+		}
+		fmt.Fprintf(o.streams.Out, "%s, %s in %s (%s)\n",
+			plural(count[inventory.Failing], "error"), plural(count[inventory.Risky], "warning"), took.Round(100*time.Millisecond), strings.Join(seen, ", "))
 	}
 	return nil
 }

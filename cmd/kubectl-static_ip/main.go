@@ -1,6 +1,6 @@
 // Command kubectl-static_ip is the kubectl plugin "kubectl static-ip": who has which
 // static address, how full pools are, and what stands in the way. Only adopt-adapter,
-// migrate and uninstall write.
+// migrate, reserve and uninstall write.
 package main
 
 import (
@@ -98,7 +98,7 @@ func newRoot(called string, streams genericiooptions.IOStreams) *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("color", cobra.FixedCompletions([]string{colorAuto, colorAlways, colorNever}, cobra.ShellCompDirectiveNoFileComp))
 	root.AddCommand(
 		newPools(o), newPool(o), newMachines(o), newWho(o), newExplain(o), newCapacity(o), newPreview(o), newAudit(o),
-		newWeb(o), newCheck(o), newMigrate(o), newAdoptAdapter(o), newUninstall(o), newVersion(o),
+		newWeb(o), newCheck(o), newReserve(o), newMigrate(o), newAdoptAdapter(o), newUninstall(o), newVersion(o),
 	)
 	return root
 }

@@ -177,7 +177,8 @@ func TestAuditTellsOfEveryFaultAtOnce(t *testing.T) {
 		found[finding.Check] = true
 	}
 	for _, id := range inventory.CheckIDs() {
-		if !found[string(id)] {
+		// No vCenter is asked here.
+		if !found[string(id)] && id != inventory.GuestInPool {
 			t.Errorf("%s finds nothing here", id)
 		}
 	}

@@ -6,10 +6,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/types"
 
 	"capv-static-ip.dev/tests/harness"
 )
@@ -154,4 +159,25 @@ func (v *VCenter) get(ctx context.Context, path string, into any) error {
 		return fmt.Errorf("asking the vCenter: %s: %s", path, response.Status)
 	}
 	return json.NewDecoder(response.Body).Decode(into)
+}
+
+// Destroy powers a virtual machine off and destroys it, as a person does who finds it there.
+func (v *VCenter) Destroy(ctx context.Context, vm VM) error {
+	at := &url.URL{Scheme: "https", Host: v.Server, Path: "/sdk", User: url.UserPassword(v.Username, v.Password)}
+	client, err := govmomi.NewClient(ctx, at, true)
+	if err != nil {
+		return fmt.Errorf("logging in to the vCenter: %w", err)
+	}
+	defer func() { _ = client.Logout(ctx) }()
+	machine := object.NewVirtualMachine(client.Client, types.ManagedObjectReference{Type: "VirtualMachine", Value: vm.ID})
+	for _, do := range []func(context.Context) (*object.Task, error){machine.PowerOff, machine.Destroy} {
+		task, err := do(ctx)
+		if err == nil {
+			err = task.Wait(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("destroying virtual machine %s: %w", vm.Name, err)
+		}
+	}
+	return nil
 }

@@ -34,10 +34,28 @@ type record struct {
 	Added    []string `json:"added"`
 }
 
-func (c Provider) migrated(object client.Object) (migrated, error) {
+// inCluster is a pool of the in-cluster provider.
+func (c Provider) inCluster(object client.Object) (*unstructured.Unstructured, error) {
 	pool, ok := object.(*unstructured.Unstructured)
 	if !ok || !c.isInCluster(referenceOf(object.GetObjectKind().GroupVersionKind(), object)) {
-		return migrated{}, fmt.Errorf("%s %s is no pool of the in-cluster provider", object.GetObjectKind().GroupVersionKind().Kind, object.GetName())
+		return nil, fmt.Errorf("%s %s is no pool of the in-cluster provider", object.GetObjectKind().GroupVersionKind().Kind, object.GetName())
+	}
+	return pool, nil
+}
+
+// setExcluded has a pool exclude these addresses, and no others.
+func setExcluded(pool *unstructured.Unstructured, excluded []string) error {
+	if len(excluded) == 0 {
+		unstructured.RemoveNestedField(pool.Object, "spec", "excludedAddresses")
+		return nil
+	}
+	return unstructured.SetNestedStringSlice(pool.Object, excluded, "spec", "excludedAddresses")
+}
+
+func (c Provider) migrated(object client.Object) (migrated, error) {
+	pool, err := c.inCluster(object)
+	if err != nil {
+		return migrated{}, err
 	}
 	m := migrated{Unstructured: pool}
 	m.Excluded, _, _ = unstructured.NestedStringSlice(pool.Object, "spec", "excludedAddresses")
@@ -73,10 +91,7 @@ func without(texts, added []string) []string {
 
 // set excludes what was excluded before, and these. It remembers what that was, if asked to.
 func (m migrated) set(added []string, remember bool) error {
-	excluded := slices.Concat(m.Excluded, added)
-	if len(excluded) == 0 {
-		unstructured.RemoveNestedField(m.Object, "spec", "excludedAddresses")
-	} else if err := unstructured.SetNestedStringSlice(m.Object, excluded, "spec", "excludedAddresses"); err != nil {
+	if err := setExcluded(m.Unstructured, slices.Concat(m.Excluded, added)); err != nil {
 		return err
 	}
 	all := m.GetAnnotations()
