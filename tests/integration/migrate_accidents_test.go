@@ -147,5 +147,23 @@ func TestClaimOfOthersStaysInTheOldPool(t *testing.T) {
 		if _, migrating := r.machine("m-0").Annotations[ipam.MigratingAnnotation]; migrating {
 			t.Error("the machine is half way")
 		}
+
+		// Whoever deletes the old pool then has the new one give free what it has kept for that.
+		if err := r.m.Finish(t.Context()); err == nil {
+			t.Error("what is kept for a pool that exists is given free")
+		}
+		r.delete(other)
+		r.gone(other)
+		old := from.Pool(r.ns)
+		r.delete(old)
+		r.gone(old)
+		if err := r.m.Finish(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.create(harness.Machine(r.ns, "last", to.Ask("new-pool")))
+		if got := r.ip("last"); got != held {
+			t.Errorf("the next machine gets %s, want %s, which is free again", got, held)
+		}
+		r.devices["last"] = r.machine("last").Spec.Network.Devices
 	})
 }
