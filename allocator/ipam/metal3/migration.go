@@ -205,7 +205,13 @@ func (Provider) Reserve(object client.Object, kept map[string]netip.Addr) error 
 	original := r.original(pool)
 	added := make(map[string]ipamv1.IPAddressStr, len(kept))
 	for claim, ip := range kept {
-		added[claim] = ipamv1.IPAddressStr(ip.String())
+		switch own, has := original.PreAllocations[claim]; {
+		case !has:
+			added[claim] = ipamv1.IPAddressStr(ip.String())
+		case capi.ParseAddress(string(own)) != ip:
+			// What users keep for the claim stays theirs. It cannot have both.
+			maps.Copy(added, forNobody([]netip.Addr{ip}))
+		}
 	}
 	original.set(pool, added)
 	return record{Reserved: slices.Sorted(maps.Keys(added))}.keep(pool)

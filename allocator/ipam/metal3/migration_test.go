@@ -69,19 +69,22 @@ func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
 		want  string
 		plain bool
 	}{
-		"frozen to what is in use":  {[]func(client.Object) error{freeze("10.0.0.1", "10.0.0.2", "10.0.0.20")}, "10.0.0.1-10.0.0.2; 10.0.0.20-10.0.0.20 by 10.0.0.254; " + nobodys1 + nobodys2 + nobodys20, false},
-		"frozen with its own claim": {[]func(client.Object) error{freeze("10.0.0.3")}, "10.0.0.3-10.0.0.3; capv-static-ip.dev/10.0.0.3=10.0.0.3", false},
-		"frozen, and one has come":  {[]func(client.Object) error{freeze("10.0.0.1"), freeze("10.0.0.1", "10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
-		"frozen, and one has gone":  {[]func(client.Object) error{freeze("10.0.0.1", "10.0.0.2"), freeze("10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
-		"frozen, nothing is in use": {[]func(client.Object) error{freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
-		"thawed, and frozen again":  {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1"), freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
-		"thawed":                    {[]func(client.Object) error{freeze("10.0.0.1"), thaw()}, before, true},
-		"thawed, one has moved":     {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1")}, strings.Replace(before, "later", nobodys1+"later", 1), false},
-		"thawed, its users edit it": {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1"), shorten, freeze("10.0.0.2"), thaw()}, "10.0.0.1-10.0.0.9; vip=10.0.0.3", true},
-		"reserved":                  {[]func(client.Object) error{reserve("cp-0", "10.0.0.1")}, strings.Replace(before, "later", "cp-0=10.0.0.1; later", 1), false},
-		"reserved for another":      {[]func(client.Object) error{reserve("cp-0", "10.0.0.1"), reserve("cp-1", "10.0.0.2")}, strings.Replace(before, "later", "cp-1=10.0.0.2; later", 1), false},
-		"reserved for nobody more":  {[]func(client.Object) error{reserve("cp-0", "10.0.0.1"), unreserve}, before, true},
-		"moved back to":             {[]func(client.Object) error{freeze("10.0.0.1"), reserve("cp-0", "10.0.0.1")}, strings.Replace(before, "later", "cp-0=10.0.0.1; later", 1), false},
+		"frozen to what is in use":                             {[]func(client.Object) error{freeze("10.0.0.1", "10.0.0.2", "10.0.0.20")}, "10.0.0.1-10.0.0.2; 10.0.0.20-10.0.0.20 by 10.0.0.254; " + nobodys1 + nobodys2 + nobodys20, false},
+		"frozen with its own claim":                            {[]func(client.Object) error{freeze("10.0.0.3")}, "10.0.0.3-10.0.0.3; capv-static-ip.dev/10.0.0.3=10.0.0.3", false},
+		"frozen, and one has come":                             {[]func(client.Object) error{freeze("10.0.0.1"), freeze("10.0.0.1", "10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
+		"frozen, and one has gone":                             {[]func(client.Object) error{freeze("10.0.0.1", "10.0.0.2"), freeze("10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
+		"frozen, nothing is in use":                            {[]func(client.Object) error{freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
+		"thawed, and frozen again":                             {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1"), freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
+		"thawed":                                               {[]func(client.Object) error{freeze("10.0.0.1"), thaw()}, before, true},
+		"thawed, one has moved":                                {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1")}, strings.Replace(before, "later", nobodys1+"later", 1), false},
+		"thawed, its users edit it":                            {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1"), shorten, freeze("10.0.0.2"), thaw()}, "10.0.0.1-10.0.0.9; vip=10.0.0.3", true},
+		"reserved":                                             {[]func(client.Object) error{reserve("cp-0", "10.0.0.1")}, strings.Replace(before, "later", "cp-0=10.0.0.1; later", 1), false},
+		"reserved for another":                                 {[]func(client.Object) error{reserve("cp-0", "10.0.0.1"), reserve("cp-1", "10.0.0.2")}, strings.Replace(before, "later", "cp-1=10.0.0.2; later", 1), false},
+		"reserved for nobody more":                             {[]func(client.Object) error{reserve("cp-0", "10.0.0.1"), unreserve}, before, true},
+		"reserved as users have it":                            {[]func(client.Object) error{reserve("vip", "10.0.0.3"), unreserve}, before, true},
+		"reserved for a name that users have kept another for": {[]func(client.Object) error{reserve("vip", "10.0.0.1")}, strings.Replace(before, "later", nobodys1+"later", 1), false},
+		"and for it no more":                                   {[]func(client.Object) error{reserve("vip", "10.0.0.1"), unreserve}, before, true},
+		"moved back to":                                        {[]func(client.Object) error{freeze("10.0.0.1"), reserve("cp-0", "10.0.0.1")}, strings.Replace(before, "later", "cp-0=10.0.0.1; later", 1), false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pool := shaped()
