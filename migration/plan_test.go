@@ -223,6 +223,31 @@ func TestMigrationWithAPoolThatIsGoneIsOver(t *testing.T) {
 	}
 }
 
+func TestOldPoolThatIsGoneIsKnownByWhatTheNewOneSays(t *testing.T) {
+	for with, test := range map[string]struct {
+		named string
+		want  bool
+	}{
+		"ns/IPPool/gone":               {"IPPool/gone", true},
+		"ns/IPPool/a":                  {"IPPool/a", false},
+		"ns/IPPool/other":              {"IPPool/gone", false},
+		"GlobalInClusterIPPool/global": {"GlobalInClusterIPPool/global", false},
+		"":                             {"IPPool/gone", false},
+	} {
+		s := newScene()
+		kube.SetAnnotation(s.fresh, WithAnnotation, with)
+		graph := &inventory.Graph{Pools: []*inventory.Pool{
+			{PoolKey: inventory.PoolKey{Namespace: "ns", PoolReference: ipam.PoolReference{Kind: "IPPool", Name: "a"}}},
+		}}
+
+		key, gone := GoneBefore(graph, test.named, &inventory.Pool{Object: s.fresh})
+
+		if gone != test.want || gone && key.String() != with {
+			t.Errorf("of a migration with %q, %s is gone: %t, as %s", with, test.named, gone, key)
+		}
+	}
+}
+
 func TestPoolsOfANamespaceThatWasNotReadMayExist(t *testing.T) {
 	for with, want := range map[string]bool{
 		"ns/IPPool/gone": true, "other/IPPool/gone": false, "GlobalInClusterIPPool/gone": true, "ns/IPPool/a": false,

@@ -95,7 +95,7 @@ func (o *options) migrate(ctx context.Context, f *migrateFlags) error {
 func (o *options) finishMigration(ctx context.Context, m *migration.Migration, yes bool) error {
 	fmt.Fprintf(o.streams.Out, "%s is gone: what %s keeps for it is given free\n", m.From, m.To)
 	if !yes {
-		fmt.Fprintln(o.streams.ErrOut, "Nothing was changed: say --yes to do it.")
+		o.onlyPlanned()
 		return nil
 	}
 	if err := m.Finish(ctx); err != nil {

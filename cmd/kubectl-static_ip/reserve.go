@@ -20,9 +20,10 @@ const settleTime = 3 * time.Second
 
 // reserveFlags are those of reserve.
 type reserveFlags struct {
-	reason                     string
-	vcenter, undo, dryRun, yes bool
-	timeout                    time.Duration
+	reason string
+	planned
+	vcenter, undo bool
+	timeout       time.Duration
 }
 
 func newReserve(o *options) *cobra.Command {
@@ -39,10 +40,8 @@ func newReserve(o *options) *cobra.Command {
 	flags.StringVar(&f.reason, "reason", "", "Why, for people. It stands in an annotation of the pool.")
 	flags.BoolVar(&f.vcenter, "vcenter", false, "Reserve all that audit --vcenter finds and nobody holds.")
 	flags.BoolVar(&f.undo, "undo", false, "Have the pool hand out these addresses again.")
-	flags.BoolVar(&f.dryRun, "dry-run", false, "Print the plan, and do nothing: so it is without --yes.")
-	flags.BoolVar(&f.yes, "yes", false, "Do it.")
 	flags.DurationVar(&f.timeout, "timeout", time.Minute, "Time for which an IPAM provider is waited for, each time.")
-	cmd.MarkFlagsMutuallyExclusive("dry-run", "yes")
+	f.addTo(cmd)
 	cmd.MarkFlagsMutuallyExclusive("vcenter", "undo")
 	cmd.MarkFlagsMutuallyExclusive("vcenter", "reason")
 	return cmd
@@ -79,7 +78,7 @@ func (o *options) reserve(ctx context.Context, f *reserveFlags, args []string) e
 	case len(blocked) > 0 && !f.vcenter:
 		return exit{exitNo, errors.New("nothing was changed")}
 	case len(open) > 0 && !f.yes:
-		fmt.Fprintln(o.streams.ErrOut, "Nothing was changed: say --yes to do it.")
+		o.onlyPlanned()
 	default:
 		if err := o.runReservation(ctx, source, f, open); err != nil {
 			return exit{exitNo, err}
