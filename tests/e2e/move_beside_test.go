@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -60,6 +62,25 @@ func (r *relocation) refuseAfterItsAddress(by harness.Fixture) {
 		r.Fatalf("the machine was not given an address: %q, %v", address, err)
 	}
 	r.step("a machine was given %s and then refused", address)
+	go r.tryAgainUntilTheMove(machine)
+}
+
+// tryAgainUntilTheMove creates a machine that is refused again and again, as a MachineSet does,
+// until its Cluster is paused: what waits for nobody is reaped, before clusterctl sees it.
+func (r *relocation) tryAgainUntilTheMove(refused *capvv1.VSphereMachine) {
+	cluster := &clusterv1.Cluster{}
+	for ticker := time.Tick(time.Second); ; {
+		err := r.stack.Plane.Client.Get(r.Context(), client.ObjectKey{Namespace: r.ns, Name: harness.DefaultCluster}, cluster)
+		if err != nil || ptr.Deref(cluster.Spec.Paused, false) {
+			return
+		}
+		_ = r.stack.Plane.Client.Create(r.Context(), refused.DeepCopy())
+		select {
+		case <-r.Context().Done():
+			return
+		case <-ticker:
+		}
+	}
 }
 
 // watchTarget looks for a claim in the target from now on. The function that it
