@@ -49,7 +49,7 @@ func TestMoveWhileEndpointsCool(t *testing.T) {
 				t.Errorf("docs/move.md says that %v would stop clusterctl", claims)
 			}
 
-			if output, err := s.stack.Move(t.Context(), s.ns, target.stack); err != nil {
+			if output, err := s.moveTo(target.stack); err != nil {
 				t.Fatalf("%v; it said:\n%s", err, output)
 			}
 

@@ -328,7 +328,7 @@ func TestMovedClusterKeepsItsEndpoint(t *testing.T) {
 	s.initialized(cluster)
 	s.eventually(harness.Soon, "the endpoint to be held", func(ctx context.Context) error { return s.endpointHeld(ctx, by, s.address(5)) })
 
-	if output, err := s.stack.Move(t.Context(), s.ns, target.stack); err != nil {
+	if output, err := s.moveTo(target.stack); err != nil {
 		t.Fatalf("%v; it said:\n%s", err, output)
 	}
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -174,10 +175,23 @@ func (s *scene) awaitJoined() {
 func (r *relocation) move() {
 	r.Helper()
 	r.step("moving")
-	if output, err := r.stack.Move(r.Context(), r.ns, r.target.stack); err != nil {
+	if output, err := r.moveTo(r.target.stack); err != nil {
 		r.Fatalf("%v; it said:\n%s", err, output)
 	}
 	r.checkMoved()
+}
+
+// moving is held by who moves what has no namespace, which clusterctl takes along with every
+// Cluster, for as long as that is there; others share it while they move.
+var moving sync.RWMutex
+
+// moveTo moves the scene's Cluster to another management cluster.
+func (s *scene) moveTo(target *stack.Stack) (output string, err error) {
+	if !s.movesAlone {
+		moving.RLock()
+		defer moving.RUnlock()
+	}
+	return s.stack.Move(s.Context(), s.ns, target)
 }
 
 // checkMoved reads the workers in the target.

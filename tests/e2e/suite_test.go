@@ -80,6 +80,8 @@ type scene struct {
 	ns    string
 	// network is a /24 that no other scene has.
 	network netip.Prefix
+	// movesAlone says that it has moving for itself.
+	movesAlone bool
 
 	began time.Time
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -64,13 +65,23 @@ func (s *scene) dropZone(in domainIn) {
 	}
 }
 
-// labelToMove has clusterctl take a failure domain along, with what CAPV makes its own.
+// labelToMove has clusterctl take a failure domain along, with what CAPV makes its own: with
+// each Cluster that is moved, until the test ends, so that no other is.
 func (s *scene) labelToMove(in domainIn) {
 	s.Helper()
+	moving.Lock()
+	s.movesAlone = true
 	deployment := &capvv1.VSphereDeploymentZone{ObjectMeta: metav1.ObjectMeta{Name: in.name}}
 	s.get(deployment)
 	patch(s, deployment, func(zone *capvv1.VSphereDeploymentZone) {
 		metav1.SetMetaDataLabel(&zone.ObjectMeta, clusterctlv1.ClusterctlMoveHierarchyLabel, "")
+	})
+	s.Cleanup(func() {
+		defer moving.Unlock()
+		unlabel := client.RawPatch(types.MergePatchType, []byte(`{"metadata":{"labels":{"`+clusterctlv1.ClusterctlMoveHierarchyLabel+`":null}}}`))
+		if err := s.stack.Plane.Client.Patch(context.Background(), deployment, unlabel); client.IgnoreNotFound(err) != nil {
+			s.Errorf("what was moved along stays so: %v", err)
+		}
 	})
 }
 
