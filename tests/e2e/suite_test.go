@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
@@ -110,8 +111,26 @@ func newEmptyScene(t *testing.T, on *stack.Stack) *scene {
 		T: t, stack: on, ns: ns, began: time.Now(),
 		network: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 96 + byte(number>>8), byte(number), 0}), 24),
 	}
+	t.Cleanup(s.rest)
 	t.Cleanup(s.inspect)
 	return s
+}
+
+// rest pauses the Clusters of a scene that has ended: CAPV goes on looking at each of their
+// virtual machines every few seconds otherwise, for as long as others play.
+func (s *scene) rest() {
+	s.Helper()
+	clusters := &clusterv1.ClusterList{}
+	if err := s.stack.Plane.Client.List(context.Background(), clusters, client.InNamespace(s.ns)); err != nil {
+		s.Error(err)
+	}
+	pause := client.RawPatch(types.MergePatchType, []byte(`{"spec":{"paused":true}}`))
+	for i := range clusters.Items {
+		err := s.stack.Plane.Client.Patch(context.Background(), &clusters.Items[i], pause)
+		if client.IgnoreNotFound(err) != nil {
+			s.Error(err)
+		}
+	}
 }
 
 // inspect looks at the invariants. The test's own context has ended by then.
