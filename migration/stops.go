@@ -101,7 +101,7 @@ func (m *Migration) isOver(graph *inventory.Graph, with string) bool {
 
 // poolOf is the pool that a pool names as the other one of a migration, nil if there is none.
 func poolOf(graph *inventory.Graph, with string) *inventory.Pool {
-	i := slices.IndexFunc(graph.Pools, func(pool *inventory.Pool) bool { return pool.PoolKey.String() == with })
+	i := slices.IndexFunc(graph.Pools, func(pool *inventory.Pool) bool { return pool.String() == with })
 	if i < 0 {
 		return nil
 	}
