@@ -118,6 +118,9 @@ func (m *migrant) migrate(ctx context.Context, from, to source) error {
 		return err
 	}
 	m.offer(to)
+	if err := m.untilEmpty(ctx, from, to); err != nil {
+		return err
+	}
 	after, err := m.held(ctx)
 	if err != nil {
 		return err
@@ -202,6 +205,18 @@ func (m *migrant) untilMoved(ctx context.Context, from, to source) error {
 	}
 	return m.eventually(ctx, "all addresses to be moved", func(ctx context.Context) error {
 		return m.plugin(ctx, append(args, "--templates")...)
+	})
+}
+
+// untilEmpty moves what was asked of the old pool until a moment ago. The in-cluster provider
+// hands out again what has been freed there since it was closed.
+func (m *migrant) untilEmpty(ctx context.Context, from, to source) error {
+	return m.eventually(ctx, "the old pool to be empty", func(ctx context.Context) error {
+		used, err := m.used(ctx, m.ns)
+		if err == nil && used[from.ref()] > 0 {
+			err = errors.Join(fmt.Errorf("%s has %d addresses", from.ref(), used[from.ref()]), m.untilMoved(ctx, from, to))
+		}
+		return err
 	})
 }
 

@@ -285,10 +285,16 @@ func (t *trial) setAside(ctx context.Context, a *arena) error {
 
 // isFull tells whether a pool of an arena has no free address.
 func (t *trial) isFull(ctx context.Context, a *arena, ref string) (bool, error) {
+	used, err := t.used(ctx, a.ns)
+	return err == nil && used[ref] >= a.size(ref), err
+}
+
+// used counts the addresses of each pool of a namespace.
+func (t *trial) used(ctx context.Context, ns string) (map[string]int, error) {
 	ofMetal3, ofContract := &ipamv1.IPAddressList{}, &capiipamv1.IPAddressList{}
 	for _, list := range []client.ObjectList{ofMetal3, ofContract} {
-		if err := t.stack.Plane.Client.List(ctx, list, client.InNamespace(a.ns)); err != nil {
-			return false, err
+		if err := t.stack.Plane.Client.List(ctx, list, client.InNamespace(ns)); err != nil {
+			return nil, err
 		}
 	}
 	used := map[string]int{}
@@ -298,7 +304,7 @@ func (t *trial) isFull(ctx context.Context, a *arena, ref string) (bool, error) 
 	for i := range ofContract.Items {
 		used[ofContract.Items[i].Spec.PoolRef.Kind+"/"+ofContract.Items[i].Spec.PoolRef.Name]++
 	}
-	return used[ref] >= a.size(ref), nil
+	return used, nil
 }
 
 // undrained says what is left in the arenas.
