@@ -79,6 +79,7 @@ func (s sample) trials() []trial {
 		{what: "does the installation work (there is no Deployment here: the exit code is 1)", args: []string{"check"}, code: 1, says: "asked us about a machine"},
 		{args: []string{"version", "--client"}, says: "client"},
 		{what: "move the addresses to another pool, which has to be there (the exit code is 1)", args: []string{"migrate", "--from=IPPool/" + pool, "--to=InClusterIPPool/moved"}, code: 1, says: "no pool"},
+		{what: "keep an address from being handed out until you decide", args: []string{"reserve", "IPPool/" + pool, harness.OfMetal3.IP(93)}, says: "reserved-" + harness.OfMetal3.IP(93)},
 		{what: "what it would take to come over from the static IP adapter, which is not here", args: []string{"adopt-adapter"}, says: "nothing to do"},
 		{what: "what it would take to remove it, and what is in the way (the exit code is 1)", args: []string{"uninstall", "--keep-machines", "--dry-run"}, code: 1, says: "these still rely on capv-static-ip"},
 		{what: "all of it on a page", args: []string{"web"}, says: pool, serves: true},
