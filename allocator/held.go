@@ -28,11 +28,15 @@ func (a *Allocator) Held(ctx context.Context, machine ipam.Machine, uid types.UI
 	var held []ipam.Binding
 	for _, address := range addresses {
 		if ip, err := netip.ParseAddr(address.IP); err == nil {
-			ip = ip.Unmap()
-			held = append(held, ipam.Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())})
+			held = append(held, heldAs(address, ip.Unmap()))
 		}
 	}
 	return held, err
+}
+
+// heldAs is what an address tells of its binding.
+func heldAs(address ipam.Address, ip netip.Addr) ipam.Binding {
+	return ipam.Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())}
 }
 
 func (a *Allocator) heldBy(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Address, error) {
@@ -54,8 +58,12 @@ func (a *Allocator) heldBy(ctx context.Context, machine ipam.Machine, uid types.
 
 // Kept is the binding of an endpoint of which our protection alone keeps the address: its
 // claim was deleted, and the address with it, so that the in-cluster provider gives it to no
-// claim until the Cluster that has it is gone. It is nil if the address can be claimed.
+// claim until the Cluster that has it is gone. It is nil if the address can be claimed,
+// or if there is none.
 func (a *Allocator) Kept(ctx context.Context, cluster ipam.Machine, ip netip.Addr) (*ipam.Binding, error) {
+	if !ip.IsValid() {
+		return nil, nil
+	}
 	held, err := a.heldBy(ctx, cluster, "")
 	if err != nil {
 		return nil, err
@@ -72,7 +80,8 @@ func (a *Allocator) Kept(ctx context.Context, cluster ipam.Machine, ip netip.Add
 		if now.GetUID() != address.GetUID() || !ipam.IsProtected(now) {
 			return nil, nil
 		}
-		return &ipam.Binding{Pool: address.Pool, Claim: address.Claim, Address: netip.PrefixFrom(ip, ip.BitLen())}, nil
+		kept := heldAs(address, ip)
+		return &kept, nil
 	}
 	return nil, nil
 }

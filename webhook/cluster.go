@@ -105,7 +105,7 @@ func (h *ClusterHandler) create(ctx context.Context, req admission.Request) verd
 		Machine: c.Identity(cluster),
 		Asks:    []ipam.Ask{*ask},
 	}
-	kept, err := h.kept(ctx, request.Machine, only)
+	kept, err := h.Allocator.Kept(ctx, request.Machine, only)
 	if err != nil {
 		return deny(err)
 	}
@@ -145,14 +145,6 @@ func (h *ClusterHandler) claimEndpoint(ctx context.Context, raw []byte, request 
 		}
 		return withEndpoint(raw, request.Machine.Name, b)
 	})
-}
-
-// kept is the binding that a VSphereCluster gets without a claim, nil if it has to claim.
-func (h *ClusterHandler) kept(ctx context.Context, cluster ipam.Machine, only netip.Addr) (*ipam.Binding, error) {
-	if !only.IsValid() {
-		return nil, nil
-	}
-	return h.Allocator.Kept(ctx, cluster, only)
 }
 
 // withEndpoint admits a VSphereCluster with the address of a binding.

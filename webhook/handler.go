@@ -56,7 +56,8 @@ type Allocator interface {
 	// Held are the bindings of a living machine, read from other places than its
 	// annotation. Of their addresses only the IP is known.
 	Held(ctx context.Context, machine ipam.Machine, uid types.UID) ([]ipam.Binding, error)
-	// Kept is the binding of an endpoint that no claim can get, nil if one can.
+	// Kept is the binding of an endpoint that no claim can get, nil if one can, or if there is
+	// no endpoint.
 	Kept(ctx context.Context, cluster ipam.Machine, ip netip.Addr) (*ipam.Binding, error)
 }
 

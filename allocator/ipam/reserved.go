@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // ReservedAnnotation is on a pool that was told to give some of its addresses to nobody: which
@@ -30,8 +32,8 @@ func ReservationsOf(pool client.Object) (Reservations, error) {
 
 // Keep has a pool say that it has these.
 func (r Reservations) Keep(pool client.Object) error {
-	annotations := pool.GetAnnotations()
 	if len(r) == 0 {
+		annotations := pool.GetAnnotations()
 		delete(annotations, ReservedAnnotation)
 		pool.SetAnnotations(annotations)
 		return nil
@@ -40,11 +42,7 @@ func (r Reservations) Keep(pool client.Object) error {
 	if err != nil {
 		return err
 	}
-	if annotations == nil {
-		annotations = map[string]string{}
-	}
-	annotations[ReservedAnnotation] = string(text)
-	pool.SetAnnotations(annotations)
+	kube.SetAnnotation(pool, ReservedAnnotation, string(text))
 	return nil
 }
 

@@ -175,14 +175,12 @@ func (r *endpoints) serve(ctx context.Context, c *asking) error {
 	if leave != "" {
 		return errBehind
 	}
-	if only.IsValid() {
-		kept, err := r.allocator.Kept(ctx, identity, only)
-		if err != nil {
-			return err
-		}
-		if kept != nil {
-			return r.inject(ctx, c, *kept)
-		}
+	kept, err := r.allocator.Kept(ctx, identity, only)
+	if err != nil {
+		return err
+	}
+	if kept != nil {
+		return r.inject(ctx, c, *kept)
 	}
 	attempt, err := claimInTime(ctx, r.allocator, allocator.Request{
 		Stamp:   ipam.Stamp{Time: r.now(), Request: uuid.NewUUID()},
