@@ -111,7 +111,6 @@ func newEmptyScene(t *testing.T, on *stack.Stack) *scene {
 		T: t, stack: on, ns: ns, began: time.Now(),
 		network: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 96 + byte(number>>8), byte(number), 0}), 24),
 	}
-	t.Cleanup(s.rest)
 	t.Cleanup(s.inspect)
 	return s
 }
@@ -148,6 +147,7 @@ func (s *scene) inspect() {
 	for _, violation := range stack.SharedAddresses(events) {
 		s.Error(violation)
 	}
+	s.rest()
 }
 
 // events are what happened in the vCenter to virtual machines with addresses of

@@ -174,11 +174,11 @@ func some(by *rand.Rand, from, to time.Duration) time.Duration {
 	return from + time.Duration(by.Int64N(int64(to-from)))
 }
 
-func (n *nemesis) anyArena() *arena { return n.arenas[n.rand.IntN(len(n.arenas))] }
+func (n *nemesis) anyArena() *arena { return one(n.rand, n.arenas) }
 
 // anyOfOurs is one of the replicas, and the leader if that is wanted and known.
 func (n *nemesis) anyOfOurs(ctx context.Context, leader bool) *replica {
-	chosen := n.ours[n.rand.IntN(len(n.ours))]
+	chosen := one(n.rand, n.ours)
 	if !leader {
 		return chosen
 	}

@@ -55,7 +55,7 @@ func (t *trial) list(ctx context.Context, kind schema.GroupVersionKind, ns strin
 // deleteOne deletes an object of one of the kinds, as kubectl does: its finalizers stay.
 func deleteOne(kinds ...schema.GroupVersionKind) act {
 	return func(ctx context.Context, n *nemesis) (string, func() error) {
-		a, kind := n.anyArena(), kinds[n.rand.IntN(len(kinds))]
+		a, kind := n.anyArena(), one(n.rand, kinds)
 		ctx, cancel := context.WithTimeout(ctx, opTimeout)
 		defer cancel()
 		found, err := n.list(ctx, kind, a.ns)

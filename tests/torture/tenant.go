@@ -30,7 +30,7 @@ const (
 // newTenant makes a namespace of its own with pools, which is not for long.
 func (n *nemesis) newTenant(ctx context.Context) (*arena, error) {
 	number := firstTenant + int(n.tenants.Add(1))
-	a := &arena{ns: fmt.Sprintf("tenant-%d", number), sources: sources(number, flavours[n.rand.IntN(len(flavours))])}
+	a := &arena{ns: fmt.Sprintf("tenant-%d", number), sources: sources(number, one(n.rand, flavours))}
 	objects := []client.Object{harness.Cluster(a.ns, harness.DefaultCluster)}
 	for _, s := range a.offered() {
 		objects = append(objects, s.object(a.ns))

@@ -154,7 +154,7 @@ func (w *worker) propagation() client.PropagationPolicy {
 	ways := []metav1.DeletionPropagation{
 		metav1.DeletePropagationBackground, metav1.DeletePropagationBackground, metav1.DeletePropagationForeground,
 	}
-	return client.PropagationPolicy(ways[w.rand.IntN(len(ways))])
+	return client.PropagationPolicy(one(w.rand, ways))
 }
 
 // recreate deletes a machine and makes another of its name, as soon as that goes.
@@ -178,7 +178,7 @@ type edit struct{ kind, patch string }
 
 // edit changes an object as its user may: what the product needs is there again soon.
 func (w *worker) edit(ctx context.Context, object client.Object, name string, edits []edit) error {
-	chosen := edits[w.rand.IntN(len(edits))]
+	chosen := one(w.rand, edits)
 	patch := client.RawPatch("application/merge-patch+json", fmt.Appendf(nil, chosen.patch, w.rand.IntN(1000)))
 	object.SetNamespace(w.ns)
 	object.SetName(name)
