@@ -44,9 +44,16 @@ func (s *scene) vsphereCluster(name string) *capvv1.VSphereCluster {
 
 func (s *scene) expectEndpoint(name, host string, port int32) {
 	s.Helper()
-	if got := s.vsphereCluster(name).Spec.ControlPlaneEndpoint; got.Host != host || got.Port != port {
-		s.Errorf("the endpoint of %s is %s:%d, want %s:%d", name, got.Host, got.Port, host, port)
+	if err := s.hasEndpoint(name, host, port); err != nil {
+		s.Error(err)
 	}
+}
+
+func (s *scene) hasEndpoint(name, host string, port int32) error {
+	if got := s.vsphereCluster(name).Spec.ControlPlaneEndpoint; got.Host != host || got.Port != port {
+		return fmt.Errorf("the endpoint of %s is %s:%d, want %s:%d", name, got.Host, got.Port, host, port)
+	}
+	return nil
 }
 
 func (s *scene) expectDeniedEndpoint(err error, text string) {
@@ -275,6 +282,9 @@ func TestVSphereClusterMadeAnewKeepsAnEndpointWhoseClaimIsGone(t *testing.T) {
 			if late {
 				stored := s.vsphereCluster("prod")
 				s.change(stored, func() { endpointOf(f)(stored) })
+				s.eventually("it to be given the endpoint", func(context.Context) error {
+					return s.hasEndpoint("prod", f.IP(first), 6443)
+				})
 			}
 
 			s.expectEndpoint("prod", f.IP(first), 6443)
