@@ -82,7 +82,7 @@ func (c *ControlPlane) deployment(ctx context.Context) (*unstructured.Unstructur
 func (i *Installation) Follow(ctx context.Context, managers []*Manager) error {
 	// Managers do not end with it.
 	apart := context.WithoutCancel(ctx)
-	ticker := time.NewTicker(20 * time.Millisecond)
+	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
 		select {

@@ -3,9 +3,11 @@ package harness
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -15,8 +17,13 @@ const (
 	// Soon is a deadline for what should take a fraction of a second, with room
 	// for a machine that is busy.
 	Soon = 20 * time.Second
-	// waitInterval is how often a condition is looked at.
-	waitInterval = 20 * time.Millisecond
+	// A condition is looked at again after firstLook, and then less and less often: what
+	// is long in coming loads the machine, and so all other tests, with every look.
+	firstLook = 20 * time.Millisecond
+	// lastLook is how late it may be known that a condition holds.
+	lastLook = 250 * time.Millisecond
+	// watchInterval is how often a condition is looked at that is to hold for a while.
+	watchInterval = 50 * time.Millisecond
 )
 
 // Eventually waits until a condition holds, that is until it returns nil, and
@@ -25,8 +32,7 @@ const (
 func Eventually(ctx context.Context, timeout time.Duration, what string, condition func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	ticker := time.NewTicker(waitInterval)
-	defer ticker.Stop()
+	looks := wait.Backoff{Duration: firstLook, Factor: 1.2, Steps: math.MaxInt, Cap: lastLook}
 	var last error
 	for {
 		err := condition(ctx)
@@ -40,7 +46,7 @@ func Eventually(ctx context.Context, timeout time.Duration, what string, conditi
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("waiting %s for %s: %w", timeout, what, last)
-		case <-ticker.C:
+		case <-time.After(looks.Step()):
 		}
 	}
 }
@@ -49,7 +55,7 @@ func Eventually(ctx context.Context, timeout time.Duration, what string, conditi
 // error at which it ceases to.
 func Consistently(ctx context.Context, during time.Duration, what string, condition func(context.Context) error) error {
 	end := time.After(during)
-	ticker := time.NewTicker(waitInterval)
+	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
 		if err := condition(ctx); err != nil {

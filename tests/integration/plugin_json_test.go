@@ -59,8 +59,8 @@ func decoded[T any](s *scene, code int, kind string, args ...string) []T {
 // pool dkp-cluster has two addresses, one of them on another machine too.
 func (s *scene) printsForPrograms() {
 	s.Helper()
-	pool := decoded[v1alpha1.Pool](s, 0, "Pool", "pools")[0]
-	if pool.Pool != "IPPool/dkp-cluster" || pool.Total != "2" || pool.Free != "0" || pool.Used != 2 || pool.Problems != 2 {
+	pool := s.usage("IPPool/dkp-cluster")
+	if pool.Total != "2" || pool.Free != "0" || pool.Used != 2 || pool.Problems != 2 {
 		s.Errorf("the pool is %+v, want two addresses, both used, and two problems", pool)
 	}
 	holding := decoded[v1alpha1.Holding](s, 0, "Holding", "pool", "dkp-cluster")[1]

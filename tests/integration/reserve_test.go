@@ -33,10 +33,16 @@ func (s *scene) reserve(code int, args ...string) (stdout, stderr string) {
 	return stdout, stderr
 }
 
-// usage is the pool as pools prints it.
-func (s *scene) usage() v1alpha1.Pool {
+// usage is a pool of the scene as pools prints it, beside those that are everybody's.
+func (s *scene) usage(pool string) v1alpha1.Pool {
 	s.Helper()
-	return decoded[v1alpha1.Pool](s, 0, "Pool", "pools")[0]
+	for _, printed := range decoded[v1alpha1.Pool](s, 0, "Pool", "pools") {
+		if printed.Pool == pool {
+			return printed
+		}
+	}
+	s.Fatalf("pools does not print %s", pool)
+	return v1alpha1.Pool{}
 }
 
 func TestReservedAddressIsGivenToNobodyUntilThatIsUndone(t *testing.T) {
@@ -50,9 +56,9 @@ func TestReservedAddressIsGivenToNobodyUntilThatIsUndone(t *testing.T) {
 		if !strings.Contains(stdout, want) || !strings.Contains(stdout, "VM md-0-x answers with it\n") || !strings.Contains(stderr, "Nothing was changed") {
 			t.Errorf("the plan is\n%s\n%s\nwant in it %s", stdout, stderr, want)
 		}
-		before := s.usage()
+		before := s.usage(kind + "/" + f.PoolName)
 		s.reserve(0, f.PoolName, f.IP(88), "--reason", "VM md-0-x answers with it", "--yes")
-		if now := s.usage(); now.Free != "2" || before.Free != "3" || now.Reserved == before.Reserved {
+		if now := s.usage(kind + "/" + f.PoolName); now.Free != "2" || before.Free != "3" || now.Reserved == before.Reserved {
 			t.Errorf("before it was %+v, and then %+v, want one that is reserved and not free", before, now)
 		}
 		if stdout, _, _ := s.plugin("who", f.IP(88)); !strings.Contains(stdout, "reserved: the pool gives it to nobody (VM md-0-x answers with it)") {
