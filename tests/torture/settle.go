@@ -55,7 +55,7 @@ func (t *trial) settle(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	err := t.await(ctx, settleTimeout, t.unsettled)
+	err := t.await(ctx, settleTimeout, t.lettingGo(t.unsettled))
 	fmt.Printf("settled after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
 	var probes sync.WaitGroup
 	for _, a := range t.all() {
@@ -117,7 +117,7 @@ func (t *trial) drain(ctx context.Context) error {
 			}
 		}
 	}
-	err := t.await(ctx, settleTimeout, t.undrained)
+	err := t.await(ctx, settleTimeout, t.lettingGo(t.undrained))
 	fmt.Printf("drained after %s: %v\n", time.Since(began).Round(time.Second), orFine(err))
 	return t.mark(ctx, history.Drained)
 }
@@ -220,6 +220,18 @@ func (t *trial) going(ctx context.Context, a *arena) error {
 		}
 	}
 	return nil
+}
+
+// lettingGo says what is left, after it has let go of what CAPV keeps in vain.
+func (t *trial) lettingGo(left func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for _, a := range t.all() {
+			if err := t.letGo(ctx, a); err != nil {
+				return err
+			}
+		}
+		return left(ctx)
+	}
 }
 
 // isServed says what a machine lacks that gets its address late, and could have it.
