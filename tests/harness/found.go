@@ -9,6 +9,7 @@ import (
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -117,8 +118,13 @@ func (i *Installation) scale(ctx context.Context, managers []*Manager) error {
 }
 
 // LeadWebhooks makes the webhook configuration call the managers, if it is there and
-// still calls the Service, behind which nothing runs here.
+// still calls the Service, behind which nothing runs here. Who installs may write it at the
+// same time.
 func (i *Installation) LeadWebhooks(ctx context.Context) error {
+	return retry.RetryOnConflict(retry.DefaultBackoff, func() error { return i.leadWebhooks(ctx) })
+}
+
+func (i *Installation) leadWebhooks(ctx context.Context) error {
 	configuration := &admissionv1.MutatingWebhookConfiguration{}
 	if err := i.plane.Client.Get(ctx, client.ObjectKey{Name: webhookConfiguration}, configuration); err != nil {
 		return client.IgnoreNotFound(err)
