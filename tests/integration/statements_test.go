@@ -109,7 +109,7 @@ func TestMachinesKeepTheirAddressesWhenTheirPoolIsClosed(t *testing.T) {
 			tried++
 			next := s.asks(f, fmt.Sprintf("next-%d", tried))
 			if err := s.env.Client.Create(ctx, next); err == nil || !strings.Contains(err.Error(), " is not for ") {
-				return fmt.Errorf("creating %s: got %v, want it denied", next.Name, err)
+				return errors.Join(fmt.Errorf("%s is not denied for its pool", next.Name), err)
 			}
 			return nil
 		})
