@@ -54,7 +54,9 @@ func (c *ControlPlane) Installed(ctx context.Context) (*Installation, error) {
 		Forwarder: forwarder, Certificates: certificates, certificateDir: certificates.Dir,
 		plane: c, identity: identity,
 	}
-	if err := installation.LeadWebhooks(ctx); err != nil {
+	// Who has made it may still write it.
+	err = retry.RetryOnConflict(retry.DefaultBackoff, func() error { return installation.LeadWebhooks(ctx) })
+	if err != nil {
 		return nil, err
 	}
 	return installation, installation.awaitWebhook(ctx)
@@ -118,13 +120,8 @@ func (i *Installation) scale(ctx context.Context, managers []*Manager) error {
 }
 
 // LeadWebhooks makes the webhook configuration call the managers, if it is there and
-// still calls the Service, behind which nothing runs here. Who installs may write it at the
-// same time.
+// still calls the Service, behind which nothing runs here.
 func (i *Installation) LeadWebhooks(ctx context.Context) error {
-	return retry.RetryOnConflict(retry.DefaultBackoff, func() error { return i.leadWebhooks(ctx) })
-}
-
-func (i *Installation) leadWebhooks(ctx context.Context) error {
 	configuration := &admissionv1.MutatingWebhookConfiguration{}
 	if err := i.plane.Client.Get(ctx, client.ObjectKey{Name: webhookConfiguration}, configuration); err != nil {
 		return client.IgnoreNotFound(err)

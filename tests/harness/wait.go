@@ -22,7 +22,7 @@ const (
 	firstLook = 20 * time.Millisecond
 	// lastLook is how late it may be known that a condition holds.
 	lastLook = 250 * time.Millisecond
-	// watchInterval is how often a condition is looked at that is to hold for a while.
+	// watchInterval is how often that is looked at which may change at any time.
 	watchInterval = 50 * time.Millisecond
 )
 

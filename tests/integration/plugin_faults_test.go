@@ -188,9 +188,7 @@ func TestAuditTellsOfEveryFaultAtOnce(t *testing.T) {
 			problems++
 		}
 	}
-	for _, pool := range decoded[v1alpha1.Pool](f.scene, 0, "Pool", "pools") {
-		if pool.Metadata.Name == harness.DefaultPool && (pool.Problems < 6 || problems < 6) {
-			t.Errorf("pool %s has %d problems, and %d addresses have one: want 6 or more", pool.Metadata.Name, pool.Problems, problems)
-		}
+	if pool := f.usage("IPPool/" + harness.DefaultPool); pool.Problems < 6 || problems < 6 {
+		t.Errorf("pool %s has %d problems, and %d addresses have one: want 6 or more", pool.Pool, pool.Problems, problems)
 	}
 }

@@ -12,9 +12,22 @@ import (
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/tests/harness"
 	"capv-static-ip.dev/tests/torture/history"
 )
+
+// lettingGo says what is left, after it has let go of what CAPV keeps in vain.
+func (t *trial) lettingGo(left func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		for _, a := range t.all() {
+			if err := t.letGo(ctx, a); err != nil {
+				return err
+			}
+		}
+		return left(ctx)
+	}
+}
 
 // letGo does what people have to do for what CAPV v1.16.1 keeps in vain, because it looks for
 // an owner that is gone: a VSphereMachine whose Machine was deleted before Cluster API had put
@@ -30,7 +43,9 @@ func (t *trial) letGo(ctx context.Context, a *arena) error {
 	}
 	for i := range machines.Items {
 		machine := &machines.Items[i]
-		if slices.ContainsFunc(vms.Items, func(vm capvv1.VSphereVM) bool { return vm.Name == machine.Name || metav1.IsControlledBy(&vm, machine) }) {
+		if slices.ContainsFunc(vms.Items, func(vm capvv1.VSphereVM) bool {
+			return vm.Name == machine.Name || capi.OwnerMachine(&vm).UID == machine.UID
+		}) {
 			continue
 		}
 		if err := t.letGoWithout(ctx, machine, harness.MachineFinalizer, &clusterv1.Machine{}, "Machine"); err != nil {

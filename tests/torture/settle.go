@@ -222,18 +222,6 @@ func (t *trial) going(ctx context.Context, a *arena) error {
 	return nil
 }
 
-// lettingGo says what is left, after it has let go of what CAPV keeps in vain.
-func (t *trial) lettingGo(left func(context.Context) error) func(context.Context) error {
-	return func(ctx context.Context) error {
-		for _, a := range t.all() {
-			if err := t.letGo(ctx, a); err != nil {
-				return err
-			}
-		}
-		return left(ctx)
-	}
-}
-
 // isServed says what a machine lacks that gets its address late, and could have it.
 func (t *trial) isServed(ctx context.Context, a *arena, machine *capvv1.VSphereMachine) error {
 	owned := slices.ContainsFunc(machine.OwnerReferences, func(owner metav1.OwnerReference) bool { return owner.Kind == "Machine" })
