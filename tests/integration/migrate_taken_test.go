@@ -1,13 +1,17 @@
 package integration
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"capv-static-ip.dev/tests/harness"
 )
@@ -44,6 +48,35 @@ func migrationLeavesWhatHasNoClaim(s *scene) {
 
 	r.isTakenBy("m-0")
 	if err := r.isSafe(); err != nil {
+		r.Error(err)
+	}
+}
+
+// migrationGoesByWhatMetal3Counts has an address that was given back without a claim: nothing has
+// metal3 count the pool again, and its webhook lets no pool go below its count.
+func migrationGoesByWhatMetal3Counts(s *scene) {
+	r := takingRelocation(s)
+	machine := harness.Machine(r.ns, "refused", harness.WithPool(r.from.PoolName))
+	r.ask(r.env.managers[0], r.creation("refused", r.onOwnNetwork(r.manifest(machine))))
+	taken := r.takenFor("refused")
+	if taken == nil {
+		r.Fatal("no address was taken")
+	}
+	r.eventually("metal3 to count the address", func(ctx context.Context) error {
+		pool := &ipamv1.IPPool{}
+		if err := r.env.Client.Get(ctx, types.NamespacedName{Namespace: r.ns, Name: r.from.PoolName}, pool); err != nil {
+			return err
+		}
+		if _, counted := pool.Status.Allocations[harness.ProviderOf(taken).ReadAddress(taken).Claim]; counted {
+			return nil
+		}
+		// It does for whatever changes the pool.
+		metav1.SetMetaDataAnnotation(&pool.ObjectMeta, "example.com/seen", time.Now().String())
+		return cmp.Or(r.env.Client.Update(ctx, pool), errors.New("it does not"))
+	})
+	r.forget("refused")
+
+	if err := r.m.Run(r.Context()); err != nil {
 		r.Error(err)
 	}
 }

@@ -59,6 +59,7 @@ func TestAddressesAreTakenWithoutMetal3(t *testing.T) {
 			"what is frozen is not taken":                         whatIsFrozenIsNotTaken,
 			"a namespace is frozen behind a machine":              func(s *scene) { frozen = s.ns; frozenBehindAMachine(s) },
 			"a migration leaves what has no claim":                migrationLeavesWhatHasNoClaim,
+			"a migration goes by what metal3 counts":              migrationGoesByWhatMetal3Counts,
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()

@@ -104,6 +104,17 @@ func keptForNobody(pool *ipamv1.IPPool) []netip.Addr {
 	return ips
 }
 
+// counted are the addresses that metal3 takes to be in use.
+func counted(pool *ipamv1.IPPool) []netip.Addr {
+	var ips []netip.Addr
+	for _, text := range pool.Status.Allocations {
+		if ip := capi.ParseAddress(string(text)); ip.IsValid() {
+			ips = append(ips, ip)
+		}
+	}
+	return ips
+}
+
 // Freeze implements ipam.Migratable: the pool consists of what is in use, and each of that
 // is kept for nobody. metal3's webhook takes nothing less.
 func (Provider) Freeze(object client.Object, used []netip.Addr) error {
@@ -111,8 +122,9 @@ func (Provider) Freeze(object client.Object, used []netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	// What has been freed stays: the webhook goes by a status that lags behind.
-	used = slices.Concat(used, keptForNobody(pool))
+	// What has been freed stays: the webhook goes by a status that lags behind, until a claim on
+	// the pool or the pool itself changes.
+	used = slices.Concat(used, keptForNobody(pool), counted(pool))
 	original := r.original(pool)
 	r = record{Before: &original}
 	if len(used) == 0 {

@@ -62,6 +62,12 @@ func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
 		delete(pool.Spec.PreAllocations, "later")
 		return nil
 	}
+	count := func(claim, ip string) func(client.Object) error {
+		return func(pool client.Object) error {
+			pool.(*ipamv1.IPPool).Status.Allocations = map[string]ipamv1.IPAddressStr{claim: ipamv1.IPAddressStr(ip)}
+			return nil
+		}
+	}
 	unreserve := func(pool client.Object) error { return Provider{}.Reserve(pool, nil) }
 	const nobodys1, nobodys2, nobodys20 = "capv-static-ip.dev/10.0.0.1=10.0.0.1; ", "capv-static-ip.dev/10.0.0.2=10.0.0.2; ", "capv-static-ip.dev/10.0.0.20=10.0.0.20"
 	for name, test := range map[string]struct {
@@ -73,6 +79,7 @@ func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
 		"frozen with its own claim":                            {[]func(client.Object) error{freeze("10.0.0.3")}, "10.0.0.3-10.0.0.3; capv-static-ip.dev/10.0.0.3=10.0.0.3", false},
 		"frozen, and one has come":                             {[]func(client.Object) error{freeze("10.0.0.1"), freeze("10.0.0.1", "10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
 		"frozen, and one has gone":                             {[]func(client.Object) error{freeze("10.0.0.1", "10.0.0.2"), freeze("10.0.0.2")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
+		"frozen, and metal3 counts one that has gone":          {[]func(client.Object) error{count("cp-0", "10.0.0.2"), freeze("10.0.0.1")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
 		"frozen, nothing is in use":                            {[]func(client.Object) error{freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
 		"thawed, and frozen again":                             {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1"), freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
 		"thawed":                                               {[]func(client.Object) error{freeze("10.0.0.1"), thaw()}, before, true},
