@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -36,16 +37,16 @@ func Eventually(ctx context.Context, timeout time.Duration, what string, conditi
 	var last error
 	for {
 		err := condition(ctx)
-		if err == nil {
+		// What holds, or does not, since the deadline cut it short says nothing.
+		switch ended := ctx.Err(); {
+		case ended == nil && err == nil:
 			return nil
-		}
-		// A condition that was cut short by the deadline says nothing new.
-		if last == nil || ctx.Err() == nil {
+		case ended == nil:
 			last = err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting %s for %s: %w", timeout, what, last)
+			return fmt.Errorf("waiting %s for %s: %w", timeout, what, cmp.Or(last, err, ctx.Err()))
 		case <-time.After(looks.Step()):
 		}
 	}
