@@ -3,6 +3,8 @@ package inventory
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -19,6 +21,18 @@ func (s Source) zones(ctx context.Context, g *Graph) {
 	s.list(ctx, g, &capi.VSphereFailureDomain{}, func(object client.Object) {
 		g.makers.overlays[object.GetName()] = object.(*capi.VSphereFailureDomain)
 	})
+}
+
+// FailureDomains are the objects of failure domains, by which machines may ask for pools.
+func (g *Graph) FailureDomains() []client.Object {
+	var all []client.Object
+	for _, name := range slices.Sorted(maps.Keys(g.makers.zones)) {
+		all = append(all, g.makers.zones[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(g.makers.overlays)) {
+		all = append(all, g.makers.overlays[name])
+	}
+	return all
 }
 
 // placesOf are the failure domains that the machines of a workload are put into: what a

@@ -11,6 +11,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/klog/v2"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
@@ -29,8 +31,9 @@ type Edit struct {
 	Key  types.NamespacedName
 	// Where is the field, Now what it has, and Wanted what it has to have.
 	Where, Now, Wanted string
-	// ByHand says that it is left to the user.
+	// ByHand says that it is left to the user, and Note what to know of that.
 	ByHand bool
+	Note   string
 
 	object client.Object
 	apply  func(client.Object)
@@ -38,28 +41,46 @@ type Edit struct {
 
 // String is the edit for people.
 func (e Edit) String() string {
-	text := fmt.Sprintf("%s %s: %s", e.Kind, e.Key, e.Where)
+	text := fmt.Sprintf("%s %s: %s", e.Kind, klog.KRef(e.Key.Namespace, e.Key.Name), e.Where)
 	if e.Now != "" {
 		text += " = " + e.Now
 	}
-	return text + " -> " + e.Wanted
+	text += " -> " + e.Wanted
+	if e.Note != "" {
+		text += " (" + e.Note + ")"
+	}
+	return text
 }
 
 // metadata is a place in an object where pools are asked for.
 type metadata struct {
 	kind   string
-	object *unstructured.Unstructured
+	object client.Object
 	// path is where it is, and byHand says that it is not edited here: its makers would undo
-	// that, or it cannot be changed.
-	path   []string
-	byHand bool
+	// that, or it cannot be changed, or others go by it. The note tells where to do it, or what
+	// it is for.
+	path                []string
+	byHand              bool
+	note                string
+	labels, annotations map[string]string
+}
+
+// metadataOf is what is at a path of an object.
+func metadataOf(kind string, object *unstructured.Unstructured, byHand bool, path ...string) metadata {
+	in := metadata{kind: kind, object: object, path: path, byHand: byHand}
+	if _, owned := object.GetLabels()[clusterv1.ClusterTopologyOwnedLabel]; owned {
+		in.byHand, in.note = true, "in the topology of its Cluster, or in its ClusterClass"
+	}
+	in.labels, _, _ = unstructured.NestedStringMap(object.Object, append(slices.Clone(path), "labels")...)
+	in.annotations, _, _ = unstructured.NestedStringMap(object.Object, append(slices.Clone(path), "annotations")...)
+	return in
 }
 
 // edits are all that are to be made.
 func (m *Migration) edits(graph *inventory.Graph, from, to *inventory.Pool) []Edit {
 	var edits []Edit
 	for _, place := range places(graph) {
-		if m.From.Namespace == "" || place.object.GetNamespace() == m.From.Namespace {
+		if namespace := place.object.GetNamespace(); m.From.Namespace == "" || namespace == "" || namespace == m.From.Namespace {
 			edits = append(edits, m.editsIn(graph, place)...)
 		}
 	}
@@ -69,20 +90,29 @@ func (m *Migration) edits(graph *inventory.Graph, from, to *inventory.Pool) []Ed
 	return append(edits, poolEdits(from, to)...)
 }
 
-// places are where pools are asked for.
+// places are where pools are asked for. Of failure domains, annotations alone count.
 func places(graph *inventory.Graph) []metadata {
 	var all []metadata
 	for _, template := range graph.Templates {
-		all = append(all,
-			metadata{kind: capi.VSphereMachineTemplateKind.Kind, object: template, path: []string{"metadata"}},
-			metadata{kind: capi.VSphereMachineTemplateKind.Kind, object: template, path: []string{"spec", "template", "metadata"}, byHand: true})
+		kind := capi.VSphereMachineTemplateKind.Kind
+		all = append(all, metadataOf(kind, template, false, "metadata"), metadataOf(kind, template, true, "spec", "template", "metadata"))
 	}
 	for _, w := range graph.Workloads {
 		path := []string{"spec", "template", "metadata"}
 		if w.GetKind() == capi.KubeadmControlPlaneKind.Kind {
 			path = []string{"spec", "machineTemplate", "metadata"}
 		}
-		all = append(all, metadata{kind: w.GetKind(), object: w.Unstructured, path: path, byHand: true})
+		all = append(all, metadataOf(w.GetKind(), w.Unstructured, true, path...))
+	}
+	for _, domain := range graph.FailureDomains() {
+		kind := capi.VSphereDeploymentZoneKind.Kind
+		if _, isOverlay := domain.(*capi.VSphereFailureDomain); isOverlay {
+			kind = capi.VSphereFailureDomainKind.Kind
+		}
+		all = append(all, metadata{
+			kind: kind, object: domain, path: []string{"metadata"}, byHand: true, annotations: domain.GetAnnotations(),
+			note: "it is for the machines of all namespaces",
+		})
 	}
 	return all
 }
@@ -90,29 +120,29 @@ func places(graph *inventory.Graph) []metadata {
 // editsIn are those of one place: the label for all devices, and annotations for single ones.
 func (m *Migration) editsIn(graph *inventory.Graph, in metadata) []Edit {
 	var edits []Edit
+	namespace := cmp.Or(in.object.GetNamespace(), m.From.Namespace)
 	add := func(field, key, now, wanted string, byHand bool) {
 		path := append(slices.Clone(in.path), field, key)
 		edits = append(edits, Edit{
 			Kind: in.kind, Key: client.ObjectKeyFromObject(in.object), Where: strings.Join(path[:len(path)-1], ".") + " " + key, Now: now, Wanted: wanted,
-			ByHand: in.byHand || byHand, object: in.object,
+			ByHand: in.byHand || byHand, Note: in.note, object: in.object,
 			apply: func(object client.Object) {
 				// It is a map of texts, or the edit would not be here.
 				_ = unstructured.SetNestedField(object.(*unstructured.Unstructured).Object, wanted, path...)
 			},
 		})
 	}
-	labels, _, _ := unstructured.NestedStringMap(in.object.Object, append(slices.Clone(in.path), "labels")...)
-	if name := labels[machine.PoolNameLabel]; name != "" && m.means(graph, in.object.GetNamespace(), name) {
-		if m.isBare(graph, in.object.GetNamespace()) {
+	if name := in.labels[machine.PoolNameLabel]; name != "" && m.means(graph, namespace, name) {
+		if m.isBare(graph, namespace) {
 			add("labels", machine.PoolNameLabel, name, m.To.Name, false)
 		} else {
 			add("labels", machine.PoolNameLabel, name, "annotation "+ipam.PoolsAnnotationPrefix+"DEVICE: "+m.textOf(), true)
 		}
 	}
-	annotations, _, _ := unstructured.NestedStringMap(in.object.Object, append(slices.Clone(in.path), "annotations")...)
-	for _, key := range slices.Sorted(maps.Keys(annotations)) {
-		if wanted := m.replaced(graph, in.object.GetNamespace(), annotations[key]); strings.HasPrefix(key, ipam.PoolsAnnotationPrefix) && wanted != annotations[key] {
-			add("annotations", key, annotations[key], wanted, false)
+	for _, key := range slices.Sorted(maps.Keys(in.annotations)) {
+		now := in.annotations[key]
+		if wanted := m.replaced(graph, namespace, now); strings.HasPrefix(key, ipam.PoolsAnnotationPrefix) && wanted != now {
+			add("annotations", key, now, wanted, false)
 		}
 	}
 	return edits

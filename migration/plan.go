@@ -44,6 +44,9 @@ type Machine struct {
 	Writes []string
 	// Why says what stands in the way of one that is blocked, or waits.
 	Why string
+
+	// back are what will be written if it is half way and that is undone.
+	back []string
 }
 
 // Plan is what would be done.
@@ -90,6 +93,19 @@ func (m *Migration) Plan(ctx context.Context) (*Plan, error) {
 		p.Stops = append(p.Stops, why)
 	}
 	return p, nil
+}
+
+// PlanBack is what Abort would do. It writes nothing.
+func (m *Migration) PlanBack(ctx context.Context) (*Plan, error) {
+	p, err := m.Plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	back := &Plan{Machines: p.halfWay(), Stops: p.Stops}
+	for i := range back.Machines {
+		back.Machines[i].Writes = back.Machines[i].back
+	}
+	return back, nil
 }
 
 // plan is Plan of what was read.
@@ -242,7 +258,7 @@ func (m *Migration) planBegun(planned Machine, machine *inventory.Machine, migra
 	case isOurs && !machine.DeletionTimestamp.IsZero():
 		planned.State = Leaving
 	case isOurs:
-		planned.Writes = writesOf(planned.Moves)
+		planned.Writes, planned.back = writesOf(planned.Moves), backOf(planned.Moves, machine.Bindings)
 	case slices.ContainsFunc(machine.Bindings, func(b ipam.Binding) bool { return m.isOf(m.From, machine.Namespace, b.Pool) }):
 		planned.State = Blocked
 		planned.Why = "it is being moved to another pool: finish that, or undo it with --abort"
@@ -256,6 +272,20 @@ func writesOf(moves []ipam.Move) []string {
 	writes := make([]string, 0, len(moves))
 	for _, move := range moves {
 		writes = append(writes, fmt.Sprintf("%s to claim %s of %s %s", move.Address, move.To.Claim, move.To.Pool.Kind, move.To.Pool.Name))
+	}
+	return writes
+}
+
+// backOf are what is written to undo moves. Where the new claim is the current one, there is no way
+// back.
+func backOf(moves []ipam.Move, bindings []ipam.Binding) []string {
+	writes := make([]string, 0, len(moves))
+	for _, move := range moves {
+		write := fmt.Sprintf("%s back to claim %s of %s %s", move.Address, move.From.Claim, move.From.Pool.Kind, move.From.Pool.Name)
+		if current, known := move.Current(bindings); known && current == move.To {
+			write = fmt.Sprintf("%s stays with claim %s of %s %s, which the machine names already", move.Address, move.To.Claim, move.To.Pool.Kind, move.To.Pool.Name)
+		}
+		writes = append(writes, write)
 	}
 	return writes
 }

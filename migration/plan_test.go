@@ -10,6 +10,7 @@ import (
 
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/meta/testrestmapper"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -78,20 +79,24 @@ func newScene() *scene {
 
 func (s *scene) plan(t *testing.T) *Plan {
 	t.Helper()
+	p, err := s.migration(t).Plan(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (s *scene) migration(t *testing.T) *Migration {
+	t.Helper()
 	c := s.client(t)
 	source := inventory.Source{
 		Client: c, Reader: c, Namespace: "ns", WithWorkloads: true, Now: time.Now,
 		Providers: ipam.NewProviders(contract.Provider{Mapper: c.RESTMapper(), Live: c}, metal3.Provider{}),
 	}
-	m := &Migration{
+	return &Migration{
 		Client: c, Source: source,
 		From: inventory.PoolKey{Namespace: "ns", PoolReference: metal3.PoolNamed("a")}, To: inventory.PoolKey{Namespace: "ns", PoolReference: contract.InClusterPool(s.fresh.GetName())},
 	}
-	p, err := m.Plan(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return p
 }
 
 func (s *scene) client(t *testing.T) client.Client {
@@ -107,8 +112,16 @@ func (s *scene) client(t *testing.T) client.Client {
 		scheme.AddKnownTypeWithName(gvk, &unstructured.Unstructured{})
 		scheme.AddKnownTypeWithName(gvk.GroupVersion().WithKind(kind+"List"), &unstructured.UnstructuredList{})
 	}
+	// The static one has only kinds of Kubernetes itself that are of no namespace.
+	roots := meta.NewDefaultRESTMapper(nil)
+	for _, kind := range []schema.GroupKind{capi.VSphereDeploymentZoneKind, capi.VSphereFailureDomainKind} {
+		for _, gv := range scheme.VersionsForGroupKind(kind) {
+			roots.Add(gv.WithKind(kind.Kind), meta.RESTScopeRoot)
+		}
+	}
+	mapper := meta.FirstHitRESTMapper{MultiRESTMapper: meta.MultiRESTMapper{roots, testrestmapper.TestOnlyStaticRESTMapper(scheme)}}
 	objects := append([]client.Object{s.old, s.fresh, s.machine, s.claim, s.address, s.cluster, s.template}, s.more...)
-	return fake.NewClientBuilder().WithScheme(scheme).WithRESTMapper(testrestmapper.TestOnlyStaticRESTMapper(scheme)).WithObjects(objects...).Build()
+	return fake.NewClientBuilder().WithScheme(scheme).WithRESTMapper(mapper).WithObjects(objects...).Build()
 }
 
 func TestPlanTellsWhatIsWritten(t *testing.T) {
@@ -199,7 +212,7 @@ func TestPlanTellsWhatKeepsItFromBeginning(t *testing.T) {
 			func(s *scene) {
 				kube.SetAnnotation(s.old, ipam.ReservedAnnotation, `{"10.0.0.5":"a VM","10.0.1.5":"outside"}`)
 			},
-			"10.0.0.5 is reserved in ns/IPPool/a (a VM), and ns/InClusterIPPool/b would hand it out: kubectl static-ip reserve InClusterIPPool/b 10.0.0.5 --yes",
+			"10.0.0.5 is reserved in ns/IPPool/a (a VM), and ns/InClusterIPPool/b would hand it out: kubectl static-ip reserve InClusterIPPool/b 10.0.0.5 -n ns --yes",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -231,6 +244,8 @@ func TestOldPoolThatIsGoneIsKnownByWhatTheNewOneSays(t *testing.T) {
 		"ns/IPPool/gone":               {"IPPool/gone", true},
 		"ns/IPPool/a":                  {"IPPool/a", false},
 		"ns/IPPool/other":              {"IPPool/gone", false},
+		"ns/IPPool/cased":              {"ippool/cased", true},
+		"GlobalInClusterIPPool/gone":   {"GlobalInClusterIPPool/gone", true},
 		"GlobalInClusterIPPool/global": {"GlobalInClusterIPPool/global", false},
 		"":                             {"IPPool/gone", false},
 	} {
@@ -238,6 +253,7 @@ func TestOldPoolThatIsGoneIsKnownByWhatTheNewOneSays(t *testing.T) {
 		kube.SetAnnotation(s.fresh, WithAnnotation, with)
 		graph := &inventory.Graph{Pools: []*inventory.Pool{
 			{PoolKey: inventory.PoolKey{Namespace: "ns", PoolReference: ipam.PoolReference{Kind: "IPPool", Name: "a"}}},
+			{PoolKey: inventory.PoolKey{PoolReference: ipam.PoolReference{Kind: "GlobalInClusterIPPool", Name: "global"}}},
 		}}
 
 		key, gone := GoneBefore(graph, test.named, &inventory.Pool{Object: s.fresh})
@@ -268,6 +284,72 @@ func TestClaimOfAMoveHasANameThatNothingHas(t *testing.T) {
 
 	if got := s.plan(t).Machines[0].Moves[0].To.Claim; got != "cp-0.r2" {
 		t.Errorf("it is %s, want one that there is not", got)
+	}
+}
+
+// What one pool says of itself, and templates, may be edited. What makes them, or what is not of the
+// namespace alone, is left to its users.
+func TestPlanTellsWhatHasToBeEditedByHand(t *testing.T) {
+	s := newScene()
+	s.template.SetLabels(map[string]string{machine.PoolNameLabel: "a", clusterv1.ClusterTopologyOwnedLabel: ""})
+	zone := &capi.VSphereDeploymentZone{ObjectMeta: metav1.ObjectMeta{Name: "zone", Annotations: map[string]string{ipam.PoolsAnnotationPrefix + "0": "a"}}}
+	zone.Spec.FailureDomain = "overlay"
+	overlay := &capi.VSphereFailureDomain{ObjectMeta: metav1.ObjectMeta{Name: "overlay", Annotations: map[string]string{ipam.PoolsAnnotationPrefix + "1": "IPPool/a"}}}
+	overlay.Labels = map[string]string{machine.PoolNameLabel: "a"}
+	other := &capi.VSphereDeploymentZone{ObjectMeta: metav1.ObjectMeta{Name: "other", Annotations: map[string]string{ipam.PoolsAnnotationPrefix + "0": "c"}}}
+	s.more = append(s.more, zone, overlay, other)
+
+	var got []string
+	for _, edit := range s.plan(t).Edits {
+		if !edit.ByHand {
+			t.Errorf("%s is edited without anybody's hand", edit)
+		}
+		got = append(got, edit.String())
+	}
+	want := []string{
+		"VSphereDeploymentZone zone: metadata.annotations pools.capv-static-ip.dev/0 = a -> InClusterIPPool/b (it is for the machines of all namespaces)",
+		"VSphereFailureDomain overlay: metadata.annotations pools.capv-static-ip.dev/1 = IPPool/a -> InClusterIPPool/b (it is for the machines of all namespaces)",
+		"VSphereMachineTemplate ns/cp: metadata.labels cluster.x-k8s.io/ip-pool-name = a -> b (in the topology of its Cluster, or in its ClusterClass)",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestPlanToUndoIsAboutWhatIsHalfWay(t *testing.T) {
+	half := func(s *scene, current ipam.ClaimReference) {
+		encoded, _ := ipam.Migration{Machine: "cp", Moves: []ipam.Move{theMove()}}.Encode()
+		s.machine.Annotations[ipam.MigratingAnnotation] = encoded
+		bindings, _ := ipam.Bindings{Machine: "cp", Bindings: []ipam.Binding{{
+			Device: ipam.Device{NetworkName: "lan"}, Pool: current.Pool, Claim: current.Claim, Address: netip.MustParsePrefix("10.0.0.1/24"),
+		}}}.Encode()
+		s.machine.Annotations[ipam.BindingsAnnotation] = bindings
+	}
+	for name, test := range map[string]struct {
+		change func(*scene)
+		want   []string
+	}{
+		"nothing is":                       {func(*scene) {}, nil},
+		"its old claim is the current one": {func(s *scene) { half(s, theMove().From) }, []string{"10.0.0.1 back to claim cp-0 of IPPool a"}},
+		"its new claim is the current one": {func(s *scene) { half(s, theMove().To) }, []string{"10.0.0.1 stays with claim cp-0 of InClusterIPPool b, which the machine names already"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newScene()
+			test.change(s)
+
+			p, err := s.migration(t).PlanBack(context.Background())
+			if err != nil {
+				t.Fatal(err)
+			}
+
+			var got []string
+			for _, machine := range p.Machines {
+				got = append(got, machine.Writes...)
+			}
+			if !slices.Equal(got, test.want) || len(p.Edits)+len(p.Left) > 0 {
+				t.Errorf("it writes %q, edits %v and leaves %v, want %q alone", got, p.Edits, p.Left, test.want)
+			}
+		})
 	}
 }
 

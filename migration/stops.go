@@ -61,8 +61,12 @@ func (m *Migration) unreserved(from, to *inventory.Pool) []string {
 	var stops []string
 	for _, ip := range slices.SortedFunc(maps.Keys(reserved), netip.Addr.Compare) {
 		if all.Contains(ip) && !kept.Contains(ip) {
-			stops = append(stops, fmt.Sprintf("%s is reserved in %s (%s), and %s would hand it out: kubectl static-ip reserve %s/%s %s --yes",
-				ip, m.From, reserved[ip], m.To, m.To.KindName(), m.To.Name, ip))
+			inNamespace := ""
+			if m.To.Namespace != "" {
+				inNamespace = " -n " + m.To.Namespace
+			}
+			stops = append(stops, fmt.Sprintf("%s is reserved in %s (%s), and %s would hand it out: kubectl static-ip reserve %s/%s %s%s --yes",
+				ip, m.From, reserved[ip], m.To, m.To.KindName(), m.To.Name, ip, inNamespace))
 		}
 	}
 	return stops
@@ -95,9 +99,13 @@ func (m *Migration) unfit(graph *inventory.Graph, key inventory.PoolKey, pool *i
 // namespace that was not read, nobody knows.
 func (m *Migration) isOver(graph *inventory.Graph, with string) bool {
 	namespace, _, _ := strings.Cut(with, "/")
-	wasRead := m.Source.Namespace == "" || namespace == m.Source.Namespace || strings.Count(with, "/") == 1
+	wasRead := m.Source.Namespace == "" || namespace == m.Source.Namespace || isOfAllNamespaces(with)
 	return wasRead && poolOf(graph, with) == nil
 }
+
+// isOfAllNamespaces tells whether a pool that is noted as the other one of a migration has no
+// namespace.
+func isOfAllNamespaces(with string) bool { return strings.Count(with, "/") == 1 }
 
 // poolOf is the pool that a pool names as the other one of a migration, nil if there is none.
 func poolOf(graph *inventory.Graph, with string) *inventory.Pool {
@@ -113,9 +121,11 @@ func poolOf(graph *inventory.Graph, with string) *inventory.Pool {
 func GoneBefore(graph *inventory.Graph, name string, to *inventory.Pool) (inventory.PoolKey, bool) {
 	with := to.Object.GetAnnotations()[WithAnnotation]
 	var key inventory.PoolKey
-	key.Namespace, with, _ = strings.Cut(with, "/")
+	if !isOfAllNamespaces(with) {
+		key.Namespace, with, _ = strings.Cut(with, "/")
+	}
 	key.Kind, key.Name, _ = strings.Cut(with, "/")
-	return key, key.Name != "" && with == name && poolOf(graph, key.String()) == nil
+	return key, key.Name != "" && strings.EqualFold(with, name) && poolOf(graph, key.String()) == nil
 }
 
 // isKnown tells whether a given address of the pool can be had, and its ranges are known.
@@ -139,7 +149,8 @@ func (m *Migration) mayWrite(ctx context.Context, machine Machine) string {
 	if err == nil || !isDenied(err) {
 		return ""
 	}
-	return fmt.Sprintf("you may not change who holds an address: %v; have yourself named in exempt-users of ConfigMap capv-static-ip-protection for as long as this takes", err)
+	return fmt.Sprintf("you may not change who holds an address: %v; this needs the right to patch VSphereMachines, and where deploy/protection is installed, "+
+		"have yourself named in exempt-users of ConfigMap capv-static-ip-protection for as long as it takes", err)
 }
 
 func isDenied(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsInvalid(err) }

@@ -63,7 +63,11 @@ func (o *options) migrate(ctx context.Context, f *migrateFlags) error {
 	if f.gone {
 		return o.finishMigration(ctx, m, f.yes)
 	}
-	plan, err := m.Plan(ctx)
+	look := m.Plan
+	if f.abort {
+		look = m.PlanBack
+	}
+	plan, err := look(ctx)
 	if err != nil {
 		return exit{exitUnseen, fmt.Errorf("planning the migration: %w", err)}
 	}
@@ -72,6 +76,9 @@ func (o *options) migrate(ctx context.Context, f *migrateFlags) error {
 	}
 	for _, stop := range plan.Stops {
 		fmt.Fprintln(o.streams.ErrOut, "stop:", oneLine(stop))
+	}
+	if f.abort && len(plan.Stops) == 0 && o.isTable() {
+		fmt.Fprintf(o.streams.Out, "%s hands out addresses again, but for those that %s has\n", m.From, m.To)
 	}
 	switch {
 	case len(plan.Stops) > 0:
