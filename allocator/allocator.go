@@ -91,6 +91,9 @@ func (a *Allocator) serve(ctx context.Context, req Request, attempt *Attempt) er
 	if err := a.checkEarlier(ctx, req, attempt); err != nil {
 		return err
 	}
+	if err := a.noteOwn(ctx, req, attempt); err != nil {
+		return err
+	}
 	if err := a.plan(ctx, attempt); err != nil {
 		return err
 	}

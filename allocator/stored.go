@@ -1,9 +1,12 @@
 package allocator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -68,6 +71,32 @@ func (a *Allocator) checkStoredCluster(ctx context.Context, req Request) error {
 		return ErrMachineGone
 	case err != nil:
 		return fmt.Errorf("reading VSphereCluster %s: %w", req.Machine.NamespacedName, err)
+	}
+	return nil
+}
+
+// noteOwn has an attempt for a stored machine know of claims that earlier tries have made under
+// later names: the first was set aside then, and may have been given back since. Such a claim may
+// have the last address of its pool. The first name is tried anyway.
+func (a *Allocator) noteOwn(ctx context.Context, req Request, attempt *Attempt) error {
+	if !req.isStored() || req.Machine.Kind != ipam.OfMachine {
+		return nil
+	}
+	made, err := a.madeFor(ctx, req)
+	if err != nil {
+		return err
+	}
+	for _, al := range attempt.allocations {
+		own := slices.DeleteFunc(slices.Clone(made), func(claim ipam.Claim) bool {
+			return claim.GetAnnotations()[ipam.DeviceAnnotation] != al.want.Slot().String() ||
+				ipam.IsGivenUp(claim) || claim.Failure != "" && claim.Address == ""
+		})
+		slices.SortFunc(own, func(a, b ipam.Claim) int {
+			return cmp.Or(min(1, len(b.Address))-min(1, len(a.Address)), strings.Compare(a.GetName(), b.GetName()))
+		})
+		if len(own) > 0 && own[0].GetName() != al.claim {
+			al.kept = append(al.kept, own...)
+		}
 	}
 	return nil
 }
