@@ -31,18 +31,23 @@ const (
 // returns what was last missing if it does not hold in time. What is waited for
 // is said in the error, as in "waiting for the claim to be released".
 func Eventually(ctx context.Context, timeout time.Duration, what string, condition func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	whole := ctx
+	ctx, cancel := context.WithTimeout(whole, timeout)
 	defer cancel()
 	looks := wait.Backoff{Duration: firstLook, Factor: 1.2, Steps: math.MaxInt, Cap: lastLook}
 	var last error
 	for {
 		err := condition(ctx)
-		// What holds, or does not, since the deadline cut it short says nothing.
 		switch ended := ctx.Err(); {
 		case ended == nil && err == nil:
 			return nil
 		case ended == nil:
 			last = err
+		case err == nil:
+			// It was late, or holds only since it was cut short: another look tells.
+			if err = holds(whole, timeout, condition); err == nil {
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():
@@ -50,6 +55,13 @@ func Eventually(ctx context.Context, timeout time.Duration, what string, conditi
 		case <-time.After(looks.Step()):
 		}
 	}
+}
+
+// holds looks once whether a condition holds within this time.
+func holds(ctx context.Context, timeout time.Duration, condition func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	return cmp.Or(condition(ctx), ctx.Err())
 }
 
 // Consistently watches that a condition holds for a while, and returns the

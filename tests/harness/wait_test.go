@@ -23,6 +23,19 @@ func TestConditionThatHoldsOnlyWhenTheTimeIsOverDoesNotHold(t *testing.T) {
 	}
 }
 
+func TestConditionThatHoldsLateHolds(t *testing.T) {
+	looks := 0
+	err := Eventually(t.Context(), 50*time.Millisecond, "an answer", func(ctx context.Context) error {
+		if looks++; looks == 1 {
+			<-ctx.Done()
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 func TestConditionThatIsCutShortAtItsFirstLookIsToldOf(t *testing.T) {
 	err := Eventually(t.Context(), time.Millisecond, "an answer", func(ctx context.Context) error {
 		<-ctx.Done()
