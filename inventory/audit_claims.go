@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/cluster-api/util/annotations"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
@@ -137,15 +138,16 @@ func (a *audit) isUsed(address *Address) bool {
 }
 
 // adapterClaim finds claims that the static IP adapter made for machines that have their
-// addresses, and that nobody has adopted.
+// addresses, and that nobody has adopted. It has put no label of the Cluster on them: whether
+// anybody is to, is for the machine to say.
 func (a *audit) adapterClaim() []*Finding {
 	var findings []*Finding
 	a.eachClaim(func(pool *Pool, claim *ipam.Claim) {
-		if _, ours := claim.GetLabels()[ipam.MachineLabel]; ours || a.At.Sub(claim.GetCreationTimestamp().Time) < hangsAfter || a.isPaused(claim) {
+		if _, ours := claim.GetLabels()[ipam.MachineLabel]; ours || a.At.Sub(claim.GetCreationTimestamp().Time) < hangsAfter {
 			return
 		}
 		m := a.machines[capi.OwnerMachine(claim).UID]
-		if m == nil || !m.DeletionTimestamp.IsZero() {
+		if m == nil || !m.DeletionTimestamp.IsZero() || m.Namespace != claim.GetNamespace() || annotations.HasPaused(m) || a.isPaused(m) {
 			return
 		}
 		if _, isSlot := ipam.SlotOfClaim(claim, m.Name); !isSlot {

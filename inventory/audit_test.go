@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -174,6 +175,14 @@ func TestFindings(t *testing.T) {
 			s.claim.Labels, s.claim.Annotations = nil, map[string]string{ipam.MachineNameAnnotation: "m"}
 		}, "SIP-014 warning claim ns/m-0"},
 
+		"a claim of the adapter in a Cluster that is paused": {func(s *scene) {
+			s.claim.Labels, s.claim.Annotations = nil, map[string]string{ipam.MachineNameAnnotation: "m"}
+			s.cluster.Spec.Paused = new(true)
+		}, ""},
+		"a claim of the adapter for a machine that is paused": {func(s *scene) {
+			s.claim.Labels, s.claim.Annotations = nil, map[string]string{ipam.MachineNameAnnotation: "m"}
+			s.machine.Annotations[clusterv1.PausedAnnotation] = ""
+		}, ""},
 		"a claim of the adapter for what its machine does not have": {func(s *scene) {
 			_, claim, address := s.bound("a", "10.0.0.4")
 			claim.Labels, claim.Annotations, address.Finalizers = nil, nil, nil
