@@ -74,8 +74,9 @@ func (m *Migration) Run(ctx context.Context) error {
 }
 
 // planned is Plan, and an error if something keeps it from being done, by now.
-func (m *Migration) planned(ctx context.Context) (*Plan, error) {
-	p, err := m.Plan(ctx)
+func (m *Migration) planned(ctx context.Context) (*Plan, error) { return unstopped(m.Plan(ctx)) }
+
+func unstopped(p *Plan, err error) (*Plan, error) {
 	if err == nil && len(p.Stops) > 0 {
 		err = errors.New(p.Stops[0])
 	}
@@ -86,7 +87,11 @@ func (m *Migration) planned(ctx context.Context) (*Plan, error) {
 // when they were begun, and the new one was not; but others may have thawed the one, or frozen
 // the other, or have written what they were before.
 func (m *Migration) settle(ctx context.Context, back bool) error {
-	p, err := m.planned(ctx)
+	look := m.Plan
+	if back {
+		look = m.survey
+	}
+	p, err := unstopped(look(ctx))
 	if err != nil || len(p.halfWay()) == 0 {
 		return err
 	}
@@ -181,12 +186,19 @@ func (m *Migration) end(ctx context.Context) error {
 // tellKept tells of addresses that the new pool keeps for as long as the old one has them.
 func (m *Migration) tellKept(ctx context.Context, p *Plan) error {
 	kept, err := m.kept(ctx, p)
-	if err != nil || len(kept) == 0 {
+	if err != nil {
+		return err
+	}
+	pool, err := m.pool(m.To).Read(ctx)
+	if err != nil {
+		return err
+	}
+	if kept, err = m.inside(pool, kept); err != nil || len(kept) == 0 {
 		return err
 	}
 	first := slices.MinFunc(slices.Collect(maps.Values(kept)), netip.Addr.Compare)
-	m.Report("%s still has %d addresses, as %s, which %s keeps for it: run this again when they are gone, before %s is deleted",
-		m.From, len(kept), first, m.To, m.From)
+	m.Report("%s still has %d addresses, as %s, which %s keeps for it: run this again when they are gone, before %s is deleted; what is to stay there, reserve in %s first",
+		m.From, len(kept), first, m.To, m.From, m.To)
 	return nil
 }
 
@@ -214,7 +226,7 @@ func (m *Migration) Abort(ctx context.Context) error {
 	if err := m.thaw(ctx); err != nil {
 		return err
 	}
-	p, err := m.planned(ctx)
+	p, err := unstopped(m.survey(ctx))
 	if err != nil {
 		return err
 	}

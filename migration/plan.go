@@ -58,6 +58,9 @@ type Plan struct {
 	Edits []Edit
 	// Stops keep it from being done.
 	Stops []string
+
+	// unreserved keep it from being done, and not from being undone.
+	unreserved []string
 }
 
 func (p *Plan) in(state State) []Machine {
@@ -71,6 +74,15 @@ func (p *Plan) refused() []Machine { return p.in(Blocked) }
 
 // Plan reads the cluster and plans. It writes nothing.
 func (m *Migration) Plan(ctx context.Context) (*Plan, error) {
+	p, err := m.survey(ctx)
+	if err == nil {
+		p.Stops = append(p.Stops, p.unreserved...)
+	}
+	return p, err
+}
+
+// survey is Plan but for what an undoing does not mind.
+func (m *Migration) survey(ctx context.Context) (*Plan, error) {
 	graph, err := m.Source.ReadWhole(ctx)
 	if err != nil {
 		return nil, err
@@ -97,7 +109,7 @@ func (m *Migration) Plan(ctx context.Context) (*Plan, error) {
 
 // PlanBack is what Abort would do. It writes nothing.
 func (m *Migration) PlanBack(ctx context.Context) (*Plan, error) {
-	p, err := m.Plan(ctx)
+	p, err := m.survey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +143,7 @@ func (m *Migration) plan(graph *inventory.Graph) (*Plan, error) {
 	slices.SortFunc(p.Machines, func(a, b Machine) int { return compareKeys(a.Key, b.Key) })
 	p.Left = staying(graph, from)
 	p.Edits = m.edits(graph, from, to)
+	p.unreserved = m.unreserved(from, to)
 	return p, nil
 }
 
@@ -158,8 +171,8 @@ type target struct {
 }
 
 func (m *Migration) targetOf(pool *inventory.Pool) (*target, error) {
-	plain := pool.Object.DeepCopyObject().(client.Object)
-	if err := m.migratable(m.To).Thaw(plain, nil); err != nil {
+	plain, err := ipam.WithoutMigration(pool.Provider, pool.Object)
+	if err != nil {
 		return nil, err
 	}
 	all, reserved, ok := ipam.Ranges(pool.Provider, plain)

@@ -238,16 +238,18 @@ func TestMigrationWithAPoolThatIsGoneIsOver(t *testing.T) {
 
 func TestOldPoolThatIsGoneIsKnownByWhatTheNewOneSays(t *testing.T) {
 	for with, test := range map[string]struct {
-		named string
-		want  bool
+		read, named string
+		want        bool
 	}{
-		"ns/IPPool/gone":               {"IPPool/gone", true},
-		"ns/IPPool/a":                  {"IPPool/a", false},
-		"ns/IPPool/other":              {"IPPool/gone", false},
-		"ns/IPPool/cased":              {"ippool/cased", true},
-		"GlobalInClusterIPPool/gone":   {"GlobalInClusterIPPool/gone", true},
-		"GlobalInClusterIPPool/global": {"GlobalInClusterIPPool/global", false},
-		"":                             {"IPPool/gone", false},
+		"ns/IPPool/gone":               {"ns", "IPPool/gone", true},
+		"ns/IPPool/a":                  {"ns", "IPPool/a", false},
+		"ns/IPPool/other":              {"ns", "IPPool/gone", false},
+		"ns/IPPool/cased":              {"ns", "ippool/cased", true},
+		"GlobalInClusterIPPool/gone":   {"ns", "GlobalInClusterIPPool/gone", true},
+		"GlobalInClusterIPPool/global": {"ns", "GlobalInClusterIPPool/global", false},
+		"other/IPPool/a":               {"ns", "IPPool/a", false},
+		"another/IPPool/a":             {"", "IPPool/a", true},
+		"":                             {"ns", "IPPool/gone", false},
 	} {
 		s := newScene()
 		kube.SetAnnotation(s.fresh, WithAnnotation, with)
@@ -256,7 +258,7 @@ func TestOldPoolThatIsGoneIsKnownByWhatTheNewOneSays(t *testing.T) {
 			{PoolKey: inventory.PoolKey{PoolReference: ipam.PoolReference{Kind: "GlobalInClusterIPPool", Name: "global"}}},
 		}}
 
-		key, gone := GoneBefore(graph, test.named, &inventory.Pool{Object: s.fresh})
+		key, gone := GoneBefore(graph, test.read, test.named, &inventory.Pool{Object: s.fresh})
 
 		if gone != test.want || gone && key.String() != with {
 			t.Errorf("of a migration with %q, %s is gone: %t, as %s", with, test.named, gone, key)

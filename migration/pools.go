@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"go4.org/netipx"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -101,12 +102,17 @@ func (m *Migration) thaw(ctx context.Context) error {
 		if err != nil {
 			return false, err
 		}
+		// What it has itself it does not hand out, and the in-cluster provider lets nobody exclude it.
+		own, err := m.used(ctx, m.From)
+		if err != nil {
+			return false, err
+		}
 		return true, m.reshape(ctx, m.From, m.To, func(pool client.Object) error {
-			within, err := m.within(m.From, pool, provider)
+			all, _, err := m.plainly(m.From, pool)
 			if err != nil {
 				return err
 			}
-			return provider.Thaw(pool, slices.DeleteFunc(taken, func(ip netip.Addr) bool { return !within(ip) }))
+			return provider.Thaw(pool, slices.DeleteFunc(taken, func(ip netip.Addr) bool { return !all.Contains(ip) || slices.Contains(own, ip) }))
 		})
 	})
 }
@@ -120,15 +126,9 @@ func (m *Migration) reserve(ctx context.Context, p *Plan) error {
 			return false, err
 		}
 		return true, m.reshape(ctx, m.To, m.From, func(pool client.Object) error {
-			within, err := m.within(m.To, pool, provider)
+			inside, err := m.inside(pool, kept)
 			if err != nil {
 				return err
-			}
-			inside := map[string]netip.Addr{}
-			for claim, ip := range kept {
-				if within(ip) {
-					inside[claim] = ip
-				}
 			}
 			return provider.Reserve(pool, inside)
 		})
@@ -155,7 +155,11 @@ func (m *Migration) kept(ctx context.Context, p *Plan) (map[string]netip.Addr, e
 	for _, machine := range slices.Concat(p.ready(), p.halfWay()) {
 		for _, move := range machine.Moves {
 			if isFree(move.Address) {
-				kept[move.To.Claim] = move.Address
+				claim := move.To.Claim
+				if m.To.Namespace == "" {
+					claim = machine.Key.Namespace + "/" + claim
+				}
+				kept[claim] = move.Address
 				claimed = append(claimed, move.Address)
 			}
 		}
@@ -168,14 +172,34 @@ func (m *Migration) kept(ctx context.Context, p *Plan) (map[string]netip.Addr, e
 	return kept, nil
 }
 
-// within tells which addresses are in the ranges that a pool has without a migration.
-func (m *Migration) within(key inventory.PoolKey, pool client.Object, provider ipam.Migratable) (func(netip.Addr) bool, error) {
-	plain := pool.DeepCopyObject().(client.Object)
-	if err := provider.Thaw(plain, nil); err != nil {
+// inside are those of the addresses to keep that the new pool would hand out without a migration.
+func (m *Migration) inside(pool client.Object, kept map[string]netip.Addr) (map[string]netip.Addr, error) {
+	all, reserved, err := m.plainly(m.To, pool)
+	if err != nil {
 		return nil, err
 	}
-	all, _, ok := ipam.Ranges(m.Source.Providers.For(key.PoolReference), plain)
-	return func(ip netip.Addr) bool { return ok && all.Contains(ip) }, nil
+	inside := map[string]netip.Addr{}
+	for claim, ip := range kept {
+		if all.Contains(ip) && !reserved.Contains(ip) {
+			inside[claim] = ip
+		}
+	}
+	return inside, nil
+}
+
+// plainly are the ranges that a pool has without a migration, and what of them it hands out to
+// nobody.
+func (m *Migration) plainly(key inventory.PoolKey, pool client.Object) (all, reserved *netipx.IPSet, err error) {
+	provider := m.Source.Providers.For(key.PoolReference)
+	plain, err := ipam.WithoutMigration(provider, pool)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, reserved, ok := ipam.Ranges(provider, plain)
+	if !ok {
+		return nil, nil, fmt.Errorf("the ranges of %s cannot be read", key)
+	}
+	return all, reserved, nil
 }
 
 // reshape changes a pool, and notes the other one on it for as long as it is not what it was

@@ -47,17 +47,22 @@ func (m *Migration) stops(graph *inventory.Graph, from, to *inventory.Pool) []st
 	if with := to.Object.GetAnnotations()[WithAnnotation]; annotations.HasPaused(to.Object) && with != m.From.String() {
 		stops = append(stops, fmt.Sprintf("%s is paused: resume it", m.To))
 	}
-	return append(stops, m.unreserved(from, to)...)
+	return stops
 }
 
 // unreserved are the addresses that the old pool was told to give to nobody, and that the new one
-// would hand out: somebody uses them who has no claim.
+// would hand out afterwards: somebody uses them who has no claim. Nothing is brought back less
+// for that.
 func (m *Migration) unreserved(from, to *inventory.Pool) []string {
 	reserved, err := ipam.ReservationsOf(from.Object)
 	if err != nil {
 		return []string{fmt.Sprintf("%s: %v", m.From, err)}
 	}
-	all, kept, _ := ipam.Ranges(to.Provider, to.Object)
+	plain, err := ipam.WithoutMigration(to.Provider, to.Object)
+	if err != nil {
+		return []string{fmt.Sprintf("%s: %v", m.To, err)}
+	}
+	all, kept, _ := ipam.Ranges(to.Provider, plain)
 	var stops []string
 	for _, ip := range slices.SortedFunc(maps.Keys(reserved), netip.Addr.Compare) {
 		if all.Contains(ip) && !kept.Contains(ip) {
@@ -90,7 +95,8 @@ func (m *Migration) unfit(graph *inventory.Graph, key inventory.PoolKey, pool *i
 		return fmt.Sprintf("%s is frozen (%s): nothing is claimed there and nothing given back; wait until that is over", key, why)
 	}
 	if with := pool.Object.GetAnnotations()[WithAnnotation]; with != "" && with != other.String() && !m.isOver(graph, with) {
-		return fmt.Sprintf("%s takes part in a migration with %s: finish or undo that first (annotation %s)", key, with, WithAnnotation)
+		return fmt.Sprintf("%s takes part in a migration with %s: finish or undo that first, and reserve in it what is to stay in the other pool (annotation %s)",
+			key, with, WithAnnotation)
 	}
 	return ""
 }
@@ -117,15 +123,17 @@ func poolOf(graph *inventory.Graph, with string) *inventory.Pool {
 }
 
 // GoneBefore is the old pool of a migration that is not finished, as KIND/NAME names it, if that
-// was deleted meanwhile: what the new one keeps for it, it keeps for ever, see Finish.
-func GoneBefore(graph *inventory.Graph, name string, to *inventory.Pool) (inventory.PoolKey, bool) {
+// was deleted meanwhile: what the new one keeps for it, it keeps for ever, see Finish. Read is the
+// namespace that the graph is of, empty for all.
+func GoneBefore(graph *inventory.Graph, read, name string, to *inventory.Pool) (inventory.PoolKey, bool) {
 	with := to.Object.GetAnnotations()[WithAnnotation]
 	var key inventory.PoolKey
 	if !isOfAllNamespaces(with) {
 		key.Namespace, with, _ = strings.Cut(with, "/")
 	}
 	key.Kind, key.Name, _ = strings.Cut(with, "/")
-	return key, key.Name != "" && strings.EqualFold(with, name) && poolOf(graph, key.String()) == nil
+	wasRead := read == "" || key.Namespace == "" || key.Namespace == read
+	return key, key.Name != "" && strings.EqualFold(with, name) && wasRead && poolOf(graph, key.String()) == nil
 }
 
 // isKnown tells whether a given address of the pool can be had, and its ranges are known.

@@ -11,6 +11,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/inventory"
 )
@@ -84,19 +85,55 @@ func plan(graph *inventory.Graph, wanted []Wanted, decide func(*inventory.Pool, 
 		if slices.ContainsFunc(items, func(other Item) bool { return other.Pool == one.Pool && other.Address == one.Address }) {
 			continue
 		}
-		pool := graph.Pool(one.Pool)
-		if item.Obstacle = unfit(pool); item.Obstacle == "" {
-			item.State = stateOf(graph, pool, one.Address)
-			reserved, err := ipam.ReservationsOf(pool.Object)
-			if err != nil {
+		if item.Obstacle = unfit(graph.Pool(one.Pool)); item.Obstacle == "" {
+			if err := item.decide(graph, decide); err != nil {
 				item.Obstacle = err.Error()
-			} else {
-				decide(pool, &item, reserved)
 			}
 		}
 		items = append(items, item)
 	}
 	return items
+}
+
+// decide goes by the pool as its users have it: what a migration withholds for a while, it hands
+// out afterwards.
+func (item *Item) decide(graph *inventory.Graph, decide func(*inventory.Pool, *Item, ipam.Reservations)) error {
+	pool := *graph.Pool(item.Pool)
+	reserved, err := ipam.ReservationsOf(pool.Object)
+	if err != nil {
+		return err
+	}
+	if pool.Object, err = ipam.WithoutMigration(pool.Provider, pool.Object); err != nil {
+		return err
+	}
+	item.State = stateOf(graph, &pool, item.Address)
+	if other := movingFrom(graph, &pool, item.Address); other != nil && item.State == inventory.Free {
+		item.State, item.Obstacle = inventory.Reserved, fmt.Sprintf("is held in %s, and moved from or to there: run this again when that is over", other)
+		return nil
+	}
+	decide(&pool, item, reserved)
+	return nil
+}
+
+// movingFrom is another pool in a migration in which a machine has an address that this pool, in a
+// migration too, keeps for it, nil if there is none. What others have there stays there.
+func movingFrom(graph *inventory.Graph, pool *inventory.Pool, ip netip.Addr) *inventory.Pool {
+	isMoving := func(p *inventory.Pool) bool {
+		return p.Object != nil && p.Object.GetAnnotations()[ipam.PoolMigrationAnnotation] != ""
+	}
+	stored := graph.Pool(pool.PoolKey)
+	_, kept, _ := ipam.Ranges(stored.Provider, stored.Object)
+	if !isMoving(stored) || kept == nil || !kept.Contains(ip) {
+		return nil
+	}
+	i := slices.IndexFunc(graph.Pools, func(other *inventory.Pool) bool {
+		h := holdingOf(graph, other, ip)
+		return other != stored && isMoving(other) && h != nil && h.Kind == capi.VSphereMachineKind.Kind
+	})
+	if i < 0 {
+		return nil
+	}
+	return graph.Pools[i]
 }
 
 // unfit says why nothing can be reserved in a pool, empty if it can.
@@ -111,8 +148,6 @@ func unfit(pool *inventory.Pool) string {
 		return "the pool is of a kind that this program cannot reserve addresses of: have its provider keep it"
 	case !pool.Object.GetDeletionTimestamp().IsZero():
 		return "the pool is being deleted"
-	case pool.Object.GetAnnotations()[ipam.PoolMigrationAnnotation] != "":
-		return "addresses are being moved from or to the pool: finish or undo that first, see kubectl static-ip migrate"
 	}
 	return ""
 }

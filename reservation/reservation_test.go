@@ -109,6 +109,13 @@ func TestPlanTellsWhatIsWrittenAndWhatStandsInTheWay(t *testing.T) {
 		s.pool.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{"capv-static-ip.dev/reserved-10.0.0.5": "10.0.0.5"}
 	}
 	const metal3Writes, excludes = "spec.preAllocations capv-static-ip.dev/reserved-10.0.0.5: 10.0.0.5", "spec.excludedAddresses 10.0.0.5"
+	freeze := func(pool *ipamv1.IPPool) {
+		_ = metal3.Provider{}.Freeze(pool, []netip.Addr{netip.MustParseAddr("10.0.0.1")})
+	}
+	keep := func(pool *unstructured.Unstructured, ip string) {
+		_ = unstructured.SetNestedStringSlice(pool.Object, []string{"10.0.0.9", ip}, "spec", "excludedAddresses")
+		pool.SetAnnotations(map[string]string{ipam.PoolMigrationAnnotation: `{"excluded":["10.0.0.9"],"added":["` + ip + `"]}`})
+	}
 	cools := func(s *scene) { ipam.CoolAddress(s.address, ipam.Holder{Name: "cp"}, time.Now()) }
 	for name, test := range map[string]struct {
 		change func(*scene)
@@ -117,23 +124,25 @@ func TestPlanTellsWhatIsWrittenAndWhatStandsInTheWay(t *testing.T) {
 		// expect is state, what is written, the reason and the obstacle.
 		expect [4]string
 	}{
-		"an address that is free":          {nil, want(poolA, "a VM", "10.0.0.5"), false, [4]string{"free", metal3Writes, "a VM", ""}},
-		"of the in-cluster provider":       {nil, want(poolB, "", "10.0.0.5"), false, [4]string{"free", excludes, defaultReason, ""}},
-		"one that is named twice":          {nil, want(poolA, "", "10.0.0.5", "10.0.0.5"), false, [4]string{"free", metal3Writes, defaultReason, ""}},
-		"one that is reserved already":     {reserved, want(poolA, "", "10.0.0.5"), false, [4]string{"reserved", "", "a VM", ""}},
-		"with another reason":              {reserved, want(poolA, "an LB", "10.0.0.5"), false, [4]string{"reserved", "annotation " + ipam.ReservedAnnotation, "an LB", ""}},
-		"one that others have excluded":    {nil, want(poolB, "", "10.0.0.9"), false, [4]string{"reserved", "", "the pool gives it to nobody, by its spec", ""}},
-		"one outside":                      {nil, want(poolA, "", "10.0.1.5"), false, [4]string{"outside", "", "", "is in none of its ranges"}},
-		"one of another family":            {nil, want(poolA, "", "2001:db8::1"), false, [4]string{"outside", "", "", "is in none of its ranges"}},
-		"one that a machine has":           {nil, want(poolA, "", "10.0.0.1"), false, [4]string{"used", "", "", "is held by VSphereMachine ns/cp"}},
-		"one that cools down":              {cools, want(poolA, "", "10.0.0.1"), false, [4]string{"cooling", "", "", "cools down, and its object keeps it until then: run this again when it is free"}},
-		"one that is for a claim":          {func(s *scene) { s.pool.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{"lb-0": "10.0.0.5"} }, want(poolA, "", "10.0.0.5"), false, [4]string{"reserved", "", "", `is pre-allocated for claim "lb-0": take that out of its spec.preAllocations`}},
-		"a pool that is being migrated":    {func(s *scene) { s.pool.Annotations[ipam.PoolMigrationAnnotation] = "{}" }, want(poolA, "", "10.0.0.5"), false, [4]string{"outside", "", "", "addresses are being moved from or to the pool: finish or undo that first, see kubectl static-ip migrate"}},
-		"a pool that does not exist":       {nil, want(inventory.PoolKey{Namespace: "ns", PoolReference: metal3.PoolNamed("x")}, "", "10.0.0.5"), false, [4]string{"outside", "", "", "the pool does not exist"}},
-		"what the pool says is no list":    {func(s *scene) { s.pool.Annotations[ipam.ReservedAnnotation] = "?" }, want(poolA, "", "10.0.0.5"), false, [4]string{"free", "", "", "reading annotation capv-static-ip.dev/reserved: invalid character '?' looking for beginning of value"}},
-		"undone":                           {reserved, want(poolA, "", "10.0.0.5"), true, [4]string{"reserved", "without " + metal3Writes, "a VM", ""}},
-		"undone, and was not reserved":     {nil, want(poolA, "", "10.0.0.5"), true, [4]string{"free", "", "", ""}},
-		"undone, and others have excluded": {nil, want(poolB, "", "10.0.0.9"), true, [4]string{"reserved", "", "", "was not reserved by this command: edit the spec of the pool"}},
+		"an address that is free":                         {nil, want(poolA, "a VM", "10.0.0.5"), false, [4]string{"free", metal3Writes, "a VM", ""}},
+		"of the in-cluster provider":                      {nil, want(poolB, "", "10.0.0.5"), false, [4]string{"free", excludes, defaultReason, ""}},
+		"one that is named twice":                         {nil, want(poolA, "", "10.0.0.5", "10.0.0.5"), false, [4]string{"free", metal3Writes, defaultReason, ""}},
+		"one that is reserved already":                    {reserved, want(poolA, "", "10.0.0.5"), false, [4]string{"reserved", "", "a VM", ""}},
+		"with another reason":                             {reserved, want(poolA, "an LB", "10.0.0.5"), false, [4]string{"reserved", "annotation " + ipam.ReservedAnnotation, "an LB", ""}},
+		"one that others have excluded":                   {nil, want(poolB, "", "10.0.0.9"), false, [4]string{"reserved", "", "the pool gives it to nobody, by its spec", ""}},
+		"one outside":                                     {nil, want(poolA, "", "10.0.1.5"), false, [4]string{"outside", "", "", "is in none of its ranges"}},
+		"one of another family":                           {nil, want(poolA, "", "2001:db8::1"), false, [4]string{"outside", "", "", "is in none of its ranges"}},
+		"one that a machine has":                          {nil, want(poolA, "", "10.0.0.1"), false, [4]string{"used", "", "", "is held by VSphereMachine ns/cp"}},
+		"one that cools down":                             {cools, want(poolA, "", "10.0.0.1"), false, [4]string{"cooling", "", "", "cools down, and its object keeps it until then: run this again when it is free"}},
+		"one that is for a claim":                         {func(s *scene) { s.pool.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{"lb-0": "10.0.0.5"} }, want(poolA, "", "10.0.0.5"), false, [4]string{"reserved", "", "", `is pre-allocated for claim "lb-0": take that out of its spec.preAllocations`}},
+		"one of a pool that is frozen for a migration":    {func(s *scene) { freeze(s.pool) }, want(poolA, "", "10.0.0.5"), false, [4]string{"free", metal3Writes, defaultReason, ""}},
+		"one that a machine has, and that is to be moved": {func(s *scene) { freeze(s.pool); keep(s.inCluster, "10.0.0.1") }, want(poolB, "", "10.0.0.1"), false, [4]string{"reserved", "", "", "is held in ns/IPPool/a, and moved from or to there: run this again when that is over"}},
+		"one that is kept for what stays behind":          {func(s *scene) { freeze(s.pool); keep(s.inCluster, "10.0.0.5") }, want(poolB, "", "10.0.0.5"), false, [4]string{"free", excludes, defaultReason, ""}},
+		"a pool that does not exist":                      {nil, want(inventory.PoolKey{Namespace: "ns", PoolReference: metal3.PoolNamed("x")}, "", "10.0.0.5"), false, [4]string{"outside", "", "", "the pool does not exist"}},
+		"what the pool says is no list":                   {func(s *scene) { s.pool.Annotations[ipam.ReservedAnnotation] = "?" }, want(poolA, "", "10.0.0.5"), false, [4]string{"outside", "", "", "reading annotation capv-static-ip.dev/reserved: invalid character '?' looking for beginning of value"}},
+		"undone":                                          {reserved, want(poolA, "", "10.0.0.5"), true, [4]string{"reserved", "without " + metal3Writes, "a VM", ""}},
+		"undone, and was not reserved":                    {nil, want(poolA, "", "10.0.0.5"), true, [4]string{"free", "", "", ""}},
+		"undone, and others have excluded":                {nil, want(poolB, "", "10.0.0.9"), true, [4]string{"reserved", "", "", "was not reserved by this command: edit the spec of the pool"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newScene()

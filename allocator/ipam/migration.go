@@ -79,6 +79,16 @@ func (m Migration) Has(claim ClaimReference) bool {
 	return slices.ContainsFunc(m.Moves, func(move Move) bool { return move.From == claim || move.To == claim })
 }
 
+// WithoutMigration is a pool as its users have it: without what a migration has made of it.
+func WithoutMigration(provider Provider, pool client.Object) (client.Object, error) {
+	migratable, ok := provider.(Migratable)
+	if _, noted := pool.GetAnnotations()[PoolMigrationAnnotation]; !ok || !noted {
+		return pool, nil
+	}
+	plain := pool.DeepCopyObject().(client.Object)
+	return plain, migratable.Thaw(plain, nil)
+}
+
 // Migratable is a provider whose pools addresses can be moved from, and to. Its methods
 // change a pool as it was read, and can be repeated. What a pool was before is in its
 // PoolMigrationAnnotation.

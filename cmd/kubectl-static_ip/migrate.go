@@ -113,7 +113,11 @@ func (o *options) finishMigration(ctx context.Context, m *migration.Migration, y
 
 // migration is what the flags ask for.
 func (o *options) migration(ctx context.Context, f *migrateFlags) (*migration.Migration, error) {
-	graph, err := o.readHere(ctx)
+	source, err := o.sourceHere()
+	if err != nil {
+		return nil, err
+	}
+	graph, err := o.readFrom(ctx, source)
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +129,7 @@ func (o *options) migration(ctx context.Context, f *migrateFlags) (*migration.Mi
 		return nil, err
 	}
 	m.To = to.PoolKey
-	if m.From, f.gone = migration.GoneBefore(graph, f.from, to); !f.gone {
+	if m.From, f.gone = migration.GoneBefore(graph, source.Namespace, f.from, to); !f.gone {
 		from, err := poolNamed(graph, f.from)
 		if err != nil {
 			return nil, err

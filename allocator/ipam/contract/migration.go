@@ -22,8 +22,9 @@ var _ ipam.Migratable = Provider{}
 // migrated is a pool of the in-cluster provider that addresses are moved from, or to.
 type migrated struct {
 	*unstructured.Unstructured
-	// Excluded is what spec.excludedAddresses is without what a migration has added.
-	Excluded []string
+	// Excluded is what spec.excludedAddresses is without what a migration has added, and added
+	// what there still is of that.
+	Excluded, added []string
 }
 
 // record is the content of ipam.PoolMigrationAnnotation.
@@ -72,21 +73,21 @@ func (c Provider) migrated(object client.Object) (migrated, error) {
 		m.Excluded = r.Excluded
 		return m, nil
 	}
-	m.Excluded = without(m.Excluded, r.Added)
+	m.Excluded, m.added = without(m.Excluded, r.Added)
 	return m, nil
 }
 
-// without are these texts but for one of each that was added behind them.
-func without(texts, added []string) []string {
-	left := slices.Clone(texts)
+// without are these texts but for one of each that was added behind them, and those.
+func without(texts, added []string) (left, removed []string) {
+	left = slices.Clone(texts)
 	slices.Reverse(left)
 	for _, text := range added {
 		if i := slices.Index(left, text); i >= 0 {
-			left = slices.Delete(left, i, i+1)
+			left, removed = slices.Delete(left, i, i+1), append(removed, text)
 		}
 	}
 	slices.Reverse(left)
-	return left
+	return left, removed
 }
 
 // set excludes what was excluded before, and these. It remembers what that was, if asked to.

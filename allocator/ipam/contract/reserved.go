@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/ipam"
@@ -32,12 +31,12 @@ func (c Provider) Return(object client.Object, ip netip.Addr) error {
 // Withholding implements ipam.Reserver.
 func (Provider) Withholding(ip netip.Addr) string { return "spec.excludedAddresses " + ip.String() }
 
-// exclude changes what a pool of the in-cluster provider excludes.
+// exclude changes what a pool of the in-cluster provider excludes, but for what a migration has
+// added to that.
 func (c Provider) exclude(object client.Object, change func([]string) []string) error {
-	pool, err := c.inCluster(object)
+	m, err := c.migrated(object)
 	if err != nil {
 		return err
 	}
-	excluded, _, _ := unstructured.NestedStringSlice(pool.Object, "spec", "excludedAddresses")
-	return setExcluded(pool, change(excluded))
+	return setExcluded(m.Unstructured, slices.Concat(change(m.Excluded), m.added))
 }

@@ -64,10 +64,18 @@ func (r record) keep(pool *ipamv1.IPPool) error {
 	return nil
 }
 
-// original is what the pool is without what a migration has made of it.
+// original is what the pool is without what a migration has made of it. Of one that is frozen,
+// that is what it was before, and the addresses that people have kept since.
 func (r record) original(pool *ipamv1.IPPool) shape {
 	if r.Before != nil {
-		return shape{Pools: r.Before.Pools, PreAllocations: maps.Clone(r.Before.PreAllocations)}
+		own := map[string]ipamv1.IPAddressStr{}
+		maps.Copy(own, r.Before.PreAllocations)
+		for key, ip := range pool.Spec.PreAllocations {
+			if key != nobodys+string(ip) {
+				own[key] = ip
+			}
+		}
+		return shape{Pools: r.Before.Pools, PreAllocations: own}
 	}
 	own := maps.Clone(pool.Spec.PreAllocations)
 	maps.DeleteFunc(own, func(key string, _ ipamv1.IPAddressStr) bool { return slices.Contains(r.Reserved, key) })

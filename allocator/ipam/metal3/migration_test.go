@@ -68,6 +68,15 @@ func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
 			return nil
 		}
 	}
+	byHand := func(key, ip string) func(client.Object) error {
+		return func(pool client.Object) error {
+			pool.(*ipamv1.IPPool).Spec.PreAllocations[key] = ipamv1.IPAddressStr(ip)
+			return nil
+		}
+	}
+	withhold := func(pool client.Object) error { return Provider{}.Withhold(pool, netip.MustParseAddr("10.0.0.5")) }
+	giveBack := func(pool client.Object) error { return Provider{}.Return(pool, netip.MustParseAddr("10.0.0.5")) }
+	const reserved5 = "capv-static-ip.dev/reserved-10.0.0.5=10.0.0.5; "
 	unreserve := func(pool client.Object) error { return Provider{}.Reserve(pool, nil) }
 	const nobodys1, nobodys2, nobodys20 = "capv-static-ip.dev/10.0.0.1=10.0.0.1; ", "capv-static-ip.dev/10.0.0.2=10.0.0.2; ", "capv-static-ip.dev/10.0.0.20=10.0.0.20"
 	for name, test := range map[string]struct {
@@ -82,6 +91,11 @@ func TestShapesOfAPoolThatAddressesAreMovedFromOrTo(t *testing.T) {
 		"frozen, and metal3 counts one that has gone":          {[]func(client.Object) error{count("cp-0", "10.0.0.2"), freeze("10.0.0.1")}, "10.0.0.1-10.0.0.2; " + nobodys1 + strings.TrimSuffix(nobodys2, "; "), false},
 		"frozen, nothing is in use":                            {[]func(client.Object) error{freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
 		"thawed, and frozen again":                             {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1"), freeze()}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
+		"thawed, people have kept one meanwhile":               {[]func(client.Object) error{freeze("10.0.0.1"), byHand("lb", "10.0.0.1"), freeze("10.0.0.1"), thaw()}, strings.Replace(before, "later=10.0.0.9", "later=10.0.0.9; lb=10.0.0.1", 1), true},
+		"frozen, and one is reserved":                          {[]func(client.Object) error{freeze("10.0.0.1"), withhold}, "10.0.0.1-10.0.0.1; " + strings.TrimSuffix(nobodys1, "; "), false},
+		"thawed, one is reserved":                              {[]func(client.Object) error{freeze("10.0.0.1"), withhold, freeze("10.0.0.1"), thaw()}, strings.Replace(before, "later", reserved5+"later", 1), true},
+		"thawed, that is undone":                               {[]func(client.Object) error{freeze("10.0.0.1"), withhold, giveBack, thaw()}, before, true},
+		"moved to, one is reserved":                            {[]func(client.Object) error{reserve("cp-0", "10.0.0.1"), withhold, unreserve}, strings.Replace(before, "later", reserved5+"later", 1), true},
 		"thawed":                                               {[]func(client.Object) error{freeze("10.0.0.1"), thaw()}, before, true},
 		"thawed, one has moved":                                {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1")}, strings.Replace(before, "later", nobodys1+"later", 1), false},
 		"thawed, its users edit it":                            {[]func(client.Object) error{freeze("10.0.0.1"), thaw("10.0.0.1"), shorten, freeze("10.0.0.2"), thaw()}, "10.0.0.1-10.0.0.9; vip=10.0.0.3", true},

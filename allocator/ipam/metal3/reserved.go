@@ -17,11 +17,17 @@ var _ ipam.Reserver = Provider{}
 func reservedKey(ip netip.Addr) string { return nobodys + "reserved-" + ip.String() }
 
 // Withhold implements ipam.Reserver: metal3 gives an address of spec.preAllocations to the claim
-// of that name alone, and no claim has this one.
+// of that name alone, and no claim has this one. A pool that a migration has frozen is cut down to
+// less, and metal3 keeps nothing for anybody that is not in its ranges: it is noted for afterwards.
 func (Provider) Withhold(object client.Object, ip netip.Addr) error {
-	pool, ok := object.(*ipamv1.IPPool)
-	if !ok {
-		return fmt.Errorf("%T is no IPPool", object)
+	pool, r, err := recordOf(object)
+	if err != nil {
+		return err
+	}
+	if r.Before != nil {
+		original := r.original(pool)
+		original.PreAllocations[reservedKey(ip)] = ipamv1.IPAddressStr(ip.String())
+		return record{Before: &original}.keep(pool)
 	}
 	if pool.Spec.PreAllocations == nil {
 		pool.Spec.PreAllocations = map[string]ipamv1.IPAddressStr{}
@@ -32,11 +38,16 @@ func (Provider) Withhold(object client.Object, ip netip.Addr) error {
 
 // Return implements ipam.Reserver.
 func (Provider) Return(object client.Object, ip netip.Addr) error {
-	pool, ok := object.(*ipamv1.IPPool)
-	if !ok {
-		return fmt.Errorf("%T is no IPPool", object)
+	pool, r, err := recordOf(object)
+	if err != nil {
+		return err
 	}
 	delete(pool.Spec.PreAllocations, reservedKey(ip))
+	if r.Before != nil {
+		original := r.original(pool)
+		delete(original.PreAllocations, reservedKey(ip))
+		return record{Before: &original}.keep(pool)
+	}
 	if len(pool.Spec.PreAllocations) == 0 {
 		pool.Spec.PreAllocations = nil
 	}
