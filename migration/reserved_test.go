@@ -186,7 +186,7 @@ func TestUndoingWithAMachineThatIsDeletedHalfWayThawsTheOldPool(t *testing.T) {
 	stored := &capi.VSphereMachine{}
 	w.must(w.Client.Get(t.Context(), types.NamespacedName{Namespace: "ns", Name: "cp"}, stored))
 	controllerutil.AddFinalizer(stored, "example.com/vm")
-	w.must(w.Client.Update(t.Context(), stored))
+	w.must(w.Update(t.Context(), stored))
 	w.must(w.Client.Delete(t.Context(), stored))
 
 	if err := w.migration(d[0], d[1], 1000).Abort(t.Context()); err != nil {
