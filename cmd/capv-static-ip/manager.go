@@ -37,6 +37,7 @@ import (
 	"capv-static-ip.dev/allocator/ledger"
 	"capv-static-ip.dev/allocator/lifecycle"
 	"capv-static-ip.dev/allocator/mapper"
+	"capv-static-ip.dev/allocator/nameless"
 	"capv-static-ip.dev/allocator/recorder"
 	"capv-static-ip.dev/allocator/retry"
 	"capv-static-ip.dev/machine/demand"
@@ -262,7 +263,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	if err != nil {
 		return nil, err
 	}
-	asideSources, err := aside.Setup(mgr, alloc, providers, events)
+	unusedSources, err := setUpUnused(mgr, alloc, providers, events)
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +274,7 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	}
 	kinds, err := informers.NewStarter(mgr, live, func() (*runtime.Scheme, error) { return newScheme(ctx, mgr.GetConfig()) },
 		slices.Concat(alloc.Counts.Sources(), alloc.Sources(), demand.Sources(mgr.GetScheme())),
-		slices.Concat(lifecycleSources, poolSources, retrySources, asideSources, endpointSources, lateSources))
+		slices.Concat(lifecycleSources, poolSources, retrySources, unusedSources, endpointSources, lateSources))
 	if err != nil {
 		return nil, err
 	}
@@ -289,6 +290,17 @@ func setUp(ctx context.Context, mgr manager.Manager, opts *options) (*webhook.Ha
 	registerWebhooks(mgr.GetWebhookServer(), handler, asked)
 
 	return handler, errors.Join(addCounts(ctx, mgr, reads{providers, alloc.Counts, kinds, live}, opts), addChecks(mgr, kinds), watchNamespaces(ctx, mgr))
+}
+
+// setUpUnused adds the controllers of addresses that nobody has: those that no machine can be given,
+// and those that do not say whose they were.
+func setUpUnused(mgr manager.Manager, alloc *allocator.Allocator, providers ipam.Providers, events *recorder.Recorder) ([]informers.Source, error) {
+	asideSources, err := aside.Setup(mgr, alloc, providers, events)
+	if err != nil {
+		return nil, err
+	}
+	namelessSources, err := nameless.Setup(mgr, providers, alloc.Freezer)
+	return append(asideSources, namelessSources...), err
 }
 
 // watchNamespaces has every replica know which namespaces are frozen before it is ready. They
