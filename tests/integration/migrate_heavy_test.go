@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	capvv1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
 
@@ -66,7 +67,13 @@ func (r *relocation) createAll(machines int) {
 	var group errgroup.Group
 	group.SetLimit(clients)
 	for i := range machines {
-		group.Go(func() error { return r.env.Client.Create(r.Context(), r.asks(r.from, fmt.Sprintf("m-%d", i))) })
+		// Whoever is refused, since the provider is slow, tries again, as Cluster API does.
+		group.Go(func() error {
+			machine := r.asks(r.from, fmt.Sprintf("m-%d", i))
+			return harness.Eventually(r.Context(), 2*time.Minute, "the creation", func(ctx context.Context) error {
+				return client.IgnoreAlreadyExists(r.env.Client.Create(ctx, machine.DeepCopy()))
+			})
+		})
 	}
 	if err := group.Wait(); err != nil {
 		r.Fatal(err)
