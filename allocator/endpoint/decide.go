@@ -4,9 +4,6 @@ import (
 	"net/netip"
 	"time"
 
-	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
 	"capv-static-ip.dev/allocator"
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -292,18 +289,13 @@ func (h holding) pool() ipam.PoolReference {
 }
 
 func (h holding) isMoving() bool {
-	return h.claim != nil && isMoving(h.claim) || h.address != nil && isMoving(h.address)
+	return h.claim != nil && capi.IsMoving(h.claim) || h.address != nil && capi.IsMoving(h.address)
 }
 
 // isLeftByAMove tells whether clusterctl leaves the address behind, as it does with those
 // of pools that do not move.
 func (h holding) isLeftByAMove() bool {
-	return h.address != nil && !isMoving(h.address) && ipam.IsProtected(h.address) && !hasMoved(h.address)
-}
-
-func isMoving(obj client.Object) bool {
-	_, moving := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
-	return moving
+	return h.address != nil && !capi.IsMoving(h.address) && ipam.IsProtected(h.address) && !hasMoved(h.address)
 }
 
 // graceOf is for how long a claim waits for its VSphereCluster. One that was adopted had

@@ -6,6 +6,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // maxRemembered bounds each memory. Where it is full it forgets everything, and that only
@@ -53,7 +55,7 @@ func (m *memory) forget(obj client.Object) {
 func (m *memory) noteDeparture(last client.Object) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if isMoving(last) {
+	if capi.IsMoving(last) {
 		return
 	}
 	if m.departed == nil || len(m.departed) >= maxRemembered {

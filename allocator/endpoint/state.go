@@ -67,7 +67,7 @@ func (r *reconciler) observeCluster(ctx context.Context, s *state, reader client
 	r.memory.forgetDeparture(s.key)
 	s.deleting = !object.DeletionTimestamp.IsZero()
 	s.done = allocator.IsDone(object)
-	s.moving = isMoving(object)
+	s.moving = capi.IsMoving(object)
 	s.host = capi.ParseAddress(object.Spec.ControlPlaneEndpoint.Host)
 	return nil
 }

@@ -4,9 +4,7 @@ import (
 	"slices"
 
 	infrav1 "sigs.k8s.io/cluster-api-provider-vsphere/api/govmomi/v1beta2"
-	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/cluster-api/util/annotations"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
 	"capv-static-ip.dev/allocator/capi"
@@ -41,7 +39,7 @@ func isReady(m *capi.VSphereMachine) bool {
 		return false
 	case !controllerutil.ContainsFinalizer(m, infrav1.MachineFinalizer), controllerutil.ContainsFinalizer(m, ipam.ReleaseFinalizer):
 		return false
-	case annotations.HasPaused(m), isMoving(m):
+	case annotations.HasPaused(m), capi.IsMoving(m):
 		return false
 	}
 	return true
@@ -52,14 +50,7 @@ func isReady(m *capi.VSphereMachine) bool {
 func mayHaveLeft(m *capi.VSphereMachine) bool {
 	_, bound := m.Annotations[ipam.BindingsAnnotation]
 	isSettled := bound || m.Spec.ProviderID != "" || isReady(m)
-	return isSettled && m.DeletionTimestamp.IsZero() && !annotations.HasPaused(m) && !isMoving(m)
-}
-
-// isMoving tells whether clusterctl deletes the object here because it lives on in
-// another management cluster.
-func isMoving(obj client.Object) bool {
-	_, moving := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
-	return moving
+	return isSettled && m.DeletionTimestamp.IsZero() && !annotations.HasPaused(m) && !capi.IsMoving(m)
 }
 
 // isPartlyBound tells whether a device has an address that is protected for the

@@ -88,7 +88,7 @@ func (r *endpoints) Reconcile(ctx context.Context, req reconcile.Request) (recon
 // waitsForEndpoint tells whether a VSphereCluster asks for an endpoint and has none.
 func waitsForEndpoint(c *capi.VSphereCluster) bool {
 	return c.Spec.ControlPlaneEndpoint.Host == "" && machine.AsksForEndpoint(c) &&
-		c.DeletionTimestamp.IsZero() && !annotations.HasPaused(c) && !isMoving(c)
+		c.DeletionTimestamp.IsZero() && !annotations.HasPaused(c) && !capi.IsMoving(c)
 }
 
 // isDue tells whether a VSphereCluster may be given an endpoint now, by the word of the

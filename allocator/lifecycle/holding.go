@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
-	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator"
@@ -157,12 +156,7 @@ func (h holding) isHeldBack(machine string) bool {
 }
 
 func (h holding) isMoving() bool {
-	return h.claim != nil && isMoving(h.claim) || h.address != nil && isMoving(h.address)
-}
-
-func isMoving(obj client.Object) bool {
-	_, moving := obj.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
-	return moving
+	return h.claim != nil && capi.IsMoving(h.claim) || h.address != nil && capi.IsMoving(h.address)
 }
 
 func (h holding) isAnnotatedAddress() bool {
@@ -192,8 +186,8 @@ func hasMoved(address client.Object) bool {
 // isLeftByAMove tells whether clusterctl is taking machine or claim away and
 // leaves the address, as it does with those of a pool that does not move.
 func (h holding) isLeftByAMove(m machineState) bool {
-	return (m.moving || h.claim != nil && isMoving(h.claim)) &&
-		h.address != nil && h.isProtectedFor(m.name) && !isMoving(h.address) && !hasMoved(h.address)
+	return (m.moving || h.claim != nil && capi.IsMoving(h.claim)) &&
+		h.address != nil && h.isProtectedFor(m.name) && !capi.IsMoving(h.address) && !hasMoved(h.address)
 }
 
 // isUnexplained tells whether nobody frees the address, and nobody knows how it

@@ -6,6 +6,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/allocator/capi"
 )
 
 // maxRemembered bounds each memory. Where it is full it forgets everything, and
@@ -102,7 +104,7 @@ func (r *Reconciler) noteGone(machine types.NamespacedName, last client.Object) 
 	if machine.Name == "" {
 		return
 	}
-	r.departures.update(machine, func(d *departure) { d.moved = d.moved || isMoving(last) })
+	r.departures.update(machine, func(d *departure) { d.moved = d.moved || capi.IsMoving(last) })
 }
 
 // forgetGone drops what was noted of an object that is gone.

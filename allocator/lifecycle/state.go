@@ -113,7 +113,7 @@ func (r *Reconciler) observeMachine(ctx context.Context, key types.NamespacedNam
 	s.uid = machine.UID
 	s.created = machine.CreationTimestamp.Time
 	s.deleting = !machine.DeletionTimestamp.IsZero()
-	s.moving = isMoving(machine)
+	s.moving = capi.IsMoving(machine)
 	s.done = allocator.IsDone(machine)
 	return nil
 }

@@ -8,7 +8,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/klog/v2"
-	clusterctlv1 "sigs.k8s.io/cluster-api/cmd/clusterctl/api/v1alpha3"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -65,9 +64,8 @@ func (r *reconciler) Reconcile(ctx context.Context, req reconcile.Request) (reco
 // the marks that come with it, keeps it. A move takes marks off, too.
 func isNameless(address client.Object) bool {
 	_, isLabelled := address.GetLabels()[ipam.MachineLabel]
-	_, isMoving := address.GetAnnotations()[clusterctlv1.DeleteForMoveAnnotation]
 	return !address.GetDeletionTimestamp().IsZero() && ipam.IsProtected(address) && ipam.HolderOf(address).Name == "" &&
-		!ipam.IsReleased(address) && !isLabelled && !isMoving
+		!ipam.IsReleased(address) && !isLabelled && !capi.IsMoving(address)
 }
 
 // isHeld tells whether a claim that stays has the name that the address answers to, or anything
