@@ -86,16 +86,17 @@ func (a *Allocator) noteOwn(ctx context.Context, req Request, attempt *Attempt) 
 	if err != nil {
 		return err
 	}
+	slices.SortFunc(made, func(a, b ipam.Claim) int {
+		return cmp.Or(min(1, len(b.Address))-min(1, len(a.Address)), strings.Compare(a.GetName(), b.GetName()))
+	})
+	for _, claim := range made {
+		if !ipam.IsGivenUp(claim) {
+			attempt.noteKept(claim)
+		}
+	}
 	for _, al := range attempt.allocations {
-		own := slices.DeleteFunc(slices.Clone(made), func(claim ipam.Claim) bool {
-			return claim.GetAnnotations()[ipam.DeviceAnnotation] != al.want.Slot().String() ||
-				ipam.IsGivenUp(claim) || claim.Failure != "" && claim.Address == ""
-		})
-		slices.SortFunc(own, func(a, b ipam.Claim) int {
-			return cmp.Or(min(1, len(b.Address))-min(1, len(a.Address)), strings.Compare(a.GetName(), b.GetName()))
-		})
-		if len(own) > 0 && own[0].GetName() != al.claim {
-			al.kept = append(al.kept, own...)
+		if len(al.kept) > 0 && al.kept[0].GetName() == al.claim {
+			al.kept = nil
 		}
 	}
 	return nil

@@ -58,11 +58,10 @@ func (m *Migration) unreserved(from, to *inventory.Pool) []string {
 	if err != nil {
 		return []string{fmt.Sprintf("%s: %v", m.From, err)}
 	}
-	plain, err := ipam.WithoutMigration(to.Provider, to.Object)
+	all, kept, err := m.plainly(m.To, to.Object)
 	if err != nil {
 		return []string{fmt.Sprintf("%s: %v", m.To, err)}
 	}
-	all, kept, _ := ipam.Ranges(to.Provider, plain)
 	var stops []string
 	for _, ip := range slices.SortedFunc(maps.Keys(reserved), netip.Addr.Compare) {
 		if all.Contains(ip) && !kept.Contains(ip) {
@@ -104,8 +103,14 @@ func (m *Migration) unfit(graph *inventory.Graph, key inventory.PoolKey, pool *i
 // isOver tells whether a migration with the pool of this name is over, since that is gone. Of a
 // namespace that was not read, nobody knows.
 func (m *Migration) isOver(graph *inventory.Graph, with string) bool {
+	return isGone(graph, m.Source.Namespace, with)
+}
+
+// isGone tells whether the graph, which is of this namespace or of all, would have a pool of this
+// name, and has not.
+func isGone(graph *inventory.Graph, read, with string) bool {
 	namespace, _, _ := strings.Cut(with, "/")
-	wasRead := m.Source.Namespace == "" || namespace == m.Source.Namespace || isOfAllNamespaces(with)
+	wasRead := read == "" || namespace == read || isOfAllNamespaces(with)
 	return wasRead && poolOf(graph, with) == nil
 }
 
@@ -128,12 +133,12 @@ func poolOf(graph *inventory.Graph, with string) *inventory.Pool {
 func GoneBefore(graph *inventory.Graph, read, name string, to *inventory.Pool) (inventory.PoolKey, bool) {
 	with := to.Object.GetAnnotations()[WithAnnotation]
 	var key inventory.PoolKey
+	own := with
 	if !isOfAllNamespaces(with) {
-		key.Namespace, with, _ = strings.Cut(with, "/")
+		key.Namespace, own, _ = strings.Cut(with, "/")
 	}
-	key.Kind, key.Name, _ = strings.Cut(with, "/")
-	wasRead := read == "" || key.Namespace == "" || key.Namespace == read
-	return key, key.Name != "" && strings.EqualFold(with, name) && wasRead && poolOf(graph, key.String()) == nil
+	key.Kind, key.Name, _ = strings.Cut(own, "/")
+	return key, key.Name != "" && strings.EqualFold(own, name) && isGone(graph, read, with)
 }
 
 // isKnown tells whether a given address of the pool can be had, and its ranges are known.

@@ -99,41 +99,44 @@ func plan(graph *inventory.Graph, wanted []Wanted, decide func(*inventory.Pool, 
 // out afterwards.
 func (item *Item) decide(graph *inventory.Graph, decide func(*inventory.Pool, *Item, ipam.Reservations)) error {
 	pool := *graph.Pool(item.Pool)
-	reserved, err := ipam.ReservationsOf(pool.Object)
-	if err != nil {
-		return err
-	}
+	var err error
 	if pool.Object, err = ipam.WithoutMigration(pool.Provider, pool.Object); err != nil {
 		return err
 	}
 	item.State = stateOf(graph, &pool, item.Address)
-	if other := movingFrom(graph, &pool, item.Address); other != nil && item.State == inventory.Free {
-		item.State, item.Obstacle = inventory.Reserved, fmt.Sprintf("is held in %s, and moved from or to there: run this again when that is over", other)
-		return nil
+	reserved, err := ipam.ReservationsOf(pool.Object)
+	if err != nil {
+		return err
+	}
+	if item.State == inventory.Free {
+		if other := movingFrom(graph, item.Wanted); other != nil {
+			item.State, item.Obstacle = inventory.Reserved, fmt.Sprintf("is held in %s, and moved from or to there: run this again when that is over", other)
+			return nil
+		}
 	}
 	decide(&pool, item, reserved)
 	return nil
 }
 
-// movingFrom is another pool in a migration in which a machine has an address that this pool, in a
+// movingFrom is another pool in a migration in which a machine has an address that the pool, in a
 // migration too, keeps for it, nil if there is none. What others have there stays there.
-func movingFrom(graph *inventory.Graph, pool *inventory.Pool, ip netip.Addr) *inventory.Pool {
+func movingFrom(graph *inventory.Graph, wanted Wanted) *inventory.Pool {
 	isMoving := func(p *inventory.Pool) bool {
 		return p.Object != nil && p.Object.GetAnnotations()[ipam.PoolMigrationAnnotation] != ""
 	}
-	stored := graph.Pool(pool.PoolKey)
-	_, kept, _ := ipam.Ranges(stored.Provider, stored.Object)
-	if !isMoving(stored) || kept == nil || !kept.Contains(ip) {
+	pool := graph.Pool(wanted.Pool)
+	if _, kept, ok := ipam.Ranges(pool.Provider, pool.Object); !ok || !isMoving(pool) || !kept.Contains(wanted.Address) {
 		return nil
 	}
-	i := slices.IndexFunc(graph.Pools, func(other *inventory.Pool) bool {
-		h := holdingOf(graph, other, ip)
-		return other != stored && isMoving(other) && h != nil && h.Kind == capi.VSphereMachineKind.Kind
-	})
-	if i < 0 {
-		return nil
+	for _, other := range graph.Pools {
+		if other == pool || !isMoving(other) {
+			continue
+		}
+		if h := holdingOf(graph, other, wanted.Address); h != nil && h.Kind == capi.VSphereMachineKind.Kind {
+			return other
+		}
 	}
-	return graph.Pools[i]
+	return nil
 }
 
 // unfit says why nothing can be reserved in a pool, empty if it can.

@@ -103,19 +103,15 @@ func forNobody(ips []netip.Addr) map[string]ipamv1.IPAddressStr {
 }
 
 func keptForNobody(pool *ipamv1.IPPool) []netip.Addr {
-	var ips []netip.Addr
-	for key, text := range pool.Spec.PreAllocations {
-		if ip := capi.ParseAddress(string(text)); ip.IsValid() && strings.HasPrefix(key, nobodys) {
-			ips = append(ips, ip)
-		}
-	}
-	return ips
+	kept := maps.Clone(pool.Spec.PreAllocations)
+	maps.DeleteFunc(kept, func(key string, _ ipamv1.IPAddressStr) bool { return !strings.HasPrefix(key, nobodys) })
+	return addressesOf(kept)
 }
 
-// counted are the addresses that metal3 takes to be in use.
-func counted(pool *ipamv1.IPPool) []netip.Addr {
+// addressesOf are the addresses that claims have, or that are kept for them, by their names.
+func addressesOf(byClaim map[string]ipamv1.IPAddressStr) []netip.Addr {
 	var ips []netip.Addr
-	for _, text := range pool.Status.Allocations {
+	for _, text := range byClaim {
 		if ip := capi.ParseAddress(string(text)); ip.IsValid() {
 			ips = append(ips, ip)
 		}
@@ -132,7 +128,7 @@ func (Provider) Freeze(object client.Object, used []netip.Addr) error {
 	}
 	// What has been freed stays: the webhook goes by a status that lags behind, until a claim on
 	// the pool or the pool itself changes.
-	used = slices.Concat(used, keptForNobody(pool), counted(pool))
+	used = slices.Concat(used, keptForNobody(pool), addressesOf(pool.Status.Allocations))
 	original := r.original(pool)
 	r = record{Before: &original}
 	if len(used) == 0 {
