@@ -1,8 +1,6 @@
 package integration
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -53,17 +51,8 @@ func TestMigrationEndsAlthoughSomethingStays(t *testing.T) {
 	t.Parallel()
 	betweenProviders(t, func(t *testing.T, from, to harness.Fixture) {
 		r := newRelocation(t, shared, from, to, 1)
-		r.create(from.Claim(r.ns, "somebodys", from.PoolName))
-		var ip string
-		r.eventually("somebody's claim to be bound", func(context.Context) error {
-			for _, object := range r.addresses() {
-				if address := harness.ProviderOf(object).ReadAddress(object); address.Claim == "somebodys" {
-					ip = address.IP
-					return nil
-				}
-			}
-			return errors.New("it has no address")
-		})
+		_, address := r.somebodys(from)
+		ip := harness.ProviderOf(address).ReadAddress(address).IP
 		takesPart := func() bool {
 			pool := to.Pool(r.ns, harness.WithPoolName("new-pool"))
 			if err := r.env.Client.Get(r.Context(), client.ObjectKeyFromObject(pool), pool); err != nil {

@@ -12,6 +12,22 @@ import (
 	"capv-static-ip.dev/tests/harness"
 )
 
+// somebodys is a claim of somebody's own on the provider's default pool, with its address.
+func (s *scene) somebodys(f harness.Fixture) (claim, address client.Object) {
+	s.Helper()
+	claim = f.Claim(s.ns, "somebodys", f.PoolName)
+	s.create(claim)
+	s.eventually("somebody's claim to be bound", func(context.Context) error {
+		for _, address = range s.addresses() {
+			if harness.ProviderOf(address).ReadAddress(address).Claim == claim.GetName() {
+				return nil
+			}
+		}
+		return errors.New("it has no address")
+	})
+	return claim, address
+}
+
 // The in-cluster provider may put our finalizer back on an address of which we have just taken it
 // off, see docs/upstream.md: it writes the finalizers that its cache had. Then no mark says whose
 // the address was, and no claim leads to it.
@@ -19,17 +35,7 @@ func TestAddressThatItsProviderGivesOurFinalizerBackGoes(t *testing.T) {
 	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
 		s := newScene(t, shared)
 		s.pool(f)
-		claim := f.Claim(s.ns, "somebodys", f.PoolName)
-		s.create(claim)
-		var address client.Object
-		s.eventually("the claim to be bound", func(context.Context) error {
-			for _, address = range s.addresses() {
-				if harness.ProviderOf(address).ReadAddress(address).Claim == claim.GetName() {
-					return nil
-				}
-			}
-			return errors.New("there is no address")
-		})
+		claim, address := s.somebodys(f)
 		s.change(address, func() { controllerutil.AddFinalizer(address, ipam.InUseFinalizer) })
 
 		s.delete(claim)
