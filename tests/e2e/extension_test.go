@@ -84,6 +84,11 @@ func (e *extension) hasUpdated(machine string) bool {
 	return slices.Contains(e.updated, machine)
 }
 
+// authorityOf is the certificate of a server, as PEM.
+func authorityOf(server *httptest.Server) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+}
+
 // updateInPlace has Cluster API update the machines of the scene in place where it can,
 // until the test ends.
 func (s *scene) updateInPlace() *extension {
@@ -91,7 +96,6 @@ func (s *scene) updateInPlace() *extension {
 	e := &extension{}
 	server := httptest.NewTLSServer(e)
 	s.Cleanup(server.Close)
-	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 	config := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "runtime.cluster.x-k8s.io/v1beta2",
 		"kind":       "ExtensionConfig",
@@ -99,7 +103,7 @@ func (s *scene) updateInPlace() *extension {
 		"spec": map[string]any{
 			"clientConfig": map[string]any{
 				"url":      server.URL,
-				"caBundle": base64.StdEncoding.EncodeToString(authority),
+				"caBundle": base64.StdEncoding.EncodeToString(authorityOf(server)),
 			},
 			"namespaceSelector": map[string]any{"matchLabels": map[string]any{"kubernetes.io/metadata.name": s.ns}},
 		},
