@@ -57,7 +57,7 @@ func withControlPlane(object client.Object) {
 }
 
 func TestControlPlaneOfThreeRollsOutOnFourAddresses(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfMetal3, func(t *testing.T, by harness.Fixture) {
 		s := newBootstrappedScene(t)
 		s.create(s.pool(by, "control-plane", 10, 13))
 		template := s.template("control-plane", by.Ask("control-plane"))

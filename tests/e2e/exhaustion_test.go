@@ -39,7 +39,7 @@ const (
 )
 
 func TestMachineRefusedForWantOfAnAddressComesWhenThePoolGrows(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfInCluster, func(t *testing.T, provider harness.Fixture) {
 		s := newScene(t, shared)
 		pool := s.pool(provider, "pool", 88, 90)
 		template := s.template("workers", provider.Ask("pool"))
@@ -64,7 +64,7 @@ func TestMachineRefusedForWantOfAnAddressComesWhenThePoolGrows(t *testing.T) {
 }
 
 func TestMachineRefusedForWantOfAnAddressComesWhenAnotherMachineGoes(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfMetal3, func(t *testing.T, provider harness.Fixture) {
 		s := newScene(t, shared)
 		template := s.template("workers", provider.Ask("pool"))
 		others := s.workers(template, "md-1", 1)

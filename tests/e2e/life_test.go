@@ -37,7 +37,7 @@ func TestScaledWorkersGetAddressesThatCameBack(t *testing.T) {
 }
 
 func TestRollOutNeedsNoMoreThanOneMoreAddress(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfMetal3, func(t *testing.T, provider harness.Fixture) {
 		s := newScene(t, shared)
 		workers, _ := s.populate(provider, 3, 4)
 		larger := s.template("larger", provider.Ask("pool"))

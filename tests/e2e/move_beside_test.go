@@ -31,7 +31,7 @@ func movable(f harness.Fixture) []harness.Option {
 // A claim whose machine was not stored has no owner that it would be moved with,
 // and its address no place in the order in which clusterctl moves, without it.
 func TestMoveBesideAMachineThatIsRefusedAfterItsAddressWasGiven(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfInCluster, func(t *testing.T, by harness.Fixture) {
 		r := newRelocation(t, by, 0, movable(by)...)
 		r.refuseAfterItsAddress(by)
 		along := r.watchTarget(by, "refused-0")
@@ -104,7 +104,7 @@ func (r *relocation) watchTarget(by harness.Fixture, name string) func() error {
 const added = 3
 
 func TestMoveBesideCreatesThatAreUnderWay(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfMetal3, func(t *testing.T, by harness.Fixture) {
 		r := newRelocation(t, by, added, movable(by)...)
 		r.scale(r.workers, relocated+added)
 		r.awaitMore()
@@ -123,7 +123,7 @@ func TestMoveBesideCreatesThatAreUnderWay(t *testing.T) {
 }
 
 func TestMoveBesideAScaleUp(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfMetal3, func(t *testing.T, by harness.Fixture) {
 		r := newRelocation(t, by, added, movable(by)...)
 
 		r.moveAndScaleUp("Pausing the source cluster")

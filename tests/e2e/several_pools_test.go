@@ -85,7 +85,7 @@ func TestTwoNetworksOfAMachineGetAddressesOfTheirOwnPools(t *testing.T) {
 }
 
 func TestMovedMachinesKeepSeveralAddressesOfADevice(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, provider harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfInCluster, func(t *testing.T, provider harness.Fixture) {
 		text := ref(provider, "workers") + "," + ref(provider, "workers")
 		options := []harness.Option{}
 		if provider.Is(harness.OfMetal3) {

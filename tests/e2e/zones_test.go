@@ -60,7 +60,7 @@ func (s *scene) expectSpread(domains []domainIn) {
 }
 
 func TestControlPlaneOfThreeZonesGetsAddressesOfItsZones(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfInCluster, func(t *testing.T, by harness.Fixture) {
 		s := newBootstrappedScene(t)
 		domains := s.threeZones(by)
 		template := s.template("control-plane")
@@ -217,7 +217,7 @@ func TestZoneThatTakesDHCPAwayIsServedLate(t *testing.T) {
 // says so, as docs/move.md tells. Machines that are made in the target are given the
 // addresses of their zone there.
 func TestMovedMachinesOfAZoneKeepItsAddresses(t *testing.T) {
-	harness.ForEachProvider(t, func(t *testing.T, by harness.Fixture) {
+	harness.ForOneProvider(t, harness.OfMetal3, func(t *testing.T, by harness.Fixture) {
 		options := []harness.Option{}
 		if by.Is(harness.OfMetal3) {
 			options = append(options, ofItsCluster)

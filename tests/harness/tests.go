@@ -42,8 +42,25 @@ func allowWaiting() {
 // and with other tests.
 func ForEachProvider(t *testing.T, test func(t *testing.T, f Fixture)) {
 	t.Helper()
+	withProviders(t, Fixtures, test)
+}
+
+// ForOneProvider is ForEachProvider for a test that takes minutes, and of which the
+// providers see the same: before each change, this one is enough. Among the heavy tests
+// it runs with all.
+func ForOneProvider(t *testing.T, f Fixture, test func(t *testing.T, f Fixture)) {
+	t.Helper()
+	if heavy {
+		withProviders(t, Fixtures, test)
+		return
+	}
+	withProviders(t, []Fixture{f}, test)
+}
+
+func withProviders(t *testing.T, fixtures []Fixture, test func(t *testing.T, f Fixture)) {
+	t.Helper()
 	t.Parallel()
-	for _, f := range Fixtures {
+	for _, f := range fixtures {
 		t.Run("with "+f.Name, func(t *testing.T) {
 			t.Parallel()
 			test(t, f)

@@ -1,0 +1,5 @@
+//go:build !heavy
+
+package harness
+
+const heavy = false
