@@ -7,11 +7,8 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/inventory"
@@ -21,8 +18,6 @@ import (
 const (
 	// firstLook and lastLook are how soon it is looked again at what a provider has to do.
 	firstLook, lastLook = 20 * time.Millisecond, time.Second
-	// conflicts is how often a machine is read again because others write it, too.
-	conflicts = 20
 	// rounds is how often the pool is read again for machines that came meanwhile.
 	rounds = 5
 )
@@ -231,97 +226,4 @@ func (m *Migration) Abort(ctx context.Context) error {
 		return err
 	}
 	return m.reserve(ctx, p)
-}
-
-// moveAll moves machines, or brings them back. What fails with one does not stop the others.
-func (m *Migration) moveAll(ctx context.Context, machines []Machine, back bool) error {
-	var wait sync.WaitGroup
-	var finished atomic.Int64
-	queue, failed := make(chan Machine), make(chan error, len(machines))
-	for range max(1, m.Parallel) {
-		wait.Go(func() {
-			for machine := range queue {
-				if err := m.advance(ctx, machine, back); err != nil {
-					failed <- fmt.Errorf("VSphereMachine %s: %w", machine.Key, err)
-					m.Report("%s: %v", machine.Key, err)
-					continue
-				}
-				m.Report("%d of %d: %s", finished.Add(1), len(machines), machine.Key)
-			}
-		})
-	}
-	for _, machine := range machines {
-		if ctx.Err() != nil {
-			break
-		}
-		queue <- machine
-	}
-	close(queue)
-	wait.Wait()
-	close(failed)
-	errs := []error{ctx.Err()}
-	for err := range failed {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// advance takes a machine step by step to the end.
-func (m *Migration) advance(ctx context.Context, machine Machine, back bool) error {
-	o, err := m.observe(ctx, machine, back)
-	if err == nil && back && o.announced && !o.back {
-		err = m.announce(ctx, &o, true)
-	}
-	var cause error
-	for again := 0; ; {
-		if err == nil {
-			d := next(o)
-			switch d.task {
-			case done:
-				return cause
-			case blocked:
-				return errors.Join(cause, errors.New(d.why))
-			case await:
-				err = m.await(ctx, &o, d)
-			default:
-				err = m.perform(ctx, &o, d)
-			}
-			if err == nil && d.task == discard {
-				return errors.New(d.why)
-			}
-		}
-		var taken *takenError
-		switch {
-		case err == nil:
-		case errors.As(err, &taken):
-			cause, err = taken, m.announce(ctx, &o, true)
-		case apierrors.IsConflict(err) && again < conflicts:
-			again++
-			o, err = m.observe(ctx, machine, back)
-		default:
-			return errors.Join(cause, err)
-		}
-	}
-}
-
-// await waits until a provider has done something for a move.
-func (m *Migration) await(ctx context.Context, o *observed, d decision) error {
-	wait := firstLook
-	for began := time.Now(); ; wait = min(2*wait, lastLook) {
-		if err := procedure.Pause(ctx, wait); err != nil {
-			return err
-		}
-		if err := m.look(ctx, o, d.journey); err != nil {
-			return err
-		}
-		if err := m.confirm(ctx, o); err != nil {
-			return err
-		}
-		switch now := next(*o); {
-		case now.task != await || now.journey != d.journey:
-			return nil
-		case time.Since(began) > m.Timeout:
-			return fmt.Errorf("after %s, %s", m.Timeout, now.why)
-		}
-	}
 }

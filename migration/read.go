@@ -38,7 +38,8 @@ func (m *Migration) observe(ctx context.Context, planned Machine, back bool) (ob
 	for _, move := range moves {
 		j := journey{Move: move, places: m.places(move), rests: m.rests(move)}
 		o.journeys = append(o.journeys, j)
-		if err := m.look(ctx, &o, len(o.journeys)-1); err != nil {
+		i := len(o.journeys) - 1
+		if err := errors.Join(m.lookAtOld(ctx, &o, i), m.lookAtNew(ctx, &o, i)); err != nil {
 			return observed{}, err
 		}
 	}
@@ -64,15 +65,17 @@ func (m *Migration) confirm(ctx context.Context, o *observed) error {
 	return nil
 }
 
-// look reads both ends of a move.
-func (m *Migration) look(ctx context.Context, o *observed, i int) error {
+// lookAtOld and lookAtNew read an end of a move. What is written about the other one is against
+// what was read of it.
+func (m *Migration) lookAtOld(ctx context.Context, o *observed, i int) (err error) {
 	j := &o.journeys[i]
-	namespace := o.machine.Namespace
-	var err error
-	if j.old, err = m.side(ctx, namespace, j.Move, j.From); err != nil {
-		return err
-	}
-	j.new, err = m.side(ctx, namespace, j.Move, j.To)
+	j.old, err = m.side(ctx, o.machine.Namespace, j.Move, j.From)
+	return err
+}
+
+func (m *Migration) lookAtNew(ctx context.Context, o *observed, i int) (err error) {
+	j := &o.journeys[i]
+	j.new, err = m.side(ctx, o.machine.Namespace, j.Move, j.To)
 	return err
 }
 

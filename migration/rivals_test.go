@@ -186,3 +186,42 @@ func (w *world) lingers(ip string) {
 	w.must(w.Client.Create(ctx, address))
 	w.must(w.Client.Delete(ctx, claim))
 }
+
+// What the new provider gives away is seen until it has bound the machine's claim.
+func TestAddressThatIsGivenAwayMeanwhileStays(t *testing.T) {
+	d := directions()["metal3 to in-cluster"]
+	for name, isTime := range map[string]func(w *world, writes int) bool{
+		// After the freeze, the plan is made; the second write is the reservation.
+		"before the reservation": func(_ *world, writes int) bool { return writes == 2 },
+		"before the claim is bound": func(w *world, _ int) bool {
+			claims := &capiipamv1.IPAddressClaimList{}
+			w.must(w.List(context.Background(), claims))
+			return len(claims.Items) == 1
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, d[0])
+			writes, given := 0, false
+			w.then = func() {
+				if writes++; given || !isTime(w, writes) {
+					return
+				}
+				given = true
+				other := &capiipamv1.IPAddress{ObjectMeta: named("other")}
+				other.UID = "other"
+				other.Spec.Address, other.Spec.ClaimRef.Name = "10.0.0.1", "other"
+				other.Spec.PoolRef = capiipamv1.IPPoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "b"}
+				w.must(w.Client.Create(context.Background(), other))
+			}
+
+			err := w.migration(d[0], d[1], 1000).Run(t.Context())
+
+			if err == nil || !strings.Contains(err.Error(), "has given 10.0.0.1 to claim ns/other") {
+				t.Errorf("got %v, want to be told who has the address", err)
+			}
+			if pool, _ := w.holds(); pool != d[0].Name {
+				t.Errorf("the machine is held by %s", pool)
+			}
+		})
+	}
+}

@@ -40,6 +40,9 @@ func (t task) givesBack() bool {
 	return false
 }
 
+// isOfOld tells whether a task is about the old end of a move.
+func (t task) isOfOld() bool { return t == unprotect || t == release || t == drop }
+
 // side is one end of a move, as far as it exists.
 type side struct {
 	claim   *ipam.Claim

@@ -392,27 +392,3 @@ func TestMachineWhoseAddressWasTakenIsNotMovedWithoutAClaim(t *testing.T) {
 }
 
 // What the new pool gives away before its addresses are reserved is not claimed.
-func TestAddressThatIsGivenAwayBeforeTheReservationStays(t *testing.T) {
-	d := directions()["metal3 to in-cluster"]
-	w := newWorld(t, d[0])
-	writes := 0
-	w.then = func() {
-		// After the freeze, the plan is made; the second write is the reservation.
-		if writes++; writes != 2 {
-			return
-		}
-		other := &capiipamv1.IPAddress{ObjectMeta: named("other")}
-		other.Spec.Address, other.Spec.ClaimRef.Name = "10.0.0.1", "other"
-		other.Spec.PoolRef = capiipamv1.IPPoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "b"}
-		w.must(w.Client.Create(t.Context(), other))
-	}
-
-	err := w.migration(d[0], d[1], 1000).Run(t.Context())
-
-	if err == nil || !strings.Contains(err.Error(), "has given 10.0.0.1 to claim ns/other") {
-		t.Errorf("got %v, want to be told who has the address", err)
-	}
-	if pool, _ := w.holds(); pool != d[0].Name {
-		t.Errorf("the machine is held by %s", pool)
-	}
-}

@@ -34,14 +34,14 @@ func (m *Migration) perform(ctx context.Context, o *observed, d decision) error 
 		return m.announce(ctx, o, o.back)
 	case finish:
 		return m.patch(ctx, o.machine, func() { delete(o.machine.Annotations, ipam.MigratingAnnotation) }, func() { o.announced = false })
-	case switchTo:
-		return m.switchTo(ctx, o, d.journey)
 	}
-	j := &o.journeys[d.journey]
-	if err := m.change(ctx, o.machine, j, d.task); err != nil {
+	if err := m.change(ctx, o.machine, &o.journeys[d.journey], d.task); err != nil {
 		return fmt.Errorf("%s: %w", d.task, err)
 	}
-	return m.look(ctx, o, d.journey)
+	if d.isOfOld() {
+		return m.lookAtOld(ctx, o, d.journey)
+	}
+	return m.lookAtNew(ctx, o, d.journey)
 }
 
 // change writes one of the claims or addresses of a move.
@@ -100,20 +100,20 @@ func (m *Migration) announce(ctx context.Context, o *observed, back bool) error 
 }
 
 // switchTo makes the new claim the current one, if its address is nobody else's. The provider
-// has bound it, and so knows of it: whom it has given the address before that is seen now.
-func (m *Migration) switchTo(ctx context.Context, o *observed, i int) error {
+// has bound it, and so knows of it: whom it has given the address before that is among the
+// addresses, which were read since.
+func (m *Migration) switchTo(ctx context.Context, o *observed, i int, addresses []ipam.Address) error {
 	j := o.journeys[i]
-	addresses, err := m.pool(m.To).Addresses(ctx)
-	if err != nil {
-		return err
-	}
 	for _, other := range addresses {
 		if capi.ParseAddress(other.IP) == j.Address && other.GetUID() != j.new.address.GetUID() {
 			return &takenError{fmt.Sprintf("%s has given %s to claim %s/%s as well: release that, and run this again",
 				j.To.Pool, j.Address, other.GetNamespace(), other.Claim)}
 		}
 	}
-	return m.rebind(ctx, o, j.From, j.To)
+	if err := m.rebind(ctx, o, j.From, j.To); err != nil {
+		return err
+	}
+	return m.lookAtOld(ctx, o, i)
 }
 
 // takenError says that an address is somebody else's in the new pool.

@@ -120,8 +120,12 @@ func names(objects []client.Object) []string {
 // address finds the object of an address; there must be no second one, not even
 // of another provider.
 func (s *scene) address(ip string) (client.Object, error) {
+	return addressAmong(s.addresses(), ip)
+}
+
+func addressAmong(addresses []client.Object, ip string) (client.Object, error) {
 	var found client.Object
-	for _, address := range s.addresses() {
+	for _, address := range addresses {
 		if harness.ProviderOf(address).ReadAddress(address).IP != ip {
 			continue
 		}

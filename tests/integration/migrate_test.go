@@ -152,6 +152,7 @@ func (r *relocation) isSafe() error {
 // heldBy returns an error unless each machine holds its address by a claim of this pool, and by
 // no other.
 func (r *relocation) heldBy(pool inventory.PoolKey) error {
+	addresses := r.addresses()
 	for name := range r.devices {
 		machine := r.machine(name)
 		if _, migrating := machine.Annotations[ipam.MigratingAnnotation]; migrating {
@@ -164,7 +165,7 @@ func (r *relocation) heldBy(pool inventory.PoolKey) error {
 		if len(bindings.Bindings) != 1 || bindings.Bindings[0].Pool != pool.PoolReference {
 			return fmt.Errorf("machine %s has the bindings %+v, want one of %s", name, bindings.Bindings, pool)
 		}
-		address, err := r.address(bindings.Bindings[0].Address.Addr().String())
+		address, err := addressAmong(addresses, bindings.Bindings[0].Address.Addr().String())
 		if err != nil {
 			return err
 		}
