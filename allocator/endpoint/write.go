@@ -3,7 +3,6 @@ package endpoint
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -79,10 +78,9 @@ func (r *reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
 	ipam.ProtectFor(address, s.holder)
-	// clusterctl passes over an address that has an owner which does not exist.
-	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
-		return owner.Name == h.address.Claim && (h.claim == nil || owner.UID != h.claim.GetUID())
-	}))
+	if err := ipam.CorrectOwner(h.address, h.claim, r.client.Scheme()); err != nil {
+		return err
+	}
 	if equality.Semantic.DeepEqual(before, address) {
 		return nil
 	}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -273,15 +271,4 @@ func EmptyClaim(p Objects) client.Object {
 func EmptyAddress(p Objects) client.Object {
 	_, address := p.Kinds()
 	return address
-}
-
-// Answers tells whether an address was made for the claim with this UID: a
-// provider makes the claim an owner of its address.
-func Answers(address metav1.Object, claim types.UID) bool {
-	for _, owner := range address.GetOwnerReferences() {
-		if owner.UID == claim {
-			return true
-		}
-	}
-	return false
 }

@@ -9,7 +9,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/klog/v2"
 	clusterv1 "sigs.k8s.io/cluster-api/api/core/v1beta2"
@@ -73,9 +72,7 @@ func identityOf(machine client.Object) ipam.Machine {
 	}
 }
 
-// protect puts our finalizer on the address and writes on it whose it is. It
-// drops owner references to earlier claims of the name, because clusterctl
-// passes over an address that has an owner which does not exist.
+// protect puts our finalizer on the address and writes on it whose it is.
 func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
@@ -87,9 +84,9 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	}
 	ipam.Protect(address, s.name)
 	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
-	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
-		return owner.Name == h.address.Claim && (h.claim == nil || owner.UID != h.claim.GetUID())
-	}))
+	if err := ipam.CorrectOwner(h.address, h.claim, r.client.Scheme()); err != nil {
+		return err
+	}
 	if equality.Semantic.DeepEqual(before, address) {
 		return nil
 	}

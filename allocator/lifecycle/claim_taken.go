@@ -5,10 +5,8 @@ import (
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/kube"
@@ -61,17 +59,7 @@ func (r *Reconciler) answerClaim(ctx context.Context, s *state, h *holding, clai
 // handOver makes an address that was taken its claim's.
 func (r *Reconciler) handOver(address, claim client.Object) error {
 	ipam.HandOver(address)
-	if ipam.Answers(address, claim.GetUID()) {
-		return nil
-	}
-	kind, err := apiutil.GVKForObject(claim, r.client.Scheme())
-	if err != nil {
-		return fmt.Errorf("finding the kind of claim %s: %w", klog.KObj(claim), err)
-	}
-	address.SetOwnerReferences(append(address.GetOwnerReferences(), metav1.OwnerReference{
-		APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Name: claim.GetName(), UID: claim.GetUID(),
-	}))
-	return nil
+	return ipam.Own(address, claim, r.client.Scheme())
 }
 
 // tellBound tells the user which address a machine holds.

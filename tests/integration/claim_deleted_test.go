@@ -9,6 +9,7 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/tests/harness"
 )
 
@@ -84,7 +85,44 @@ func (s *scene) isRecreated(machine, ip string, former client.Object) error {
 			return fmt.Errorf("address %s is owned by the former claim %s", address.GetName(), owner.UID)
 		}
 	}
+	return isOwnedBy(claim, address)
+}
+
+// isOwnedBy returns an error unless the claim is an owner of the address.
+func isOwnedBy(claim, address client.Object) error {
+	if !ipam.Answers(address, claim.GetUID()) {
+		return fmt.Errorf("address %s has the owners %v, want claim %s", address.GetName(), address.GetOwnerReferences(), claim.GetUID())
+	}
 	return nil
+}
+
+// A backup that is restored brings an address without its owners, and metal3 gives it to the
+// claim all the same.
+func TestAddressWithoutOwnersIsItsClaimsAgain(t *testing.T) {
+	harness.ForEachProvider(t, func(t *testing.T, f harness.Fixture) {
+		s := newScene(t, shared)
+		s.pool(f)
+		s.create(s.asks(f, "cp-0"))
+		ip := s.settled("cp-0")
+		address, err := s.address(ip)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		s.change(address, func() { address.SetOwnerReferences(nil) })
+
+		s.eventually("the claim to be its owner", func(context.Context) error {
+			claim, err := s.claim("cp-0")
+			if err != nil {
+				return err
+			}
+			address, err := s.address(ip)
+			if err != nil {
+				return err
+			}
+			return isOwnedBy(claim, address)
+		})
+	})
 }
 
 // The in-cluster provider cannot be asked by a claim, so that the protected address
