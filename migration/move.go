@@ -88,10 +88,13 @@ func (m *Migration) moveTogether(ctx context.Context, passages []*passage, tell 
 		}
 		addresses, err := m.pool(m.To).Addresses(ctx)
 		for _, p := range passages {
-			p.waits, p.looked, p.addresses = false, true, addresses
-			if p.err = err; err != nil {
+			p.waits, p.looked, p.addresses, p.err = false, true, addresses, err
+		}
+		if err != nil {
+			for _, p := range passages {
 				tell(p)
 			}
+			return
 		}
 	}
 }

@@ -2,6 +2,7 @@ package migration
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	capiipamv1 "sigs.k8s.io/cluster-api/api/ipam/v1beta2"
 	"sigs.k8s.io/cluster-api/util/annotations"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
@@ -223,5 +225,29 @@ func TestAddressThatIsGivenAwayMeanwhileStays(t *testing.T) {
 				t.Errorf("the machine is held by %s", pool)
 			}
 		})
+	}
+}
+
+func TestMachineIsNotSwitchedWhileNobodyKnowsWhoHasItsAddress(t *testing.T) {
+	d := directions()["metal3 to in-cluster"]
+	w := newWorld(t, d[0])
+	failure := errors.New("the API server is overloaded")
+	w.fails = func(list client.ObjectList) error {
+		claims := &capiipamv1.IPAddressClaimList{}
+		w.must(w.Client.List(context.Background(), claims))
+		if _, ok := list.(*capiipamv1.IPAddressList); ok && len(claims.Items) > 0 {
+			return failure
+		}
+		return nil
+	}
+
+	err := w.migration(d[0], d[1], 1000).Run(t.Context())
+
+	if !errors.Is(err, failure) {
+		t.Errorf("got %v, want that the addresses could not be listed", err)
+	}
+	w.fails = nil
+	if pool, _ := w.holds(); pool != d[0].Name {
+		t.Errorf("the machine is held by %s", pool)
 	}
 }

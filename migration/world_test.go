@@ -39,6 +39,8 @@ type world struct {
 	left int
 	// then is what others do after a write, if a test has them do anything.
 	then func()
+	// fails is why a list fails, if a test has it.
+	fails func(client.ObjectList) error
 	// had are the pools that have held the address of the machine, see check.
 	had map[inventory.PoolKey]bool
 }
@@ -65,6 +67,15 @@ func (w *world) write(err error) error {
 
 func (w *world) Get(ctx context.Context, key types.NamespacedName, obj client.Object, opts ...client.GetOption) error {
 	return errors.Join(w.alive(), w.Client.Get(ctx, key, obj, opts...))
+}
+
+func (w *world) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	if w.fails != nil {
+		if err := w.fails(list); err != nil {
+			return err
+		}
+	}
+	return w.Client.List(ctx, list, opts...)
 }
 
 func (w *world) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) error {
