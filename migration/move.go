@@ -20,17 +20,17 @@ const conflicts = 20
 
 // passage is a machine on its way to the new pool, or back.
 type passage struct {
-	Machine
-	// goesBack says that it is brought back, unless it says of itself what happens with it.
-	goesBack bool
+	planned Machine
+	// back says that it is brought back, unless it says of itself what happens with it.
+	back bool
 	// observed is what was read of it, if it is known, and again how often that was read anew.
-	observed
-	known bool
-	again int
+	observed observed
+	known    bool
+	again    int
 	// waits says that it is to be switched to its new claim when the addresses of the new pool
-	// have been read, and looked that they have.
-	waits, looked bool
-	addresses     []ipam.Address
+	// have been read. They are nil until then, and after it.
+	waits     bool
+	addresses *[]ipam.Address
 	// finished says that it is at the end, and cause why it was brought back unasked.
 	finished bool
 	cause    error
@@ -45,10 +45,10 @@ func (m *Migration) moveAll(ctx context.Context, machines []Machine, back bool) 
 	var finished atomic.Int64
 	tell := func(p *passage) {
 		if p.err != nil {
-			m.Report("%s: %v", p.Key, p.err)
+			m.Report("%s: %v", p.planned.Key, p.err)
 			return
 		}
-		m.Report("%d of %d: %s", finished.Add(1), len(machines), p.Key)
+		m.Report("%d of %d: %s", finished.Add(1), len(machines), p.planned.Key)
 	}
 	for group := range slices.Chunk(machines, max(1, m.Parallel)) {
 		if ctx.Err() != nil {
@@ -56,12 +56,12 @@ func (m *Migration) moveAll(ctx context.Context, machines []Machine, back bool) 
 		}
 		passages := make([]*passage, len(group))
 		for i, machine := range group {
-			passages[i] = &passage{Machine: machine, goesBack: back}
+			passages[i] = &passage{planned: machine, back: back}
 		}
 		m.moveTogether(ctx, passages, tell)
 		for _, p := range passages {
 			if p.err != nil {
-				errs = append(errs, fmt.Errorf("VSphereMachine %s: %w", p.Key, p.err))
+				errs = append(errs, fmt.Errorf("VSphereMachine %s: %w", p.planned.Key, p.err))
 			}
 		}
 	}
@@ -70,7 +70,7 @@ func (m *Migration) moveAll(ctx context.Context, machines []Machine, back bool) 
 
 // moveTogether takes machines to the end, and tells of each that has come to it, or does not.
 // They wait for each other before they are switched to their new claims: all addresses of the
-// new pool are read before that, which takes long where it has a thousand.
+// new pool are read before that, for all of them at once, since it may have thousands.
 func (m *Migration) moveTogether(ctx context.Context, passages []*passage, tell func(*passage)) {
 	for len(passages) > 0 {
 		var all sync.WaitGroup
@@ -88,12 +88,13 @@ func (m *Migration) moveTogether(ctx context.Context, passages []*passage, tell 
 		}
 		addresses, err := m.pool(m.To).Addresses(ctx)
 		for _, p := range passages {
-			p.waits, p.looked, p.addresses, p.err = false, true, addresses, err
-		}
-		if err != nil {
-			for _, p := range passages {
+			p.waits, p.addresses = false, &addresses
+			if err != nil {
+				p.err = errors.Join(p.cause, err)
 				tell(p)
 			}
+		}
+		if err != nil {
 			return
 		}
 	}
@@ -109,7 +110,8 @@ func (m *Migration) advance(ctx context.Context, p *passage) error {
 		}
 		switch {
 		case err == nil:
-		case apierrors.IsConflict(err) && p.again < conflicts:
+		// What is not found has gone meanwhile, maybe with the machine.
+		case (apierrors.IsConflict(err) || apierrors.IsNotFound(err)) && p.again < conflicts:
 			p.again++
 			p.known = false
 		default:
@@ -136,12 +138,13 @@ func (m *Migration) step(ctx context.Context, p *passage) error {
 	case await:
 		return m.await(ctx, &p.observed, d)
 	case switchTo:
-		if !p.looked {
+		if p.addresses == nil {
 			p.waits = true
 			return nil
 		}
-		p.looked = false
-		return m.switchTo(ctx, &p.observed, d.journey, p.addresses)
+		addresses := *p.addresses
+		p.addresses = nil
+		return m.switchTo(ctx, &p.observed, d.journey, addresses)
 	case discard:
 		if err := m.perform(ctx, &p.observed, d); err != nil {
 			return err
@@ -154,18 +157,18 @@ func (m *Migration) step(ctx context.Context, p *passage) error {
 
 // begin reads a machine, and says on it that it is brought back if that is asked for.
 func (m *Migration) begin(ctx context.Context, p *passage) error {
-	o, err := m.observe(ctx, p.Machine, p.goesBack)
+	o, err := m.observe(ctx, p.planned, p.back)
 	if err != nil {
 		return err
 	}
 	p.observed, p.known = o, true
-	if p.goesBack && o.announced && !o.back {
+	if p.back && o.announced && !o.back {
 		return m.announce(ctx, &p.observed, true)
 	}
 	return nil
 }
 
-// await waits until a provider has done something for a move. It is the new end of it.
+// await waits until a provider has done something for a move: always at its new end.
 func (m *Migration) await(ctx context.Context, o *observed, d decision) error {
 	wait := firstLook
 	for began := time.Now(); ; wait = min(2*wait, lastLook) {

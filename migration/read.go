@@ -58,11 +58,16 @@ func (m *Migration) confirm(ctx context.Context, o *observed) error {
 	was, is := o.machine.Annotations, now.Annotations
 	if err != nil || now.UID != o.machine.UID || !now.DeletionTimestamp.IsZero() ||
 		was[ipam.MigratingAnnotation] != is[ipam.MigratingAnnotation] || was[ipam.BindingsAnnotation] != is[ipam.BindingsAnnotation] {
-		resource := schema.GroupResource{Group: capi.VSphereMachineKind.Group, Resource: "vspheremachines"}
-		return apierrors.NewConflict(resource, o.machine.Name, errors.New("somebody else is at work at it"))
+		return conflict(o.machine, "somebody else is at work at it")
 	}
 	o.machine = now
 	return nil
+}
+
+// conflict is the error for a machine that has to be read again.
+func conflict(machine client.Object, why string) error {
+	resource := schema.GroupResource{Group: capi.VSphereMachineKind.Group, Resource: "vspheremachines"}
+	return apierrors.NewConflict(resource, machine.GetName(), errors.New(why))
 }
 
 // lookAtOld and lookAtNew read an end of a move. What is written about the other one is against

@@ -89,7 +89,7 @@ func TestWhatIsReservedStaysSoOnTheWayBack(t *testing.T) {
 			if err := w.migration(d[1], d[0], 1000).Run(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if pool, _ := w.holds(); pool != d[0].Name || !w.withholds(d[0], "10.0.0.5") {
+			if pool, _ := w.holds("cp"); pool != d[0].Name || !w.withholds(d[0], "10.0.0.5") {
 				t.Errorf("the machine is held by %s, which withholds 10.0.0.5: %v", pool, w.withholds(d[0], "10.0.0.5"))
 			}
 		})
@@ -115,7 +115,7 @@ func TestWhatIsReservedMeanwhileKeepsNobodyFromUndoing(t *testing.T) {
 				t.Fatal(err)
 			}
 
-			if pool, addresses := w.holds(); pool != d[0].Name || addresses != 1 || !w.withholds(d[0], "10.0.0.5") {
+			if pool, addresses := w.holds("cp"); pool != d[0].Name || addresses != 1 || !w.withholds(d[0], "10.0.0.5") {
 				t.Errorf("the machine is held by %s, %d addresses exist, and 10.0.0.5 is withheld: %v", pool, addresses, w.withholds(d[0], "10.0.0.5"))
 			}
 		})

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"capv-static-ip.dev/allocator/capi"
 	"capv-static-ip.dev/allocator/ipam"
 	"capv-static-ip.dev/allocator/ipam/metal3"
+	"capv-static-ip.dev/allocator/kube"
 	"capv-static-ip.dev/inventory"
 )
 
@@ -82,7 +84,7 @@ func rivals(t *testing.T, d [2]inventory.PoolKey, writes int, rival func(*world,
 	if err := w.impatient(d[0], d[1]).Run(t.Context()); err != nil {
 		t.Errorf("after %d writes, run again: %v", writes, err)
 	}
-	if pool, _ := w.holds(); pool != d[1].Name {
+	if pool, _ := w.holds("cp"); pool != d[1].Name {
 		t.Errorf("after %d writes, run again, the machine is held by %s", writes, pool)
 	}
 	return finished
@@ -145,7 +147,7 @@ func TestMigrationSaysSoWhenItMayNotGoOn(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "is being deleted") {
 		t.Errorf("got %v, want to be told that the new pool is being deleted", err)
 	}
-	if pool, _ := w.holds(); pool != d[0].Name {
+	if pool, _ := w.holds("cp"); pool != d[0].Name {
 		t.Errorf("the machine is held by %s", pool)
 	}
 }
@@ -160,7 +162,7 @@ func TestAddressThatLingersInTheOldPoolIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if _, addresses := w.holds(); addresses != 2 {
+	if _, addresses := w.holds("cp"); addresses != 2 {
 		t.Errorf("%d addresses exist, want that of the machine and the one that lingers", addresses)
 	}
 	next := &ipamv1.IPPool{}
@@ -209,11 +211,7 @@ func TestAddressThatIsGivenAwayMeanwhileStays(t *testing.T) {
 					return
 				}
 				given = true
-				other := &capiipamv1.IPAddress{ObjectMeta: named("other")}
-				other.UID = "other"
-				other.Spec.Address, other.Spec.ClaimRef.Name = "10.0.0.1", "other"
-				other.Spec.PoolRef = capiipamv1.IPPoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "b"}
-				w.must(w.Client.Create(context.Background(), other))
+				w.must(w.Client.Create(context.Background(), givenAway("10.0.0.1")))
 			}
 
 			err := w.migration(d[0], d[1], 1000).Run(t.Context())
@@ -221,7 +219,7 @@ func TestAddressThatIsGivenAwayMeanwhileStays(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "has given 10.0.0.1 to claim ns/other") {
 				t.Errorf("got %v, want to be told who has the address", err)
 			}
-			if pool, _ := w.holds(); pool != d[0].Name {
+			if pool, _ := w.holds("cp"); pool != d[0].Name {
 				t.Errorf("the machine is held by %s", pool)
 			}
 		})
@@ -247,7 +245,92 @@ func TestMachineIsNotSwitchedWhileNobodyKnowsWhoHasItsAddress(t *testing.T) {
 		t.Errorf("got %v, want that the addresses could not be listed", err)
 	}
 	w.fails = nil
-	if pool, _ := w.holds(); pool != d[0].Name {
+	if pool, _ := w.holds("cp"); pool != d[0].Name {
 		t.Errorf("the machine is held by %s", pool)
 	}
+}
+
+// addSecond adds a second machine to the old pool, and returns its name.
+func (s *scene) addSecond() string {
+	machine, claim, address := s.machine.DeepCopy(), s.claim.DeepCopy(), s.address.DeepCopy()
+	machine.Name, machine.UID = "second", "second"
+	machine.Spec.Network.Devices[0].IPAddrs = []string{"10.0.0.2/24"}
+	machine.Annotations[ipam.BindingsAnnotation] = strings.NewReplacer("10.0.0.1", "10.0.0.2", `"cp"`, `"second"`, "cp-0", "second-0").Replace(machine.Annotations[ipam.BindingsAnnotation])
+	claim.Name, claim.UID, claim.Status.Address.Name = "second-0", "second-claim", "a-10-0-0-2"
+	claim.OwnerReferences[0].Name, claim.OwnerReferences[0].UID = machine.Name, machine.UID
+	address.Name, address.Spec.Address, address.Spec.Claim.Name = "a-10-0-0-2", "10.0.0.2", claim.Name
+	address.OwnerReferences[0].Name, address.OwnerReferences[0].UID = claim.Name, claim.UID
+	kube.SetAnnotation(address, ipam.MachineNameAnnotation, machine.Name)
+	s.more = append(s.more, machine, claim, address)
+	return machine.Name
+}
+
+func TestMachineThatCannotBeMovedDoesNotKeepThoseThatAreMovedWithIt(t *testing.T) {
+	d := directions()["metal3 to in-cluster"]
+	s := newScene()
+	second := s.addSecond()
+	w := &world{Client: s.client(t), t: t}
+	given := false
+	w.then = func() {
+		claims := &capiipamv1.IPAddressClaimList{}
+		w.must(w.List(context.Background(), claims))
+		if given || len(claims.Items) < 2 {
+			return
+		}
+		given = true
+		w.must(w.Client.Create(context.Background(), givenAway("10.0.0.2")))
+	}
+	m := w.migration(d[0], d[1], 1000)
+	m.Client, m.Parallel = &turns{world: w}, 2
+
+	err := m.Run(t.Context())
+
+	if err == nil || !strings.Contains(err.Error(), "has given 10.0.0.2 to claim ns/other") {
+		t.Errorf("got %v, want to be told who has the address", err)
+	}
+	if pool, _ := w.holds("cp"); pool != d[1].Name {
+		t.Errorf("the machine that can be moved is held by %s", pool)
+	}
+	if pool, _ := w.holds(second); pool != d[0].Name {
+		t.Errorf("the machine whose address another has is held by %s", pool)
+	}
+}
+
+// givenAway is an address that the new provider has given to somebody else.
+func givenAway(ip string) client.Object {
+	other := &capiipamv1.IPAddress{ObjectMeta: named("other")}
+	other.UID = "other"
+	other.Spec.Address, other.Spec.ClaimRef.Name = ip, "other"
+	other.Spec.PoolRef = capiipamv1.IPPoolReference{APIGroup: "ipam.cluster.x-k8s.io", Kind: "InClusterIPPool", Name: "b"}
+	return other
+}
+
+// turns has those who move machines side by side use a world one after the other.
+type turns struct {
+	*world
+	mu sync.Mutex
+}
+
+func (c *turns) Get(ctx context.Context, key types.NamespacedName, obj client.Object, opts ...client.GetOption) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.world.Get(ctx, key, obj, opts...)
+}
+
+func (c *turns) Create(ctx context.Context, obj client.Object, opts ...client.CreateOption) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.world.Create(ctx, obj, opts...)
+}
+
+func (c *turns) Delete(ctx context.Context, obj client.Object, opts ...client.DeleteOption) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.world.Delete(ctx, obj, opts...)
+}
+
+func (c *turns) Patch(ctx context.Context, obj client.Object, patch client.Patch, opts ...client.PatchOption) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.world.Patch(ctx, obj, patch, opts...)
 }

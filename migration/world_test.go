@@ -214,10 +214,10 @@ func bindingsIn(stored *capi.VSphereMachine) []ipam.Binding {
 }
 
 // holds is the pool of which the machine has its only address, and how many addresses exist.
-func (w *world) holds() (pool string, addresses int) {
+func (w *world) holds(machine string) (pool string, addresses int) {
 	ctx := context.Background()
 	stored := &capi.VSphereMachine{}
-	w.must(w.Client.Get(ctx, types.NamespacedName{Namespace: "ns", Name: "cp"}, stored))
+	w.must(w.Client.Get(ctx, types.NamespacedName{Namespace: "ns", Name: machine}, stored))
 	ofMetal3, ofContract := &ipamv1.IPAddressList{}, &capiipamv1.IPAddressList{}
 	w.must(w.List(ctx, ofMetal3))
 	w.must(w.List(ctx, ofContract))
@@ -286,7 +286,7 @@ func again(t *testing.T, d [2]inventory.PoolKey, writes int, then func(*Migratio
 	if err := w.isHeld(); err != nil {
 		t.Fatalf("after %d writes and another run: %v", writes, err)
 	}
-	if _, addresses := w.holds(); addresses != 1 {
+	if _, addresses := w.holds("cp"); addresses != 1 {
 		t.Fatalf("after %d writes and another run, %d addresses exist", writes, addresses)
 	}
 	return w, finished
@@ -300,7 +300,7 @@ func TestMigrationThatIsKilledAfterAnyWriteIsFinished(t *testing.T) {
 				if w, finished = again(t, d, writes, (*Migration).Run); finished {
 					t.Logf("it takes %d writes", writes)
 				}
-				if pool, _ := w.holds(); pool != d[1].Name {
+				if pool, _ := w.holds("cp"); pool != d[1].Name {
 					t.Fatalf("after %d writes, and another run, the machine is held by %s", writes, pool)
 				}
 			}
@@ -315,7 +315,7 @@ func TestMigrationThatIsKilledAfterAnyWriteIsUndone(t *testing.T) {
 			for writes, finished := 1, false; !finished; writes++ {
 				var w *world
 				w, finished = again(t, d, writes, (*Migration).Abort)
-				switch pool, _ := w.holds(); {
+				switch pool, _ := w.holds("cp"); {
 				case pool == d[1].Name && beyond == 0:
 					beyond = writes
 				case pool != d[1].Name && beyond > 0:
@@ -341,7 +341,7 @@ func TestMigrationThatIsKilledAtEachWriteComesToAnEnd(t *testing.T) {
 					t.Fatalf("it has not come to an end after %d runs", runs)
 				}
 			}
-			if pool, addresses := w.holds(); pool != d[1].Name || addresses != 1 {
+			if pool, addresses := w.holds("cp"); pool != d[1].Name || addresses != 1 {
 				t.Errorf("the machine is held by %s, and %d addresses exist", pool, addresses)
 			}
 		})
@@ -382,7 +382,7 @@ func TestMachineWhoseAddressWasTakenIsMovedWhenItHasItsClaim(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if pool, addresses := w.holds(); pool != d[1].Name || addresses != 1 {
+	if pool, addresses := w.holds("cp"); pool != d[1].Name || addresses != 1 {
 		t.Errorf("the machine is held by %s, and %d addresses exist", pool, addresses)
 	}
 }
@@ -397,9 +397,7 @@ func TestMachineWhoseAddressWasTakenIsNotMovedWithoutAClaim(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "not bound yet") {
 		t.Errorf("got %v, want to be told what is waited for", err)
 	}
-	if pool, addresses := w.holds(); pool != d[0].Name || addresses != 1 {
+	if pool, addresses := w.holds("cp"); pool != d[0].Name || addresses != 1 {
 		t.Errorf("the machine is held by %s, and %d addresses exist", pool, addresses)
 	}
 }
-
-// What the new pool gives away before its addresses are reserved is not claimed.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -19,7 +20,7 @@ import (
 	"capv-static-ip.dev/allocator/kube"
 )
 
-// perform does a task, and reads again what may have changed by it.
+// perform does a task but for the switch, and reads again what may have changed by it.
 func (m *Migration) perform(ctx context.Context, o *observed, d decision) error {
 	if d.givesBack() {
 		if err := m.confirm(ctx, o); err != nil {
@@ -101,11 +102,21 @@ func (m *Migration) announce(ctx context.Context, o *observed, back bool) error 
 
 // switchTo makes the new claim the current one, if its address is nobody else's. The provider
 // has bound it, and so knows of it: whom it has given the address before that is among the
-// addresses, which were read since.
+// addresses, which were read since. Machine and claim may have been read long before that.
 func (m *Migration) switchTo(ctx context.Context, o *observed, i int, addresses []ipam.Address) error {
+	if err := m.lookAtNew(ctx, o, i); err != nil {
+		return err
+	}
+	if err := m.confirm(ctx, o); err != nil {
+		return err
+	}
 	j := o.journeys[i]
+	isNew := func(a ipam.Address) bool { return a.GetUID() == j.new.address.GetUID() }
+	if !j.new.isMachines(j.Move) || !slices.ContainsFunc(addresses, isNew) {
+		return conflict(o.machine, "its new claim has changed meanwhile")
+	}
 	for _, other := range addresses {
-		if capi.ParseAddress(other.IP) == j.Address && other.GetUID() != j.new.address.GetUID() {
+		if capi.ParseAddress(other.IP) == j.Address && !isNew(other) {
 			return &takenError{fmt.Sprintf("%s has given %s to claim %s/%s as well: release that, and run this again",
 				j.To.Pool, j.Address, other.GetNamespace(), other.Claim)}
 		}
