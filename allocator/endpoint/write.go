@@ -78,7 +78,8 @@ func (r *reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
 	ipam.ProtectFor(address, s.holder)
-	if err := ipam.CorrectOwner(h.address, h.claim, r.client.Scheme()); err != nil {
+	owners := ipam.Owners{Scheme: r.client.Scheme(), Providers: r.providers, Cached: r.pools, Live: r.live}
+	if err := owners.Correct(ctx, h.address, h.claim); err != nil {
 		return err
 	}
 	if equality.Semantic.DeepEqual(before, address) {

@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -12,37 +13,61 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 )
 
-// Answers tells whether an address was made for the claim with this UID: a
-// provider makes the claim an owner of its address.
+// Answers tells whether an address is that of the claim with this UID: a provider makes the
+// claim an owner of its address, and Owners where that was lost.
 func Answers(address metav1.Object, claim types.UID) bool {
 	return slices.ContainsFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool { return owner.UID == claim })
 }
 
-// Own makes a claim an owner of its address, as its provider does.
-func Own(address, claim client.Object, scheme *runtime.Scheme) error {
-	if Answers(address, claim.GetUID()) {
+// Own makes an object an owner of an address, as its provider does.
+func Own(address, owner client.Object, scheme *runtime.Scheme) error {
+	if Answers(address, owner.GetUID()) {
 		return nil
 	}
-	kind, err := apiutil.GVKForObject(claim, scheme)
+	kind, err := apiutil.GVKForObject(owner, scheme)
 	if err != nil {
-		return fmt.Errorf("finding the kind of claim %s: %w", klog.KObj(claim), err)
+		return fmt.Errorf("finding the kind of %s, which is to own an address: %w", klog.KObj(owner), err)
 	}
 	address.SetOwnerReferences(append(address.GetOwnerReferences(), metav1.OwnerReference{
-		APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Name: claim.GetName(), UID: claim.GetUID(),
+		APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Name: owner.GetName(), UID: owner.GetUID(),
 	}))
 	return nil
 }
 
-// CorrectOwner has an address be owned by the claim that is bound to it, if there is one, and
-// by no earlier one of that name. A claim that was recreated, or restored from a backup, is bound
-// by metal3 to the address that it finds, which is left as it is (ipam/ippool_manager.go,
-// createAddress); and clusterctl passes over an address that has an owner which does not exist.
-func CorrectOwner(address *Address, claim *Claim, scheme *runtime.Scheme) error {
+// Owners has addresses be owned by what their providers make their owners.
+type Owners struct {
+	Scheme    *runtime.Scheme
+	Providers Providers
+	// Cached and Live read pools.
+	Cached, Live client.Reader
+}
+
+// Correct has an address be owned by the claim that is bound to it, if there is one, and by their
+// pool. A claim that was recreated, or restored from a backup, is bound by metal3 to the address
+// that it finds, which is left as it is (ipam/ippool_manager.go, createAddress). It takes off
+// earlier claims of that name: clusterctl passes over an address that has an owner which does not
+// exist, as it leaves those behind that have a pool which stays.
+func (o Owners) Correct(ctx context.Context, address *Address, claim *Claim) error {
 	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
-		return owner.Name == address.Claim && (claim == nil || owner.UID != claim.GetUID())
+		// The claim of an endpoint has the name of its cluster, as its pool may.
+		return owner.Name == address.Claim && owner.Kind != address.Pool.Kind && (claim == nil || owner.UID != claim.GetUID())
 	}))
-	if claim == nil || claim.Address != address.GetName() {
+	if claim == nil || !claim.has(*address) || Answers(address, claim.GetUID()) {
 		return nil
 	}
-	return Own(address.Object, claim.Object, scheme)
+	pool, err := o.Providers.For(address.Pool).Read(ctx, o.Cached, o.Live, address.GetNamespace(), address.Pool)
+	if err != nil {
+		return err
+	}
+	if pool != nil {
+		if err := Own(address.Object, pool, o.Scheme); err != nil {
+			return err
+		}
+	}
+	return Own(address.Object, claim.Object, o.Scheme)
+}
+
+// has tells whether the claim is bound to an address that was made for it.
+func (c Claim) has(a Address) bool {
+	return c.Address == a.GetName() && a.Claim == c.GetName() && a.Pool == c.Pool
 }

@@ -1,4 +1,4 @@
-package ipam
+package ipam_test
 
 import (
 	"slices"
@@ -7,36 +7,49 @@ import (
 	ipamv1 "github.com/metal3-io/ip-address-manager/api/v1alpha1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+
+	"capv-static-ip.dev/allocator/ipam"
+	"capv-static-ip.dev/allocator/ipam/metal3"
 )
 
-func TestOwnerOfAnAddressIsTheClaimThatIsBoundToIt(t *testing.T) {
+// The claim of an endpoint, its cluster and the pool may all have one name.
+func TestOwnersOfAnAddressAreItsPoolAndTheClaimThatIsBoundToIt(t *testing.T) {
 	scheme := runtime.NewScheme()
 	if err := ipamv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	bound := &Claim{Object: &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Name: "cp-0", UID: "now"}}, Address: "pool-10-0-0-1"}
-	waiting := &Claim{Object: bound.Object}
-	pool, former, own := metav1.OwnerReference{Name: "pool", UID: "pool"}, metav1.OwnerReference{Name: "cp-0", UID: "before"}, metav1.OwnerReference{
-		APIVersion: ipamv1.GroupVersion.String(), Kind: "IPClaim", Name: "cp-0", UID: "now",
+	reader := fake.NewClientBuilder().WithScheme(scheme).
+		WithObjects(&ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "prod", UID: "pool"}}).Build()
+	owners := ipam.Owners{Scheme: scheme, Providers: ipam.NewProviders(metal3.Provider{}), Cached: reader, Live: reader}
+	owner := func(kind string, uid types.UID) metav1.OwnerReference {
+		return metav1.OwnerReference{APIVersion: ipamv1.GroupVersion.String(), Kind: kind, Name: "prod", UID: uid}
 	}
+	pool, former, now := owner("IPPool", "pool"), owner("IPClaim", "former"), owner("IPClaim", "now")
+	object := &ipamv1.IPClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "prod", UID: "now"}}
+	bound := &ipam.Claim{Object: object, Pool: metal3.PoolNamed("prod"), Address: "prod-10-0-0-1"}
+	waiting := &ipam.Claim{Object: object, Pool: metal3.PoolNamed("prod")}
 	for name, test := range map[string]struct {
 		owners []metav1.OwnerReference
-		claim  *Claim
+		of     string
+		claim  *ipam.Claim
 		want   []metav1.OwnerReference
 	}{
-		"as its provider has made it":             {[]metav1.OwnerReference{pool, own}, bound, []metav1.OwnerReference{pool, own}},
-		"as a restore brings it":                  {nil, bound, []metav1.OwnerReference{own}},
-		"of a claim that was recreated":           {[]metav1.OwnerReference{pool, former}, bound, []metav1.OwnerReference{pool, own}},
-		"of a claim that may get another address": {[]metav1.OwnerReference{pool, former}, waiting, []metav1.OwnerReference{pool}},
-		"of a claim that is gone":                 {[]metav1.OwnerReference{pool, former}, nil, []metav1.OwnerReference{pool}},
+		"as its provider has made it":             {[]metav1.OwnerReference{pool, now}, "prod", bound, []metav1.OwnerReference{pool, now}},
+		"as a restore brings it":                  {nil, "prod", bound, []metav1.OwnerReference{pool, now}},
+		"of a claim that was recreated":           {[]metav1.OwnerReference{pool, former}, "prod", bound, []metav1.OwnerReference{pool, now}},
+		"of a claim that may get another address": {[]metav1.OwnerReference{pool, former}, "prod", waiting, []metav1.OwnerReference{pool}},
+		"of a claim that is gone":                 {[]metav1.OwnerReference{pool, former}, "prod", nil, []metav1.OwnerReference{pool}},
+		"that was made for another claim":         {[]metav1.OwnerReference{pool}, "other", bound, []metav1.OwnerReference{pool}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			object := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Name: "pool-10-0-0-1", OwnerReferences: test.owners}}
+			address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "prod-10-0-0-1", OwnerReferences: test.owners}}
 
-			err := CorrectOwner(&Address{Object: object, Claim: "cp-0"}, test.claim, scheme)
+			err := owners.Correct(t.Context(), &ipam.Address{Object: address, Pool: metal3.PoolNamed("prod"), Claim: test.of}, test.claim)
 
-			if err != nil || !slices.Equal(object.OwnerReferences, test.want) {
-				t.Errorf("got %v and error %v, want %v", object.OwnerReferences, err, test.want)
+			if err != nil || !slices.Equal(address.OwnerReferences, test.want) {
+				t.Errorf("got %v and error %v, want %v", address.OwnerReferences, err, test.want)
 			}
 		})
 	}

@@ -84,7 +84,7 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	}
 	ipam.Protect(address, s.name)
 	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
-	if err := ipam.CorrectOwner(h.address, h.claim, r.client.Scheme()); err != nil {
+	if err := r.owners().Correct(ctx, h.address, h.claim); err != nil {
 		return err
 	}
 	if equality.Semantic.DeepEqual(before, address) {
@@ -97,6 +97,10 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 		return fmt.Errorf("protecting address %s: %w", klog.KObj(address), err)
 	}
 	return nil
+}
+
+func (r *Reconciler) owners() ipam.Owners {
+	return ipam.Owners{Scheme: r.client.Scheme(), Providers: r.providers, Cached: r.pools, Live: r.live}
 }
 
 // confirm checks that the machine which the cache shows is the one that lives, and says the
