@@ -52,6 +52,7 @@ func TestClusterThatIsPausedInAScaleUpGetsAllItsMachinesLater(t *testing.T) {
 // the next ones until it is opened.
 type gate struct {
 	opened chan struct{}
+	open   func()
 
 	mu     sync.Mutex
 	called bool
@@ -63,12 +64,15 @@ type gate struct {
 func (s *scene) gate(free int) *gate {
 	s.Helper()
 	g := &gate{opened: make(chan struct{}), free: free}
+	g.open = sync.OnceFunc(func() { close(g.opened) })
 	handler, err := admission.StandaloneWebhook(&admission.Webhook{Handler: g}, admission.StandaloneOptions{})
 	if err != nil {
 		s.Fatal(err)
 	}
 	server := httptest.NewTLSServer(handler)
 	s.Cleanup(server.Close)
+	// It waits for whom the gate still holds.
+	s.Cleanup(g.open)
 	configuration := gateConfiguration(s.ns, server)
 	s.create(configuration)
 	s.Cleanup(func() {
@@ -129,8 +133,6 @@ func (g *gate) passes(probe bool) bool {
 	g.asked++
 	return g.asked <= g.free
 }
-
-func (g *gate) open() { close(g.opened) }
 
 func (g *gate) isCalled() error {
 	g.mu.Lock()
