@@ -11,6 +11,8 @@ SHELL := bash
 GO ?= go
 # Nothing here needs a C compiler, except the race detector (RACE=1).
 export CGO_ENABLED := $(if $(RACE),1,0)
+# What is built, checked and tested has the same flags, so that it is compiled once.
+export GOFLAGS := $(strip $(shell $(GO) env GOFLAGS) -trimpath)
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -43,7 +45,7 @@ tool = tool="$$($(GO) run ./tests/programs/build $(1))" && "$$tool"
 gotest = $(call tool,gotestsum) --format $(FORMAT) --format-hide-empty-pkg -- \
 	$(if $(RACE),-race) -timeout $(TIMEOUT) $(TESTFLAGS)
 # release/ has a module file of its own, which ./... leaves out.
-release-unit = cd release && GOFLAGS= $(GO) test -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+release-unit = cd release && GOFLAGS=-trimpath $(GO) test -timeout $(TIMEOUT) $(TESTFLAGS) ./...
 # $(call programs,NAMES) builds programs that the cache does not have. It comes
 # before tests that use them, which then have their time for themselves.
 programs = $(GO) run ./tests/programs/build $(1) >/dev/null
@@ -85,11 +87,11 @@ lab: ## Run the whole stack, vCenter included, until Ctrl-C; ONCE=1 only tries i
 
 .PHONY: build
 build: ## Build bin/capv-static-ip.
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
 
 .PHONY: plugin
 plugin: ## Build bin/kubectl-static_ip, the plugin "kubectl static-ip", with its completion.
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/kubectl-static_ip ./cmd/kubectl-static_ip
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/kubectl-static_ip ./cmd/kubectl-static_ip
 	@cp cmd/kubectl-static_ip/kubectl_complete-static_ip bin/
 
 .PHONY: manifests
@@ -104,7 +106,7 @@ manifests: ## Render deploy/default into dist/capv-static-ip.yaml, with the imag
 .PHONY: image
 image: ## Make the image IMG, on BASE, with docker, buildah or podman.
 ifndef COMPILED
-	GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
+	GOOS=linux GOARCH=$(ARCH) $(GO) build -ldflags '$(LDFLAGS)' -o bin/capv-static-ip ./cmd/capv-static-ip
 endif
 	@if docker info >/dev/null 2>&1; then set -- docker build; \
 	elif command -v buildah >/dev/null; then set -- buildah bud --isolation chroot; \
@@ -203,13 +205,12 @@ bench: ## Measure what an injected address costs, in one run on one control plan
 bench-stack: ## Measure beside CAPV's own way to static addresses, on a whole stack.
 	@$(GO) run ./tests/bench/compare
 
-# Mains of ours with a module file of their own, which ./... leaves out. They are
-# looked at with the flags they are built with, to compile what they use once.
+# Mains of ours with a module file of their own, which ./... leaves out.
 OWN_MAINS := release deploy/monitoring/dashboard tests/programs/cert-manager tests/programs/prometheus tests/programs/prometheus-operator tests/programs/vcenter tests/programs/workload
 
 .PHONY: lint
 lint: ## Check format and style.
-	@$(call tool,golangci-lint) run ./... && export GOFLAGS="$$($(GO) env GOFLAGS) -trimpath" && \
+	@$(call tool,golangci-lint) run ./... && \
 	for dir in $(OWN_MAINS); do (cd $$dir && "$$tool" run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 # The platforms for which the plugin is built that are not those of CI.
