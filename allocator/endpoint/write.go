@@ -31,7 +31,10 @@ func (r *reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 		klog.FromContext(ctx).Info("Adopted the claim of an endpoint", "claim", klog.KObj(h.claim), "address", s.host)
 		r.event(s, corev1.EventTypeNormal, "AddressBound", "Holding %s from %s %s", s.host, h.claim.Pool.Kind, h.claim.Pool.Name)
 	}
-	return r.restore(ctx, s, h)
+	if err := r.restore(ctx, s, h); err != nil {
+		return err
+	}
+	return ipam.Owners{Client: r.client, Providers: r.providers, Cached: r.pools, Live: r.live}.Restore(ctx, h.address, h.claim)
 }
 
 // markAdopted writes into a claim whose it is, what makes clusterctl move it, a request for
@@ -78,10 +81,7 @@ func (r *reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	address := h.address.Object
 	before := address.DeepCopyObject().(client.Object)
 	ipam.ProtectFor(address, s.holder)
-	owners := ipam.Owners{Scheme: r.client.Scheme(), Providers: r.providers, Cached: r.pools, Live: r.live}
-	if err := owners.Correct(ctx, h.address, h.claim); err != nil {
-		return err
-	}
+	ipam.DropFormerOwners(h.address, h.claim)
 	if equality.Semantic.DeepEqual(before, address) {
 		return nil
 	}

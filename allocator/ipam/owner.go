@@ -11,6 +11,8 @@ import (
 	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+
+	"capv-static-ip.dev/allocator/kube"
 )
 
 // Answers tells whether an address is that of the claim with this UID: a provider makes the
@@ -34,37 +36,48 @@ func Own(address, owner client.Object, scheme *runtime.Scheme) error {
 	return nil
 }
 
+// DropFormerOwners takes earlier claims of the name off an address: clusterctl passes over one
+// that has an owner which does not exist.
+func DropFormerOwners(address *Address, claim *Claim) {
+	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
+		// The claim of an endpoint has the name of its cluster, as its pool may.
+		return owner.Name == address.Claim && owner.Kind != address.Pool.Kind && (claim == nil || owner.UID != claim.GetUID())
+	}))
+}
+
 // Owners has addresses be owned by what their providers make their owners.
 type Owners struct {
-	Scheme    *runtime.Scheme
+	Client    client.Client
 	Providers Providers
 	// Cached and Live read pools.
 	Cached, Live client.Reader
 }
 
-// Correct has an address be owned by the claim that is bound to it, if there is one, and by their
-// pool. A claim that was recreated, or restored from a backup, is bound by metal3 to the address
-// that it finds, which is left as it is (ipam/ippool_manager.go, createAddress). It takes off
-// earlier claims of that name: clusterctl passes over an address that has an owner which does not
-// exist, as it leaves those behind that have a pool which stays.
-func (o Owners) Correct(ctx context.Context, address *Address, claim *Claim) error {
-	address.SetOwnerReferences(slices.DeleteFunc(address.GetOwnerReferences(), func(owner metav1.OwnerReference) bool {
-		// The claim of an endpoint has the name of its cluster, as its pool may.
-		return owner.Name == address.Claim && owner.Kind != address.Pool.Kind && (claim == nil || owner.UID != claim.GetUID())
-	}))
-	if claim == nil || !claim.has(*address) || Answers(address, claim.GetUID()) {
+// Restore has an address be owned by the claim that is bound to it, and by their pool. A claim
+// that was recreated, or restored from a backup, is bound by metal3 to the address that it finds,
+// which is left as it is (ipam/ippool_manager.go, createAddress).
+func (o Owners) Restore(ctx context.Context, address *Address, claim *Claim) error {
+	if !claim.has(*address) || Answers(address, claim.GetUID()) {
 		return nil
 	}
+	before := address.DeepCopyObject().(client.Object)
 	pool, err := o.Providers.For(address.Pool).Read(ctx, o.Cached, o.Live, address.GetNamespace(), address.Pool)
 	if err != nil {
 		return err
 	}
-	if pool != nil {
-		if err := Own(address.Object, pool, o.Scheme); err != nil {
+	// Without the pool, clusterctl would take the address away from one that stays.
+	for _, owner := range []client.Object{pool, claim.Object} {
+		if owner == nil {
+			continue
+		}
+		if err := Own(address.Object, owner, o.Client.Scheme()); err != nil {
 			return err
 		}
 	}
-	return Own(address.Object, claim.Object, o.Scheme)
+	if err := kube.PatchAsRead(ctx, o.Client, address.Object, before); err != nil {
+		return fmt.Errorf("giving address %s its owners: %w", klog.KObj(address), err)
+	}
+	return nil
 }
 
 // has tells whether the claim is bound to an address that was made for it.

@@ -20,9 +20,7 @@ func TestOwnersOfAnAddressAreItsPoolAndTheClaimThatIsBoundToIt(t *testing.T) {
 	if err := ipamv1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	reader := fake.NewClientBuilder().WithScheme(scheme).
-		WithObjects(&ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "prod", UID: "pool"}}).Build()
-	owners := ipam.Owners{Scheme: scheme, Providers: ipam.NewProviders(metal3.Provider{}), Cached: reader, Live: reader}
+	prodPool := &ipamv1.IPPool{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "prod", UID: "pool"}}
 	owner := func(kind string, uid types.UID) metav1.OwnerReference {
 		return metav1.OwnerReference{APIVersion: ipamv1.GroupVersion.String(), Kind: kind, Name: "prod", UID: uid}
 	}
@@ -44,12 +42,19 @@ func TestOwnersOfAnAddressAreItsPoolAndTheClaimThatIsBoundToIt(t *testing.T) {
 		"that was made for another claim":         {[]metav1.OwnerReference{pool}, "other", bound, []metav1.OwnerReference{pool}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			address := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "prod-10-0-0-1", OwnerReferences: test.owners}}
+			object := &ipamv1.IPAddress{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "prod-10-0-0-1", OwnerReferences: test.owners}}
+			c := fake.NewClientBuilder().WithScheme(scheme).WithObjects(prodPool, object).Build()
+			address := &ipam.Address{Object: object, Pool: metal3.PoolNamed("prod"), Claim: test.of}
+			owners := ipam.Owners{Client: c, Providers: ipam.NewProviders(metal3.Provider{}), Cached: c, Live: c}
 
-			err := owners.Correct(t.Context(), &ipam.Address{Object: address, Pool: metal3.PoolNamed("prod"), Claim: test.of}, test.claim)
+			ipam.DropFormerOwners(address, test.claim)
+			var err error
+			if test.claim != nil {
+				err = owners.Restore(t.Context(), address, test.claim)
+			}
 
-			if err != nil || !slices.Equal(address.OwnerReferences, test.want) {
-				t.Errorf("got %v and error %v, want %v", address.OwnerReferences, err, test.want)
+			if err != nil || !slices.Equal(object.OwnerReferences, test.want) {
+				t.Errorf("got %v and error %v, want %v", object.OwnerReferences, err, test.want)
 			}
 		})
 	}

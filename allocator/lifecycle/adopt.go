@@ -26,6 +26,14 @@ func (r *Reconciler) adopt(ctx context.Context, s *state, h *holding) error {
 	if err := r.protect(ctx, s, h); err != nil {
 		return err
 	}
+	if err := r.takeOver(ctx, s, h); err != nil {
+		return err
+	}
+	return ipam.Owners{Client: r.client, Providers: r.providers, Cached: r.pools, Live: r.live}.Restore(ctx, h.address, h.claim)
+}
+
+// takeOver makes a claim the machine's own.
+func (r *Reconciler) takeOver(ctx context.Context, s *state, h *holding) error {
 	before := h.claim.DeepCopyObject().(client.Object)
 	r.markOwned(h.claim.Object, s, h.annotated)
 	if err := ipam.NoteTakenOver(h.claim.Object, before); err != nil {
@@ -84,9 +92,7 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 	}
 	ipam.Protect(address, s.name)
 	kube.SetAnnotation(address, ipam.MachineUIDAnnotation, string(s.uid))
-	if err := r.owners().Correct(ctx, h.address, h.claim); err != nil {
-		return err
-	}
+	ipam.DropFormerOwners(h.address, h.claim)
 	if equality.Semantic.DeepEqual(before, address) {
 		return nil
 	}
@@ -97,10 +103,6 @@ func (r *Reconciler) protect(ctx context.Context, s *state, h *holding) error {
 		return fmt.Errorf("protecting address %s: %w", klog.KObj(address), err)
 	}
 	return nil
-}
-
-func (r *Reconciler) owners() ipam.Owners {
-	return ipam.Owners{Scheme: r.client.Scheme(), Providers: r.providers, Cached: r.pools, Live: r.live}
 }
 
 // confirm checks that the machine which the cache shows is the one that lives, and says the

@@ -160,6 +160,7 @@ var thefts = map[string]write{
 	"label of an address":                 {object: ofAddress, patch: `{"metadata":{"labels":{"example.org/mine":""}}}`},
 	"provider's finalizer off an address": {object: ofAddress, patch: `{"metadata":{"finalizers":["` + ipam.InUseFinalizer + `"]}}`},
 	"owner of an address":                 {object: ofAddress, patch: `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"Node","name":"n","uid":"u"}]}}`},
+	"other pool as owner of an address":   {object: ofAddress, patch: `{"metadata":{"ownerReferences":[{"apiVersion":"ipam.metal3.io/v1alpha1","kind":"IPPool","name":"other","uid":"u"}]}}`},
 	"address in use":                      {object: ofAddress, remove: true},
 	"address in use, of the contract":     {object: ofContractAddress, remove: true},
 }
