@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,6 +14,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"capv-static-ip.dev/tests/harness"
 )
 
 // hooksVersion is the version of Cluster API's hooks, which is also where they are served.
@@ -84,11 +85,6 @@ func (e *extension) hasUpdated(machine string) bool {
 	return slices.Contains(e.updated, machine)
 }
 
-// authorityOf is the certificate of a server, as PEM.
-func authorityOf(server *httptest.Server) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-}
-
 // updateInPlace has Cluster API update the machines of the scene in place where it can,
 // until the test ends.
 func (s *scene) updateInPlace() *extension {
@@ -103,7 +99,7 @@ func (s *scene) updateInPlace() *extension {
 		"spec": map[string]any{
 			"clientConfig": map[string]any{
 				"url":      server.URL,
-				"caBundle": base64.StdEncoding.EncodeToString(authorityOf(server)),
+				"caBundle": base64.StdEncoding.EncodeToString(harness.CertificatePEM(server.Certificate())),
 			},
 			"namespaceSelector": map[string]any{"matchLabels": map[string]any{"kubernetes.io/metadata.name": s.ns}},
 		},

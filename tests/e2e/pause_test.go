@@ -103,7 +103,7 @@ func gateConfiguration(ns string, server *httptest.Server) *admissionregistratio
 			Name:                    "gate.example.org",
 			Rules:                   []admissionregistrationv1.RuleWithOperations{rule},
 			NamespaceSelector:       &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: ns}},
-			ClientConfig:            admissionregistrationv1.WebhookClientConfig{URL: new(server.URL), CABundle: authorityOf(server)},
+			ClientConfig:            admissionregistrationv1.WebhookClientConfig{URL: new(server.URL), CABundle: harness.CertificatePEM(server.Certificate())},
 			SideEffects:             new(admissionregistrationv1.SideEffectClassNone),
 			AdmissionReviewVersions: []string{"v1"},
 			TimeoutSeconds:          new(int32(30)),

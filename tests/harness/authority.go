@@ -125,3 +125,8 @@ func (p keyPair) write(dir, name string) (certPath, keyPath string, err error) {
 	}
 	return certPath, keyPath, nil
 }
+
+// CertificatePEM is a certificate as those are configured who are to trust it.
+func CertificatePEM(certificate *x509.Certificate) []byte {
+	return encode("CERTIFICATE", certificate.Raw)
+}
